@@ -1,0 +1,95 @@
+"""Which documents are held out of training: a draw for each, and never none."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.corpora import Corpus, Document, file_corpus
+from flaxmill.data.draws import HELD_OUT, uniform
+from flaxmill.data.embedded import embedded_corpus
+
+Split = Literal["train", "valid"]
+
+# Two on either side, so that a random second sentence can come from another document.
+_LEAST = 2
+
+
+class SplitCorpus(NamedTuple):
+    """A corpus and its held-out part; `documents` streams (split, document) in a fixed order."""
+
+    name: str
+    inventory: dict[str, list]
+    num_bytes: int
+    documents: Callable[[], Iterator[tuple[Split, Document]]]
+
+
+def split_corpus(config: DataConfig) -> SplitCorpus:
+    """The config's documents with their splits. Raises ValueError for missing files; empty ones raise
+    when they are streamed."""
+    if config.files:
+        corpus = file_corpus(config.files, config.documents, "data.files")
+    else:
+        corpus = embedded_corpus(config.embedded)
+    if not config.valid_files:
+        return SplitCorpus(
+            corpus.name, {"files": corpus.inventory}, corpus.num_bytes, lambda: _draw_split(corpus, config)
+        )
+    valid = file_corpus(config.valid_files, config.documents, "data.valid_files")
+
+    def stream() -> Iterator[tuple[Split, Document]]:
+        yield from (("train", document) for document in _require_text(corpus))
+        yield from (("valid", document) for document in _require_text(valid))
+
+    inventory = {"files": corpus.inventory, "valid_files": valid.inventory}
+    return SplitCorpus(corpus.name, inventory, corpus.num_bytes + valid.num_bytes, stream)
+
+
+def _require_text(corpus: Corpus) -> Iterator[Document]:
+    documents = corpus.documents()
+    first = next(documents, None)
+    if first is None:
+        raise ValueError(f"{corpus.name} holds no text (0 documents); give files that are not blank")
+    return itertools.chain([first], documents)
+
+
+def _draw_split(corpus: Corpus, config: DataConfig) -> Iterator[tuple[Split, Document]]:
+    """Document n is held out if its own draw says so, which needs no count of the documents.
+
+    The draws alone tell how far one must look to see _LEAST documents on either side. A corpus that ends
+    before that is small, so it can be ranked: those with the smallest draws are held out.
+    """
+    numbers = itertools.count()
+    needed = {True: _LEAST, False: _LEAST}
+    while max(needed.values()) > 0:
+        needed[_is_held_out(next(numbers), config)] -= 1
+    horizon = next(numbers)
+    count = sum(1 for _ in itertools.islice(_require_text(corpus), horizon))
+    if count == 1:
+        yield from _split_text(next(corpus.documents()), config)
+        return
+    ranked = sorted(range(count), key=lambda number: uniform(HELD_OUT, config.seed, number)[0])
+    smallest = set(ranked[: _LEAST if count >= 2 * _LEAST else 1])
+    for number, document in enumerate(corpus.documents()):
+        held_out = number in smallest if count < horizon else _is_held_out(number, config)
+        yield ("valid" if held_out else "train"), document
+
+
+def _is_held_out(number: int, config: DataConfig) -> bool:
+    return uniform(HELD_OUT, config.seed, number)[0] < config.valid_fraction
+
+
+def _split_text(document: Document, config: DataConfig) -> Iterator[tuple[Split, Document]]:
+    """The only document gives its tail, cut at a line end or a blank if there is one."""
+    text = document.text
+    wanted = len(text) - max(1, round(len(text) * config.valid_fraction))
+    cuts = (text.rfind(mark, 0, wanted) + 1 for mark in ("\n", " "))
+    place = next((cut for cut in cuts if text[:cut].strip()), wanted)
+    head, tail = text[:place], text[place:]
+    if not head.strip() or not tail.strip():
+        raise ValueError(
+            f"the corpus is one document of {len(text)} characters, too short to hold a part of it out; "
+            "give more text or data.valid_files"
+        )
+    yield "train", document._replace(text=head)
+    yield "valid", document._replace(text=tail)

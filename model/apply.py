@@ -1,0 +1,99 @@
+"""A model as pure functions of plain parameters: initialise, count, describe, apply."""
+
+# B batch, T tokens, D model, V vocab
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.transformer import Batch, Transformer, complete_batch
+
+Params = dict[str, Any]
+"""Nested dict of float32 arrays."""
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+    """Fresh parameters, drawn as `config.initializer` says; the same key gives them on every mesh."""
+    return nnx.to_pure_dict(nnx.state(Transformer(key, config)))
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The parameters' shapes and dtypes, without computing them."""
+    return nnx.to_pure_dict(_abstract(config)[1])
+
+
+def logical_axes(config: ModelConfig) -> Params:
+    """A tree like the parameters', with a tuple of logical axis names for every array."""
+
+    def axes(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str | None, ...]:
+        names = variable.get_metadata()["logical_axes"]
+        stacked = path[0] == "layers"
+        return ("layers", *names) if stacked else names
+
+    flat = nnx.to_flat_state(_abstract(config)[1])
+    return _unflatten({path: axes(path, variable) for path, variable in flat})
+
+
+def count_params(config: ModelConfig) -> int:
+    """Number of parameters; rows that only pad the vocabulary do not count."""
+    assert config.vocab_size is not None
+    total = 0
+    is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
+    axes_of = jax.tree.leaves(logical_axes(config), is_leaf=is_axes)
+    for leaf, axes in zip(jax.tree.leaves(abstract_params(config)), axes_of, strict=True):
+        sizes = [
+            config.vocab_size if axis == "vocab" else size for axis, size in zip(axes, leaf.shape, strict=True)
+        ]
+        total += math.prod(sizes)
+    return total
+
+
+def bind(config: ModelConfig, params: Params) -> Transformer:
+    """The model with these parameters; any JAX transform may run through it."""
+    return nnx.merge(_abstract(config)[0], params)
+
+
+def apply(config: ModelConfig, params: Params, batch: Batch, key: jax.Array | None = None) -> Batch:
+    """Run the model.
+
+    Args:
+      batch: int32 [B,T] `tokens`, and any of `mask` (1 = real), `documents`, `positions`, `segments`.
+      key: turns dropout on.
+
+    Returns: `hidden` [B,T,D]; float32 `logits` [B,T,V] over the true vocabulary; `nsp_logits` [B,2] where
+      the model has that head.
+    """
+    model = bind(config, params)
+    hidden_BTD = model(complete_batch(config, batch), key)
+    outputs = {"hidden": hidden_BTD}
+    if model.nsp is not None:
+        outputs["nsp_logits"] = model.nsp(hidden_BTD)
+    decoded_BTD = hidden_BTD if model.mlm is None else model.mlm(hidden_BTD)
+    table_VD, bias_V = model.output_table()
+    logits_BTV = jnp.einsum(
+        "BTD,VD->BTV", decoded_BTD, table_VD.astype(decoded_BTD.dtype), preferred_element_type=jnp.float32
+    )
+    logits_BTV = logits_BTV if bias_V is None else logits_BTV + bias_V
+    outputs["logits"] = logits_BTV[..., : config.vocab_size]
+    return outputs
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    # The key is made inside, since abstract evaluation must not touch a device.
+    return nnx.split(nnx.eval_shape(lambda: Transformer(jax.random.key(0), config)))
+
+
+def _unflatten(flat: dict[tuple[Any, ...], Any]) -> Params:
+    tree: Params = {}
+    for path, value in flat.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+    return tree

@@ -1,0 +1,100 @@
+"""The fused attention kernels: cuDNN on GPU, splash on TPU, run by each device on its own rows and heads."""
+
+# B batch, T tokens, N heads, K key-value heads, H head dim
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from flaxmill.sharding.rules import ACTIVATION_RULES, partition_spec, platform
+
+LANES = 128  # of a TPU's vector unit: splash works in blocks of it
+
+
+def cudnn_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
+    """Why cuDNN's fused attention cannot serve these arrays; None if it can."""
+    head_dim, num_tokens = q_BTNH.shape[-1], q_BTNH.shape[1]
+    if platform() != "gpu":
+        return f"it needs a GPU and this is a {platform()}"
+    if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it needs bfloat16, not {q_BTNH.dtype} (model.dtype)"
+    if head_dim % 8 or head_dim > 128:
+        return f"it needs a head dimension that is a multiple of 8 up to 128, not {head_dim}"
+    if num_tokens % 2:
+        return f"it needs an even number of tokens, not {num_tokens}"
+    return None
+
+
+def splash_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
+    """Why TPU splash attention cannot serve these arrays; None if it can."""
+    if platform() != "tpu":
+        return f"it needs a TPU and this is a {platform()}"
+    if q_BTNH.shape[1] % LANES:
+        return f"it needs a multiple of {LANES} tokens, not {q_BTNH.shape[1]}"
+    return None
+
+
+def cudnn_attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    *,
+    documents_BT: jax.Array,
+    causal: bool,
+    scale: float,
+) -> jax.Array:
+    """cuDNN flash attention; the document mask goes in as a bias, which cuDNN reads and never drops."""
+
+    def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
+        same_document = documents[:, None, :, None] == documents[:, None, None, :]
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=same_document, scale=scale, is_causal=causal, implementation="cudnn"
+        )
+
+    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, documents_BT)
+
+
+def splash_attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    *,
+    documents_BT: jax.Array,
+    causal: bool,
+    scale: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """TPU splash attention with document numbers as its segment ids; `interpret` runs it without a TPU."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+
+    def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
+        T, N = q.shape[1:3]
+        full = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
+        kernel = splash_attention_kernel.make_splash_mha(
+            splash_attention_mask.MultiHeadMask([full((T, T))] * N),
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+
+        def one_row(q_TNH: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array, documents_T: jax.Array):
+            segments = splash_attention_kernel.SegmentIds(documents_T, documents_T)
+            heads_first = (x.swapaxes(0, 1) for x in (q_TNH * scale, k_TKH, v_TKH))
+            return kernel(*heads_first, segment_ids=segments).swapaxes(0, 1)
+
+        return jax.vmap(one_row)(q, k, v, documents)
+
+    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, documents_BT)
+
+
+def _on_each_device(attend: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Run on local rows and heads: the kernels are opaque to the partitioner, which would gather for them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return attend(*arrays)
+    heads = partition_spec(("batch", "tokens", "heads", None), ACTIVATION_RULES, mesh)
+    documents = partition_spec(("batch", "tokens"), ACTIVATION_RULES, mesh)
+    specs = (heads, heads, heads, documents)
+    # check_vma=False: Pallas and cuDNN calls carry no replication types.
+    return jax.shard_map(attend, in_specs=specs, out_specs=heads, check_vma=False)(*arrays)

@@ -1,0 +1,1 @@
+"""Where arrays live: the mesh, the logical-axis rules, placement of batches."""

@@ -1,0 +1,34 @@
+"""Put host rows on the mesh as global arrays, and say which rows a host must read."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from flaxmill.sharding.rules import ACTIVATION_RULES, partition_spec
+
+Rows = dict[str, np.ndarray]
+
+
+def local_rows(mesh: Mesh, num_rows: int) -> tuple[int, int]:
+    """First and one-past-last global row that this process's devices hold, of `num_rows`."""
+    sharding = NamedSharding(mesh, partition_spec(("batch",), ACTIVATION_RULES, mesh))
+    slices = sharding.addressable_devices_indices_map((num_rows,)).values()
+    bounds = [index[0].indices(num_rows) for index in slices if index is not None]
+    return min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds)
+
+
+def place_rows(mesh: Mesh, rows: Rows, num_rows: int) -> dict[str, jax.Array]:
+    """Global arrays [num_rows, ...] from the rows that this process holds (`local_rows`), in order."""
+    placed = {}
+    for name, value in rows.items():
+        axes = ("batch",) + (None,) * (value.ndim - 1)
+        sharding = NamedSharding(mesh, partition_spec(axes, ACTIVATION_RULES, mesh))
+        placed[name] = jax.make_array_from_process_local_data(sharding, value, (num_rows, *value.shape[1:]))
+    return placed
+
+
+def born_sharded(make: Callable[..., object], shardings: object, *arguments: object) -> object:
+    """Run `make` so that every array it returns is created where `shardings` say, never whole."""
+    return jax.jit(make, out_shardings=shardings)(*arguments)

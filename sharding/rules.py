@@ -1,0 +1,108 @@
+"""The one table that says which mesh axis splits which logical axis."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+MeshAxes = str | tuple[str, ...] | None
+LogicalAxes = Sequence[str | None]
+
+PARAMETER_RULES: Mapping[str, MeshAxes] = {
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "positions": None,
+    "segments": None,
+    "features": None,  # small vectors and second dimensions that stay whole
+}
+
+ACTIVATION_RULES: Mapping[str, MeshAxes] = {
+    "batch": ("data", "fsdp"),
+    "tokens": None,
+    "embed": None,
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
+
+
+def partition_spec(
+    axes: LogicalAxes,
+    rules: Mapping[str, MeshAxes],
+    mesh: Mesh | AbstractMesh,
+    shape: Sequence[int] | None = None,
+) -> PartitionSpec:
+    """The mesh axes of an array whose dimensions have these logical axes.
+
+    Raises:
+      ValueError: two dimensions want one mesh axis, or a dimension of `shape` does not divide.
+    """
+    entries = [None if axis is None else _on_mesh(rules[axis], mesh) for axis in axes]
+    _check_collisions(axes, entries)
+    if shape is not None:
+        assert len(shape) == len(axes), f"shape {shape} has not the dimensions {axes}"
+        for axis, entry, size in zip(axes, entries, shape, strict=True):
+            _check_divides(axis, entry, size, mesh)
+    return PartitionSpec(*entries)
+
+
+def parameter_sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int]) -> NamedSharding:
+    """Where a parameter of this shape lives; errors as in `partition_spec`."""
+    return NamedSharding(mesh, partition_spec(axes, PARAMETER_RULES, mesh, shape))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Hold an activation to ACTIVATION_RULES on the mesh in use (`jax.set_mesh`); no mesh: unchanged."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, ACTIVATION_RULES, mesh))
+
+
+def platform() -> str:
+    """cpu, gpu or tpu: what is compiled for, which is the mesh's platform where one is in use."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None or device.platform is None:
+        return jax.default_backend()
+    return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
+
+
+def _on_mesh(entry: MeshAxes, mesh: Mesh | AbstractMesh) -> MeshAxes:
+    """Drop the axes that the mesh lacks, such as when one part is tested on a smaller mesh."""
+    if entry is None or isinstance(entry, str):
+        return entry if entry in mesh.shape else None
+    kept = tuple(axis for axis in entry if axis in mesh.shape)
+    return kept or None
+
+
+def _check_collisions(axes: LogicalAxes, entries: Sequence[MeshAxes]) -> None:
+    owner: dict[str, str | None] = {}
+    for axis, entry in zip(axes, entries, strict=True):
+        for mesh_axis in _as_tuple(entry):
+            if mesh_axis in owner:
+                raise ValueError(
+                    f"logical axes {owner[mesh_axis]!r} and {axis!r} of one array both map to the mesh axis "
+                    f"{mesh_axis!r}; change the table in sharding/rules.py"
+                )
+            owner[mesh_axis] = axis
+
+
+def _check_divides(axis: str | None, entry: MeshAxes, size: int, mesh: Mesh | AbstractMesh) -> None:
+    shards = math.prod(mesh.shape[name] for name in _as_tuple(entry))
+    if size % shards:
+        raise ValueError(
+            f"a parameter's {axis!r} dimension of {size} does not divide over the mesh axis "
+            f"{entry!r} of {shards}; change the size or the mesh"
+        )
+
+
+def _as_tuple(entry: MeshAxes) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else entry

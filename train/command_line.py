@@ -1,0 +1,86 @@
+"""The command `flaxmill`: finds the command, and turns its end into an exit code and at most one line."""
+
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, EXIT_PREEMPTED = 0, 1, 2, 75
+
+COMMANDS = {
+    "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
+    "data": "data prepare|show [CONFIG | FILE.py]           prepare a config's data, or show a batch of it",
+    "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
+    "configs": "configs                                        list the experiments",
+}
+
+USAGE = """usage: flaxmill COMMAND ...
+
+Trains BERT, GPT and their hybrid in JAX and Flax.
+
+commands:
+  {commands}
+
+`flaxmill COMMAND --help` explains a command. `flaxmill --version` prints the version.
+Exit codes: 0 done, 2 a mistake in what was given, 75 preempted and saved, 1 anything else."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run_command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has gone, as in `| head`; else Python complains once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILURE
+    except KeyboardInterrupt:
+        print("flaxmill: interrupted", file=sys.stderr)
+        code = EXIT_FAILURE
+    except ValueError as error:
+        code = _report(error)
+    sys.exit(code)
+
+
+def _run_command(arguments: list[str]) -> int:
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command in ("--help", "-h", "help"):
+        print(USAGE.format(commands="\n  ".join(COMMANDS.values())))
+        return EXIT_DONE
+    if command == "--version":
+        print(f"flaxmill {importlib.metadata.version('flaxmill')}")
+        return EXIT_DONE
+    if command not in COMMANDS:
+        raise ValueError(_unknown_command(command))
+    # The commands import JAX and more; help and mistakes need not wait for that.
+    return importlib.import_module(f"flaxmill.train.{command}_command").run(rest)
+
+
+def _unknown_command(command: str) -> str:
+    from flaxmill.train.overrides import did_you_mean
+
+    problem = f"unknown command {command!r}; {did_you_mean(command, list(COMMANDS))}" if command else "no command;"
+    return f"{problem} use one of {', '.join(COMMANDS)} (`flaxmill --help` explains)"
+
+
+def _report(error: ValueError) -> int:
+    """One line for a mistake that flaxmill found; a traceback for a defect that surfaced as a ValueError."""
+    if not _is_mistake(error):
+        traceback.print_exception(error)
+        return EXIT_FAILURE
+    print(f"flaxmill: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_MISTAKE
+
+
+def _is_mistake(error: ValueError) -> bool:
+    """Whether flaxmill itself raised the error, on purpose: libraries raise ValueErrors at our defects."""
+    if type(error) is not ValueError:
+        return False  # subclasses such as UnicodeDecodeError come from libraries
+    frames = list(traceback.walk_tb(error.__traceback__))
+    # JAX removes its own frames from a traceback, and leaves a note that it did.
+    raised_by_jax = bool(getattr(error, "__notes__", None))
+    return not raised_by_jax and frames[-1][0].f_globals.get("__name__", "").startswith("flaxmill.")

@@ -1,0 +1,246 @@
+"""One experiment: everything that decides what a run computes, checked part against part."""
+
+import dataclasses
+import types
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from flaxmill.data.config import DataConfig, Objective
+from flaxmill.model.config import Head, ModelConfig
+from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.checkpoint import CheckpointConfig
+from flaxmill.train.optimizer import OptimizerConfig
+
+if TYPE_CHECKING:
+    import jax
+
+    from flaxmill.data.tokenization import Tokenizer
+
+HEAD_OF_OBJECTIVE: dict[str, Head] = {"causal": "lm", "hybrid": "lm", "mlm": "mlm", "mlm_nsp": "mlm_nsp"}
+MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
+DERIVED_FIELDS = ("model.vocab_size", "model.max_positions", "model.head", "model.causal")
+"""Fields that `resolve` fills in where they are None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training run: model, data, optimizer, mesh, and how long it lasts."""
+
+    name: str = "experiment"
+    """What the run is called; names its directory under runs/."""
+    objective: Objective = "causal"
+    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: causal and masked rows."""
+    steps: int = 1000
+    """Updates of the weights; warm-up and decay are fractions of it."""
+    batch_size: int = 8
+    """Rows of an update over all devices, accumulation included."""
+    accumulate: int = 1
+    """Microbatches of an update: more need less memory and change nothing else."""
+    seed: int = 0
+    """Draws the initial weights, the order of the rows, the masks and dropout."""
+    run_dir: str | None = None
+    """Where the run is kept, and continued from; None: a fresh directory under runs/."""
+    log_every: int = 10
+    """Steps between rows of metrics.jsonl."""
+    eval_every: int | None = None
+    """Steps between evaluations on held-out rows; None: only at the end."""
+    eval_batches: int = 16
+    """Batches of an evaluation on the way; the one at the end reads all held-out rows."""
+    z_loss: float = 0.0
+    """Weight of the squared log-partition in the loss (PaLM, Chowdhery et al. 2022, section 5)."""
+    max_skipped_steps: int = 10
+    """Non-finite steps in a row after which the run stops."""
+    prompt: str = "The "
+    """What a causal model continues at the end of training."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files beside metrics.jsonl."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "eval_batches", "max_skipped_steps"):
+            _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+        _require(
+            self.eval_every is None or self.eval_every >= 1,
+            f"eval_every={self.eval_every} must be at least 1, or None to evaluate only at the end",
+        )
+        _require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be in [0, {MAX_SEED}]")
+        _require(self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 or more")
+        _require(
+            self.batch_size % self.accumulate == 0,
+            f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} microbatches; "
+            f"use a batch_size that is a multiple of {self.accumulate}",
+        )
+        _require(
+            self.objective in HEAD_OF_OBJECTIVE,
+            f"objective={self.objective!r} is unknown; use one of {', '.join(HEAD_OF_OBJECTIVE)}",
+        )
+
+
+def resolve(experiment: Experiment, tokenizer: "Tokenizer") -> Experiment:
+    """Fill in every None that follows from other fields, and check the parts against each other.
+
+    Raises:
+      ValueError: vocabulary smaller than the tokenizer's, rows longer than the learned positions, a head or
+        an attention direction that contradicts the objective, or a special token that the tokenizer lacks.
+    """
+    model, objective = experiment.model, experiment.objective
+    _check_specials(objective, tokenizer)
+    resolved = dataclasses.replace(
+        model,
+        vocab_size=_filled(model.vocab_size, tokenizer.vocab_size),
+        max_positions=_filled(model.max_positions, experiment.data.sequence_length),
+        head=_filled(model.head, HEAD_OF_OBJECTIVE[objective]),
+        causal=_filled(model.causal, objective == "causal"),
+    )
+    _check_vocabulary(resolved, tokenizer)
+    _check_positions(resolved, experiment.data.sequence_length)
+    _check_objective(resolved, objective)
+    return dataclasses.replace(experiment, model=resolved)
+
+
+def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
+    """Check that rows, heads, MLP, vocabulary and width of a resolved experiment divide over the mesh.
+
+    Raises:
+      ValueError: naming the size, the mesh axes that do not divide it, and what would.
+    """
+    model, axes = experiment.model, dict(mesh.shape)
+    shards = experiment.accumulate * axes["data"] * axes["fsdp"]
+    _require(
+        experiment.batch_size % shards == 0,
+        f"batch_size={experiment.batch_size} does not divide over accumulate * mesh.data * mesh.fsdp = "
+        f"{experiment.accumulate} * {axes['data']} * {axes['fsdp']} = {shards}; use a multiple of {shards}",
+    )
+    for name, size in (
+        ("model.num_heads", model.num_heads),
+        ("model.num_kv_heads", model.kv_heads),
+        ("model.mlp_dim", model.hidden_dim),
+        ("padded model.vocab_size", model.padded_vocab_size),
+    ):
+        _check_divides(name, size, "tensor", axes["tensor"])
+    _check_divides("model.embed_dim", model.embed_dim, "fsdp", axes["fsdp"])
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A dataclass of dataclasses as {dotted name: value}, in the order of its fields."""
+    flat = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain JSON values; `from_dict` reads it back."""
+    return dataclasses.asdict(
+        experiment,
+        dict_factory=lambda items: {name: list(v) if isinstance(v, tuple) else v for name, v in items},
+    )
+
+
+def from_dict(values: dict[str, Any]) -> Experiment:
+    """The experiment that `to_dict` wrote; a field absent from it has its default, as before it was added.
+
+    Raises:
+      ValueError: an unknown field, a value of another type, or one that the experiment itself refuses.
+    """
+    return _from_dict(Experiment, values, "")
+
+
+def _from_dict(cls: type, values: Any, prefix: str) -> Any:
+    _require(isinstance(values, dict), f"{prefix.rstrip('.') or 'the config'}={values!r} must be an object")
+    hints = get_type_hints(cls)
+    unknown = [prefix + name for name in values if name not in hints]
+    _require(not unknown, f"unknown field {', '.join(unknown)}; this version of flaxmill does not know it")
+    arguments = {name: _read_value(hints[name], value, prefix + name) for name, value in values.items()}
+    return cls(**arguments)
+
+
+def _read_value(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _from_dict(hint, value, f"{name}.")  # type: ignore[arg-type]
+    _require(_is_of_type(value, hint), f"{name}={value!r} is not of type {getattr(hint, '__name__', hint)}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is_of_type(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_is_of_type(item, arguments[0]) for item in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _filled(value: Any, derived: Any) -> Any:
+    return derived if value is None else value
+
+
+def _check_specials(objective: str, tokenizer: "Tokenizer") -> None:
+    needed = {} if objective == "causal" else {"[MASK]": tokenizer.mask_id}
+    if objective == "mlm_nsp":
+        needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
+    lacking = [token for token, token_id in needed.items() if token_id is None]
+    _require(
+        not lacking,
+        f"objective={objective} needs the token {' and '.join(lacking)}, which the tokenizer lacks; "
+        f"use data.tokenizer={'wordpiece' if objective == 'mlm_nsp' else 'bpe'}, or another objective",
+    )
+
+
+def _check_vocabulary(model: ModelConfig, tokenizer: "Tokenizer") -> None:
+    assert model.vocab_size is not None
+    _require(
+        model.vocab_size >= tokenizer.vocab_size,
+        f"model.vocab_size={model.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size} ids; "
+        f"use at least {tokenizer.vocab_size}, or None",
+    )
+
+
+def _check_positions(model: ModelConfig, sequence_length: int) -> None:
+    assert model.max_positions is not None
+    _require(
+        model.positions != "learned" or sequence_length <= model.max_positions,
+        f"data.sequence_length={sequence_length} is longer than model.max_positions={model.max_positions}; "
+        f"lower data.sequence_length, or raise model.max_positions to {sequence_length}",
+    )
+
+
+def _check_objective(model: ModelConfig, objective: str) -> None:
+    head, causal = HEAD_OF_OBJECTIVE[objective], objective == "causal"
+    _require(
+        model.head == head,
+        f"model.head={model.head} contradicts objective={objective}, which needs {head}; leave it None",
+    )
+    _require(
+        model.causal == causal,
+        f"model.causal={model.causal} contradicts objective={objective}, which needs {causal}; leave it None",
+    )
+    _require(
+        objective != "mlm_nsp" or model.num_segments != 1,
+        "model.num_segments=1 is too few for the two segments of objective=mlm_nsp; use 2, or 0 for none",
+    )
+
+
+def _check_divides(name: str, size: int, axis: str, num_shards: int) -> None:
+    _require(
+        size % num_shards == 0,
+        f"{name}={size} does not divide over mesh.{axis}={num_shards}; "
+        f"use a multiple of {num_shards}, or another mesh.{axis}",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,70 @@
+"""The experiments in configs/, found by their files, and those in files of the user's."""
+
+import ast
+import importlib
+import importlib.util
+import pkgutil
+import runpy
+import traceback
+from pathlib import Path
+from typing import Any
+
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.overrides import did_you_mean
+
+DEFAULT_CONFIG = "gpt_tiny"
+PACKAGE = "flaxmill.configs"
+
+
+def list_configs() -> dict[str, str]:
+    """{name: first line of its docstring} of every file in configs/, without running any."""
+    package = importlib.import_module(PACKAGE)
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return {name: _summary(name) for name in names}
+
+
+def load_config(name_or_path: str) -> Experiment:
+    """The experiment of that name, or the `config` of a .py file.
+
+    Raises:
+      ValueError: there is no such name or file, or the file does not define an Experiment.
+    """
+    if name_or_path.endswith(".py") or "/" in name_or_path:
+        return _load_file(Path(name_or_path).expanduser())
+    names = [module.name for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__)]
+    if name_or_path not in names:
+        question = did_you_mean(name_or_path.replace("-", "_").lower(), names)
+        raise ValueError(
+            f"unknown config {name_or_path!r}; {question + ' ' if question else ''}"
+            "`flaxmill configs` lists them, and a path ends in .py"
+        )
+    return importlib.import_module(f"{PACKAGE}.{name_or_path}").config
+
+
+def _summary(name: str) -> str:
+    spec = importlib.util.find_spec(f"{PACKAGE}.{name}")
+    assert spec is not None
+    assert spec.origin is not None
+    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    return (docstring or "").partition("\n")[0]
+
+
+def _load_file(path: Path) -> Experiment:
+    if not path.is_file():
+        raise ValueError(f"the config file {path} does not exist; `flaxmill configs` lists the named ones")
+    config = _run_file(path).get("config")
+    if not isinstance(config, Experiment):
+        found = "defines no `config`" if config is None else f"has config={config!r:.60}"
+        raise ValueError(f"{path} {found}; give it `config = Experiment(...)`")
+    return config
+
+
+def _run_file(path: Path) -> dict[str, Any]:
+    try:
+        return runpy.run_path(str(path))
+    except SyntaxError as error:
+        raise ValueError(f"{path}:{error.lineno}: {error.msg}; correct the file") from None
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f"{path}:{lines[-1]}" if lines else str(path)
+        raise ValueError(f"{place}: {type(error).__name__}: {error}; correct the file") from None

@@ -1,0 +1,272 @@
+"""The optimizer: from clipped gradients to updates for a learning rate of 1.
+
+The training step multiplies the updates by the schedule, so that a skipped step needs no counter here.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+OptimizerName = Literal["adamw", "lamb", "adafactor", "lion", "muon"]
+ScheduleName = Literal["linear", "cosine", "wsd", "constant", "bert"]
+
+STACKED = "layers"  # every leaf below this key of params has a leading dim: one slice a layer
+MUON_RMS = 0.2  # scales Muon's updates to AdamW's usual size, so that one learning rate serves both
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Optimizer, its learning-rate schedule and the clipping of gradients."""
+
+    name: OptimizerName = "adamw"
+    learning_rate: float = 1e-3
+    """Peak of the schedule."""
+    schedule: ScheduleName = "cosine"
+    """Shape after warm-up; wsd: warm-up, stable, decay; bert: the warm-up and decay of Google's BERT."""
+    warmup_fraction: float = 0.1
+    """Share of the steps over which the learning rate rises linearly to its peak."""
+    decay_fraction: float = 0.2
+    """wsd only: share of the steps, at the end, over which it falls."""
+    final_fraction: float = 0.0
+    """Learning rate at the end / at the peak; constant stays at its peak."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients; adafactor keeps none."""
+    beta2: float = 0.95
+    """Decay of the mean of squared gradients; lion: of its momentum. Adafactor's follows from the step."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment (adamw, lamb, muon's AdamW part)."""
+    weight_decay: float = 0.1
+    """Decoupled: a step takes learning_rate * weight_decay of a weight. None on biases and norm scales."""
+    bias_correction: bool = True
+    """False: Adam's moments as they are, as in Google's BERT (adamw, lamb, muon's AdamW part)."""
+    momentum: float = 0.95
+    """muon only: decay of the momentum that is orthogonalised."""
+    clip_norm: float | None = 1.0
+    """Gradients with a larger global norm are scaled down to it; None: no clipping."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_ranges(self)
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                f"optimizer.warmup_fraction={self.warmup_fraction} and optimizer.decay_fraction="
+                f"{self.decay_fraction} add up to more than 1; lower one"
+            )
+
+
+def _check_choices(config: OptimizerConfig) -> None:
+    for field, choices in (("name", get_args(OptimizerName)), ("schedule", get_args(ScheduleName))):
+        value = getattr(config, field)
+        if value not in choices:
+            raise ValueError(f"optimizer.{field}={value!r} is unknown; use one of {', '.join(choices)}")
+    if not config.bias_correction and config.name in ("adafactor", "lion"):
+        raise ValueError(
+            f"optimizer.bias_correction=False has no meaning for optimizer.name={config.name}, "
+            "which corrects nothing; leave it True, or use adamw, lamb or muon"
+        )
+
+
+def _check_ranges(config: OptimizerConfig) -> None:
+    for field in ("learning_rate", "epsilon", "clip_norm"):
+        value = getattr(config, field)
+        # Written so that NaN fails too.
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"optimizer.{field}={value} must be a positive number")
+    for field in ("warmup_fraction", "decay_fraction", "final_fraction"):
+        value = getattr(config, field)
+        if not 0 <= value <= 1:
+            raise ValueError(f"optimizer.{field}={value} must lie between 0 and 1: it is a share")
+    for field in ("beta1", "beta2", "momentum"):
+        value = getattr(config, field)
+        if not 0 <= value < 1:
+            raise ValueError(f"optimizer.{field}={value} must be at least 0 and below 1")
+    if not 0 <= config.weight_decay < float("inf"):
+        raise ValueError(f"optimizer.weight_decay={config.weight_decay} must be 0 or a positive number")
+
+
+def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.GradientTransformation:
+    """The transformation from gradients to updates for a learning rate of 1, sign included.
+
+    Gradients are expected already clipped. Weight decay is part of the updates. Whatever looks at a whole
+    tensor treats the layers stacked below "layers" one by one.
+
+    Args:
+      abstract_params: nested dict of arrays or of their shapes; names decide which weights decay.
+    """
+    decays = decay_mask(abstract_params)
+    make_direction = {
+        "adamw": _scale_by_adam,
+        "lamb": _scale_by_adam,
+        "adafactor": _scale_by_adafactor,
+        "lion": _scale_by_lion,
+        "muon": _scale_by_muon,
+    }[config.name]
+    parts = [make_direction(config), optax.add_decayed_weights(config.weight_decay, decays)]
+    if config.name == "lamb":
+        # The authors' code adapts no bias or norm scale; the trust ratio sees the decay of the others.
+        parts.append(optax.masked(per_layer(optax.scale_by_trust_ratio()), decays))
+    return optax.chain(*parts, optax.scale(-1.0))
+
+
+def decay_mask(params: Any) -> Any:
+    """The tree of params with True where weights decay: everything but biases and norm scales."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] not in ("bias", "scale"), params)
+
+
+class PerLayerState(NamedTuple):
+    """State of the stacked leaves (each with a leading layer dim) and of all others."""
+
+    stacked: Any
+    single: Any
+
+
+def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Apply `inner` to each layer stacked below "layers" as if the layers were separate tensors."""
+
+    def init(params: optax.Params) -> PerLayerState:
+        stacked, single = _split(params)
+        return PerLayerState(_over_layers(inner.init)(stacked), inner.init(single))
+
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        assert isinstance(state, PerLayerState)
+        assert params is not None, "the transformations used per layer all need params"
+        stacked_updates, single_updates = _split(updates)
+        stacked_params, single_params = _split(params)
+        over_layers = _over_layers(inner.update)
+        stacked, stacked_state = over_layers(stacked_updates, state.stacked, stacked_params)
+        single, single_state = inner.update(single_updates, state.single, single_params)
+        return {**single, **stacked}, PerLayerState(stacked_state, single_state)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    stacked = {name: value for name, value in tree.items() if name == STACKED}
+    return stacked, {name: value for name, value in tree.items() if name != STACKED}
+
+
+def _over_layers(function: Callable) -> Callable:
+    mapped = jax.vmap(function)
+    # vmap refuses trees without a single array, as of a model whose params have no "layers".
+    return lambda tree, *rest: mapped(tree, *rest) if jax.tree.leaves(tree) else function(tree, *rest)
+
+
+def _scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    if config.bias_correction:
+        return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    return scale_by_uncorrected_adam(config.beta1, config.beta2, config.epsilon)
+
+
+class UncorrectedAdamState(NamedTuple):
+    """Means of gradients and of their squares."""
+
+    mu: Any
+    nu: Any
+
+
+def scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """m / (sqrt(v) + epsilon) with moments that start at zero and stay biased to it, as Google's BERT."""
+
+    def init(params: optax.Params) -> UncorrectedAdamState:
+        return UncorrectedAdamState(
+            jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)
+        )
+
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        del params
+        assert isinstance(state, UncorrectedAdamState)
+        mu = jax.tree.map(lambda g, m: beta1 * m + (1 - beta1) * g, updates, state.mu)
+        nu = jax.tree.map(lambda g, v: beta2 * v + (1 - beta2) * jnp.square(g), updates, state.nu)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu)
+        return updates, UncorrectedAdamState(mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_by_lion(config: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.scale_by_lion(config.beta1, config.beta2)
+
+
+def _scale_by_adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Factored second moments, clipped to RMS 1, times the RMS of the weight (Shazeer and Stern 2018)."""
+    del config  # its decay rate follows from the step, its epsilon is a floor and not a setting
+    steps = optax.chain(
+        optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+    )
+    return _on_matrices(per_layer(steps))
+
+
+def _on_matrices(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Show `inner` attention kernels as matrices: factoring over a head's dim would save no memory."""
+
+    def init(params: optax.Params) -> optax.OptState:
+        return inner.init(jax.tree_util.tree_map_with_path(_as_matrix, params))
+
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        view = jax.tree_util.tree_map_with_path
+        scaled, state = inner.update(view(_as_matrix, updates), state, view(_as_matrix, params))
+        return jax.tree.map(lambda new, old: new.reshape(old.shape), scaled, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _as_matrix(path: tuple, x: jax.Array) -> jax.Array:
+    if not _is_layer_kernel(path):
+        return x
+    rows, _ = _matrix_dims_of(path, x)
+    return x.reshape(x.shape[0], math.prod(x.shape[dim] for dim in rows), -1)
+
+
+def _scale_by_muon(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Muon on the matrices of the layers (Jordan et al. 2024; scale of Liu et al. 2025), Adam elsewhere."""
+    muon = optax.chain(
+        contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=_matrix_dims),
+        optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(_to_adam_size, updates)),
+    )
+    return optax.partition({"muon": muon, "adam": _scale_by_adam(config)}, _muon_labels)
+
+
+def _muon_labels(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "muon" if _is_layer_kernel(path) else "adam", params
+    )
+
+
+def _matrix_dims(updates: Any) -> Any:
+    """Which dims each kernel sums over and which it writes; the layer dim stays a batch dim."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: contrib.MuonDimensionNumbers(*_matrix_dims_of(path, x)), updates
+    )
+
+
+def _matrix_dims_of(path: tuple, x: jax.Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    assert x.ndim in (3, 4), f"{'/'.join(_names(path))}: a layer's kernel of shape {x.shape}"
+    if x.ndim == 3:
+        return (1,), (2,)
+    return ((1, 2), (3,)) if _reads_heads(path) else ((1,), (2, 3))
+
+
+def _to_adam_size(path: tuple, x: jax.Array) -> jax.Array:
+    rows, columns = _matrix_dims_of(path, x)
+    longer = max(math.prod(x.shape[dim] for dim in dims) for dims in (rows, columns))
+    return MUON_RMS * math.sqrt(longer) * x
+
+
+def _is_layer_kernel(path: tuple) -> bool:
+    names = _names(path)
+    return names[0] == STACKED and names[-1] == "kernel"
+
+
+def _reads_heads(path: tuple) -> bool:
+    """True for attention's output kernel [L, N, H, D]; query, key and value are [L, D, N, H]."""
+    return _names(path)[-2] == "out"
+
+
+def _names(path: tuple) -> list[str]:
+    return [jax.tree_util.keystr((entry,), simple=True) for entry in path]

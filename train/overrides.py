@@ -1,0 +1,154 @@
+"""Fields set from the command line, `--model.num-layers 12`: parsed by tyro, refused in one line."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import types
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+Config = TypeVar("Config")
+
+INLINE = tyro.conf.arg(name="")
+"""Annotates a nested dataclass whose fields are set without its name before them."""
+
+_MARKERS = (tyro.conf.UseAppendAction, tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff)
+
+
+def override(default: Config, arguments: Sequence[str], *, program: str, description: str = "") -> Config:
+    """`default` with the fields that `arguments` set. `--help` prints all fields and raises SystemExit(0).
+
+    Flags are written with hyphens (underscores do too); a truth value is `--x` or `--no-x`; a flag of a list
+    appends to it and may be repeated.
+
+    Raises:
+      ValueError: an unknown field, a missing or bad value, or values that the config itself refuses.
+    """
+    settings: dict[str, Any] = {"default": default, "prog": program, "config": _MARKERS}
+    if "--help" in arguments or "-h" in arguments:
+        tyro.cli(type(default), args=["--help"], description=description, **settings)
+    types_of_flags = flag_types(type(default))
+    normalised = _read_flags(list(arguments), types_of_flags, program)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(type(default), args=normalised, **settings)
+    except SystemExit as stop:
+        _raise_cause(stop, complaint.getvalue())
+
+
+def flag_types(cls: type, prefix: str = "") -> dict[str, Any]:
+    """{flag without its leading hyphens: type of its field} of a dataclass of dataclasses."""
+    flags = {}
+    hints = get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        name, hint = field.name.replace("_", "-"), hints[field.name]
+        inline = INLINE in get_args(hint)
+        hint = get_args(hint)[0] if inline else hint
+        if dataclasses.is_dataclass(hint):
+            flags |= flag_types(hint, prefix if inline else f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            flags[prefix + name] = hint
+            if hint is bool:
+                flags[f"{prefix}no-{name}"] = hint
+    return flags
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A question naming the nearest of the known words, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _read_flags(arguments: list[str], types_of_flags: dict[str, Any], program: str) -> list[str]:
+    """Check each flag and its value alone, and write them as tyro reads them without doubt: --flag=value."""
+    normalised = []
+    previous = ""
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--"):
+            _refuse_stray(argument, previous, types_of_flags, program)
+        name, equals, value = argument[2:].partition("=")
+        flag = name.replace("_", "-")
+        if flag not in types_of_flags:
+            _refuse_unknown(name, types_of_flags, program)
+        if types_of_flags[flag] is bool:
+            if equals:
+                raise ValueError(f"--{flag}={value}: {_without_value(flag)}")
+            normalised.append(f"--{flag}")
+        else:
+            if not equals:
+                if not arguments or arguments[0].startswith("--"):
+                    raise ValueError(f"--{flag} has no value; give it {_allowed(types_of_flags[flag])}")
+                value = arguments.pop(0)
+            _check_value(flag, types_of_flags[flag], value)
+            normalised.append(f"--{flag}={value}")
+        previous = flag
+    return normalised
+
+
+def _refuse_stray(argument: str, previous: str, types_of_flags: dict[str, Any], program: str) -> NoReturn:
+    hint = types_of_flags.get(previous)
+    if hint is bool:
+        raise ValueError(f"--{previous} {argument}: {_without_value(previous)}")
+    if get_origin(hint) is tuple:
+        raise ValueError(f"unexpected {argument!r}; a list takes its flag again: --{previous} {argument}")
+    raise ValueError(f"unexpected {argument!r}; fields are set as --field value, see `{program} --help`")
+
+
+def _refuse_unknown(name: str, types_of_flags: dict[str, Any], program: str) -> NoReturn:
+    word = name.replace("_", "-").lower()
+    leaf = word.rpartition(".")[2]
+    same_leaf = [flag for flag in types_of_flags if flag.rpartition(".")[2] == leaf]
+    leaves = {flag.rpartition(".")[2]: flag for flag in types_of_flags}
+    near = (
+        same_leaf[:3]
+        or difflib.get_close_matches(word, types_of_flags, n=1, cutoff=0.7)
+        or [leaves[close] for close in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
+    )
+    question = f"did you mean {' or '.join('--' + flag for flag in near)}? " if near else ""
+    raise ValueError(f"unknown field --{name}; {question}`{program} --help` lists all fields")
+
+
+def _without_value(flag: str) -> str:
+    prefix, dot, leaf = flag.rpartition(".")
+    leaf = leaf.removeprefix("no-")
+    return f"a truth value takes no argument; write --{prefix}{dot}{leaf} or --{prefix}{dot}no-{leaf}"
+
+
+def _check_value(flag: str, hint: Any, value: str) -> None:
+    if str in (hint, *get_args(hint)):
+        return  # any text will do, even one that begins with a hyphen
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            tyro.cli(hint, args=[value], add_help=False)
+    except SystemExit:
+        raise ValueError(f"--{flag}={value} is refused; give it {_allowed(hint)}") from None
+
+
+def _allowed(hint: Any) -> str:
+    """What values a type has, in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_allowed(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return _allowed(arguments[0])
+    words = {int: "an integer", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    return words.get(hint, str(hint))
+
+
+def _raise_cause(stop: SystemExit, complaint: str) -> NoReturn:
+    """Raise the config's own ValueError, which tyro turns into a box and an exit, as what it was."""
+    cause: BaseException | None = stop
+    while cause is not None and not isinstance(cause, ValueError):
+        cause = cause.__context__
+    text = str(cause) if cause else " ".join(complaint.translate(_FRAMES).split())
+    raise ValueError(text) from None
+
+
+_FRAMES = {ord(character): " " for character in "╭╮╰╯─│|"}

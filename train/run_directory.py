@@ -1,0 +1,167 @@
+"""A run's directory: made or continued, proven writable, never mixed up with another experiment's."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flaxmill.train.experiment import DERIVED_FIELDS, Experiment, flatten, from_dict, to_dict
+
+if TYPE_CHECKING:
+    from flaxmill.data.tokenization import Tokenizer
+
+CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
+CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
+RUNS = Path("runs")
+
+# What may change when a run continues: where it runs and what it reports, not what it computes.
+FREE_FIELDS = frozenset(
+    {"name", "run_dir", "log_every", "eval_every", "eval_batches", "tensorboard", "prompt"}
+)
+FREE_SECTIONS = ("mesh.", "checkpoint.")
+
+Difference = tuple[str, Any, Any]
+
+
+def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
+    """The experiment's run_dir, made if absent, or a fresh one below `runs`; proven writable.
+
+    Raises:
+      ValueError: the place cannot be made or written.
+    """
+    directory = Path(experiment.run_dir).expanduser() if experiment.run_dir else runs / f"{experiment.name}-N"
+    try:
+        if experiment.run_dir:
+            directory.mkdir(parents=True, exist_ok=True)
+        else:
+            directory = _make_fresh(runs, experiment.name)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the run directory {directory} cannot be written ({_reason(error)}); give another --run-dir"
+        ) from None
+    return directory
+
+
+def check_continuation(directory: Path, experiment: Experiment, *, extend: bool = False) -> None:
+    """Refuse an experiment other than the one that the directory holds the progress of.
+
+    It may be called before the experiment is resolved, to refuse early, and after, to be sure: fields still
+    to be derived count as equal.
+
+    Raises:
+      ValueError: with what differs, old -> new; or the directory's config is missing or unreadable.
+    """
+    if not _has_progress(directory):
+        return
+    differing = [item for item in differences(read_config(directory), experiment) if not _is_free(item[0])]
+    if extend:
+        differing = [item for item in differing if not (item[0] == "steps" and item[2] > item[1])]
+    if not differing:
+        return
+    if [name for name, _, _ in differing] == ["steps"]:
+        _refuse_steps(directory, *differing[0][1:], extend)
+    raise ValueError(
+        f"{directory} was trained with another config: {describe(differing)}; "
+        "give the old values, or another --run-dir"
+    )
+
+
+def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer") -> None:
+    """Write config.json and tokenizer.json, each whole or not at all."""
+    text = json.dumps(to_dict(resolved), indent=2) + "\n"
+    _write_whole(directory / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    _write_whole(directory / TOKENIZER_FILE, tokenizer.save)
+
+
+def read_config(directory: Path) -> Experiment:
+    """The resolved experiment of a run.
+
+    Raises:
+      ValueError: no such run, or a config.json that is damaged or of another version.
+    """
+    path = directory / CONFIG_FILE
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is no run directory; `ls {RUNS}` shows the runs made here")
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({_reason(error)}); give a directory that `flaxmill train` made"
+        ) from None
+    except ValueError as error:  # JSON's and UTF-8's errors are ValueErrors too
+        raise ValueError(
+            f"{path} is not a config of this version: {error}; restore it, or train anew"
+        ) from None
+
+
+def differences(old: Experiment, new: Experiment) -> list[Difference]:
+    """(dotted name, old, new) of the fields that differ; a field that is still to be derived does not."""
+    before, after = flatten(old), flatten(new)
+    return [
+        (name, before[name], value)
+        for name, value in after.items()
+        if before[name] != value and not (name in DERIVED_FIELDS and value is None)
+    ]
+
+
+def describe(differing: list[Difference]) -> str:
+    """`model.num_layers 2 -> 3, seed 0 -> 1`."""
+    return ", ".join(f"{name} {_text(old)} -> {_text(new)}" for name, old, new in differing)
+
+
+def _make_fresh(runs: Path, name: str) -> Path:
+    runs.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        try:
+            # Exclusive: of two runs that start at once, one gets the next number.
+            (runs / f"{name}-{number}").mkdir()
+            return runs / f"{name}-{number}"
+        except FileExistsError:
+            number += 1
+
+
+def _has_progress(directory: Path) -> bool:
+    """A run that died before its first row or save has nothing that another config could spoil."""
+    checkpoints, metrics = directory / CHECKPOINTS, directory / METRICS_FILE
+    return (checkpoints.is_dir() and any(checkpoints.iterdir())) or (
+        metrics.is_file() and metrics.stat().st_size > 0
+    )
+
+
+def _is_free(name: str) -> bool:
+    return name in FREE_FIELDS or name.startswith(FREE_SECTIONS)
+
+
+def _refuse_steps(directory: Path, old: int, new: int, extend: bool) -> NoReturn:
+    if new > old:
+        fix = f"add --extend to continue to {new}, or give --steps {old}"
+    else:
+        fix = f"--extend only lengthens a run; give --steps {old}" if extend else f"give --steps {old}"
+    raise ValueError(f"{directory} was trained with steps {old} -> {new}; {fix}, or another --run-dir")
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _text(value: Any) -> str:
+    """A value as one would type it; lists in brackets, and text with blanks in quotes."""
+    if isinstance(value, str):
+        return repr(value) if not value or any(map(str.isspace, value)) else value
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return str(value)
