@@ -1,0 +1,1 @@
+"""Named experiments, one a file; `flaxmill configs` lists them."""

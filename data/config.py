@@ -47,7 +47,7 @@ class DataConfig:
             raise ValueError(
                 f"data.valid_files={self.valid_files!r} needs training text beside it; set data.files as well"
             )
-        _require_range("valid_fraction", self.valid_fraction, 0.0, 1.0, open_ends=True)
+        _require_range("valid_fraction", self.valid_fraction, 1e-6, 0.9)
         _require_range("mask_rate", self.mask_rate, 0.0, 1.0, open_ends=True)
         _require_range("causal_fraction", self.causal_fraction, 0.0, 1.0)
         _require_range("short_pair_probability", self.short_pair_probability, 0.0, 1.0)

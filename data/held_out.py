@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from flaxmill.data.config import DataConfig
 from flaxmill.data.corpora import Corpus, Document, file_corpus
 from flaxmill.data.draws import HELD_OUT, uniform
@@ -38,8 +40,10 @@ def split_corpus(config: DataConfig) -> SplitCorpus:
     valid = file_corpus(config.valid_files, config.documents, "data.valid_files")
 
     def stream() -> Iterator[tuple[Split, Document]]:
-        yield from (("train", document) for document in _require_text(corpus))
-        yield from (("valid", document) for document in _require_text(valid))
+        for document in _require_text(corpus):
+            yield "train", document
+        for document in _require_text(valid):
+            yield "valid", document
 
     inventory = {"files": corpus.inventory, "valid_files": valid.inventory}
     return SplitCorpus(corpus.name, inventory, corpus.num_bytes + valid.num_bytes, stream)
@@ -59,11 +63,7 @@ def _draw_split(corpus: Corpus, config: DataConfig) -> Iterator[tuple[Split, Doc
     The draws alone tell how far one must look to see _LEAST documents on either side. A corpus that ends
     before that is small, so it can be ranked: those with the smallest draws are held out.
     """
-    numbers = itertools.count()
-    needed = {True: _LEAST, False: _LEAST}
-    while max(needed.values()) > 0:
-        needed[_is_held_out(next(numbers), config)] -= 1
-    horizon = next(numbers)
+    horizon = _horizon(config)
     count = sum(1 for _ in itertools.islice(_require_text(corpus), horizon))
     if count == 1:
         yield from _split_text(next(corpus.documents()), config)
@@ -75,6 +75,16 @@ def _draw_split(corpus: Corpus, config: DataConfig) -> Iterator[tuple[Split, Doc
         yield ("valid" if held_out else "train"), document
 
 
+def _horizon(config: DataConfig) -> int:
+    """The least number of documents of which _LEAST are held out and _LEAST are not."""
+    draws = np.zeros(0)
+    while min((draws < config.valid_fraction).sum(), (draws >= config.valid_fraction).sum()) < _LEAST:
+        numbers = np.arange(max(64, 2 * len(draws)))
+        draws = uniform(HELD_OUT, config.seed, numbers)
+    held_out = draws < config.valid_fraction
+    return 1 + max(int(np.flatnonzero(side)[_LEAST - 1]) for side in (held_out, ~held_out))
+
+
 def _is_held_out(number: int, config: DataConfig) -> bool:
     return uniform(HELD_OUT, config.seed, number)[0] < config.valid_fraction
 
@@ -84,7 +94,8 @@ def _split_text(document: Document, config: DataConfig) -> Iterator[tuple[Split,
     text = document.text
     wanted = len(text) - max(1, round(len(text) * config.valid_fraction))
     cuts = (text.rfind(mark, 0, wanted) + 1 for mark in ("\n", " "))
-    place = next((cut for cut in cuts if text[:cut].strip()), wanted)
+    # A mark far before the wanted place would hold out most of the text.
+    place = next((cut for cut in cuts if cut > wanted // 2), wanted)
     head, tail = text[:place], text[place:]
     if not head.strip() or not tail.strip():
         raise ValueError(

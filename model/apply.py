@@ -47,7 +47,8 @@ def count_params(config: ModelConfig) -> int:
     axes_of = jax.tree.leaves(logical_axes(config), is_leaf=is_axes)
     for leaf, axes in zip(jax.tree.leaves(abstract_params(config)), axes_of, strict=True):
         sizes = [
-            config.vocab_size if axis == "vocab" else size for axis, size in zip(axes, leaf.shape, strict=True)
+            config.vocab_size if axis == "vocab" else size
+            for axis, size in zip(axes, leaf.shape, strict=True)
         ]
         total += math.prod(sizes)
     return total

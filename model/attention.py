@@ -1,6 +1,6 @@
 """Attention through one function: who may see whom is data, and each backend builds its own mask from it."""
 
-# B batch, T query tokens, S key tokens, N heads, K key-value heads, G query heads a key-value head, H head dim
+# B batch, T query tokens, S key tokens, N heads, K key-value heads, G = N / K, H head dim
 
 import functools
 import logging
@@ -74,13 +74,17 @@ def xla_attention(
     """The reference: materialises [B,N,T,S] logits, runs everywhere."""
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    logits_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    # Heads go before tokens by hand: batched products of that layout are what XLA:CPU does well, and its
+    # gradients then need no transposed copy (half the time of the einsum on [B,T,N,H]).
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
+    logits_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
     mask_BTS = attention_mask(documents_BT, causal)
     logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS * scale, MASKED)
     probs_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(q_BTNH.dtype)
     probs_BKGTS = dropout(probs_BKGTS, dropout_rate, key)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)
+    mixed_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", probs_BKGTS, v_BKSH)
+    return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def attention_mask(documents_BT: jax.Array, causal: bool | jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 # B batch, T tokens, N heads, K key-value heads, H head dim
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,10 @@ def splash_attention(
     interpret: bool = False,
 ) -> jax.Array:
     """TPU splash attention with document numbers as its segment ids; `interpret` runs it without a TPU."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
 
     def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
         T, N = q.shape[1:3]
@@ -81,7 +85,8 @@ def splash_attention(
         def one_row(q_TNH: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array, documents_T: jax.Array):
             segments = splash_attention_kernel.SegmentIds(documents_T, documents_T)
             heads_first = (x.swapaxes(0, 1) for x in (q_TNH * scale, k_TKH, v_TKH))
-            return kernel(*heads_first, segment_ids=segments).swapaxes(0, 1)
+            mixed_NTH: Any = kernel(*heads_first, segment_ids=segments)
+            return mixed_NTH.swapaxes(0, 1)
 
         return jax.vmap(one_row)(q, k, v, documents)
 

@@ -111,7 +111,7 @@ class Transformer(nnx.Module):
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
     def output_table(self) -> tuple[jax.Array, jax.Array | None]:
-        """The last matrix [padded V, D] and its bias [padded V] or None: logits = hidden @ matrix.T + bias."""
+        """The last matrix [padded V, D] and its bias or None: logits = hidden @ matrix.T + bias."""
         tokens = self.embed.tokens.embedding[...]
         table = tokens if self.config.tie_embeddings else None
         if self.lm_head is not None:

@@ -1,7 +1,6 @@
 """The device mesh: how many devices each kind of parallelism gets."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import jax
@@ -36,15 +35,15 @@ def axis_sizes(config: MeshConfig) -> dict[str, int | None]:
     return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lay the devices (default: all) out as a mesh.
+def make_mesh(config: MeshConfig) -> Mesh:
+    """Lay the devices out as a mesh.
 
     A mesh smaller than the machine uses its first devices, on one process only.
 
     Raises:
       ValueError: the mesh asks for more devices than there are, or does not divide them.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices()
     sizes = _fill_free_axis(config, len(devices))
     wanted = math.prod(sizes.values())
     if wanted < len(devices) and jax.process_count() > 1:

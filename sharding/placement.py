@@ -1,7 +1,5 @@
 """Put host rows on the mesh as global arrays, and say which rows a host must read."""
 
-from collections.abc import Callable
-
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -27,8 +25,3 @@ def place_rows(mesh: Mesh, rows: Rows, num_rows: int) -> dict[str, jax.Array]:
         sharding = NamedSharding(mesh, partition_spec(axes, ACTIVATION_RULES, mesh))
         placed[name] = jax.make_array_from_process_local_data(sharding, value, (num_rows, *value.shape[1:]))
     return placed
-
-
-def born_sharded(make: Callable[..., object], shardings: object, *arguments: object) -> object:
-    """Run `make` so that every array it returns is created where `shardings` say, never whole."""
-    return jax.jit(make, out_shardings=shardings)(*arguments)

@@ -45,13 +45,24 @@ def partition_spec(
     Raises:
       ValueError: two dimensions want one mesh axis, or a dimension of `shape` does not divide.
     """
-    entries = [None if axis is None else _on_mesh(rules[axis], mesh) for axis in axes]
+    entries = [None if axis is None else mesh_axes(axis, rules, mesh) for axis in axes]
     _check_collisions(axes, entries)
     if shape is not None:
         assert len(shape) == len(axes), f"shape {shape} has not the dimensions {axes}"
         for axis, entry, size in zip(axes, entries, shape, strict=True):
             _check_divides(axis, entry, size, mesh)
     return PartitionSpec(*entries)
+
+
+def mesh_axes(axis: str, rules: Mapping[str, MeshAxes], mesh: Mesh | AbstractMesh) -> MeshAxes:
+    """What splits a logical axis on this mesh; mesh axes that the mesh lacks are left out."""
+    kept = tuple(name for name in _as_tuple(rules[axis]) if name in mesh.shape)
+    return kept if isinstance(rules[axis], tuple) else kept[0] if kept else None
+
+
+def num_shards(entry: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
+    """Into how many parts these mesh axes split a dimension."""
+    return math.prod(mesh.shape[name] for name in _as_tuple(entry))
 
 
 def parameter_sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int]) -> NamedSharding:
@@ -70,17 +81,8 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def platform() -> str:
     """cpu, gpu or tpu: what is compiled for, which is the mesh's platform where one is in use."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None or device.platform is None:
-        return jax.default_backend()
-    return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
-
-
-def _on_mesh(entry: MeshAxes, mesh: Mesh | AbstractMesh) -> MeshAxes:
-    """Drop the axes that the mesh lacks, such as when one part is tested on a smaller mesh."""
-    if entry is None or isinstance(entry, str):
-        return entry if entry in mesh.shape else None
-    kept = tuple(axis for axis in entry if axis in mesh.shape)
-    return kept or None
+    name = jax.default_backend() if device is None or device.platform is None else device.platform
+    return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 def _check_collisions(axes: LogicalAxes, entries: Sequence[MeshAxes]) -> None:
@@ -96,7 +98,7 @@ def _check_collisions(axes: LogicalAxes, entries: Sequence[MeshAxes]) -> None:
 
 
 def _check_divides(axis: str | None, entry: MeshAxes, size: int, mesh: Mesh | AbstractMesh) -> None:
-    shards = math.prod(mesh.shape[name] for name in _as_tuple(entry))
+    shards = num_shards(entry, mesh)
     if size % shards:
         raise ValueError(
             f"a parameter's {axis!r} dimension of {size} does not divide over the mesh axis "

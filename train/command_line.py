@@ -56,14 +56,30 @@ def _run_command(arguments: list[str]) -> int:
         return EXIT_DONE
     if command not in COMMANDS:
         raise ValueError(_unknown_command(command))
+    if command == "train":
+        return _train(rest)
     # The commands import JAX and more; help and mistakes need not wait for that.
-    return importlib.import_module(f"flaxmill.train.{command}_command").run(rest)
+    importlib.import_module(f"flaxmill.train.{command}_command").run(rest)
+    return EXIT_DONE
+
+
+def _train(arguments: list[str]) -> int:
+    from flaxmill.train.preemption import StopSignal
+
+    # Before NumPy and JAX are imported: a thread that they start would not leave signals to the waiting one.
+    with StopSignal() as stop:
+        from flaxmill.train import train_command
+
+        preempted = train_command.run(arguments, stop)
+    return EXIT_PREEMPTED if preempted else EXIT_DONE
 
 
 def _unknown_command(command: str) -> str:
     from flaxmill.train.overrides import did_you_mean
 
-    problem = f"unknown command {command!r}; {did_you_mean(command, list(COMMANDS))}" if command else "no command;"
+    problem = (
+        f"unknown command {command!r}; {did_you_mean(command, list(COMMANDS))}" if command else "no command;"
+    )
     return f"{problem} use one of {', '.join(COMMANDS)} (`flaxmill --help` explains)"
 
 

@@ -11,11 +11,10 @@ class ConfigsArguments:
     """Lists the experiments that `flaxmill train` knows by name."""
 
 
-def run(arguments: list[str]) -> int:
-    """Print name and purpose of each; returns the exit code."""
+def run(arguments: list[str]) -> None:
+    """Print the name and the purpose of each."""
     override(ConfigsArguments(), arguments, program="flaxmill configs")
     configs = list_configs()
     width = max(map(len, configs))
     for name, summary in configs.items():
         print(f"{name:{width}}  {summary}")
-    return 0

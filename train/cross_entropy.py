@@ -3,13 +3,14 @@
 # B batch, T tokens, t tokens of a chunk, C chunks, D model, V vocab (local to a device inside), M = B x t
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from flaxmill.sharding.rules import ACTIVATION_RULES, PARAMETER_RULES, partition_spec
+from flaxmill.sharding.rules import ACTIVATION_RULES, PARAMETER_RULES, MeshAxes, mesh_axes, num_shards
 
 CHUNK_BYTES = 256 * 2**20  # float32 logits that one device holds at a time
 MASKED = -1e30
@@ -24,11 +25,11 @@ class TokenLosses(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where things live while the loss runs; all None or empty without a mesh."""
+    """The mesh axes that split each of these while the loss runs; None without a mesh."""
 
-    batch: tuple[str, ...] = ()
-    vocab: str | None = None
-    embed: str | None = None
+    batch: MeshAxes = None
+    vocab: MeshAxes = None
+    embed: MeshAxes = None
 
 
 def cross_entropy(
@@ -54,7 +55,7 @@ def cross_entropy(
     alone = mesh.empty or mesh.size == 1
     layout = _Layout() if alone else _layout(mesh)
     B, T, _ = hidden_BTD.shape
-    shards = 1 if alone else _num_shards(mesh, layout.batch) * _num_shards(mesh, (layout.vocab,))
+    shards = num_shards(layout.batch, mesh) * num_shards(layout.vocab, mesh)
     if chunk_tokens is None:
         row_bytes = 4 * max(1, B * table_VD.shape[0] // shards)
         chunk_tokens = max(1, CHUNK_BYTES // row_bytes)
@@ -69,21 +70,16 @@ def cross_entropy(
         bias_V,
         jnp.pad(targets_BT, padding),
     )
-    return TokenLosses(*(values[:, :T] for values in losses))
+    nll_BT, log_z_BT, correct_BT = losses
+    return TokenLosses(nll_BT[:, :T], log_z_BT[:, :T], correct_BT[:, :T])
 
 
 def _layout(mesh: jax.sharding.AbstractMesh) -> _Layout:
-    batch = partition_spec(("batch",), ACTIVATION_RULES, mesh)[0] or ()
-    vocab = partition_spec(("vocab",), ACTIVATION_RULES, mesh)[0]
-    embed = partition_spec(("embed",), PARAMETER_RULES, mesh)[0]
-    return _Layout((batch,) if isinstance(batch, str) else batch, vocab, embed)
-
-
-def _num_shards(mesh: jax.sharding.AbstractMesh, axes: tuple[str | None, ...]) -> int:
-    size = 1
-    for axis in axes:
-        size *= 1 if axis is None else mesh.shape[axis]
-    return size
+    return _Layout(
+        mesh_axes("batch", ACTIVATION_RULES, mesh),
+        mesh_axes("vocab", ACTIVATION_RULES, mesh),
+        mesh_axes("embed", PARAMETER_RULES, mesh),
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -93,11 +89,11 @@ def _losses(layout, static, hidden_BTD, table_VD, bias_V, targets_BT):
 
 def _losses_forward(layout, static, hidden_BTD, table_VD, bias_V, targets_BT):
     rows, table, vocab = _specs(layout)
-    run = functools.partial(_forward_on_device, layout, static)
     kept = PartitionSpec(None, *rows, layout.vocab) if static[0] == 1 else None
-    run = _on_mesh(layout, run, (rows, table, vocab, rows), ((rows, rows, rows), kept))
+    forward = functools.partial(_forward_on_device, layout, static)
+    forward = _on_mesh(layout, forward, (rows, table, vocab, rows), ((rows, rows, rows), kept))
     low_VD = table_VD.astype(hidden_BTD.dtype)  # gathered in the compute dtype
-    losses, logits = run(hidden_BTD, low_VD, bias_V, targets_BT)
+    losses, logits = forward(hidden_BTD, low_VD, bias_V, targets_BT)
     saved = (hidden_BTD, low_VD, bias_V, targets_BT, losses[1], logits)
     return losses, saved
 
@@ -106,10 +102,10 @@ def _losses_backward(layout, static, saved, gradients):
     rows, table, vocab = _specs(layout)
     split_table = PartitionSpec(layout.vocab, layout.embed)
     kept = PartitionSpec(None, *rows, layout.vocab) if static[0] == 1 else None
-    run = functools.partial(_backward_on_device, layout, static)
     in_specs = (rows, table, vocab, rows, rows, kept, rows, rows)
-    run = _on_mesh(layout, run, in_specs, (rows, split_table, vocab))
-    dhidden_BTD, dtable_VD, dbias_V = run(*saved, gradients[0], gradients[1])
+    backward = functools.partial(_backward_on_device, layout, static)
+    backward = _on_mesh(layout, backward, in_specs, (rows, split_table, vocab))
+    dhidden_BTD, dtable_VD, dbias_V = backward(*saved, gradients[0], gradients[1])
     return dhidden_BTD, dtable_VD, dbias_V, None
 
 
@@ -118,11 +114,10 @@ _losses.defvjp(_losses_forward, _losses_backward)
 
 def _specs(layout: _Layout) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
     """Of rows, of the table (whole along D) and of vectors over the vocabulary."""
-    batch = layout.batch or None
-    return PartitionSpec(batch), PartitionSpec(layout.vocab), PartitionSpec(layout.vocab)
+    return PartitionSpec(layout.batch), PartitionSpec(layout.vocab), PartitionSpec(layout.vocab)
 
 
-def _on_mesh(layout, run, in_specs, out_specs):
+def _on_mesh(layout: _Layout, run: Callable, in_specs: Any, out_specs: Any) -> Callable:
     if layout == _Layout():
         return run
     # check_vma=False: every reduction is written out below, which is the point of this file.
@@ -158,7 +153,9 @@ def _backward_on_device(
             logits_BtV = _logits(layout, vocab_size, hidden_BtD, table_VD, bias_V)
         probs_BtV = jnp.exp(logits_BtV - log_z_Bt[..., None])
         at_target = _local_ids(layout, logits_BtV.shape[-1]) == targets_Bt[..., None]
-        dlogits_BtV = probs_BtV * (dnll_Bt + dlog_z_Bt)[..., None] - jnp.where(at_target, dnll_Bt[..., None], 0)
+        dlogits_BtV = probs_BtV * (dnll_Bt + dlog_z_Bt)[..., None] - jnp.where(
+            at_target, dnll_Bt[..., None], 0
+        )
         low_MV = dlogits_BtV.reshape(-1, dlogits_BtV.shape[-1]).astype(hidden_BtD.dtype)
         hidden_MD = hidden_BtD.reshape(low_MV.shape[0], -1)
         dtable_VD += jax.lax.dot_general(
@@ -176,10 +173,11 @@ def _backward_on_device(
 
 def _reduce_table(layout: _Layout, dtable_VD: jax.Array) -> jax.Array:
     """Sum over the rows' devices; each keeps only its share along D where the parameter is so split."""
-    if layout.embed not in layout.batch:
+    batch = layout.batch or ()
+    if layout.embed not in batch:
         return _over(jax.lax.psum, dtable_VD, layout.batch)
     dtable_VD = jax.lax.psum_scatter(dtable_VD, layout.embed, scatter_dimension=1, tiled=True)
-    return _over(jax.lax.psum, dtable_VD, tuple(axis for axis in layout.batch if axis != layout.embed))
+    return _over(jax.lax.psum, dtable_VD, tuple(axis for axis in batch if axis != layout.embed))
 
 
 def _logits(layout, vocab_size, hidden_BtD, table_VD, bias_V):

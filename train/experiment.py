@@ -29,7 +29,7 @@ class Experiment:
     name: str = "experiment"
     """What the run is called; names its directory under runs/."""
     objective: Objective = "causal"
-    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: causal and masked rows."""
+    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either."""
     steps: int = 1000
     """Updates of the weights; warm-up and decay are fractions of it."""
     batch_size: int = 8
@@ -103,7 +103,7 @@ def resolve(experiment: Experiment, tokenizer: "Tokenizer") -> Experiment:
 
 
 def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
-    """Check that rows, heads, MLP, vocabulary and width of a resolved experiment divide over the mesh.
+    """Check that rows, heads, MLP, vocabulary (once it is known) and width divide over the mesh.
 
     Raises:
       ValueError: naming the size, the mesh axes that do not divide it, and what would.
@@ -119,7 +119,7 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
         ("model.num_heads", model.num_heads),
         ("model.num_kv_heads", model.kv_heads),
         ("model.mlp_dim", model.hidden_dim),
-        ("padded model.vocab_size", model.padded_vocab_size),
+        ("padded model.vocab_size", model.padded_vocab_size if model.vocab_size else 0),
     ):
         _check_divides(name, size, "tensor", axes["tensor"])
     _check_divides("model.embed_dim", model.embed_dim, "fsdp", axes["fsdp"])

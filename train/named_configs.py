@@ -13,6 +13,7 @@ from flaxmill.train.experiment import Experiment
 from flaxmill.train.overrides import did_you_mean
 
 DEFAULT_CONFIG = "gpt_tiny"
+CONFIG_USAGE = "[CONFIG | FILE.py]"
 PACKAGE = "flaxmill.configs"
 
 
@@ -41,6 +42,13 @@ def load_config(name_or_path: str) -> Experiment:
     return importlib.import_module(f"{PACKAGE}.{name_or_path}").config
 
 
+def take_config(arguments: list[str]) -> tuple[Experiment, list[str]]:
+    """The config that the first argument names, if it is no flag, and the other arguments."""
+    if arguments and not arguments[0].startswith("-"):
+        return load_config(arguments[0]), arguments[1:]
+    return load_config(DEFAULT_CONFIG), arguments
+
+
 def _summary(name: str) -> str:
     spec = importlib.util.find_spec(f"{PACKAGE}.{name}")
     assert spec is not None
@@ -65,6 +73,8 @@ def _run_file(path: Path) -> dict[str, Any]:
     except SyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: {error.msg}; correct the file") from None
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+        ]
         place = f"{path}:{lines[-1]}" if lines else str(path)
         raise ValueError(f"{place}: {type(error).__name__}: {error}; correct the file") from None

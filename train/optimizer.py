@@ -141,7 +141,7 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
         over_layers = _over_layers(inner.update)
         stacked, stacked_state = over_layers(stacked_updates, state.stacked, stacked_params)
         single, single_state = inner.update(single_updates, state.single, single_params)
-        return {**single, **stacked}, PerLayerState(stacked_state, single_state)
+        return {**dict(single), **dict(stacked)}, PerLayerState(stacked_state, single_state)
 
     return optax.GradientTransformation(init, update)
 

@@ -18,16 +18,24 @@ INLINE = tyro.conf.arg(name="")
 _MARKERS = (tyro.conf.UseAppendAction, tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff)
 
 
-def override(default: Config, arguments: Sequence[str], *, program: str, description: str = "") -> Config:
+def override(
+    default: Config,
+    arguments: Sequence[str],
+    *,
+    program: str,
+    usage: str = "",
+    description: str | None = None,
+) -> Config:
     """`default` with the fields that `arguments` set. `--help` prints all fields and raises SystemExit(0).
 
     Flags are written with hyphens (underscores do too); a truth value is `--x` or `--no-x`; a flag of a list
-    appends to it and may be repeated.
+    appends to it and may be repeated. `program` is what errors call the command, `usage` what follows it in
+    the help before its flags; without a `description` the help opens with the docstring of the config.
 
     Raises:
       ValueError: an unknown field, a missing or bad value, or values that the config itself refuses.
     """
-    settings: dict[str, Any] = {"default": default, "prog": program, "config": _MARKERS}
+    settings: dict[str, Any] = {"default": default, "prog": f"{program} {usage}".strip(), "config": _MARKERS}
     if "--help" in arguments or "-h" in arguments:
         tyro.cli(type(default), args=["--help"], description=description, **settings)
     types_of_flags = flag_types(type(default))

@@ -1,0 +1,22 @@
+"""A small GPT on the documentation and source code inside this machine's own Python.
+
+Command:  flaxmill train
+Cost:     two CPU cores, no accelerator and no network.
+Expected: held-out loss far below the entropy of single tokens; the run prints both at its end.
+"""
+
+from flaxmill.model.config import ModelConfig
+from flaxmill.train.checkpoint import CheckpointConfig
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.optimizer import OptimizerConfig
+
+config = Experiment(
+    name="gpt_tiny",
+    objective="causal",
+    steps=1000,
+    batch_size=8,
+    prompt="The function returns",
+    model=ModelConfig(num_layers=2, embed_dim=128, num_heads=4, scan_layers=False),
+    optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_fraction=0.1),
+    checkpoint=CheckpointConfig(every=500),
+)

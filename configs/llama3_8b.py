@@ -1,0 +1,41 @@
+"""LLaMA-3-8B (Grattafiori et al. 2024), on text that you give.
+
+Command:  flaxmill train llama3_8b --data.files 'text/*.txt' --data.tokenizer llama3/tokenizer.json
+Cost:     210e9 tokens, about 1e22 FLOPs (6 a parameter and token); state takes 12 bytes each.
+Expected: 8,030,261,248 parameters.
+"""
+
+from flaxmill.data.config import DataConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.optimizer import OptimizerConfig
+
+config = Experiment(
+    name="llama3_8b",
+    objective="causal",
+    steps=50_000,
+    batch_size=512,  # of 8,192 tokens: 4 million
+    eval_every=1000,
+    model=ModelConfig(
+        vocab_size=128_256,
+        num_layers=32,
+        embed_dim=4096,
+        num_heads=32,
+        num_kv_heads=8,
+        mlp_dim=14_336,
+        norm="rmsnorm",
+        positions="rotary",
+        rope_theta=500_000.0,
+        activation="silu",
+        gated_mlp=True,
+        use_bias=False,
+        tie_embeddings=False,
+        initializer="normal",
+        dtype="bfloat16",
+        remat="full",
+    ),
+    data=DataConfig(vocab_size=128_256, sequence_length=8192),
+    mesh=MeshConfig(data=1, fsdp=None),
+    optimizer=OptimizerConfig(learning_rate=3e-4, warmup_fraction=0.04, final_fraction=0.1),
+)

@@ -1,0 +1,49 @@
+"""Batches as text, for a reader who wants to see what the model is given."""
+
+import numpy as np
+
+from flaxmill.data.tokenization import Tokenizer
+
+_MAX_PREDICTIONS_SHOWN = 12
+
+
+def describe_batch(batch: dict[str, np.ndarray], tokenizer: Tokenizer, rows: int = 2) -> str:
+    """The first rows of a batch: each document's text with its masked places, and what is predicted."""
+    num_rows, length = batch["tokens"].shape
+    num_real, num_predicted = int(batch["mask"].sum()), int((batch["weights"] > 0).sum())
+    blocks = [f"{num_rows} rows of {length} tokens, {num_real} real, {num_predicted} predicted"]
+    blocks += [_describe_row(batch, row, tokenizer) for row in range(min(rows, num_rows))]
+    return "\n\n".join(blocks)
+
+
+def _describe_row(batch: dict[str, np.ndarray], row: int, tokenizer: Tokenizer) -> str:
+    tokens, documents = batch["tokens"][row], batch["documents"][row]
+    lines = [f"row {row}: {_row_title(batch, row)}"]
+    for document in range(1, int(documents.max(initial=0)) + 1):
+        places = np.flatnonzero(documents == document)
+        title = f"document {document}, places {places[0]}-{places[-1]}"
+        lines.append(f"  {title}: {_one_line(tokenizer.decode(tokens[places], skip_specials=False))}")
+    predicted = np.flatnonzero(batch["weights"][row] > 0)
+    for place in predicted[:_MAX_PREDICTIONS_SHOWN]:
+        seen, wanted = (tokenizer.decode([batch[name][row, place]], False) for name in ("tokens", "targets"))
+        lines.append(f"  place {place}: sees {seen!r}, predicts {wanted!r}")
+    if len(predicted) > _MAX_PREDICTIONS_SHOWN:
+        lines.append(f"  and {len(predicted) - _MAX_PREDICTIONS_SHOWN} more predictions")
+    return "\n".join(lines)
+
+
+def _row_title(batch: dict[str, np.ndarray], row: int) -> str:
+    parts = [
+        f"{int(batch['mask'][row].sum())} tokens",
+        f"{int((batch['weights'][row] > 0).sum())} predictions",
+    ]
+    if "causal" in batch:
+        parts.append("causal" if batch["causal"][row] else "masked next token")
+    if "nsp_labels" in batch:
+        second = int(batch["segments"][row].sum())
+        parts.append(f"B of {second} tokens is {'random' if batch['nsp_labels'][row] else 'what follows A'}")
+    return ", ".join(parts)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")

@@ -1,0 +1,124 @@
+"""The shape of the code: who may import whom, and how long files and functions may be."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {
+    "sharding": set(),
+    "data": set(),
+    "model": {"sharding"},
+    "train": {"model", "sharding", "data"},
+    "configs": {"train", "model", "sharding", "data"},
+}
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
+BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
+JAX_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
+
+SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
+ALL_FILES = SOURCES + sorted((ROOT / "tests").glob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Full dotted names, `from flaxmill import data` included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_walk_sees_every_folder():
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=relative)
+def test_imports_point_one_way(path):
+    folder = path.relative_to(ROOT).parts[0]
+    allowed = MAY_IMPORT.get(folder, set(MAY_IMPORT)) | {folder}
+    for module in imported_modules(ast.parse(path.read_text())):
+        parts = module.split(".")
+        assert parts[0] not in MAY_IMPORT, f"{module}: import flaxmill.{module}"
+        if parts[0] == "flaxmill":
+            assert parts[1] in allowed, f"{folder}/ must not import {module}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data").glob("*.py")), ids=relative)
+def test_data_never_imports_jax(path):
+    for module in imported_modules(ast.parse(path.read_text())):
+        assert module.split(".")[0] not in JAX_LIBRARIES, module
+
+
+def test_only_the_command_line_reaches_the_configs():
+    outside = [path for path in SOURCES if path.parent.name != "configs"]
+    assert [relative(path) for path in outside if "flaxmill.configs" in path.read_text()] == [
+        "train/named_configs.py"
+    ]
+
+
+def test_folders_are_flat():
+    assert [relative(path) for path in SOURCES if len(path.relative_to(ROOT).parts) != 2] == []
+
+
+def test_files_are_named_for_what_they_contain():
+    assert [relative(path) for path in ALL_FILES if path.stem in BANNED_NAMES] == []
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=relative)
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert text.count("\n") <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 <= MAX_FUNCTION_LINES, node.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_modules_open_with_what_they_are_for(path):
+    text = path.read_text()
+    assert not text or ast.get_docstring(ast.parse(text))
+
+
+def test_every_folder_is_in_the_wheel():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        setuptools = tomllib.load(file)["tool"]["setuptools"]
+    assert sorted(setuptools["packages"]) == sorted(f"flaxmill.{folder}" for folder in MAY_IMPORT)
+    assert setuptools["package-dir"] == {f"flaxmill.{folder}": folder for folder in MAY_IMPORT}
+
+
+def commands_in(page: Path) -> list[str]:
+    """Command lines of the indented or fenced blocks and of the inline code of a Markdown page."""
+    text = page.read_text()
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    lines = [line for block in blocks for line in block.splitlines()] + inline
+    return [line.strip().removeprefix("$ ") for line in lines]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_commands_that_a_page_names_exist(page):
+    from flaxmill.train.command_line import COMMANDS
+    from flaxmill.train.named_configs import list_configs
+
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    commands = commands_in(ROOT / page)
+    assert any(line.startswith("make test") for line in commands)
+    for line in commands:
+        words = line.split()
+        if words[:1] == ["make"] and len(words) > 1:
+            assert words[1] in targets, line
+        if words[:1] == ["flaxmill"] and len(words) > 1:
+            assert words[1] in {*COMMANDS, "COMMAND", "--help", "--version"}, line
+            config = words[2] if words[1] == "train" and len(words) > 2 else ""
+            assert not re.fullmatch(r"[a-z]\w+", config) or config in list_configs(), line

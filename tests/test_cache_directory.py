@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from flaxmill.train.cache_directory import cache_directory
+
+
+def test_named_place_is_made(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLAXMILL_CACHE", str(tmp_path / "a" / "b"))
+    assert cache_directory() == tmp_path / "a" / "b"
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("platform", "xdg", "expected"),
+    [
+        ("linux", None, ".cache/flaxmill"),
+        ("linux", "relative", ".cache/flaxmill"),
+        ("linux", "{home}/elsewhere", "elsewhere/flaxmill"),
+        ("darwin", "{home}/elsewhere", "Library/Caches/flaxmill"),
+    ],
+)
+def test_default_is_the_platforms_cache(monkeypatch, tmp_path, platform, xdg, expected):
+    monkeypatch.delenv("FLAXMILL_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if xdg:
+        monkeypatch.setenv("XDG_CACHE_HOME", xdg.format(home=tmp_path))
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert cache_directory() == tmp_path / expected
+
+
+def test_place_that_cannot_be_made_is_refused_by_name(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLAXMILL_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ValueError, match=r"the cache .*file/below cannot be written; set FLAXMILL_CACHE"):
+        cache_directory()

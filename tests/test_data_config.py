@@ -1,0 +1,35 @@
+"""Data settings that no run could use are refused by name."""
+
+import pytest
+
+from flaxmill.data.config import DataConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("documents", "lines"),
+        ("embedded", "everything"),
+        ("tokenizer", ""),
+        ("valid_fraction", 0.0),
+        ("valid_fraction", 1.0),
+        ("mask_rate", 0.0),
+        ("mask_rate", 1.0),
+        ("causal_fraction", 1.5),
+        ("short_pair_probability", -0.1),
+        ("vocab_size", 0),
+        ("sequence_length", 4),
+        ("pair_copies", 0),
+        ("seed", -1),
+        ("valid_files", ("held_out.txt",)),
+    ],
+)
+def test_an_unusable_value_is_refused_by_name_in_one_line(field, value):
+    with pytest.raises(ValueError, match=rf"^data\.{field}=") as caught:
+        DataConfig(**{field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_defaults_are_those_of_the_smallest_config():
+    config = DataConfig()
+    assert (config.tokenizer, config.vocab_size, config.sequence_length) == ("bpe", 2048, 128)

@@ -1,0 +1,112 @@
+"""`flaxmill data`: prepares the data of a config, and shows the batch of a step."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from flaxmill.data.dataset import Dataset
+from flaxmill.data.preparation import prepare
+from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.named_configs import CONFIG_USAGE, take_config
+from flaxmill.train.overrides import INLINE, override
+
+Arguments = TypeVar("Arguments")
+
+SUMMARIES = {
+    "prepare": "Tokenizes and packs the data of CONFIG, unless that is done; prints its place and size.",
+    "show": "Prints rows of the batch that one step of CONFIG trains on, as text.",
+}
+USAGE = """usage: flaxmill data prepare|show [CONFIG | FILE.py] [--field value ...]
+
+  prepare  {prepare}
+  show     {show}
+
+`flaxmill data prepare --help` and `flaxmill data show --help` list the fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareArguments:
+    """What `flaxmill data prepare` takes."""
+
+    config: Annotated[Experiment, INLINE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowArguments:
+    """What `flaxmill data show` takes."""
+
+    step: int = 0
+    """The step whose batch is shown."""
+    rows: int = 2
+    """How many of its rows."""
+    config: Annotated[Experiment, INLINE]
+
+    def __post_init__(self) -> None:
+        for name, least in (("step", 0), ("rows", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+
+
+def run(arguments: list[str]) -> None:
+    """Run `flaxmill data ACTION`."""
+    action, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if action in ("--help", "-h"):
+        print(USAGE.format(**SUMMARIES))
+    elif action == "prepare":
+        _prepare(rest)
+    elif action == "show":
+        _show(rest)
+    else:
+        what = f"unknown action {action!r}" if action else "no action"
+        raise ValueError(f"{what} for `flaxmill data`; use prepare or show (`flaxmill data --help` explains)")
+
+
+def _prepare(arguments: list[str]) -> None:
+    config, rest = take_config(arguments)
+    dataset = _dataset(_override("prepare", PrepareArguments(config=config), rest).config)
+    print(f"directory    {dataset.directory}")
+    print(f"fingerprint  {dataset.fingerprint}")
+    print(f"tokenizer    {dataset.vocab_size:,} ids")
+    for split, numbers in dataset.statistics.items():
+        print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in numbers.items()))
+
+
+def _show(arguments: list[str]) -> None:
+    from flaxmill.data.batches import Batches
+    from flaxmill.data.show import describe_batch
+
+    config, rest = take_config(arguments)
+    parsed = _override("show", ShowArguments(config=config), rest)
+    experiment = parsed.config
+    dataset = _dataset(experiment)
+    batches = Batches(
+        dataset,
+        "train",
+        config=experiment.data,
+        objective=experiment.objective,
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+    )
+    num_rows = min(parsed.rows, experiment.batch_size)
+    batch = batches.rows(parsed.step, 0, num_rows)
+    print(f"step {parsed.step}, {num_rows} of {experiment.batch_size} rows")
+    print(describe_batch(batch, dataset.tokenizer, rows=num_rows))
+
+
+def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:
+    program = f"flaxmill data {action}"
+    return override(default, flags, program=program, usage=CONFIG_USAGE, description=SUMMARIES[action])
+
+
+def _dataset(experiment: Experiment) -> Dataset:
+    return prepare(
+        experiment.data,
+        experiment.objective,
+        cache=cache_directory(),
+        log=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

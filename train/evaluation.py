@@ -1,0 +1,143 @@
+"""Losses on held-out text, beside what counting words would reach."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from flaxmill.data.batches import Batches
+from flaxmill.data.dataset import Dataset
+from flaxmill.data.held_out import Split
+from flaxmill.data.preparation import prepare
+from flaxmill.model.apply import Params, abstract_params
+from flaxmill.sharding.mesh import make_mesh
+from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.checkpoint import Checkpoints
+from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.objectives import combine
+from flaxmill.train.run_directory import CHECKPOINTS, TOKENIZER_FILE, read_config
+from flaxmill.train.state import param_shardings
+from flaxmill.train.step import make_eval_step
+
+EvalStep = Callable[..., Any]
+
+
+def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batches:
+    """The rows of one split as the experiment reads them."""
+    return Batches(
+        dataset,
+        split,
+        config=experiment.data,
+        objective=experiment.objective,
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+    )
+
+
+def evaluate(
+    eval_step: EvalStep,
+    params: Params,
+    batches: Batches,
+    experiment: Experiment,
+    mesh: Mesh,
+    max_batches: int | None = None,
+) -> dict[str, float]:
+    """`eval_loss` and its parts over the held-out rows in order (at most `max_batches` batches)."""
+    num_batches = min(batches.num_batches, max_batches or batches.num_batches)
+    start, stop = local_rows(mesh, experiment.batch_size)
+    totals: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    for index in range(num_batches):
+        rows = place_rows(mesh, batches.rows(index, start, stop), experiment.batch_size)
+        for total, sums in zip(totals, jax.device_get(eval_step(params, rows)), strict=True):
+            for name, value in sums.items():
+                total[name] = total.get(name, 0.0) + float(value)  # in float64: many batches
+    metrics = combine(experiment.objective, experiment.z_loss, *totals)
+    return {f"eval_{name}": float(value) for name, value in metrics.items()}
+
+
+def compare_with_counting(
+    metrics: dict[str, float], objective: str, statistics: dict[str, Any]
+) -> dict[str, float]:
+    """Add the entropies that counting reaches on the same text, and bits per byte for causal models."""
+    compared = dict(metrics)
+    for name in ("unigram_entropy", "bigram_entropy", "nsp_majority"):
+        if name in statistics:
+            compared[f"eval_{name}"] = statistics[name]
+    causal = metrics["eval_loss"] if objective == "causal" else metrics.get("eval_causal_loss")
+    if objective == "causal" and "eval_causal_loss" in metrics:
+        causal = metrics["eval_causal_loss"]
+    if causal is not None and statistics["num_bytes"]:
+        tokens_per_byte = statistics["num_tokens"] / statistics["num_bytes"]
+        compared["eval_bits_per_byte"] = causal * tokens_per_byte / math.log(2)
+    return compared
+
+
+def describe_evaluation(metrics: dict[str, float]) -> str:
+    """A few lines for a person: every loss beside the entropy or share that counting reaches."""
+    get = metrics.get
+    lines = []
+    if "eval_bits_per_byte" in metrics:
+        loss = get("eval_causal_loss", metrics["eval_loss"])
+        lines.append(
+            f"held-out next-token loss {loss:.3f} nats, {metrics['eval_bits_per_byte']:.3f} bits a byte"
+        )
+    if "eval_mlm_accuracy" in metrics:
+        loss = get("eval_mlm_loss", metrics["eval_loss"])
+        lines.append(
+            f"held-out masked-word loss {loss:.3f} nats, accuracy {metrics['eval_mlm_accuracy']:.3f}"
+        )
+    if "eval_nsp_accuracy" in metrics:
+        lines.append(
+            f"held-out next-sentence accuracy {metrics['eval_nsp_accuracy']:.3f}, "
+            f"majority share {get('eval_nsp_majority', math.nan):.3f}"
+        )
+    if "eval_unigram_entropy" in metrics:
+        lines.append(
+            f"counting words alone: unigram entropy {metrics['eval_unigram_entropy']:.3f} nats, "
+            f"bigram {get('eval_bigram_entropy', math.nan):.3f}"
+        )
+    return "\n".join(lines)
+
+
+def evaluate_run(run: Path, data: Path | None = None) -> dict[str, Any]:
+    """Evaluate the newest checkpoint of a run on its own held-out text, or on the text files of `data`.
+
+    Raises:
+      ValueError: no such run, no checkpoint in it, or `data` cannot be read.
+    """
+    cache = cache_directory()
+    enable_compilation_cache(cache)
+    experiment = read_config(run)
+    if data is not None:
+        files = (str(data),)
+        tokenizer = str(run / TOKENIZER_FILE)
+        changed = dataclasses.replace(experiment.data, files=files, valid_files=files, tokenizer=tokenizer)
+        experiment = dataclasses.replace(experiment, data=changed)
+    mesh = make_mesh(experiment.mesh)
+    params, step = load_params(run, experiment, mesh)
+    dataset = prepare(experiment.data, experiment.objective, cache=cache, log=lambda line: None)
+    batches = make_batches(dataset, "valid", experiment)
+    with jax.set_mesh(mesh):
+        eval_step = make_eval_step(experiment, batches.max_predictions)
+        metrics = evaluate(eval_step, params, batches, experiment, mesh)
+    compared = compare_with_counting(metrics, experiment.objective, dataset.statistics["valid"])
+    return {"step": step, **compared}
+
+
+def load_params(run: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, int]:
+    """Parameters of the newest checkpoint, on the mesh, and its step."""
+    with Checkpoints(run / CHECKPOINTS, experiment.checkpoint) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None:
+            raise ValueError(f"{run} holds no checkpoint yet; train it first, or wait for its first save")
+        place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+        shapes = jax.tree.map(
+            place, abstract_params(experiment.model), param_shardings(experiment.model, mesh)
+        )
+        return checkpoints.restore_params(step, shapes), step

@@ -1,0 +1,194 @@
+"""The training loop, top to bottom: mesh, data, model, state or restore, step, log, save, evaluate."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxmill.data.batches import Batches
+from flaxmill.data.dataset import Dataset
+from flaxmill.data.preparation import prepare
+from flaxmill.model.apply import abstract_params, count_params
+from flaxmill.sharding.mesh import make_mesh
+from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.checkpoint import Checkpoints
+from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.evaluation import compare_with_counting, describe_evaluation, evaluate, make_batches
+from flaxmill.train.experiment import Experiment, check_mesh, resolve
+from flaxmill.train.metrics import MetricsWriter
+from flaxmill.train.optimizer import make_optimizer
+from flaxmill.train.progress import ProgressLine, short_number
+from flaxmill.train.recorder import Recorder
+from flaxmill.train.run_directory import (
+    CHECKPOINTS,
+    METRICS_FILE,
+    check_continuation,
+    open_run_directory,
+    write_config,
+)
+from flaxmill.train.samples import sample_text
+from flaxmill.train.state import TrainState, abstract_state, init_state
+from flaxmill.train.step import make_eval_step, make_train_step
+
+BATCHES_AHEAD = 2
+
+
+class Stop(Protocol):
+    """Whether someone asked the run to save and end."""
+
+    @property
+    def requested(self) -> bool: ...
+
+
+class Result(NamedTuple):
+    """Where the run is, how far it came, and what the last evaluation said (empty when preempted)."""
+
+    directory: Path
+    step: int
+    preempted: bool
+    metrics: dict[str, float]
+
+
+def train(experiment: Experiment, *, extend: bool = False, stop: Stop | None = None) -> Result:
+    """Train, or continue, one experiment.
+
+    Args:
+      extend: allow more `steps` than the run directory's config has.
+      stop: asked after every step; when it says so the run saves and returns with `preempted`.
+
+    Raises:
+      ValueError: the user's mistake, before anything is trained.
+      DivergenceError: too many steps in a row had a loss or gradient that was not finite.
+    """
+    cache = cache_directory()
+    enable_compilation_cache(cache)
+    mesh = make_mesh(experiment.mesh)
+    check_mesh(experiment, mesh)
+    directory = open_run_directory(experiment)
+    check_continuation(directory, experiment, extend=extend)
+    dataset = prepare(experiment.data, experiment.objective, cache=cache, log=print)
+    experiment = resolve(experiment, dataset.tokenizer)
+    check_mesh(experiment, mesh)
+    check_continuation(directory, experiment, extend=extend)
+    experiment = dataclasses.replace(experiment, run_dir=str(directory))
+    write_config(directory, experiment, dataset.tokenizer)
+    with (
+        jax.set_mesh(mesh),
+        Checkpoints(directory / CHECKPOINTS, experiment.checkpoint) as checkpoints,
+        MetricsWriter(directory / METRICS_FILE) as writer,
+    ):
+        return _run(experiment, mesh, dataset, directory, checkpoints, writer, stop)
+
+
+def _run(
+    experiment: Experiment,
+    mesh: Mesh,
+    dataset: Dataset,
+    directory: Path,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    stop: Stop | None,
+) -> Result:
+    train_batches = make_batches(dataset, "train", experiment)
+    valid_batches = make_batches(dataset, "valid", experiment)
+    optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
+    train_step = make_train_step(experiment, optimizer, mesh, train_batches.max_predictions)
+    eval_step = make_eval_step(experiment, valid_batches.max_predictions)
+    state, metadata = _restore_or_init(experiment, optimizer, mesh, checkpoints)
+    first = int(state.step)
+
+    with ProgressLine(first, experiment.steps) as progress:
+        progress.say(_describe(experiment, mesh, dataset, directory, first))
+        recorder = Recorder(experiment, mesh, writer, progress, metadata)
+
+        def save(step: int) -> None:
+            recorder.flush()
+            writer.sync()  # every row below a checkpoint's step is on disk before it commits
+            checkpoints.save(step, state, recorder.metadata() | {"dataset": dataset.fingerprint})
+
+        def evaluate_now(step: int, max_batches: int | None) -> dict[str, float]:
+            metrics = evaluate(eval_step, state.params, valid_batches, experiment, mesh, max_batches)
+            writer.write({"step": step, **metrics})
+            recorder.restart_clock()
+            return metrics
+
+        for step, batch, data_seconds in _timed(_prefetch(train_batches, mesh, first, experiment)):
+            state, metrics = train_step(state, batch)
+            recorder.record(step, metrics, data_seconds)
+            done = step + 1
+            preempted = stop is not None and stop.requested
+            if preempted or done % experiment.checkpoint.every == 0 or done == experiment.steps:
+                save(done)
+            if preempted:
+                checkpoints.wait()
+                progress.say(f"stopped after step {done}; the same command continues from {directory}")
+                return Result(directory, done, True, {})
+            if experiment.eval_every and done % experiment.eval_every == 0 and done < experiment.steps:
+                recorder.flush()
+                evaluated = evaluate_now(done, experiment.eval_batches)
+                progress.say(f"step {done}: held-out loss {evaluated['eval_loss']:.3f}")
+        recorder.flush()
+        checkpoints.wait()
+        evaluated = evaluate_now(experiment.steps, None)
+        compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
+        progress.say(describe_evaluation(compared))
+        sample = sample_text(experiment, state.params, valid_batches, dataset.tokenizer, mesh)
+        progress.say(f"\n{sample}\n\nsaved in {directory}")
+    return Result(directory, experiment.steps, False, compared)
+
+
+def _restore_or_init(
+    experiment: Experiment, optimizer: Any, mesh: Mesh, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, Any]]:
+    latest = checkpoints.latest_step()
+    if latest is None:
+        return init_state(experiment.model, optimizer, mesh, experiment.seed), {}
+    return checkpoints.restore(latest, abstract_state(experiment.model, optimizer, mesh))
+
+
+def _prefetch(
+    batches: Batches, mesh: Mesh, first: int, experiment: Experiment
+) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+    """(step, global batch) for the steps that are left, read ahead in a thread while the device works."""
+    import grain  # costs as much to import as JAX's parts that it shares
+
+    start, stop = local_rows(mesh, experiment.batch_size)
+    if first >= experiment.steps:
+        return
+    read = lambda step: (step, batches.rows(step, start, stop))  # noqa: E731
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
+    steps = grain.MapDataset.range(first, experiment.steps)
+    for step, rows in steps.map(read).to_iter_dataset(options):
+        yield int(step), place_rows(mesh, rows, experiment.batch_size)
+
+
+def _timed(
+    batches: Iterator[tuple[int, dict[str, jax.Array]]],
+) -> Iterator[tuple[int, dict[str, jax.Array], float]]:
+    """Add the seconds that the loop waited for each batch."""
+    while True:
+        started = time.perf_counter()
+        item = next(batches, None)
+        if item is None:
+            return
+        yield *item, time.perf_counter() - started
+
+
+def _describe(experiment: Experiment, mesh: Mesh, dataset: Dataset, directory: Path, first: int) -> str:
+    model = experiment.model
+    axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    num_tokens = dataset.statistics["train"]["num_tokens"]
+    kinds = np.unique([device.device_kind for device in mesh.devices.flat])
+    start = f"continues at step {first} of" if first else "trains"
+    return (
+        f"{experiment.name} {start} {experiment.steps} steps in {directory}: "
+        f"{short_number(count_params(model))} parameters, {model.num_layers} layers of {model.embed_dim}, "
+        f"vocabulary {model.vocab_size}; {short_number(num_tokens)} tokens of text; "
+        f"{', '.join(kinds)}: {axes}"
+    )

@@ -1,0 +1,60 @@
+"""What a model learned, in words: a continuation of a prompt, or masked words filled in."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxmill.data.batches import Batches
+from flaxmill.data.tokenization import Tokenizer
+from flaxmill.model.apply import Params
+from flaxmill.model.generation import fill_masks, generate
+from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.train.experiment import Experiment
+
+SAMPLE_TOKENS = 60
+SAMPLE_CHARACTERS = 300
+
+
+def sample_text(
+    experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
+) -> str:
+    """A few lines for a person to read at the end of a run; for objectives that predict the next token, a
+    continuation of `experiment.prompt`, for the others a held-out text with its gaps filled."""
+    with jax.set_mesh(mesh):
+        if experiment.objective in ("causal", "hybrid"):
+            return _continuation(experiment, params, tokenizer, mesh)
+        return _filled_text(experiment, params, batches, tokenizer, mesh)
+
+
+def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer, mesh: Mesh) -> str:
+    prompt = tokenizer.encode(experiment.prompt) or [tokenizer.end_id or 0]
+    num_rows = local_rows(mesh, mesh.size)[1]  # as many as the mesh splits evenly; the first is shown
+    tokens = generate(
+        experiment.model,
+        params,
+        np.tile(np.asarray(prompt, np.int32), (num_rows, 1)),
+        num_tokens=SAMPLE_TOKENS,
+        window=experiment.data.sequence_length,
+        seed=experiment.seed,
+    )
+    continued = tokenizer.decode(tokens[0].tolist(), skip_specials=False)
+    return f"{experiment.prompt}|{continued}"
+
+
+def _filled_text(
+    experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
+) -> str:
+    assert tokenizer.mask_id is not None
+    rows = batches.batch(0)
+    batch = place_rows(mesh, rows, len(rows["tokens"]))
+    filled = fill_masks(experiment.model, params, batch, tokenizer.mask_id)[0]
+    real = rows["mask"][0].astype(bool)
+    tokens, targets, weights = rows["tokens"][0], rows["targets"][0], rows["weights"][0]
+    words = []
+    for place in np.flatnonzero(real):
+        piece = tokenizer.decode([int(filled[place])], skip_specials=False)
+        if tokens[place] == tokenizer.mask_id and weights[place]:
+            truth = tokenizer.decode([int(targets[place])], skip_specials=False)
+            piece = f"[{piece}]" if piece == truth else f"[{piece}, was {truth}]"
+        words.append(piece)
+    return " ".join(words).replace(" ##", "")[:SAMPLE_CHARACTERS]

@@ -1,0 +1,88 @@
+"""What training carries from step to step, born where the mesh wants it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flaxmill.model.apply import Params, abstract_params, init_params, logical_axes
+from flaxmill.model.config import ModelConfig
+from flaxmill.sharding.rules import parameter_sharding
+
+
+class TrainState(NamedTuple):
+    """float32 parameters and optimizer state; int32 scalars `step` (updates done) and `skipped`."""
+
+    params: Params
+    optimizer: Any
+    step: jax.Array
+    skipped: jax.Array
+
+
+def init_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
+) -> TrainState:
+    """A fresh state; every array is created as the shards that its devices hold."""
+
+    def make() -> TrainState:
+        params = init_params(config, jax.random.key(seed))
+        return _state(params, optimizer)
+
+    with jax.set_mesh(mesh):  # jitted with its shardings, no array is ever whole on one device
+        return jax.jit(make, out_shardings=state_shardings(config, optimizer, mesh))()
+
+
+def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state: what a restore is checked against."""
+    shardings = state_shardings(config, optimizer, mesh)
+    describe = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(describe, _shapes(config, optimizer), shardings)
+
+
+def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
+    """A TrainState with a NamedSharding for every array.
+
+    Optimizer state shaped like a parameter lives where the parameter does; the rest (counts, factored
+    moments) is small and lives whole on every device.
+    """
+    shapes = _shapes(config, optimizer)
+    of_params = param_shardings(config, mesh)
+    by_path = {
+        _names(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(shapes.params), jax.tree.leaves(of_params), strict=True
+        )
+    }
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        names = _names(path)
+        for start in range(len(names)):
+            shape, sharding = by_path.get(names[start:], (None, whole))
+            if shape == leaf.shape:
+                return sharding
+        return whole
+
+    of_optimizer = jax.tree_util.tree_map_with_path(place, shapes.optimizer)
+    shardings: Any = (of_params, of_optimizer, whole, whole)
+    return TrainState(*shardings)
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
+    """A NamedSharding for every parameter; raises ValueError where a size does not divide."""
+    place = lambda leaf, axes: parameter_sharding(mesh, axes, leaf.shape)  # noqa: E731
+    return jax.tree.map(place, abstract_params(config), logical_axes(config))
+
+
+def _shapes(config: ModelConfig, optimizer: optax.GradientTransformation) -> TrainState:
+    return jax.eval_shape(lambda params: _state(params, optimizer), abstract_params(config))
+
+
+def _state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    return TrainState(params, optimizer.init(params), jnp.int32(0), jnp.int32(0))
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)

@@ -1,0 +1,137 @@
+"""One update of the weights, jitted in one place."""
+
+# A microbatches, B batch, b rows of a microbatch
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from flaxmill.model.apply import Params
+from flaxmill.model.transformer import Batch
+from flaxmill.sharding.rules import constrain
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.objectives import Sums, combine, denominators, numerators
+from flaxmill.train.schedule import make_schedule
+from flaxmill.train.state import TrainState, param_shardings, state_shardings
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    experiment: Experiment,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    max_predictions: int | None,
+) -> TrainStep:
+    """(state, batch) -> (state, metrics), compiled at its first call; the old state is donated.
+
+    Metrics are scalars: loss and its parts, grad_norm before clipping, learning_rate, num_tokens (real
+    tokens of this batch), and skipped (1 where the loss or gradient was not finite: the weights and the
+    optimizer then stay as they were).
+    """
+    schedule = make_schedule(experiment.optimizer, experiment.steps)
+    shardings = param_shardings(experiment.model, mesh)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
+        loss_of = _make_loss(experiment, batch, max_predictions)
+        grads, sums = _accumulate(loss_of, state.params, batch, experiment, key, shardings)
+        metrics = combine(
+            experiment.objective, experiment.z_loss, sums, denominators(experiment.objective, batch)
+        )
+        grad_norm = optax.tree.norm(grads)
+        learning_rate = schedule(state.step)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        with jax.named_scope("update"):
+            updated = _update(state, grads, grad_norm, learning_rate, optimizer, experiment)
+            kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state[:2])
+        params, optimizer_state = kept
+        new_state = TrainState(params, optimizer_state, state.step + 1, state.skipped + ~finite)
+        metrics |= {"grad_norm": grad_norm, "learning_rate": learning_rate, "skipped": ~finite}
+        return new_state, metrics | {"num_tokens": batch["mask"].sum()}
+
+    of_state = state_shardings(experiment.model, optimizer, mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None))
+
+
+def make_eval_step(
+    experiment: Experiment, max_predictions: int | None
+) -> Callable[[Params, Batch], tuple[Sums, Sums]]:
+    """(params, batch) -> sums of losses and of weights over the batch, without dropout."""
+
+    def eval_step(params: Params, batch: Batch) -> tuple[Sums, Sums]:
+        sums = numerators(
+            experiment.objective, experiment.model, params, batch, max_predictions=max_predictions
+        )
+        return sums, denominators(experiment.objective, batch)
+
+    return jax.jit(eval_step)
+
+
+def _make_loss(experiment: Experiment, batch: Batch, max_predictions: int | None):
+    """The share of the whole batch's loss that a microbatch has, with the sums behind it."""
+    totals = denominators(experiment.objective, batch)
+
+    def loss_of(params: Params, rows: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
+        sums = numerators(
+            experiment.objective, experiment.model, params, rows, max_predictions=max_predictions, key=key
+        )
+        return combine(experiment.objective, experiment.z_loss, sums, totals)["loss"], sums
+
+    return loss_of
+
+
+def _accumulate(
+    loss_of: Callable[..., tuple[jax.Array, Sums]],
+    params: Params,
+    batch: Batch,
+    experiment: Experiment,
+    key: jax.Array,
+    shardings: Params,
+) -> tuple[Params, Sums]:
+    """Gradients and sums over the microbatches, one after the other."""
+    grad_of = jax.grad(loss_of, has_aux=True)
+    dropping = experiment.model.dropout > 0 or experiment.model.attention_dropout_rate > 0
+    if experiment.accumulate == 1:
+        return grad_of(params, batch, key if dropping else None)
+
+    def one(carry: Any, inputs: tuple[Batch, jax.Array]):
+        rows, index = inputs
+        added = grad_of(params, rows, jax.random.fold_in(key, index) if dropping else None)
+        total = jax.tree.map(jnp.add, carry, added)
+        return (jax.lax.with_sharding_constraint(total[0], shardings), total[1]), None
+
+    microbatches = jax.tree.map(lambda x: _split_rows(x, experiment.accumulate), batch)
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    shapes = jax.eval_shape(grad_of, params, first, key if dropping else None)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(one, zeros, (microbatches, jnp.arange(experiment.accumulate)))[0]
+
+
+def _split_rows(x: jax.Array, num_microbatches: int) -> jax.Array:
+    """[B,...] -> [A,b,...], taking every A-th row so that each device cuts up its own rows."""
+    split = x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
+    return constrain(split, None, "batch", *(None,) * (x.ndim - 1))
+
+
+def _update(
+    state: TrainState,
+    grads: Params,
+    grad_norm: jax.Array,
+    learning_rate: jax.Array,
+    optimizer: optax.GradientTransformation,
+    experiment: Experiment,
+) -> tuple[Params, Any]:
+    """Clip by the global norm, and step."""
+    clip_norm = experiment.optimizer.clip_norm
+    if clip_norm is not None:
+        scale = jnp.minimum(1.0, clip_norm / jnp.maximum(grad_norm, 1e-16))
+        grads = jax.tree.map(lambda g: g * scale, grads)
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+    params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
+    return params, optimizer_state

@@ -1,0 +1,30 @@
+"""TensorBoard's event files, beside metrics.jsonl."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class TensorBoard:
+    """Writes scalars to RUN/tensorboard.
+
+    Raises:
+      ValueError: tensorboardX is not installed.
+    """
+
+    def __init__(self, run_dir: str | None) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ValueError(
+                "tensorboard=True needs the package tensorboardX; install it with `pip install "
+                "'flaxmill[tracking]'`, or drop --tensorboard"
+            ) from None
+        assert run_dir is not None
+        self._writer = SummaryWriter(str(Path(run_dir) / "tensorboard"))
+
+    def write(self, step: int, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
