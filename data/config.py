@@ -43,6 +43,9 @@ class DataConfig:
         _require_choice("embedded", self.embedded, get_args(Embedded))
         if not self.tokenizer:
             raise ValueError("data.tokenizer='' names no tokenizer; use bpe, wordpiece, bytes or a path")
+        for field in ("files", "valid_files"):
+            if isinstance(value := getattr(self, field), str):
+                raise ValueError(f"data.{field}={value!r} is a string; write a tuple, ({value!r},)")
         if self.valid_files and not self.files:
             raise ValueError(
                 f"data.valid_files={self.valid_files!r} needs training text beside it; set data.files as well"

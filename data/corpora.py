@@ -136,7 +136,7 @@ def _cut_place(buffer: bytes, is_last: bool) -> int:
 def _lined_pieces(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of the runs of lines between blank lines."""
     start, offset, lines, size = 0, 0, [], 0
-    for line in iter(lambda: file.readline(MAX_LINED_DOCUMENT_BYTES), b""):
+    for line in _lines(file):
         offset += len(line)
         if line.strip():
             lines.append(line)
@@ -148,6 +148,18 @@ def _lined_pieces(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             start = offset
     if lines:
         yield start, b"".join(lines)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; an endless one is cut, but never inside a character."""
+    while line := file.readline(MAX_LINED_DOCUMENT_BYTES):
+        while len(line) >= MAX_LINED_DOCUMENT_BYTES and not line.endswith(b"\n"):
+            following = file.read(1)
+            if not following or following[0] & 0xC0 != 0x80:
+                file.seek(-len(following), 1)
+                break
+            line += following
+        yield line
 
 
 def _decode(piece: bytes, path: Path, offset: int) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from flaxmill.data.held_out import Split
 from flaxmill.data.packing import packed_format
 from flaxmill.data.pairs import pair_format
 from flaxmill.data.records import RecordFormat
-from flaxmill.data.shards import Shard, open_shards
+from flaxmill.data.shards import Shard, ShardReader
 from flaxmill.data.tokenization import Tokenizer
 
 Layout = Literal["packed", "pairs"]
@@ -32,7 +32,8 @@ class Dataset:
 
     statistics: {"train" and "valid": {num_documents, num_tokens, num_bytes, num_rows}}, for "valid" also
     unigram_entropy and bigram_entropy (nats a token); for pairs rows_per_copy, and nsp_majority for "valid".
-    num_tokens counts packed tokens with their end tokens, and of pairs the text's tokens without specials.
+    num_tokens counts packed tokens with their end tokens, which are targets as well, and of pairs the
+    text's tokens without [CLS] and [SEP], which never are; the entropies are those of the same tokens.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]):
@@ -44,23 +45,20 @@ class Dataset:
         self.settings: dict[str, Any] = manifest["settings"]
         self.statistics: dict[str, dict[str, Any]] = manifest["statistics"]
         self.tokenizer = Tokenizer.load(directory / TOKENIZER)
-        self._shards = {
-            split: [Shard(*shard) for shard in shards] for split, shards in manifest["shards"].items()
-        }
         self._format = record_format(self.layout, self.sequence_length, self.vocab_size)
-        self._sources = {split: open_shards(directory, shards) for split, shards in self._shards.items()}
+        self._readers = {
+            split: ShardReader(directory, [Shard(*shard) for shard in shards])
+            for split, shards in manifest["shards"].items()
+        }
 
     def read(self, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The stored rows with these numbers, in this order, as {field: [rows, ...]}."""
-        source = self._sources[split]
-        records: Sequence[bytes] = source.__getitems__(rows.tolist()) if source and len(rows) else []
-        return self._format.decode(records)
+        return self._format.decode(self._readers[split].read(rows))
 
     def close(self) -> None:
         """Closes the files; they open again at the next read."""
-        for source in self._sources.values():
-            if source:
-                source.__exit__(None, None, None)
+        for reader in self._readers.values():
+            reader.close()
 
 
 def record_format(layout: Layout, sequence_length: int, vocab_size: int) -> RecordFormat:

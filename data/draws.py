@@ -3,6 +3,7 @@
 NumPy's and Python's distributions may change between versions; these integers never do.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ HELD_OUT, TOKENIZER_SAMPLE, PAIR_PLAN, ROW_ORDER, MASKED_PLACES = range(1, 6)
 
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
-_FEISTEL_ROUNDS = 6
+_FEISTEL_ROUNDS = 6  # even, so that the two sides end where they began
 
 
 def bits(*keys: Keys) -> np.ndarray:
@@ -38,16 +39,16 @@ def to_uniform(bits_: np.ndarray) -> np.ndarray:
 def permute(index: np.ndarray, size: int, *keys: int) -> np.ndarray:
     """Where a random permutation of range(size), chosen by the keys, sends each index; O(1) memory.
 
-    A balanced Feistel network permutes the next power of four; places beyond `size` walk on until they
-    fall inside (cycle walking, Black and Rogaway 2002), which keeps it a permutation.
+    A Feistel network permutes a rectangle that is hardly larger than size; places beyond it walk on until
+    they fall inside (Black and Rogaway 2002, "generalised Feistel" and "cycle walking").
     """
     assert size >= 1
-    half = np.uint64((max(size - 1, 1).bit_length() + 1) // 2)
-    key = int(bits(*keys)[0])
-    place = np.asarray(index, np.uint64)
-    place = _feistel(place, half, key)
+    width = math.isqrt(size - 1) + 1
+    height = -(-size // width)
+    round_keys = bits(*keys, np.arange(_FEISTEL_ROUNDS))
+    place = _feistel(np.atleast_1d(index).astype(np.uint64), width, height, round_keys)
     while (outside := place >= np.uint64(size)).any():
-        place = np.where(outside, _feistel(place, half, key), place)
+        place[outside] = _feistel(place[outside], width, height, round_keys)
     return place.astype(np.int64)
 
 
@@ -67,12 +68,13 @@ def make_draw(*keys: int) -> Callable[[], int]:
     return draw
 
 
-def _feistel(place: np.ndarray, half: np.uint64, key: int) -> np.ndarray:
-    low = np.uint64((1 << int(half)) - 1)
-    left, right = place >> half, place & low
+def _feistel(place: np.ndarray, width: int, height: int, round_keys: np.ndarray) -> np.ndarray:
+    sides = np.uint64(width), np.uint64(height)
+    left, right = np.divmod(place, sides[1])
     for round_ in range(_FEISTEL_ROUNDS):
-        left, right = right, left ^ (bits(key, round_, right) & low)
-    return (left << half) | right
+        shift = _mix(right + round_keys[round_])
+        left, right = right, (left + shift % sides[round_ % 2]) % sides[round_ % 2]
+    return left * sides[1] + right
 
 
 def _mix(word: np.ndarray) -> np.ndarray:

@@ -36,12 +36,13 @@ def prepare(config: DataConfig, objective: str, *, cache: Path, log: Log = print
     """
     layout = layout_of(objective)
     check_vocab_size(config)
+    _check_trained_specials(config, objective)
     corpus = split_corpus(config)
     settings = stored_settings(config, layout)
     final = Path(cache) / "data" / f"{layout}-{_cache_key(config, settings, corpus)}"
     dataset = _open_whole(final, log)
     if dataset is None:
-        with _locked(final):
+        with _locked(final, log):
             dataset = _open_whole(final, log) or _make(final, config, objective, settings, corpus, log)
     _require_special_tokens(dataset.tokenizer, objective, config)
     return dataset
@@ -98,7 +99,7 @@ def _open_whole(final: Path, log: Log) -> Dataset | None:
 
 
 @contextlib.contextmanager
-def _locked(final: Path) -> Iterator[None]:
+def _locked(final: Path, log: Log) -> Iterator[None]:
     """Lets one process make a dataset while others wait for it; the system unlocks for a killed one."""
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,11 @@ def _locked(final: Path) -> Iterator[None]:
     with lock:
         # A file system without locks loses only the waiting: names are unique and publishing is atomic.
         with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log(f"waiting for another process that prepares {final}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             for leftover in final.parent.glob(f".{final.name}.*.partial"):
                 shutil.rmtree(leftover, ignore_errors=True)
         yield
@@ -168,14 +173,22 @@ def _publish(partial: Path, final: Path) -> None:
         shutil.rmtree(damaged, ignore_errors=True)
 
 
+def _check_trained_specials(config: DataConfig, objective: str) -> None:
+    """Refuses before the training of a tokenizer what _require_special_tokens would refuse after it."""
+    if objective == "mlm_nsp" and config.tokenizer in ("bpe", "bytes"):
+        raise _lacks(["[CLS]", "[SEP]"], objective, config)
+
+
 def _require_special_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> None:
-    needed = {
-        "mlm": {"mask": tokenizer.mask_id},
-        "hybrid": {"mask": tokenizer.mask_id},
-        "mlm_nsp": {"mask": tokenizer.mask_id, "[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id},
-    }.get(objective, {})
+    needed = {} if objective == "causal" else {"mask": tokenizer.mask_id}
+    if objective == "mlm_nsp":
+        needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
     if missing := [name for name, id_ in needed.items() if id_ is None]:
-        raise ValueError(
-            f"objective={objective} needs the tokens {', '.join(missing)}, which data.tokenizer="
-            f"{config.tokenizer!r} lacks; use data.tokenizer=wordpiece or one that has them"
-        )
+        raise _lacks(missing, objective, config)
+
+
+def _lacks(missing: list[str], objective: str, config: DataConfig) -> ValueError:
+    return ValueError(
+        f"objective={objective} needs the tokens {', '.join(missing)}, which data.tokenizer="
+        f"{config.tokenizer!r} lacks; use data.tokenizer=wordpiece or one that has them"
+    )

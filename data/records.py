@@ -44,7 +44,8 @@ class RecordFormat:
         for field in self.fields:
             values = np.ascontiguousarray(rows[field.name], np.dtype(field.dtype).newbyteorder("<"))
             start = self._offsets[field.name]
-            records[:, start : start + field.num_bytes] = values.reshape(num_rows, -1).view(np.uint8)
+            flat = values.reshape(num_rows, field.num_bytes // values.itemsize)
+            records[:, start : start + field.num_bytes] = flat.view(np.uint8)
         return [record.tobytes() for record in records]
 
     def decode(self, records: Sequence[bytes]) -> dict[str, np.ndarray]:

@@ -41,13 +41,9 @@ def replaced(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _no_signals_are_taken(replaced):
+def _no_signals_are_taken(monkeypatch):
     # test_preemption.py tests the real thing; here it would take the signals of the test run itself.
-    replaced("flaxmill.train.preemption", StopSignal)
-
-
-class StopSignal(contextlib.nullcontext):
-    requested = False
+    monkeypatch.setattr("flaxmill.train.command_line.StopSignal", contextlib.nullcontext)
 
 
 @pytest.fixture

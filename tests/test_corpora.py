@@ -1,12 +1,14 @@
 """Files become documents without loss, whatever their length, and bad bytes are found where they stand."""
 
+from typing import Any
+
 import pytest
 
 from flaxmill.data import corpora
 from flaxmill.data.corpora import MAX_DOCUMENT_BYTES, cut_text, file_corpus
 
 
-def _texts(path, documents="files"):
+def _texts(path, documents: Any = "files"):
     return [document.text for document in file_corpus([str(path)], documents, "data.files").documents()]
 
 
@@ -49,6 +51,14 @@ def test_a_document_without_blank_lines_stays_bounded(tmp_path, monkeypatch):
     texts = _texts(path, "blank_lines")
     assert "".join(texts) == path.read_text()
     assert max(map(len, texts)) < 200
+
+
+def test_an_endless_line_is_cut_between_characters(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "MAX_LINED_DOCUMENT_BYTES", 100)
+    path = tmp_path / "a.txt"
+    for text in ("x" + "é" * 520 + "\nend", "漢" * 333, "y" * 200):
+        path.write_text(text, encoding="utf-8")
+        assert "".join(_texts(path, "blank_lines")) == text
 
 
 @pytest.mark.parametrize("documents", ["files", "blank_lines"])

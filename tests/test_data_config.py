@@ -22,6 +22,7 @@ from flaxmill.data.config import DataConfig
         ("pair_copies", 0),
         ("seed", -1),
         ("valid_files", ("held_out.txt",)),
+        ("files", "text.txt"),
     ],
 )
 def test_an_unusable_value_is_refused_by_name_in_one_line(field, value):

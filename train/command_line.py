@@ -8,7 +8,9 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, EXIT_PREEMPTED = 0, 1, 2, 75
+from flaxmill.train.preemption import EXIT_PREEMPTED, StopSignal
+
+EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
 
 COMMANDS = {
     "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
@@ -64,9 +66,7 @@ def _run_command(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from flaxmill.train.preemption import StopSignal
-
-    # Before NumPy and JAX are imported: a thread that they start would not leave signals to the waiting one.
+    # Before the imports below, which take a second: a signal then is as good as a later one.
     with StopSignal() as stop:
         from flaxmill.train import train_command
 

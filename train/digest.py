@@ -8,8 +8,8 @@ import numpy as np
 def compute_digests(arrays: dict[str, jax.Array]) -> dict[str, int]:
     """A number below 2**32 for each array, the same on every mesh, read back to the host.
 
-    It is the sum modulo 2**32 of every element's bits times an odd number that depends on its position: no
-    change of a single element goes unseen, and of other changes about one in four billion does.
+    It is the sum modulo 2**32 of a scrambling, a different one at every position, of each element's bits:
+    no change of a single element goes unseen, and of other changes about one in four billion does.
     """
     digests = {name: _digest(x) for name, x in arrays.items()}  # all dispatched before the first is read
     return {name: int(digest) for name, digest in jax.device_get(digests).items()}
@@ -24,7 +24,8 @@ def _digest(x: jax.Array) -> jax.Array:
     for dim in reversed(range(bits.ndim)):
         position += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dim) * np.uint32(stride % 2**32)
         stride *= bits.shape[dim]
-    return jnp.sum(bits * (_mix(position) | 1), dtype=jnp.uint32)
+    # Scrambled before they are summed: else two flipped signs would cancel.
+    return jnp.sum(_scramble(bits ^ (position * np.uint32(0x9E3779B1))), dtype=jnp.uint32)
 
 
 def _bits(x: jax.Array) -> jax.Array:
@@ -35,7 +36,7 @@ def _bits(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
 
 
-def _mix(x: jax.Array) -> jax.Array:
+def _scramble(x: jax.Array) -> jax.Array:
     """A permutation of the 32-bit numbers without visible pattern (the finaliser of MurmurHash3)."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)

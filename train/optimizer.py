@@ -133,15 +133,16 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
         stacked, single = _split(params)
         return PerLayerState(_over_layers(inner.init)(stacked), inner.init(single))
 
-    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, PerLayerState]:
         assert isinstance(state, PerLayerState)
         assert params is not None, "the transformations used per layer all need params"
         stacked_updates, single_updates = _split(updates)
         stacked_params, single_params = _split(params)
         over_layers = _over_layers(inner.update)
         stacked, stacked_state = over_layers(stacked_updates, state.stacked, stacked_params)
+        single: Any
         single, single_state = inner.update(single_updates, state.single, single_params)
-        return {**dict(single), **dict(stacked)}, PerLayerState(stacked_state, single_state)
+        return {**single, **stacked}, PerLayerState(stacked_state, single_state)
 
     return optax.GradientTransformation(init, update)
 

@@ -15,7 +15,7 @@ Config = TypeVar("Config")
 INLINE = tyro.conf.arg(name="")
 """Annotates a nested dataclass whose fields are set without its name before them."""
 
-_MARKERS = (tyro.conf.UseAppendAction, tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff)
+_MARKERS = (tyro.conf.UseAppendAction, tyro.conf.AvoidSubcommands)
 
 
 def override(

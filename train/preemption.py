@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -45,7 +46,10 @@ class StopSignal:
         old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         old_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         self._undo = [
-            *(lambda n=number, h=handler: signal.signal(n, h) for number, handler in old_handlers.items()),
+            *(
+                lambda n=number, h=handler: signal.signal(n, h or signal.SIG_DFL)
+                for number, handler in old_handlers.items()
+            ),
             lambda: signal.set_wakeup_fd(old_fd),
             writer.close,  # the watcher reads the end and returns
             watcher.join,
@@ -77,4 +81,5 @@ class StopSignal:
 
 
 def _print_notice(text: str) -> None:
-    print(f"\nflaxmill: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # a closed stderr must not end the thread that takes the next signal
+        print(f"\nflaxmill: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,71 @@
+"""Eight simulated CPU devices, a cache of the session's own, and small experiments on a small corpus."""
+
+import os
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+_CACHE = tempfile.TemporaryDirectory(prefix="flaxmill-tests-")
+os.environ["FLAXMILL_CACHE"] = _CACHE.name
+
+import dataclasses  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+from flaxmill.data.config import DataConfig, Objective  # noqa: E402
+from flaxmill.model.config import ModelConfig  # noqa: E402
+from flaxmill.sharding.mesh import MeshConfig  # noqa: E402
+from flaxmill.train.experiment import Experiment  # noqa: E402
+from flaxmill.train.optimizer import OptimizerConfig  # noqa: E402
+
+MakeExperiment = Callable[..., Experiment]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 300 kB of Python's language reference, its topics separated by blank lines."""
+    from pydoc_data.topics import topics
+
+    texts = [text.strip().replace("\n\n", "\n") for _, text in sorted(topics.items())]
+    path = tmp_path_factory.mktemp("corpus") / "topics.txt"
+    path.write_text("\n\n".join(texts)[:300_000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def make_experiment(corpus: Path, tmp_path: Path) -> MakeExperiment:
+    """A GPT, BERT or hybrid of two small layers, with dropout, that trains in seconds."""
+
+    def make(
+        objective: Objective = "causal", model: dict[str, Any] | None = None, **changes: Any
+    ) -> Experiment:
+        is_bert = objective in ("mlm", "mlm_nsp")
+        shape: dict[str, Any] = dict(num_layers=2, embed_dim=32, num_heads=4, dropout=0.1)
+        if is_bert:
+            shape |= dict(norm_position="post", embedding_norm=True, num_segments=2, initializer="bert")
+        data = DataConfig(
+            files=(str(corpus),),
+            documents="blank_lines",
+            tokenizer="wordpiece" if is_bert else "bpe",
+            vocab_size=400,
+            sequence_length=32,
+        )
+        experiment = Experiment(
+            name="small",
+            objective=objective,
+            steps=8,
+            batch_size=16,
+            log_every=1,
+            eval_batches=2,
+            run_dir=str(tmp_path / "run"),
+            model=ModelConfig(**shape | (model or {})),
+            data=data,
+            mesh=MeshConfig(data=1),
+            optimizer=OptimizerConfig(learning_rate=3e-3),
+        )
+        return dataclasses.replace(experiment, **changes)
+
+    return make

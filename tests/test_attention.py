@@ -1,0 +1,100 @@
+"""Attention: the reference, its mask, the choice of a backend, and the fused kernels that run here."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxmill.model import attention as attention_module
+from flaxmill.model.attention import attention, attention_mask, xla_attention
+from flaxmill.model.fused_attention import splash_attention
+
+B, T, N, K, H = 2, 128, 4, 2, 64
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    keys = jax.random.split(jax.random.key(0), 3)
+    q_BTNH = jax.random.normal(keys[0], (B, T, N, H))
+    k_BTKH, v_BTKH = (jax.random.normal(key, (B, T, K, H)) for key in keys[1:])
+    documents_BT = jnp.asarray(np.repeat([[1, 2, 3, 0]], B, 0).repeat([50, 30, 40, 8], 1), jnp.int32)
+    return q_BTNH, k_BTKH, v_BTKH, documents_BT
+
+
+def slow_attention(q_BTNH, k_BTKH, v_BTKH, documents_BT, causal_B):
+    """Row by row and head by head, over the keys that the query may see."""
+    out = np.zeros(q_BTNH.shape)
+    for b, t, n in np.ndindex(*q_BTNH.shape[:3]):
+        may_see = documents_BT[b] == documents_BT[b, t]
+        if causal_B[b]:
+            may_see = may_see & (np.arange(T) <= t)
+        k, v = k_BTKH[b, may_see, n * K // N], v_BTKH[b, may_see, n * K // N]
+        weights = np.exp(k @ q_BTNH[b, t, n] * H**-0.5)
+        out[b, t, n] = weights @ v / weights.sum()
+    return out
+
+
+@pytest.mark.parametrize("causal", [True, False, jnp.array([True, False])], ids=["causal", "full", "by row"])
+def test_xla_attention_equals_a_loop_over_visible_keys(arrays, causal):
+    q, k, v, documents = arrays
+    got = xla_attention(q, k, v, documents_BT=documents, causal=causal, scale=H**-0.5)
+    causal_B = np.broadcast_to(np.asarray(causal), (B,))
+    expected = slow_attention(
+        *(np.asarray(x, np.float64) for x in arrays[:3]), np.asarray(documents), causal_B
+    )
+    np.testing.assert_allclose(got, expected, atol=3e-6)  # float32 against float64
+
+
+def test_mask_never_crosses_documents():
+    documents_BT = jnp.array([[1, 1, 2, 2, 0]])
+    mask = attention_mask(documents_BT, causal=False)[0]
+    assert not mask[:2, 2:].any()
+    assert not mask[2:, :2].any()
+    assert mask[2:4, 2:4].all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_splash_attention_equals_xla_with_packed_documents(arrays, causal):
+    q, k, v, documents = arrays
+    options = dict(documents_BT=documents, causal=causal, scale=H**-0.5)
+    got = splash_attention(q, k, v, **options, interpret=True)
+    expected = xla_attention(q, k, v, **options)
+    np.testing.assert_allclose(got, expected, atol=2e-5)  # blockwise softmax rescales its sums
+
+
+def test_fused_backend_gives_way_with_a_logged_reason(arrays, caplog):
+    attention_module._log_fallback.cache_clear()
+    q, k, v, documents = arrays
+    options = dict(documents_BT=documents, causal=True, scale=H**-0.5)
+    with caplog.at_level(logging.WARNING, logger="flaxmill.attention"):
+        got = attention(q, k, v, **options, backend="cudnn")
+    assert "cudnn cannot serve, XLA does: it needs a GPU" in caplog.text
+    np.testing.assert_array_equal(got, xla_attention(q, k, v, **options))
+
+
+def test_auto_is_silent_on_a_cpu(arrays, caplog):
+    q, k, v, documents = arrays
+    attention(q, k, v, documents_BT=documents, causal=True, scale=1.0, backend="auto")
+    assert not caplog.records
+
+
+def test_dropout_zeroes_probabilities_and_keeps_their_mean(arrays):
+    q, k, _, documents = arrays
+    ones = jnp.ones((B, T, K, H))
+    got = xla_attention(
+        q, k, ones, documents_BT=documents, causal=False, scale=0.0, dropout_rate=0.5, key=jax.random.key(1)
+    )
+    assert got.std() > 0.05
+    np.testing.assert_allclose(got.mean(), 1.0, atol=0.05)  # 1024 rows of at least 8 kept or dropped places
+
+
+def test_every_kernel_lowers_for_the_hardware_it_is_for(arrays):
+    q, k, v, documents = arrays
+
+    def run(q, k, v):
+        return splash_attention(q, k, v, documents_BT=documents, causal=True, scale=1.0).sum()
+
+    traced = jax.jit(jax.grad(run, (0, 1, 2))).trace(q, k, v)
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()

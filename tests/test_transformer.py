@@ -1,0 +1,199 @@
+"""What must hold for every Transformer that the config can describe."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxmill.model import ModelConfig, apply, init_params
+
+GPT = ModelConfig(
+    vocab_size=101, max_positions=16, num_layers=3, embed_dim=32, num_heads=4, causal=True, head="lm"
+)
+LLAMA = dataclasses.replace(
+    GPT,
+    num_kv_heads=2,
+    norm="rmsnorm",
+    positions="rotary",
+    activation="silu",
+    gated_mlp=True,
+    use_bias=False,
+    tie_embeddings=False,
+    initializer="normal",
+)
+BERT = dataclasses.replace(
+    GPT,
+    causal=False,
+    head="mlm_nsp",
+    norm_position="post",
+    embedding_norm=True,
+    num_segments=2,
+    activation="gelu",
+    initializer="bert",
+)
+ORIGINAL = dataclasses.replace(
+    GPT, norm_position="post", positions="sinusoidal", activation="relu", initializer="xavier"
+)
+CONFIGS = {"gpt": GPT, "llama": LLAMA, "bert": BERT, "original": ORIGINAL}
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request):
+    return CONFIGS[request.param]
+
+
+def perturbed_params(config, scale=0.1):
+    """Weights large enough that biases, norms and activations show."""
+    params = init_params(config, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [
+        leaf + scale * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def random_tokens(num_tokens=12, rows=2):
+    return jax.random.randint(jax.random.key(2), (rows, num_tokens), 0, 101)
+
+
+def test_logits_cover_the_true_vocabulary_in_float32(config):
+    outputs = apply(config, perturbed_params(config), {"tokens": random_tokens()})
+    assert outputs["logits"].shape == (2, 12, 101)
+    assert outputs["logits"].dtype == jnp.float32
+    assert outputs["hidden"].shape == (2, 12, 32)
+    assert ("nsp_logits" in outputs) == (config.head == "mlm_nsp")
+
+
+def test_later_tokens_change_nothing_before_them_in_a_causal_model(config):
+    if not config.causal:
+        config = dataclasses.replace(config, causal=True)
+    params, tokens = perturbed_params(config), random_tokens()
+    changed = tokens.at[:, 7:].set((tokens[:, 7:] + 1) % 101)
+    first, second = (apply(config, params, {"tokens": t})["logits"] for t in (tokens, changed))
+    np.testing.assert_array_equal(first[:, :7], second[:, :7])
+    assert (first[:, 7:] != second[:, 7:]).any()
+
+
+def test_every_token_reaches_every_place_of_an_encoder():
+    params, tokens = perturbed_params(BERT), random_tokens()
+    changed = tokens.at[:, -1].set((tokens[:, -1] + 1) % 101)
+    first, second = (apply(BERT, params, {"tokens": t})["logits"] for t in (tokens, changed))
+    assert (jnp.abs(first - second).max(-1) > 0).all()
+
+
+def test_packed_documents_are_as_if_alone(config):
+    params, tokens = perturbed_params(config), random_tokens(12, rows=1)
+    documents = jnp.array([[1] * 5 + [2] * 7])
+    packed = apply(config, params, {"tokens": tokens, "documents": documents})["logits"]
+    alone = [apply(config, params, {"tokens": part})["logits"] for part in (tokens[:, :5], tokens[:, 5:])]
+    # another length of row: sums in another order
+    np.testing.assert_allclose(packed, jnp.concatenate(alone, 1), atol=1e-5)
+
+
+def test_another_document_in_the_row_changes_nothing_at_all(config):
+    params, tokens = perturbed_params(config), random_tokens(12, rows=1)
+    documents = jnp.array([[1] * 5 + [2] * 7])
+    changed = tokens.at[:, :5].set((tokens[:, :5] + 3) % 101)
+    first, second = (
+        apply(config, params, {"tokens": t, "documents": documents})["logits"] for t in (tokens, changed)
+    )
+    np.testing.assert_array_equal(first[:, 5:], second[:, 5:])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(config, side):
+    params, tokens = perturbed_params(config), random_tokens(10)
+    widths = {"left": (4, 0), "right": (0, 4)}[side]
+    pad = lambda x, value: jnp.pad(x, ((0, 0), widths), constant_values=value)  # noqa: E731
+    batch = {"tokens": pad(tokens, 7), "mask": pad(jnp.ones_like(tokens), 0)}
+    padded = apply(config, params, batch)["logits"]
+    real = padded[:, widths[0] : widths[0] + 10]
+    np.testing.assert_allclose(real, apply(config, params, {"tokens": tokens})["logits"], atol=1e-5)
+
+
+def losses_and_gradients(config, params):
+    def loss(params):
+        logits = apply(config, params, {"tokens": random_tokens()}, jax.random.key(3))["logits"]
+        return (jax.nn.log_softmax(logits) ** 2).mean()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def assert_trees_close(first, second, rtol):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max()))
+
+
+def test_scan_equals_unrolled(config):
+    config, params = dataclasses.replace(config, dropout=0.2), perturbed_params(config)
+    scanned = losses_and_gradients(dataclasses.replace(config, scan_layers=True), params)
+    unrolled = losses_and_gradients(dataclasses.replace(config, scan_layers=False), params)
+    assert_trees_close(scanned, unrolled, rtol=1e-5)  # fused differently, float32
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_remat_equals_none(config, remat, scan_layers):
+    config = dataclasses.replace(config, dropout=0.2, scan_layers=scan_layers)
+    params = perturbed_params(config)
+    plain = losses_and_gradients(config, params)
+    recomputed = losses_and_gradients(dataclasses.replace(config, remat=remat), params)
+    assert_trees_close(recomputed, plain, rtol=1e-5)  # fused differently, float32
+
+
+def test_remat_keeps_less(config):
+    params = perturbed_params(config)
+
+    def temporary_bytes(remat):
+        changed = dataclasses.replace(config, remat=remat, num_layers=8)
+        params = init_params(changed, jax.random.key(0))
+        loss = lambda params: apply(changed, params, {"tokens": random_tokens(16, 32)})["hidden"].sum()  # noqa: E731
+        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    del params
+    assert temporary_bytes("full") < temporary_bytes("none")
+
+
+def test_dropout_needs_a_key_and_follows_it(config):
+    config, params = dataclasses.replace(config, dropout=0.5), perturbed_params(config)
+    batch = {"tokens": random_tokens()}
+    quiet = apply(config, params, batch)["logits"]
+    np.testing.assert_array_equal(
+        quiet, apply(dataclasses.replace(config, dropout=0.0), params, batch)["logits"]
+    )
+    first, again, other = (apply(config, params, batch, jax.random.key(seed))["logits"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first != quiet).any()
+
+
+def test_bfloat16_follows_float32(config):
+    params = perturbed_params(config)
+    exact = apply(config, params, {"tokens": random_tokens()})["logits"]
+    low = apply(dataclasses.replace(config, dtype="bfloat16"), params, {"tokens": random_tokens()})["logits"]
+    assert low.dtype == jnp.float32
+    # bfloat16 keeps 8 bits; a few dozen roundings on the way
+    assert jnp.abs(low - exact).mean() < 0.03 * exact.std()
+
+
+def test_segments_reach_the_output():
+    params, tokens = perturbed_params(BERT), random_tokens()
+    segments = jnp.zeros_like(tokens).at[:, 6:].set(1)
+    first = apply(BERT, params, {"tokens": tokens})["logits"]
+    assert (first != apply(BERT, params, {"tokens": tokens, "segments": segments})["logits"]).any()
+
+
+def test_rotary_attention_depends_on_distance_alone():
+    config, tokens = dataclasses.replace(LLAMA, tie_embeddings=True), random_tokens()
+    params = perturbed_params(config)
+    positions = jnp.broadcast_to(jnp.arange(12), tokens.shape)
+    first, moved = (
+        apply(config, params, {"tokens": tokens, "positions": p})["logits"]
+        for p in (positions, positions + 5)
+    )
+    np.testing.assert_allclose(first, moved, atol=2e-5)  # other angles, float32
+    stretched = apply(config, params, {"tokens": tokens, "positions": 2 * positions})["logits"]
+    assert jnp.abs(first - stretched).max() > 1e-3
