@@ -16,6 +16,7 @@ config = Experiment(
     steps=1_000_000,
     batch_size=256,
     eval_every=10_000,
+    eval_batches=40,
     model=ModelConfig(
         vocab_size=30_522,
         max_positions=512,

@@ -17,6 +17,7 @@ config = replace(
     batch_size=65_536,
     accumulate=16,
     eval_every=500,
+    eval_batches=1,
     model=replace(bert_base.config.model, num_layers=24, embed_dim=1024, num_heads=16, remat="full"),
     optimizer=OptimizerConfig(
         name="lamb",

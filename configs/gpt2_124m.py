@@ -16,6 +16,7 @@ config = Experiment(
     steps=20_000,
     batch_size=512,  # half a million tokens: with far fewer the loss stays near 7.8
     eval_every=1000,
+    eval_batches=20,
     prompt="In the beginning",
     model=ModelConfig(
         vocab_size=50_257,

@@ -17,6 +17,7 @@ config = Experiment(
     steps=50_000,
     batch_size=512,  # of 8,192 tokens: 4 million
     eval_every=1000,
+    eval_batches=10,
     model=ModelConfig(
         vocab_size=128_256,
         num_layers=32,

@@ -15,28 +15,33 @@ MIN_SEQUENCE_LENGTH = 8
 class DataConfig:
     """The corpus, its tokenizer and the shape of its rows; a value that no run could use is a ValueError."""
 
-    # Text files or globs; empty means the corpus embedded in the running Python.
     files: tuple[str, ...] = ()
-    # Held-out text; empty means a share of the documents of `files`.
+    """Text files or globs; empty: the corpus embedded in the running Python."""
     valid_files: tuple[str, ...] = ()
+    """Held-out text; empty: a share of the documents of `files`."""
     valid_fraction: float = 0.05
-    # files: a file is a document, a long one is cut to pieces of at most 32 KiB.
-    # blank_lines: Google BERT's format, one sentence a line and a blank line after each document.
+    """Share of the documents that is held out where there are no valid_files."""
     documents: Documents = "files"
+    """files: a file is a document, a long one is cut to pieces of at most 32 KiB; blank_lines: Google
+    BERT's format, one sentence a line and a blank line after each document."""
     embedded: Embedded = "all"
-    # bpe, wordpiece, bytes, or the path of a tokenizer.json or vocab.txt.
+    """Which part of the embedded corpus: its documentation, its source code, or both."""
     tokenizer: str = "bpe"
-    # What a trained tokenizer aims at; a loaded one has the size it has.
+    """bpe, wordpiece, bytes, or the path of a tokenizer.json or vocab.txt."""
     vocab_size: int = 2048
+    """What a trained tokenizer aims at; a loaded one has the size it has."""
     sequence_length: int = 128
+    """Tokens of a row."""
     mask_rate: float = 0.15
-    # Hybrid: the share of rows trained causally.
+    """Share of a row's tokens to predict, where words are masked."""
     causal_fraction: float = 0.5
-    # Sentence pairs: plans cut from each document; epoch e reads plan e mod pair_copies.
+    """Share of the rows trained causally, where the objective is the hybrid."""
     pair_copies: int = 4
+    """Sentence pairs: plans cut from each document; epoch e reads plan e mod pair_copies."""
     short_pair_probability: float = 0.1
-    # Draws held-out documents and pair plans; order of rows and masks follow the seed given to Batches.
+    """Sentence pairs: how often a pair is cut short on purpose, as BERT's are."""
     seed: int = 0
+    """Draws held-out documents and pair plans; the order of rows and the masks follow the run's seed."""
 
     def __post_init__(self):
         _require_choice("documents", self.documents, get_args(Documents))

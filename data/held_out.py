@@ -68,8 +68,8 @@ def _draw_split(corpus: Corpus, config: DataConfig) -> Iterator[tuple[Split, Doc
     if count == 1:
         yield from _split_text(next(corpus.documents()), config)
         return
-    ranked = sorted(range(count), key=lambda number: uniform(HELD_OUT, config.seed, number)[0])
-    smallest = set(ranked[: _LEAST if count >= 2 * _LEAST else 1])
+    ranked = np.argsort(uniform(HELD_OUT, config.seed, np.arange(count)))
+    smallest = set(ranked[: _LEAST if count >= 2 * _LEAST else 1].tolist())
     for number, document in enumerate(corpus.documents()):
         held_out = number in smallest if count < horizon else _is_held_out(number, config)
         yield ("valid" if held_out else "train"), document

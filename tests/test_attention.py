@@ -1,6 +1,7 @@
 """Attention: the reference, its mask, the choice of a backend, and the fused kernels that run here."""
 
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +42,8 @@ def test_xla_attention_equals_a_loop_over_visible_keys(arrays, causal):
     q, k, v, documents = arrays
     got = xla_attention(q, k, v, documents_BT=documents, causal=causal, scale=H**-0.5)
     causal_B = np.broadcast_to(np.asarray(causal), (B,))
-    expected = slow_attention(
-        *(np.asarray(x, np.float64) for x in arrays[:3]), np.asarray(documents), causal_B
-    )
+    exact = [np.asarray(x, np.float64) for x in (q, k, v)]
+    expected = slow_attention(*exact, documents_BT=np.asarray(documents), causal_B=causal_B)
     np.testing.assert_allclose(got, expected, atol=3e-6)  # float32 against float64
 
 
@@ -58,7 +58,7 @@ def test_mask_never_crosses_documents():
 @pytest.mark.parametrize("causal", [True, False])
 def test_splash_attention_equals_xla_with_packed_documents(arrays, causal):
     q, k, v, documents = arrays
-    options = dict(documents_BT=documents, causal=causal, scale=H**-0.5)
+    options: dict[str, Any] = dict(documents_BT=documents, causal=causal, scale=H**-0.5)
     got = splash_attention(q, k, v, **options, interpret=True)
     expected = xla_attention(q, k, v, **options)
     np.testing.assert_allclose(got, expected, atol=2e-5)  # blockwise softmax rescales its sums
@@ -67,7 +67,7 @@ def test_splash_attention_equals_xla_with_packed_documents(arrays, causal):
 def test_fused_backend_gives_way_with_a_logged_reason(arrays, caplog):
     attention_module._log_fallback.cache_clear()
     q, k, v, documents = arrays
-    options = dict(documents_BT=documents, causal=True, scale=H**-0.5)
+    options: dict[str, Any] = dict(documents_BT=documents, causal=True, scale=H**-0.5)
     with caplog.at_level(logging.WARNING, logger="flaxmill.attention"):
         got = attention(q, k, v, **options, backend="cudnn")
     assert "cudnn cannot serve, XLA does: it needs a GPU" in caplog.text

@@ -14,7 +14,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
+from flaxmill.train.checkpoint import CheckpointConfig, Checkpoints
+from flaxmill.train.failures import CheckpointError
 from flaxmill.train.optimizer import OptimizerConfig, make_optimizer
 
 CONFIG = CheckpointConfig(every=10, keep_last=2)

@@ -51,8 +51,9 @@ def trained(replaced):
     """What `train` was called with."""
     calls = []
 
-    def train(experiment, *, extend, stop):
+    def train(experiment, *, extend, stop, heading):
         calls.append(SimpleNamespace(experiment=experiment, extend=extend, stop=stop))
+        print(heading)
         return SimpleNamespace(preempted=False)
 
     replaced(TRAIN, train)
@@ -93,7 +94,7 @@ def test_train_takes_a_file_that_defines_a_config(flaxmill, trained, tmp_path):
 
 
 def test_preemption_exits_with_75(flaxmill, replaced):
-    def train(experiment, *, extend, stop):
+    def train(experiment, *, extend, stop, heading):
         return SimpleNamespace(preempted=True)
 
     replaced(TRAIN, train)
@@ -150,7 +151,7 @@ def test_mistake_found_while_training_is_one_line_however_it_was_wrapped(flaxmil
     # The real thing: a run directory below a file, found by our own code below `train`.
     from flaxmill.train.run_directory import open_run_directory
 
-    def train(experiment, *, extend, stop):
+    def train(experiment, *, extend, stop, heading):
         open_run_directory(experiment)
 
     replaced(TRAIN, train)
@@ -161,7 +162,7 @@ def test_mistake_found_while_training_is_one_line_however_it_was_wrapped(flaxmil
 
 
 def test_a_librarys_value_error_is_a_defect_with_a_traceback(flaxmill, replaced):
-    def train(experiment, *, extend, stop):
+    def train(experiment, *, extend, stop, heading):
         json.loads("{")
 
     replaced(TRAIN, train)
@@ -175,7 +176,7 @@ def test_a_value_error_inside_jax_is_a_defect_with_a_traceback(flaxmill, replace
     step: dict[str, Any] = {"__name__": "flaxmill.train.step"}
     exec("import jax\n@jax.jit\ndef step(x): return jax.numpy.broadcast_to(x, (2,))", step)
 
-    def train(experiment, *, extend, stop):
+    def train(experiment, *, extend, stop, heading):
         step["step"](jax.numpy.ones(3))
 
     replaced(TRAIN, train)
@@ -186,7 +187,7 @@ def test_a_value_error_inside_jax_is_a_defect_with_a_traceback(flaxmill, replace
 
 
 def test_other_errors_pass_through(replaced):
-    def train(experiment, *, extend, stop):
+    def train(experiment, *, extend, stop, heading):
         raise RuntimeError("a defect")
 
     replaced(TRAIN, train)

@@ -91,7 +91,7 @@ def test_loop_over_chunks_moves_neither_the_head_nor_its_gradient(arrays):
     """fsdp 4 x tensor 2: inside the loop only per-token values and hidden states may be reduced."""
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
     with jax.set_mesh(mesh):
-        text = chunked(5).lower(*place(arrays, mesh)).compile().as_text()
+        text = str(chunked(5).lower(*place(arrays, mesh)).compile().as_text())
     loops = re.findall(r"body=%?([\w.\-]+)", text)
     assert len(loops) == 2, "one loop forward and one backward"
     for name in loops:
@@ -109,7 +109,7 @@ def test_loop_over_chunks_moves_neither_the_head_nor_its_gradient(arrays):
 def test_head_is_gathered_once_and_its_gradient_reduced_once(arrays):
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
     with jax.set_mesh(mesh):
-        text = chunked(5).lower(*place(arrays, mesh)).compile().as_text()
+        text = str(chunked(5).lower(*place(arrays, mesh)).compile().as_text())
     of_table = [
         match[1]
         for match in re.finditer(

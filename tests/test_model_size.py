@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def test_every_dimension_has_a_logical_axis():
 
 
 def test_initial_deviations_are_the_papers():
-    wide = dict(
+    wide: dict[str, Any] = dict(
         vocab_size=5000, max_positions=64, num_layers=8, embed_dim=256, num_heads=4, causal=True, head="lm"
     )
     gpt2 = init_params(ModelConfig(**wide, initializer="gpt2"), jax.random.key(0))["layers"]

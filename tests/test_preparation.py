@@ -86,6 +86,16 @@ def test_the_fingerprint_knows_text_tokenizer_and_settings(tmp_path):
     assert len(fingerprints) == len(variants)
 
 
+def test_the_fingerprint_knows_a_loaded_tokenizer_by_its_content(tmp_path):
+    fingerprints = []
+    for name, extra in (("a", ""), ("b", ""), ("c", "unused\n")):
+        vocabulary = tmp_path / name / "vocab.txt"
+        config = _config(tmp_path / name, tokenizer=str(vocabulary))
+        vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n" + "\n".join(WORDS) + f"\n.\n{extra}")
+        fingerprints.append(_prepare(config, "mlm_nsp", tmp_path / "cache").fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
 def test_a_warm_start_reads_no_text(tmp_path, monkeypatch):
     config = _config(tmp_path / "a")
     cold = _prepare(config, "causal", tmp_path / "cache")

@@ -1,16 +1,19 @@
 """What must hold for every Transformer that the config can describe."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from flaxmill.model import ModelConfig, apply, init_params
+from flaxmill import model
+from flaxmill.model import ModelConfig, init_params
 
 GPT = ModelConfig(
-    vocab_size=101, max_positions=16, num_layers=3, embed_dim=32, num_heads=4, causal=True, head="lm"
+    vocab_size=101, max_positions=16, num_layers=2, embed_dim=32, num_heads=4, causal=True, head="lm"
 )
 LLAMA = dataclasses.replace(
     GPT,
@@ -44,15 +47,16 @@ def config(request):
     return CONFIGS[request.param]
 
 
-def perturbed_params(config, scale=0.1):
+@functools.partial(jax.jit, static_argnums=0)
+def perturbed_params(config):
     """Weights large enough that biases, norms and activations show."""
-    params = init_params(config, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
+    leaves, tree = jax.tree.flatten(init_params(config, jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        leaf + scale * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)
-    ]
+    noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
     return jax.tree.unflatten(tree, noisy)
+
+
+apply = jax.jit(model.apply, static_argnums=0)
 
 
 def random_tokens(num_tokens=12, rows=2):
@@ -114,47 +118,47 @@ def test_padding_changes_nothing(config, side):
     np.testing.assert_allclose(real, apply(config, params, {"tokens": tokens})["logits"], atol=1e-5)
 
 
-def losses_and_gradients(config, params):
+@functools.lru_cache
+def gradients(config):
+    """Of one loss at one set of weights, for configs that differ only in how they are run."""
+
     def loss(params):
         logits = apply(config, params, {"tokens": random_tokens()}, jax.random.key(3))["logits"]
         return (jax.nn.log_softmax(logits) ** 2).mean()
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    same = dataclasses.replace(config, remat="none", scan_layers=True)
+    return jax.jit(jax.grad(loss))(perturbed_params(same))
 
 
-def assert_trees_close(first, second, rtol):
+def assert_gradients_close(first, second):
+    """float32, fused differently. Where a true gradient is zero (key biases) only rounding is left."""
+    scale = float(optax.tree.norm(second))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(float(jnp.abs(b).max()), 1e-3 * scale))
 
 
 def test_scan_equals_unrolled(config):
-    config, params = dataclasses.replace(config, dropout=0.2), perturbed_params(config)
-    scanned = losses_and_gradients(dataclasses.replace(config, scan_layers=True), params)
-    unrolled = losses_and_gradients(dataclasses.replace(config, scan_layers=False), params)
-    assert_trees_close(scanned, unrolled, rtol=1e-5)  # fused differently, float32
+    config = dataclasses.replace(config, dropout=0.2)
+    assert_gradients_close(gradients(config), gradients(dataclasses.replace(config, scan_layers=False)))
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_remat_equals_none(config, remat, scan_layers):
     config = dataclasses.replace(config, dropout=0.2, scan_layers=scan_layers)
-    params = perturbed_params(config)
-    plain = losses_and_gradients(config, params)
-    recomputed = losses_and_gradients(dataclasses.replace(config, remat=remat), params)
-    assert_trees_close(recomputed, plain, rtol=1e-5)  # fused differently, float32
+    assert_gradients_close(gradients(dataclasses.replace(config, remat=remat)), gradients(config))
 
 
-def test_remat_keeps_less(config):
-    params = perturbed_params(config)
-
+def test_remat_keeps_less():
     def temporary_bytes(remat):
-        changed = dataclasses.replace(config, remat=remat, num_layers=8)
-        params = init_params(changed, jax.random.key(0))
-        loss = lambda params: apply(changed, params, {"tokens": random_tokens(16, 32)})["hidden"].sum()  # noqa: E731
-        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+        config = dataclasses.replace(GPT, remat=remat, num_layers=8)
+        loss = lambda params: apply(config, params, {"tokens": random_tokens(16, 32)})["hidden"].sum()  # noqa: E731
+        compiled = jax.jit(jax.grad(loss)).lower(model.abstract_params(config)).compile()
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
-    del params
-    assert temporary_bytes("full") < temporary_bytes("none")
+    assert temporary_bytes("full") < temporary_bytes("dots") < temporary_bytes("none")
 
 
 def test_dropout_needs_a_key_and_follows_it(config):

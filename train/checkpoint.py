@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar
 
 import jax
 
+from flaxmill.train.failures import CheckpointError
 from flaxmill.train.manifest import (
-    CheckpointError,
     LeafPath,
     check_fits,
     find_damage,
@@ -23,8 +23,6 @@ from flaxmill.train.manifest import (
     nested,
     read_manifest,
 )
-
-__all__ = ["CheckpointConfig", "CheckpointError", "Checkpoints"]
 
 State = TypeVar("State")
 

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from flaxmill.train.failures import RunError
 from flaxmill.train.preemption import EXIT_PREEMPTED, StopSignal
 
 EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = EXIT_FAILURE
     except KeyboardInterrupt:
         print("flaxmill: interrupted", file=sys.stderr)
+        code = EXIT_FAILURE
+    except RunError as error:
+        print(f"flaxmill: error: {' '.join(str(error).split())}", file=sys.stderr)
         code = EXIT_FAILURE
     except ValueError as error:
         code = _report(error)

@@ -62,16 +62,11 @@ def cross_entropy(
     num_chunks = -(-T // chunk_tokens)
     bias_V = jnp.zeros(table_VD.shape[0]) if bias_V is None else bias_V
     padding = [(0, 0), (0, -T % num_chunks)]  # chunks of equal length; the last places are cut off again
-    losses = _losses(
-        layout,
-        (num_chunks, vocab_size),
-        jnp.pad(hidden_BTD, [*padding, (0, 0)]),
-        table_VD,
-        bias_V,
-        jnp.pad(targets_BT, padding),
+    hidden_BTD = jnp.pad(hidden_BTD, [*padding, (0, 0)])
+    losses: Any = _losses(
+        layout, (num_chunks, vocab_size), hidden_BTD, table_VD, bias_V, jnp.pad(targets_BT, padding)
     )
-    nll_BT, log_z_BT, correct_BT = losses
-    return TokenLosses(nll_BT[:, :T], log_z_BT[:, :T], correct_BT[:, :T])
+    return TokenLosses(*(values[:, :T] for values in losses))
 
 
 def _layout(mesh: jax.sharding.AbstractMesh) -> _Layout:
@@ -173,7 +168,7 @@ def _backward_on_device(
 
 def _reduce_table(layout: _Layout, dtable_VD: jax.Array) -> jax.Array:
     """Sum over the rows' devices; each keeps only its share along D where the parameter is so split."""
-    batch = layout.batch or ()
+    batch = layout.batch if isinstance(layout.batch, tuple) else ()
     if layout.embed not in batch:
         return _over(jax.lax.psum, dtable_VD, layout.batch)
     dtable_VD = jax.lax.psum_scatter(dtable_VD, layout.embed, scatter_dimension=1, tiled=True)

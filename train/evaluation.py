@@ -46,10 +46,9 @@ def evaluate(
     batches: Batches,
     experiment: Experiment,
     mesh: Mesh,
-    max_batches: int | None = None,
 ) -> dict[str, float]:
-    """`eval_loss` and its parts over the held-out rows in order (at most `max_batches` batches)."""
-    num_batches = min(batches.num_batches, max_batches or batches.num_batches)
+    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows."""
+    num_batches = min(batches.num_batches, experiment.eval_batches or batches.num_batches)
     start, stop = local_rows(mesh, experiment.batch_size)
     totals: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for index in range(num_batches):
@@ -118,7 +117,7 @@ def evaluate_run(run: Path, data: Path | None = None) -> dict[str, Any]:
         files = (str(data),)
         tokenizer = str(run / TOKENIZER_FILE)
         changed = dataclasses.replace(experiment.data, files=files, valid_files=files, tokenizer=tokenizer)
-        experiment = dataclasses.replace(experiment, data=changed)
+        experiment = dataclasses.replace(experiment, data=changed, eval_batches=None)
     mesh = make_mesh(experiment.mesh)
     params, step = load_params(run, experiment, mesh)
     dataset = prepare(experiment.data, experiment.objective, cache=cache, log=lambda line: None)

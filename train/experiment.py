@@ -44,8 +44,8 @@ class Experiment:
     """Steps between rows of metrics.jsonl."""
     eval_every: int | None = None
     """Steps between evaluations on held-out rows; None: only at the end."""
-    eval_batches: int = 16
-    """Batches of an evaluation on the way; the one at the end reads all held-out rows."""
+    eval_batches: int | None = None
+    """Batches of an evaluation; None: all held-out rows."""
     z_loss: float = 0.0
     """Weight of the squared log-partition in the loss (PaLM, Chowdhery et al. 2022, section 5)."""
     max_skipped_steps: int = 10
@@ -61,12 +61,11 @@ class Experiment:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "eval_batches", "max_skipped_steps"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps"):
             _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
-        _require(
-            self.eval_every is None or self.eval_every >= 1,
-            f"eval_every={self.eval_every} must be at least 1, or None to evaluate only at the end",
-        )
+        for name in ("eval_every", "eval_batches"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
         _require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be in [0, {MAX_SEED}]")
         _require(self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 or more")
         _require(

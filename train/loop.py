@@ -28,7 +28,7 @@ from flaxmill.train.recorder import Recorder
 from flaxmill.train.run_directory import (
     CHECKPOINTS,
     METRICS_FILE,
-    check_continuation,
+    check_run_directory,
     open_run_directory,
     write_config,
 )
@@ -55,10 +55,13 @@ class Result(NamedTuple):
     metrics: dict[str, float]
 
 
-def train(experiment: Experiment, *, extend: bool = False, stop: Stop | None = None) -> Result:
+def train(
+    experiment: Experiment, *, extend: bool = False, stop: Stop | None = None, heading: str = ""
+) -> Result:
     """Train, or continue, one experiment.
 
     Args:
+      heading: printed first, once the experiment has passed its checks.
       extend: allow more `steps` than the run directory's config has.
       stop: asked after every step; when it says so the run saves and returns with `preempted`.
 
@@ -70,12 +73,14 @@ def train(experiment: Experiment, *, extend: bool = False, stop: Stop | None = N
     enable_compilation_cache(cache)
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
-    directory = open_run_directory(experiment)
-    check_continuation(directory, experiment, extend=extend)
+    check_run_directory(experiment, extend=extend)  # before the data is prepared, which may take long
     dataset = prepare(experiment.data, experiment.objective, cache=cache, log=print)
     experiment = resolve(experiment, dataset.tokenizer)
     check_mesh(experiment, mesh)
-    check_continuation(directory, experiment, extend=extend)
+    check_run_directory(experiment, extend=extend)
+    if heading:
+        print(heading, flush=True)
+    directory = open_run_directory(experiment)
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
     write_config(directory, experiment, dataset.tokenizer)
     with (
@@ -100,20 +105,21 @@ def _run(
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
     train_step = make_train_step(experiment, optimizer, mesh, train_batches.max_predictions)
     eval_step = make_eval_step(experiment, valid_batches.max_predictions)
-    state, metadata = _restore_or_init(experiment, optimizer, mesh, checkpoints)
+    state, metadata = _restore_or_init(experiment, optimizer, mesh, dataset, checkpoints)
     first = int(state.step)
 
     with ProgressLine(first, experiment.steps) as progress:
         progress.say(_describe(experiment, mesh, dataset, directory, first))
-        recorder = Recorder(experiment, mesh, writer, progress, metadata)
+        recorder = Recorder(experiment, mesh, writer, progress, metadata, train_batches.max_predictions)
 
         def save(step: int) -> None:
             recorder.flush()
             writer.sync()  # every row below a checkpoint's step is on disk before it commits
             checkpoints.save(step, state, recorder.metadata() | {"dataset": dataset.fingerprint})
 
-        def evaluate_now(step: int, max_batches: int | None) -> dict[str, float]:
-            metrics = evaluate(eval_step, state.params, valid_batches, experiment, mesh, max_batches)
+        def evaluate_now(step: int) -> dict[str, float]:
+            recorder.flush()
+            metrics = evaluate(eval_step, state.params, valid_batches, experiment, mesh)
             writer.write({"step": step, **metrics})
             recorder.restart_clock()
             return metrics
@@ -130,12 +136,10 @@ def _run(
                 progress.say(f"stopped after step {done}; the same command continues from {directory}")
                 return Result(directory, done, True, {})
             if experiment.eval_every and done % experiment.eval_every == 0 and done < experiment.steps:
-                recorder.flush()
-                evaluated = evaluate_now(done, experiment.eval_batches)
+                evaluated = evaluate_now(done)
                 progress.say(f"step {done}: held-out loss {evaluated['eval_loss']:.3f}")
-        recorder.flush()
+        evaluated = evaluate_now(experiment.steps)
         checkpoints.wait()
-        evaluated = evaluate_now(experiment.steps, None)
         compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
         progress.say(describe_evaluation(compared))
         sample = sample_text(experiment, state.params, valid_batches, dataset.tokenizer, mesh)
@@ -144,12 +148,18 @@ def _run(
 
 
 def _restore_or_init(
-    experiment: Experiment, optimizer: Any, mesh: Mesh, checkpoints: Checkpoints
+    experiment: Experiment, optimizer: Any, mesh: Mesh, dataset: Dataset, checkpoints: Checkpoints
 ) -> tuple[TrainState, dict[str, Any]]:
     latest = checkpoints.latest_step()
     if latest is None:
         return init_state(experiment.model, optimizer, mesh, experiment.seed), {}
-    return checkpoints.restore(latest, abstract_state(experiment.model, optimizer, mesh))
+    state, metadata = checkpoints.restore(latest, abstract_state(experiment.model, optimizer, mesh))
+    if metadata["dataset"] != dataset.fingerprint:
+        raise ValueError(
+            f"{experiment.run_dir} was trained on dataset {metadata['dataset'][:12]}, but its text or "
+            f"tokenizer is now {dataset.fingerprint[:12]}; restore the data, or give another --run-dir"
+        )
+    return state, metadata
 
 
 def _prefetch(

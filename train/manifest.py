@@ -8,15 +8,12 @@ from typing import Any
 import jax
 
 from flaxmill.train.digest import compute_digests
+from flaxmill.train.failures import CheckpointError
 
 FORMAT = 1
 MAX_LISTED = 8  # leaves of one kind named in an error
 
 LeafPath = tuple[str, ...]
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used, or could not be written. The message is one line."""
 
 
 def named_leaves(tree: Any) -> dict[LeafPath, Any]:

@@ -7,14 +7,11 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.failures import DivergenceError
 from flaxmill.train.flops import peak_flops, step_flops
 from flaxmill.train.metrics import MetricsWriter
 from flaxmill.train.progress import ProgressLine
 from flaxmill.train.trackers import TensorBoard
-
-
-class DivergenceError(RuntimeError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
 
 
 class Recorder:
@@ -27,7 +24,7 @@ class Recorder:
         writer: MetricsWriter,
         progress: ProgressLine,
         metadata: dict[str, Any],
-        max_predictions: int | None = None,
+        max_predictions: int | None,
     ) -> None:
         self._experiment, self._writer, self._progress = experiment, writer, progress
         self._num_tokens: int = metadata.get("num_tokens", 0)
@@ -56,7 +53,7 @@ class Recorder:
         self._count_skipped(step, values.pop("skipped"))
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        row = {"step": step, **values, "num_tokens": self._num_tokens}
+        row = {"step": step, "loss": values.pop("loss"), **values, "num_tokens": self._num_tokens}
         row |= {"step_seconds": seconds, "data_seconds": data_seconds}
         row |= {"tokens_per_second": num_tokens / seconds, **self._utilisation(seconds)}
         due = step % self._experiment.log_every == 0 or step + 1 == self._experiment.steps

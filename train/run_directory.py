@@ -25,38 +25,48 @@ FREE_SECTIONS = ("mesh.", "checkpoint.")
 Difference = tuple[str, Any, Any]
 
 
+def check_run_directory(experiment: Experiment, *, extend: bool = False, runs: Path = RUNS) -> None:
+    """Check, changing nothing, that the run can be written and continues no other experiment.
+
+    It may be called before the experiment is resolved, to refuse early, and after, to be sure: fields still
+    to be derived count as equal.
+
+    Args:
+      extend: let `steps` grow.
+
+    Raises:
+      ValueError: the place cannot be written; or it holds the progress of another config: with what
+        differs, old -> new.
+    """
+    directory = _named(experiment) or runs
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise _unwritable(directory, f"{existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise _unwritable(directory, f"{existing} is read-only")
+    if experiment.run_dir and _has_progress(directory):
+        _check_continuation(directory, experiment, extend)
+
+
 def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
     """The experiment's run_dir, made if absent, or a fresh one below `runs`; proven writable.
 
     Raises:
       ValueError: the place cannot be made or written.
     """
-    directory = Path(experiment.run_dir).expanduser() if experiment.run_dir else runs / f"{experiment.name}-N"
+    directory = _named(experiment)
     try:
-        if experiment.run_dir:
-            directory.mkdir(parents=True, exist_ok=True)
-        else:
+        if directory is None:
             directory = _make_fresh(runs, experiment.name)
+        directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise ValueError(
-            f"the run directory {directory} cannot be written ({_reason(error)}); give another --run-dir"
-        ) from None
+        raise _unwritable(directory or runs, _reason(error)) from None
     return directory
 
 
-def check_continuation(directory: Path, experiment: Experiment, *, extend: bool = False) -> None:
-    """Refuse an experiment other than the one that the directory holds the progress of.
-
-    It may be called before the experiment is resolved, to refuse early, and after, to be sure: fields still
-    to be derived count as equal.
-
-    Raises:
-      ValueError: with what differs, old -> new; or the directory's config is missing or unreadable.
-    """
-    if not _has_progress(directory):
-        return
+def _check_continuation(directory: Path, experiment: Experiment, extend: bool) -> None:
     differing = [item for item in differences(read_config(directory), experiment) if not _is_free(item[0])]
     if extend:
         differing = [item for item in differing if not (item[0] == "steps" and item[2] > item[1])]
@@ -111,6 +121,14 @@ def differences(old: Experiment, new: Experiment) -> list[Difference]:
 def describe(differing: list[Difference]) -> str:
     """`model.num_layers 2 -> 3, seed 0 -> 1`."""
     return ", ".join(f"{name} {_text(old)} -> {_text(new)}" for name, old, new in differing)
+
+
+def _named(experiment: Experiment) -> Path | None:
+    return Path(experiment.run_dir).expanduser() if experiment.run_dir else None
+
+
+def _unwritable(directory: Path, reason: str) -> ValueError:
+    return ValueError(f"the run directory {directory} cannot be written ({reason}); give another --run-dir")
 
 
 def _make_fresh(runs: Path, name: str) -> Path:

@@ -38,5 +38,5 @@ def run(arguments: list[str], stop: "StopSignal") -> bool:
     from flaxmill.train.loop import train
 
     changed = differences(named, parsed.config)
-    print(f"{named.name}: {describe(changed) if changed else 'as configured'}", flush=True)
-    return train(parsed.config, extend=parsed.extend, stop=stop).preempted
+    heading = f"{named.name}: {describe(changed) if changed else 'as configured'}"
+    return train(parsed.config, extend=parsed.extend, stop=stop, heading=heading).preempted
