@@ -5,6 +5,7 @@ Cost:     two CPU cores, no accelerator and no network.
 Expected: held-out loss far below the entropy of single tokens; the run prints both at its end.
 """
 
+from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.checkpoint import CheckpointConfig
 from flaxmill.train.experiment import Experiment
@@ -13,10 +14,11 @@ from flaxmill.train.optimizer import OptimizerConfig
 config = Experiment(
     name="gpt_tiny",
     objective="causal",
-    steps=1000,
+    steps=1200,
     batch_size=8,
     prompt="The function returns",
     model=ModelConfig(num_layers=2, embed_dim=128, num_heads=4, scan_layers=False),
+    data=DataConfig(sequence_length=64),
     optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_fraction=0.1),
     checkpoint=CheckpointConfig(every=500),
 )

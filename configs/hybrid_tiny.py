@@ -17,6 +17,6 @@ config = Experiment(
     batch_size=8,
     prompt="The function returns",
     model=ModelConfig(num_layers=2, embed_dim=128, num_heads=4, scan_layers=False),
-    data=DataConfig(causal_fraction=0.5),
+    data=DataConfig(sequence_length=64, causal_fraction=0.5),
     optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_fraction=0.1),
 )

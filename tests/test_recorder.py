@@ -18,14 +18,15 @@ def make_recorder(make_experiment, tmp_path):
     path = tmp_path / "metrics.jsonl"
     open_writers = []
 
-    def make(metadata=None, **changes):
+    def make(metadata=None, max_predictions=None, **changes):
         experiment = make_experiment(steps=10, max_skipped_steps=3, **changes)
         model = dataclasses.replace(experiment.model, vocab_size=400, causal=True, head="lm")
         writer = MetricsWriter(path)
         open_writers.append(writer)
         line = ProgressLine(0, experiment.steps, quiet=True)
         experiment = dataclasses.replace(experiment, model=model)
-        return Recorder(experiment, make_mesh(MeshConfig(data=1)), writer, line, metadata or {})
+        mesh = make_mesh(MeshConfig(data=1))
+        return Recorder(experiment, mesh, writer, line, metadata or {}, max_predictions)
 
     yield make, lambda: list(read_metrics(path))
     for writer in open_writers:

@@ -101,15 +101,16 @@ def test_accumulation_equals_the_large_batch_with_unequal_rows(make_trial, objec
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * largest)
 
 
-def test_accumulated_microbatches_draw_their_own_dropout(make_trial):
-    """Rows repeated in every microbatch give another loss than the rows once, unless dropout is off."""
-    for dropout, same in ((0.0, True), (0.3, False)):
-        trial = make_trial(accumulate=2, model={"dropout": dropout})
-        # Microbatches take every second row, so that each gets all of the first eight.
-        rows = {name: np.repeat(value[:8], 2, axis=0) for name, value in trial.rows.items()}
-        once = make_trial(accumulate=1, batch_size=8, model={"dropout": dropout})
-        first = {name: value[:8] for name, value in trial.rows.items()}
-        assert (run(trial, rows)[1]["loss"] == pytest.approx(run(once, first)[1]["loss"], rel=1e-6)) == same
+@pytest.mark.parametrize(("dropout", "same"), [(0.0, True), (0.3, False)])
+def test_every_microbatch_draws_its_own_dropout(make_trial, dropout, same):
+    """The same rows in two microbatches, with the loss taken from one or from the other."""
+    trial = make_trial(accumulate=2, model={"dropout": dropout})
+    rows = {name: np.repeat(value[:8], 2, axis=0) for name, value in trial.rows.items()}
+    losses = []
+    for microbatch in range(2):  # a microbatch takes every second row
+        counted = (np.arange(16) % 2 == microbatch)[:, None]
+        losses.append(run(trial, rows | {"weights": rows["weights"] * np.float32(counted)})[1]["loss"])
+    assert (losses[0] == losses[1]) == same
 
 
 def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_bit_for_bit(make_trial):
@@ -134,25 +135,22 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_bit_for_bit(make
 
 
 def test_an_infinite_gradient_is_skipped_though_the_loss_is_finite(make_trial):
-    """Weights of 1e30: the normalised loss is finite, the sum behind the norm of gradients is not."""
-    trial = make_trial(model={"dropout": 0.0})
-    scale = lambda x: x * np.float32(1e30)  # noqa: E731
-    params = trial.state.params | {"final_norm": jax.tree.map(scale, trial.state.params["final_norm"])}
-    embed = jax.tree.map(lambda x: x * np.float32(1e-28), params["embed"])
-    huge = trial._replace(state=trial.state._replace(params=params | {"embed": embed}))
-    state, metrics = run(huge)
+    """Huge weights that cancel: the loss can be represented, the squares in the norm of gradients cannot."""
+    trial = make_trial()
+    started = on_host(trial.state)
+    signs = np.where(np.arange(16) % 2, -1, 1)[:, None] * trial.rows["mask"]
+    state, metrics = run(trial, trial.rows | {"weights": np.float32(2.0**83 * signs)})
     assert np.isfinite(metrics["loss"])
     assert not np.isfinite(metrics["grad_norm"])
     assert metrics["skipped"]
-    before = on_host(huge.state.params)
-    for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(before), strict=True):
+    for one, other in zip(jax.tree.leaves(state[:2]), jax.tree.leaves(started[:2]), strict=True):
         assert one.tobytes() == other.tobytes()
 
 
 def test_gradients_are_clipped_to_the_global_norm_and_reported_unclipped(make_trial):
     options = dict(gradients_only=True, model={"dropout": 0.0})
     norm_of = {}
-    for clip_norm in (None, 0.25, 1e6):
+    for clip_norm in (None, 0.25):
         trial = make_trial(optimizer=dataclasses.replace(MAGNIFIED, clip_norm=clip_norm), **options)
         state, metrics = run(trial)
         taken = jax.tree.map(lambda new, old: (old - new) / 1e4, state.params, on_host(trial.state.params))
@@ -162,10 +160,9 @@ def test_gradients_are_clipped_to_the_global_norm_and_reported_unclipped(make_tr
     assert reported > 0.25
     assert taken == pytest.approx(reported, rel=1e-4)  # 1e4 times the gradient, rounded beside the weights
     assert norm_of[0.25] == (reported, pytest.approx(0.25, rel=1e-4))
-    assert norm_of[1e6] == (reported, pytest.approx(reported, rel=1e-4))
 
 
-LEARNING_RATES = {"adamw": 1e-2, "lamb": 3e-2, "adafactor": 3e-2, "lion": 3e-3, "muon": 1e-2}
+LEARNING_RATES = {"adamw": 1e-2, "lamb": 3e-2, "adafactor": 1e-1, "lion": 3e-3, "muon": 1e-2}
 
 
 @pytest.mark.parametrize("name", LEARNING_RATES)
@@ -190,9 +187,8 @@ def test_dropout_differs_from_step_to_step_and_not_from_run_to_run(make_trial):
     assert run(later)[1]["loss"] != first["loss"]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_new_state_lives_where_the_old_one_did(make_trial, accumulate):
-    trial = make_trial(mesh=MeshConfig(data=2, fsdp=2, tensor=2), accumulate=accumulate)
+def test_the_new_state_lives_where_the_old_one_did(make_trial):
+    trial = make_trial(mesh=MeshConfig(data=2, fsdp=2, tensor=2), accumulate=2)
     places = [leaf.sharding for leaf in jax.tree.leaves(trial.state)]
     with jax.set_mesh(trial.mesh):
         state, _ = trial.step(trial.state, trial.place(trial.rows))

@@ -78,9 +78,9 @@ def train(
     experiment = resolve(experiment, dataset.tokenizer)
     check_mesh(experiment, mesh)
     check_run_directory(experiment, extend=extend)
+    directory = open_run_directory(experiment)
     if heading:
         print(heading, flush=True)
-    directory = open_run_directory(experiment)
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
     write_config(directory, experiment, dataset.tokenizer)
     with (
@@ -195,9 +195,11 @@ def _describe(experiment: Experiment, mesh: Mesh, dataset: Dataset, directory: P
     axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     num_tokens = dataset.statistics["train"]["num_tokens"]
     kinds = np.unique([device.device_kind for device in mesh.devices.flat])
-    start = f"continues at step {first} of" if first else "trains"
+    start = f"continues in {directory} at step {first} of" if first else f"trains in {directory} for"
+    if first == experiment.steps:
+        start = f"in {directory} has done all its"
     return (
-        f"{experiment.name} {start} {experiment.steps} steps in {directory}: "
+        f"{experiment.name} {start} {experiment.steps} steps: "
         f"{short_number(count_params(model))} parameters, {model.num_layers} layers of {model.embed_dim}, "
         f"vocabulary {model.vocab_size}; {short_number(num_tokens)} tokens of text; "
         f"{', '.join(kinds)}: {axes}"

@@ -18,6 +18,7 @@ class ProgressLine:
         self.first, self.steps = first, steps
         self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self._started = self._printed = time.monotonic()
+        self._timed_from = first
         self._live: Progress | None = None
         self._task: TaskID | None = None
 
@@ -46,6 +47,8 @@ class ProgressLine:
 
     def update(self, done: int, metrics: Mapping[str, Any], *, line: bool) -> None:
         """Show `done` steps; `line`: the metrics are fit to print, as of a logged step."""
+        if done == self.first + 1:  # it compiled, which says nothing of the time left
+            self._started, self._timed_from = time.monotonic(), done
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=done, text=self._text(done, metrics))
         elif line and (time.monotonic() - self._printed > SECONDS_BETWEEN_LINES or done == self.steps):
@@ -53,7 +56,8 @@ class ProgressLine:
             self.say(f"step {done}/{self.steps}  {self._text(done, metrics)}")
 
     def _text(self, done: int, metrics: Mapping[str, Any]) -> str:
-        left = (time.monotonic() - self._started) / max(1, done - self.first) * (self.steps - done)
+        per_step = (time.monotonic() - self._started) / max(1, done - self._timed_from)
+        left = per_step * (self.steps - done)
         parts = [f"loss {metrics['loss']:.3f}", f"{short_number(metrics['tokens_per_second'])} tokens/s"]
         if "mfu" in metrics:
             parts.append(f"MFU {metrics['mfu']:.1%}")

@@ -1,6 +1,7 @@
 """Turns a step's device metrics into a row, one step late so that the device never waits for the host."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,6 +13,29 @@ from flaxmill.train.flops import peak_flops, step_flops
 from flaxmill.train.metrics import MetricsWriter
 from flaxmill.train.progress import ProgressLine
 from flaxmill.train.trackers import TensorBoard
+
+
+@dataclass
+class _Window:
+    """The steps since the last row: their times are means, since a single step's is mostly noise."""
+
+    num_steps: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+
+    def add(self, seconds: float, data_seconds: float, num_tokens: int) -> None:
+        self.num_steps += 1
+        self.num_tokens += num_tokens
+        self.seconds += seconds
+        self.data_seconds += data_seconds
+
+    def rates(self) -> dict[str, float]:
+        return {
+            "step_seconds": self.seconds / self.num_steps,
+            "data_seconds": self.data_seconds / self.num_steps,
+            "tokens_per_second": self.num_tokens / self.seconds,
+        }
 
 
 class Recorder:
@@ -35,6 +59,7 @@ class Recorder:
         self._peak = peak_flops([device.device_kind for device in mesh.devices.flat])
         self._tensorboard = TensorBoard(experiment.run_dir) if experiment.tensorboard else None
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
+        self._window = _Window()
         self._clock = time.perf_counter()
 
     def record(self, step: int, metrics: dict[str, jax.Array], data_seconds: float) -> None:
@@ -52,15 +77,13 @@ class Recorder:
         self._num_tokens += num_tokens
         self._count_skipped(step, values.pop("skipped"))
         now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
+        self._window.add(now - self._clock, data_seconds, num_tokens)
+        self._clock = now
         row = {"step": step, "loss": values.pop("loss"), **values, "num_tokens": self._num_tokens}
-        row |= {"step_seconds": seconds, "data_seconds": data_seconds}
-        row |= {"tokens_per_second": num_tokens / seconds, **self._utilisation(seconds)}
+        row |= self._window.rates() | self._utilisation(self._window.rates()["step_seconds"])
         due = step % self._experiment.log_every == 0 or step + 1 == self._experiment.steps
         if due:
-            self._writer.write(row)
-            if self._tensorboard is not None:
-                self._tensorboard.write(step, row)
+            self._write(row)
         self._progress.update(step + 1, row, line=due)
 
     def metadata(self) -> dict[str, Any]:
@@ -71,6 +94,12 @@ class Recorder:
     def restart_clock(self) -> None:
         """Do not count the time since the last step, such as an evaluation, to the next."""
         self._clock = time.perf_counter()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._window = _Window()
+        self._writer.write(row)
+        if self._tensorboard is not None:
+            self._tensorboard.write(row)
 
     def _count_skipped(self, step: int, skipped: bool) -> None:
         self._skipped_in_row = [*self._skipped_in_row, step] if skipped else []

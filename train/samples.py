@@ -38,7 +38,7 @@ def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer, 
         seed=experiment.seed,
     )
     continued = tokenizer.decode(tokens[0].tolist(), skip_specials=False)
-    return f"{experiment.prompt}|{continued}"
+    return f"{experiment.prompt!r} continues:\n{experiment.prompt}{continued}"
 
 
 def _filled_text(
@@ -57,4 +57,5 @@ def _filled_text(
             truth = tokenizer.decode([int(targets[place])], skip_specials=False)
             piece = f"[{piece}]" if piece == truth else f"[{piece}, was {truth}]"
         words.append(piece)
-    return " ".join(words).replace(" ##", "")[:SAMPLE_CHARACTERS]
+    text = " ".join(words).replace(" ##", "")[:SAMPLE_CHARACTERS]
+    return f"masked words filled, in brackets, with the truth where it differs:\n{text}"

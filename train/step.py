@@ -31,8 +31,8 @@ def make_train_step(
     """(state, batch) -> (state, metrics), compiled at its first call; the old state is donated.
 
     Metrics are scalars: loss and its parts, grad_norm before clipping, learning_rate, num_tokens (real
-    tokens of this batch), and skipped (1 where the loss or gradient was not finite: the weights and the
-    optimizer then stay as they were).
+    tokens of this batch), skipped (True where the loss or gradient was not finite: the weights and the
+    optimizer then stay as they were) and skipped_steps (how many so far).
     """
     schedule = make_schedule(experiment.optimizer, experiment.steps)
     shardings = param_shardings(experiment.model, mesh)
@@ -53,7 +53,8 @@ def make_train_step(
         params, optimizer_state = kept
         new_state = TrainState(params, optimizer_state, state.step + 1, state.skipped + ~finite)
         metrics |= {"grad_norm": grad_norm, "learning_rate": learning_rate, "skipped": ~finite}
-        return new_state, metrics | {"num_tokens": batch["mask"].sum()}
+        metrics |= {"num_tokens": batch["mask"].sum(), "skipped_steps": new_state.skipped}
+        return new_state, metrics
 
     of_state = state_shardings(experiment.model, optimizer, mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None))

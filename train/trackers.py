@@ -23,8 +23,8 @@ class TensorBoard:
         assert run_dir is not None
         self._writer = SummaryWriter(str(Path(run_dir) / "tensorboard"))
 
-    def write(self, step: int, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():
             if name != "step":
-                self._writer.add_scalar(name, value, step)
+                self._writer.add_scalar(name, value, row["step"])
         self._writer.flush()
