@@ -14,7 +14,7 @@ from flaxmill.train.optimizer import OptimizerConfig
 config = Experiment(
     name="gpt_tiny",
     objective="causal",
-    steps=1200,
+    steps=1000,
     batch_size=8,
     prompt="The function returns",
     model=ModelConfig(num_layers=2, embed_dim=128, num_heads=4, scan_layers=False),

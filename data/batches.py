@@ -51,7 +51,9 @@ class Batches:
         _check(dataset, config, objective, batch_size)
         self.num_rows: int = dataset.statistics[split]["num_rows"]
         self.num_batches = -(-self.num_rows // batch_size)
-        self.max_predictions = max_predictions(config.sequence_length, config.mask_rate)
+        masks = objective in ("mlm", "mlm_nsp")
+        # Most places of a row that are predicted; None: any place may be.
+        self.max_predictions = max_predictions(config.sequence_length, config.mask_rate) if masks else None
         self.batch_size = batch_size
         self._dataset = dataset
         self._split: Split = split

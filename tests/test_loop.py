@@ -59,7 +59,9 @@ def test_rows_are_complete_in_order_and_count_every_real_token(small):
 def test_row_n_is_the_loss_before_update_n(small, tmp_path):
     """Rows 0 of two learning rates agree, since neither has acted; rows 1 do not."""
     one = rows_of(train(small()))
-    other = rows_of(train(small(run_dir=str(tmp_path / "other"), optimizer=OptimizerConfig(learning_rate=1e-2))))
+    other = rows_of(
+        train(small(run_dir=str(tmp_path / "other"), optimizer=OptimizerConfig(learning_rate=1e-2)))
+    )
     assert one[0]["loss"] == other[0]["loss"]
     assert one[1]["loss"] != other[1]["loss"]
 

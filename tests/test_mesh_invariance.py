@@ -8,6 +8,7 @@ import pytest
 from flaxmill.configs import bert_tiny, gpt_tiny
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train import train
+from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.metrics import read_metrics
 
 CONFIGS = {"gpt_tiny": gpt_tiny.config, "bert_tiny": bert_tiny.config}
@@ -31,6 +32,8 @@ class StopAfter:
 def losses_on(request, corpus, tmp_path_factory):
     """How to train a named config, with dropout, on a mesh: its loss at every step."""
     config = CONFIGS[request.param]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Checkpoints, "save", lambda *_: None)  # compiles much on each mesh, and is not looked at
 
     def train_on(data, fsdp, tensor):
         experiment = dataclasses.replace(
@@ -46,7 +49,8 @@ def losses_on(request, corpus, tmp_path_factory):
         result = train(experiment, stop=StopAfter(STEPS))
         return np.array([row["loss"] for row in read_metrics(result.directory / "metrics.jsonl")])
 
-    return train_on
+    yield train_on
+    patch.undo()
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ masked_objectives = pytest.mark.parametrize("objective", ["mlm", "mlm_nsp"])
 
 
 def random_batch(objective, rows=6, num_tokens=16, vocab_size=101, seed=0):
-    """Full rows of one document of random tokens; a third of the places is predicted where words are masked."""
+    """Full rows of one document of random tokens; where words are masked, a third of the places."""
     draw = np.random.default_rng(seed)
     shape = (rows, num_tokens)
     ones = np.ones(shape, np.int32)

@@ -56,10 +56,11 @@ def test_metrics_that_are_not_fit_to_print_are_not_printed(clock, capsys):
 
 
 def test_hours_are_told_as_hours(clock, capsys):
-    with ProgressLine(0, 1000) as line:
-        clock[0] += 10.0
-        line.update(1, METRICS, line=True)
-    assert "2:46:30 left" in capsys.readouterr().out
+    with ProgressLine(0, 1002) as line:
+        for done in (1, 2):
+            clock[0] += 10.0
+            line.update(done, METRICS, line=True)
+    assert "2:46:40 left" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_what_is_said_is_printed_as_it_is(capsys):

@@ -14,7 +14,7 @@ from flaxmill.train.checkpoint import CheckpointConfig
 from flaxmill.train.metrics import read_metrics
 
 STEPS = 40
-CONFIG = '''
+CONFIG = """
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
@@ -41,7 +41,7 @@ config = Experiment(
     optimizer=OptimizerConfig(learning_rate=3e-3),
     checkpoint=CheckpointConfig(every=10),
 )
-'''
+"""
 BERT = dict(norm_position="post", embedding_norm=True, num_segments=2, initializer="bert")
 
 
@@ -57,7 +57,7 @@ def finish(config, run_dir, *flags):
 
 
 def interrupt(config, run_dir, number, after):
-    """Run the command, and signal it once metrics.jsonl has the row of step `after`; returns its exit code."""
+    """Run the command, signal it once metrics.jsonl has the row of step `after`, return its exit code."""
     metrics = run_dir / "metrics.jsonl"
     process = subprocess.Popen(
         command(config, run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

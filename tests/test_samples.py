@@ -35,14 +35,14 @@ def sample(make_experiment, monkeypatch):
 @pytest.mark.parametrize("objective", ["causal", "hybrid"])
 def test_a_causal_model_continues_the_prompt(sample, objective):
     text, _ = sample(objective, prompt="The value of")
-    assert text.startswith("The value of|")
-    assert len(text) > len("The value of|")
+    assert text.startswith("'The value of' continues:\nThe value of")
+    assert len(text) > len("'The value of' continues:\nThe value of")
 
 
 def test_an_empty_prompt_begins_a_document(sample):
     text, _ = sample("causal", prompt="")
-    assert text.startswith("|")
-    assert len(text) > 1
+    assert text.startswith("'' continues:\n")
+    assert len(text) > len("'' continues:\n")
 
 
 def test_the_sample_follows_the_seed(sample):
@@ -55,7 +55,7 @@ def test_a_prompt_longer_than_the_window_is_continued_all_the_same(sample):
     prompt = "a name that is bound to an object " * 10
     text, tokenizer = sample("causal", prompt=prompt)
     assert len(tokenizer.encode(prompt)) > 32
-    assert text.startswith(prompt + "|")
+    assert text.startswith(f"{prompt!r} continues:\n{prompt}")
 
 
 def test_an_encoder_fills_gaps_and_names_the_truth_where_it_is_wrong(sample):
@@ -69,4 +69,4 @@ def test_an_encoder_fills_gaps_and_names_the_truth_where_it_is_wrong(sample):
 
 def test_the_sample_can_be_drawn_on_a_mesh(sample):
     text, _ = sample("causal", mesh=MeshConfig(data=2, fsdp=2, tensor=2), prompt="The")
-    assert text.startswith("The|")
+    assert text.startswith("'The' continues:\nThe")

@@ -9,7 +9,7 @@ from flaxmill.train.trackers import TensorBoard
 
 def test_scalars_reach_an_event_file_in_the_run_directory(tmp_path):
     board = TensorBoard(str(tmp_path))
-    board.write(3, {"step": 3, "loss": 1.5, "grad_norm": 0.25})
+    board.write({"step": 3, "loss": 1.5, "grad_norm": 0.25})
     board._writer.close()  # as tensorboardX does by itself when the process ends
     (events,) = (tmp_path / "tensorboard").glob("events*")
     written = events.read_bytes()

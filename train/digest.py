@@ -11,11 +11,14 @@ def compute_digests(arrays: dict[str, jax.Array]) -> dict[str, int]:
     It is the sum modulo 2**32 of a scrambling, a different one at every position, of each element's bits:
     no change of a single element goes unseen, and of other changes about one in four billion does.
     """
-    digests = {name: _digest(x) for name, x in arrays.items()}  # all dispatched before the first is read
-    return {name: int(digest) for name, digest in jax.device_get(digests).items()}
+    return {name: int(digest) for name, digest in jax.device_get(_digest_all(arrays)).items()}
 
 
-@jax.jit
+@jax.jit  # one program: many small ones with collectives in flight at once can starve a CPU's threads
+def _digest_all(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: _digest(x) for name, x in arrays.items()}
+
+
 def _digest(x: jax.Array) -> jax.Array:
     bits = _bits(x)
     # Positions come from one iota per dim, not from a reshape: a reshape would gather a sharded array.

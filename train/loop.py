@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,6 +36,7 @@ from flaxmill.train.run_directory import (
 from flaxmill.train.samples import sample_text
 from flaxmill.train.state import TrainState, abstract_state, init_state
 from flaxmill.train.step import make_eval_step, make_train_step
+from flaxmill.train.trackers import TensorBoard
 
 BATCHES_AHEAD = 2
 
@@ -87,8 +89,9 @@ def train(
         jax.set_mesh(mesh),
         Checkpoints(directory / CHECKPOINTS, experiment.checkpoint) as checkpoints,
         MetricsWriter(directory / METRICS_FILE) as writer,
+        TensorBoard(directory) if experiment.tensorboard else nullcontext() as tensorboard,
     ):
-        return _run(experiment, mesh, dataset, directory, checkpoints, writer, stop)
+        return _run(experiment, mesh, dataset, directory, checkpoints, writer, tensorboard, stop)
 
 
 def _run(
@@ -98,6 +101,7 @@ def _run(
     directory: Path,
     checkpoints: Checkpoints,
     writer: MetricsWriter,
+    tensorboard: TensorBoard | None,
     stop: Stop | None,
 ) -> Result:
     train_batches = make_batches(dataset, "train", experiment)
@@ -110,7 +114,9 @@ def _run(
 
     with ProgressLine(first, experiment.steps) as progress:
         progress.say(_describe(experiment, mesh, dataset, directory, first))
-        recorder = Recorder(experiment, mesh, writer, progress, metadata, train_batches.max_predictions)
+        recorder = Recorder(
+            experiment, mesh, writer, tensorboard, progress, metadata, train_batches.max_predictions
+        )
 
         def save(step: int) -> None:
             recorder.flush()
@@ -120,7 +126,7 @@ def _run(
         def evaluate_now(step: int) -> dict[str, float]:
             recorder.flush()
             metrics = evaluate(eval_step, state.params, valid_batches, experiment, mesh)
-            writer.write({"step": step, **metrics})
+            recorder.write({"step": step, **metrics})
             recorder.restart_clock()
             return metrics
 

@@ -61,7 +61,7 @@ def numerators(
     sums: Sums = {}
     if model.nsp is not None and objective == "mlm_nsp":
         sums |= _next_sentence_sums(model, hidden_BTD, batch)
-    if objective in ("mlm", "mlm_nsp") and max_predictions is not None:
+    if max_predictions is not None:
         hidden_BTD, batch = _gather_predicted(hidden_BTD, batch, max_predictions)
     with jax.named_scope("token_loss"):
         losses = _token_losses(model, config, hidden_BTD, batch["targets"], chunk_tokens)

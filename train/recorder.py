@@ -46,18 +46,19 @@ class Recorder:
         experiment: Experiment,
         mesh: Mesh,
         writer: MetricsWriter,
+        tensorboard: TensorBoard | None,
         progress: ProgressLine,
         metadata: dict[str, Any],
         max_predictions: int | None,
     ) -> None:
-        self._experiment, self._writer, self._progress = experiment, writer, progress
+        self._experiment, self._progress = experiment, progress
+        self._writer, self._tensorboard = writer, tensorboard
         self._num_tokens: int = metadata.get("num_tokens", 0)
         self._skipped_in_row: list[int] = metadata.get("skipped_in_row", [])
         self._flops = step_flops(
             experiment.model, experiment.batch_size, experiment.data.sequence_length, max_predictions
         )
         self._peak = peak_flops([device.device_kind for device in mesh.devices.flat])
-        self._tensorboard = TensorBoard(experiment.run_dir) if experiment.tensorboard else None
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._window = _Window()
         self._clock = time.perf_counter()
@@ -83,7 +84,8 @@ class Recorder:
         row |= self._window.rates() | self._utilisation(self._window.rates()["step_seconds"])
         due = step % self._experiment.log_every == 0 or step + 1 == self._experiment.steps
         if due:
-            self._write(row)
+            self._window = _Window()
+            self.write(row)
         self._progress.update(step + 1, row, line=due)
 
     def metadata(self) -> dict[str, Any]:
@@ -92,11 +94,11 @@ class Recorder:
         return {"num_tokens": self._num_tokens, "skipped_in_row": self._skipped_in_row}
 
     def restart_clock(self) -> None:
-        """Do not count the time since the last step, such as an evaluation, to the next."""
+        """Do not count the time since the last step, such as an evaluation's, to the next."""
         self._clock = time.perf_counter()
 
-    def _write(self, row: dict[str, Any]) -> None:
-        self._window = _Window()
+    def write(self, row: dict[str, Any]) -> None:
+        """Write a row, of a step or of an evaluation, wherever metrics go."""
         self._writer.write(row)
         if self._tensorboard is not None:
             self._tensorboard.write(row)

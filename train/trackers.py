@@ -12,7 +12,7 @@ class TensorBoard:
       ValueError: tensorboardX is not installed.
     """
 
-    def __init__(self, run_dir: str | None) -> None:
+    def __init__(self, run_dir: Path) -> None:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -20,11 +20,15 @@ class TensorBoard:
                 "tensorboard=True needs the package tensorboardX; install it with `pip install "
                 "'flaxmill[tracking]'`, or drop --tensorboard"
             ) from None
-        assert run_dir is not None
-        self._writer = SummaryWriter(str(Path(run_dir) / "tensorboard"))
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
 
     def write(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name, value, row["step"])
-        self._writer.flush()
+
+    def __enter__(self) -> "TensorBoard":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
