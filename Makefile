@@ -28,7 +28,7 @@ lint: $(INSTALLED)
 	$(BIN)/pyright
 
 check: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2
 
 bench: $(INSTALLED)
 	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done

@@ -74,14 +74,19 @@ def apply(config: ModelConfig, params: Params, batch: Batch, key: jax.Array | No
     outputs = {"hidden": hidden_BTD}
     if model.nsp is not None:
         outputs["nsp_logits"] = model.nsp(hidden_BTD)
-    decoded_BTD = hidden_BTD if model.mlm is None else model.mlm(hidden_BTD)
-    table_VD, bias_V = model.output_table()
-    logits_BTV = jnp.einsum(
-        "BTD,VD->BTV", decoded_BTD, table_VD.astype(decoded_BTD.dtype), preferred_element_type=jnp.float32
-    )
-    logits_BTV = logits_BTV if bias_V is None else logits_BTV + bias_V
-    outputs["logits"] = logits_BTV[..., : config.vocab_size]
+    outputs["logits"] = token_logits(model, hidden_BTD)
     return outputs
+
+
+def token_logits(model: Transformer, hidden: jax.Array) -> jax.Array:
+    """float32 logits [..., V] over the true vocabulary, of hidden states [..., D]."""
+    decoded = hidden if model.mlm is None else model.mlm(hidden)
+    table_VD, bias_V = model.output_table()
+    logits = jnp.einsum(
+        "...D,VD->...V", decoded, table_VD.astype(decoded.dtype), preferred_element_type=jnp.float32
+    )
+    logits = logits if bias_V is None else logits + bias_V
+    return logits[..., : model.config.vocab_size]
 
 
 @functools.lru_cache(maxsize=64)

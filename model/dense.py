@@ -35,7 +35,8 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = dense(x, self.kernel[...].astype(x.dtype), self.num_in)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        # Added in float32, so that the bias's gradient, a sum over all tokens, is too.
+        return y if self.bias is None else (y.astype(jnp.float32) + self.bias[...]).astype(x.dtype)
 
 
 def dense(x: jax.Array, kernel: jax.Array, num_in: int = 1) -> jax.Array:

@@ -25,8 +25,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
         # Gathered over fsdp once; what stays split is the vocabulary, which XLA looks up by masking.
-        table = constrain(self.embedding[...].astype(dtype), self.axis, None)
-        return table[ids]
+        # Cast after the look-up, so that the gradient's sum over equal ids is in float32.
+        return constrain(self.embedding[...], self.axis, None)[ids].astype(dtype)
 
 
 class Embeddings(nnx.Module):

@@ -2,15 +2,16 @@
 
 # B batch, T tokens, V vocab
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.apply import Params, apply
+from flaxmill.model.apply import Params, apply, bind, token_logits
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.transformer import Batch
+from flaxmill.model.transformer import Batch, complete_batch
 
 
 def generate(
@@ -64,9 +65,11 @@ def _next_token(
     key: jax.Array,
     temperature: float,
 ) -> jax.Array:
-    causal_B = jnp.ones(tokens_BT.shape[0], jnp.int32)  # a hybrid model reads this row by row
-    logits_BTV = apply(config, params, {"tokens": tokens_BT, "causal": causal_B})["logits"]
-    best_Bk, ids_Bk = jax.lax.top_k(logits_BTV[:, last], min(top_k, logits_BTV.shape[-1]))
+    config = dataclasses.replace(config, causal=True)  # a hybrid model attends as its rows ask
+    model = bind(config, params)
+    hidden_BTD = model(complete_batch(config, {"tokens": tokens_BT}))
+    logits_BV = token_logits(model, hidden_BTD[:, last][:, None])[:, 0]
+    best_Bk, ids_Bk = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))
     choice_B = jax.random.categorical(key, best_Bk / temperature)
     return jnp.take_along_axis(ids_Bk, choice_B[:, None], 1)[:, 0]
 

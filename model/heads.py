@@ -11,6 +11,7 @@ from flaxmill.model.dense import Dense
 from flaxmill.model.initializers import kernel_initializer, make_parameter
 from flaxmill.model.mlp import activation
 from flaxmill.model.norms import Norm
+from flaxmill.sharding.rules import constrain
 
 NUM_NSP_CLASSES = 2  # 0: the second segment follows the first; 1: it is random
 
@@ -37,7 +38,10 @@ class MaskedLanguageModelHead(nnx.Module):
 
     def __call__(self, hidden_BPD: jax.Array) -> jax.Array:
         """What the decoder multiplies, same shape."""
-        return self.norm(activation(self.activation)(self.transform(hidden_BPD)))
+        # Held to the rows' devices: else the partitioner gathers the batch instead of the small weights.
+        hidden_BPD = constrain(hidden_BPD, "batch", None, None)
+        hidden_BPD = activation(self.activation)(self.transform(hidden_BPD))
+        return constrain(self.norm(hidden_BPD), "batch", None, None)
 
 
 class NextSentenceHead(nnx.Module):
@@ -52,8 +56,9 @@ class NextSentenceHead(nnx.Module):
 
     def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
         """float32 logits [B, 2]."""
-        pooled_BD = jnp.tanh(self.pooler(hidden_BTD[:, 0]))
-        return self.classifier(pooled_BD).astype(jnp.float32)
+        first_BD = constrain(hidden_BTD[:, 0], "batch", None)
+        pooled_BD = constrain(jnp.tanh(self.pooler(first_BD)), "batch", None)
+        return constrain(self.classifier(pooled_BD), "batch", None).astype(jnp.float32)
 
 
 def _output_kernel(key: jax.Array, config: ModelConfig):

@@ -92,6 +92,11 @@ class Transformer(nnx.Module):
     """Body and heads of one model; parameters of the layers are stacked along a leading L."""
 
     def __init__(self, key: jax.Array, config: ModelConfig) -> None:
+        if config.head is None or config.causal is None or config.vocab_size is None:
+            raise ValueError(
+                f"model.head={config.head}, model.causal={config.causal} and model.vocab_size="
+                f"{config.vocab_size} must be set before a model is made; training derives them"
+            )
         keys = jax.random.split(key, 5)
         self.config = config
         self.embed = Embeddings(keys[0], config)
@@ -112,16 +117,10 @@ class Transformer(nnx.Module):
 
     def output_table(self) -> tuple[jax.Array, jax.Array | None]:
         """The last matrix [padded V, D] and its bias or None: logits = hidden @ matrix.T + bias."""
-        tokens = self.embed.tokens.embedding[...]
-        table = tokens if self.config.tie_embeddings else None
-        if self.lm_head is not None:
-            table = self.lm_head.kernel[...]
-        if self.mlm is not None:
-            table = table if self.mlm.kernel is None else self.mlm.kernel[...]
-            assert table is not None
-            return table, self.mlm.bias[...]
-        assert table is not None
-        return table, None
+        own = self.lm_head if self.mlm is None else self.mlm
+        kernel = None if own is None else own.kernel
+        table = self.embed.tokens.embedding if kernel is None else kernel
+        return table[...], None if self.mlm is None else self.mlm.bias[...]
 
     def _run_layers(self, x_BTD: jax.Array, batch: Batch, key: jax.Array | None) -> jax.Array:
         config = self.config
@@ -147,6 +146,9 @@ def complete_batch(config: ModelConfig, batch: Batch) -> Batch:
     first token of each document, so that left padding or packing moves nothing.
     """
     tokens_BT = batch["tokens"]
+    limit = config.max_positions
+    if config.positions == "learned" and limit is not None and tokens_BT.shape[1] > limit:
+        raise ValueError(f"rows of {tokens_BT.shape[1]} tokens exceed model.max_positions={limit}; cut them")
     full = dict(batch)
     if "documents" not in full:
         full["documents"] = full.get("mask", jnp.ones_like(tokens_BT)).astype(jnp.int32)

@@ -71,3 +71,20 @@ def make_experiment(corpus: Path, tmp_path: Path) -> MakeExperiment:
         return dataclasses.replace(experiment, **changes)
 
     return make
+
+
+class StopAfter:
+    """Asks a run to stop after so many steps, as a signal would."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    @property
+    def requested(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+@pytest.fixture(scope="session")
+def stop_after() -> type[StopAfter]:
+    return StopAfter

@@ -30,10 +30,7 @@ class State(NamedTuple):
 
 def make_params() -> dict[str, Any]:
     rng = np.random.default_rng(0)
-
-    def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape), jnp.float32)
-
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     return {
         "embed": {"embedding": normal(128, 64)},
         "layers": {"mlp": {"up": {"kernel": normal(2, 64, 128), "bias": normal(2, 128)}}},

@@ -196,7 +196,7 @@ def test_other_errors_pass_through(replaced):
 
 
 def test_interrupt_is_one_line(flaxmill, replaced):
-    def evaluate_run(run_dir, data):
+    def evaluate_run(run_dir, data, mesh):
         raise KeyboardInterrupt
 
     replaced(EVALUATE, evaluate_run)
@@ -206,7 +206,7 @@ def test_interrupt_is_one_line(flaxmill, replaced):
 def test_eval_prints_a_table_or_one_json_object(flaxmill, replaced):
     calls = []
 
-    def evaluate_run(run_dir, data):
+    def evaluate_run(run_dir, data, mesh):
         calls.append((str(run_dir), None if data is None else str(data)))
         return {"step": 1200, "eval_loss": 4.5, "bits_per_byte": float("nan")}
 

@@ -38,7 +38,7 @@ def test_show_prints_the_rows_of_a_step(flags, capsys):
     assert out.startswith("step 3, 1 of 8 rows\n")
     assert "row 0" in out
     assert "row 1" not in out
-    assert "number" in out
+    assert "predicts" in out
 
 
 def test_steps_differ_and_repeat(flags, capsys):

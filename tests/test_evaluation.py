@@ -17,11 +17,13 @@ from flaxmill.train.evaluation import (
     describe_evaluation,
     evaluate,
     evaluate_run,
-    make_batches,
 )
 from flaxmill.train.experiment import resolve
+from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.metrics import read_metrics
 from flaxmill.train.step import make_eval_step
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -132,7 +134,8 @@ def finished(make_experiment):
 
 def test_a_saved_run_evaluates_to_what_it_said_at_its_end(finished):
     directory, metrics = finished
-    assert evaluate_run(directory) == {"step": 3} | metrics
+    same_mesh = MeshConfig(data=1)
+    assert evaluate_run(directory, mesh_config=same_mesh) == {"step": 3} | metrics
     last = list(read_metrics(directory / "metrics.jsonl"))[-1]
     assert last["eval_loss"] == metrics["eval_loss"]
 
@@ -149,10 +152,20 @@ def test_a_run_can_be_evaluated_on_another_text(finished, tmp_path):
 
 def test_a_run_can_be_evaluated_on_another_mesh(finished):
     directory, metrics = finished
+    for mesh in (None, MeshConfig(data=1, fsdp=2, tensor=2)):
+        evaluated = evaluate_run(directory, mesh_config=mesh)
+        assert evaluated["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
+
+
+def test_a_run_whose_text_has_changed_is_not_evaluated_on_it(finished, corpus):
+    directory, _ = finished
     config = json.loads((directory / "config.json").read_text())
-    config["mesh"] = {"data": 1, "fsdp": 2, "tensor": 2}
+    other = corpus.with_name("other.txt")
+    other.write_text(corpus.read_text().replace("the", "thy"))
+    config["data"]["files"] = [str(other)]
     (directory / "config.json").write_text(json.dumps(config))
-    assert evaluate_run(directory)["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
+    with pytest.raises(ValueError, match="its text or tokenizer is now"):
+        evaluate_run(directory)
 
 
 def test_a_directory_without_checkpoint_is_named(finished):

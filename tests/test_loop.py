@@ -2,22 +2,25 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.preparation import prepare
-from flaxmill.train import loop, recorder, train
+from flaxmill.train import recorder, train
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.checkpoint import CheckpointConfig, Checkpoints
-from flaxmill.train.evaluation import make_batches
 from flaxmill.train.experiment import resolve
 from flaxmill.train.flops import step_flops
+from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.metrics import read_metrics
 from flaxmill.train.optimizer import OptimizerConfig
 from flaxmill.train.recorder import DivergenceError
 from flaxmill.train.run_directory import read_config
+
+pytestmark = pytest.mark.slow
 
 
 def rows_of(result_or_directory, kind="loss"):
@@ -182,7 +185,7 @@ def poison(monkeypatch, steps):
             batch["weights"] = batch["weights"] * np.float32("nan")
         return batch
 
-    monkeypatch.setattr(loop.Batches, "rows", poisoned)
+    monkeypatch.setattr(Batches, "rows", poisoned)
 
 
 def test_one_batch_that_is_not_finite_is_skipped_and_training_goes_on(small, monkeypatch):
@@ -216,31 +219,19 @@ def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run_by_name(small, 
     experiment = small(max_skipped_steps=3)
     with pytest.raises(DivergenceError, match=r"in 3 steps in a row \(5, 6, 7\)"):
         train(experiment)
-    directory = loop.Path(experiment.run_dir)
+    directory = Path(experiment.run_dir)
     finite = [row["step"] for row in rows_of(directory) if row["loss"] is not None]
     assert finite == [0, 1, 2, 3, 4]
     assert saved_counters(directory, 4) == (4, 0)
 
 
-def test_the_count_of_skipped_steps_survives_a_restart(small, monkeypatch):
+def test_the_count_of_skipped_steps_survives_a_restart(small, monkeypatch, stop_after):
     """Steps 3 and 4 are lost before a save at 5 and step 5 after it: three in a row all the same."""
     poison(monkeypatch, {3, 4, 5})
     experiment = small(max_skipped_steps=3)
-    assert train(experiment, stop=StopAfter(5)).preempted
+    assert train(experiment, stop=stop_after(5)).preempted
     with pytest.raises(DivergenceError, match=r"\(3, 4, 5\)"):
         train(experiment)
-
-
-class StopAfter:
-    """Asks to stop after so many steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    @property
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
 
 
 def test_divergence_leaves_finite_weights(small):
@@ -252,19 +243,19 @@ def test_divergence_leaves_finite_weights(small):
     )
     with pytest.raises(DivergenceError, match="not finite in 2 steps in a row"):
         train(experiment)
-    with Checkpoints(loop.Path(experiment.run_dir) / "checkpoints", experiment.checkpoint) as checkpoints:
+    with Checkpoints(Path(experiment.run_dir) / "checkpoints", experiment.checkpoint) as checkpoints:
         latest = checkpoints.latest_step()
         assert latest is not None
-    assert saved_counters(loop.Path(experiment.run_dir), latest)[1] == 1
+    assert saved_counters(Path(experiment.run_dir), latest)[1] == 1
 
 
-def test_a_changed_corpus_is_refused(small, corpus, tmp_path):
+def test_a_changed_corpus_is_refused(small, corpus, tmp_path, stop_after):
     text = tmp_path / "text.txt"
     text.write_text(corpus.read_text()[:60_000])
     experiment = small()
     data = dataclasses.replace(experiment.data, files=(str(text),))
     experiment = dataclasses.replace(experiment, data=data)
-    train(experiment, stop=StopAfter(2))
+    train(experiment, stop=stop_after(2))
     text.write_text(corpus.read_text()[1000:60_000])
     with pytest.raises(ValueError, match="its text or tokenizer is now"):
         train(experiment)

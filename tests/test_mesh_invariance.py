@@ -11,25 +11,15 @@ from flaxmill.train import train
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = {"gpt_tiny": gpt_tiny.config, "bert_tiny": bert_tiny.config}
 STEPS = 20
 MESHES = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x4": (1, 1, 4), "2x2x2": (2, 2, 2)}
 
 
-class StopAfter:
-    """Ends a run after so many steps, which spares its final evaluation and sample."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    @property
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
-
-
 @pytest.fixture(scope="module", params=CONFIGS)
-def losses_on(request, corpus, tmp_path_factory):
+def losses_on(request, corpus, tmp_path_factory, stop_after):
     """How to train a named config, with dropout, on a mesh: its loss at every step."""
     config = CONFIGS[request.param]
     patch = pytest.MonkeyPatch()
@@ -46,7 +36,7 @@ def losses_on(request, corpus, tmp_path_factory):
             data=dataclasses.replace(config.data, files=(str(corpus),), documents="blank_lines"),
         )
         assert experiment.model.dtype == "float32"
-        result = train(experiment, stop=StopAfter(STEPS))
+        result = train(experiment, stop=stop_after(STEPS))
         return np.array([row["loss"] for row in read_metrics(result.directory / "metrics.jsonl")])
 
     yield train_on
@@ -58,7 +48,6 @@ def single_device_losses(losses_on):
     return losses_on(1, 1, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_loss_is_unchanged_by_mesh_shape(mesh, losses_on, single_device_losses):
     losses = losses_on(*MESHES[mesh])

@@ -26,7 +26,7 @@ def make_recorder(make_experiment, tmp_path):
         line = ProgressLine(0, experiment.steps, quiet=True)
         experiment = dataclasses.replace(experiment, model=model)
         mesh = make_mesh(MeshConfig(data=1))
-        return Recorder(experiment, mesh, writer, line, metadata or {}, max_predictions)
+        return Recorder(experiment, mesh, writer, None, line, metadata or {}, max_predictions)
 
     yield make, lambda: list(read_metrics(path))
     for writer in open_writers:

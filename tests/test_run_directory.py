@@ -1,4 +1,5 @@
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from flaxmill.train.run_directory import (
     check_run_directory,
     describe,
     differences,
+    lock_run_directory,
     open_run_directory,
     read_config,
     write_config,
@@ -208,3 +210,14 @@ def test_config_json_is_plain_json_for_other_programs(tmp_path):
     write_config(tmp_path, TRAINED, TOKENIZER)
     values = json.loads((tmp_path / "config.json").read_text())
     assert (values["steps"], values["model"]["vocab_size"], values["data"]["files"]) == (100, 500, [])
+
+
+def test_a_second_process_in_one_run_directory_is_refused_and_a_dead_ones_lock_is_not(tmp_path):
+    with (
+        lock_run_directory(tmp_path),
+        pytest.raises(ValueError, match=rf"{tmp_path} is being trained by process {os.getpid()} on"),
+        lock_run_directory(tmp_path),
+    ):
+        pass
+    with lock_run_directory(tmp_path):
+        pass

@@ -136,6 +136,10 @@ class Checkpoints:
         manifest = self._manifest(step)
         return self._load(step, manifest["arrays"], abstract_state), manifest["metadata"]
 
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What was given to `save` beside the state; raises as `restore` does."""
+        return self._manifest(step)["metadata"]
+
     def restore_params(self, step: int, abstract_params: State) -> State:
         """Load the params alone; raises as `restore` does."""
         arrays = self._manifest(step)["arrays"]

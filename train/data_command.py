@@ -73,21 +73,14 @@ def _prepare(arguments: list[str]) -> None:
 
 
 def _show(arguments: list[str]) -> None:
-    from flaxmill.data.batches import Batches
     from flaxmill.data.show import describe_batch
+    from flaxmill.train.input_pipeline import make_batches
 
     config, rest = take_config(arguments)
     parsed = _override("show", ShowArguments(config=config), rest)
     experiment = parsed.config
     dataset = _dataset(experiment)
-    batches = Batches(
-        dataset,
-        "train",
-        config=experiment.data,
-        objective=experiment.objective,
-        batch_size=experiment.batch_size,
-        seed=experiment.seed,
-    )
+    batches = make_batches(dataset, "train", experiment)
     num_rows = min(parsed.rows, experiment.batch_size)
     batch = batches.rows(parsed.step, 0, num_rows)
     print(f"step {parsed.step}, {num_rows} of {experiment.batch_size} rows")

@@ -2,10 +2,11 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override
 
 DESCRIPTION = (
@@ -21,6 +22,8 @@ class EvalArguments:
     """A text file or glob to measure on; None: the held-out text of the run."""
     json: bool = False
     """Print one JSON object instead of a table."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Devices to evaluate on; as it is: as many as divide the rows of an evaluation step."""
 
 
 def run(arguments: list[str]) -> None:
@@ -32,7 +35,8 @@ def run(arguments: list[str]) -> None:
         raise ValueError("no run given; it comes first: flaxmill eval RUN, where RUN is a run directory")
     from flaxmill.train.evaluation import evaluate_run
 
-    measured = evaluate_run(Path(arguments[0]), data=Path(parsed.data) if parsed.data else None)
+    mesh = None if parsed.mesh == MeshConfig() else parsed.mesh
+    measured = evaluate_run(Path(arguments[0]), Path(parsed.data) if parsed.data else None, mesh)
     print(_json(measured) if parsed.json else _table(measured))
 
 

@@ -11,33 +11,20 @@ from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.dataset import Dataset
-from flaxmill.data.held_out import Split
 from flaxmill.data.preparation import prepare
 from flaxmill.model.apply import Params, abstract_params
-from flaxmill.sharding.mesh import make_mesh
-from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.compilation_cache import enable_compilation_cache
-from flaxmill.train.experiment import Experiment
+from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.input_pipeline import eval_batch_size, make_batches, read_ahead
 from flaxmill.train.objectives import combine
 from flaxmill.train.run_directory import CHECKPOINTS, TOKENIZER_FILE, read_config
 from flaxmill.train.state import param_shardings
 from flaxmill.train.step import make_eval_step
 
 EvalStep = Callable[..., Any]
-
-
-def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batches:
-    """The rows of one split as the experiment reads them."""
-    return Batches(
-        dataset,
-        split,
-        config=experiment.data,
-        objective=experiment.objective,
-        batch_size=experiment.batch_size,
-        seed=experiment.seed,
-    )
 
 
 def evaluate(
@@ -49,15 +36,24 @@ def evaluate(
 ) -> dict[str, float]:
     """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows."""
     num_batches = min(batches.num_batches, experiment.eval_batches or batches.num_batches)
-    start, stop = local_rows(mesh, experiment.batch_size)
     totals: tuple[dict[str, float], dict[str, float]] = ({}, {})
-    for index in range(num_batches):
-        rows = place_rows(mesh, batches.rows(index, start, stop), experiment.batch_size)
-        for total, sums in zip(totals, jax.device_get(eval_step(params, rows)), strict=True):
-            for name, value in sums.items():
-                total[name] = total.get(name, 0.0) + float(value)  # in float64: many batches
+    pending: Any = None  # read one batch late, so that the device never waits for the host
+    for _, rows, _ in read_ahead(batches, mesh, 0, num_batches):
+        sums = eval_step(params, rows)
+        _add(totals, pending)
+        pending = sums
+    _add(totals, pending)
     metrics = combine(experiment.objective, experiment.z_loss, *totals)
     return {f"eval_{name}": float(value) for name, value in metrics.items()}
+
+
+def _add(totals: tuple[dict[str, float], dict[str, float]], sums: Any) -> None:
+    """Sum in float64: there may be many batches."""
+    if sums is None:
+        return
+    for total, part in zip(totals, jax.device_get(sums), strict=True):
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + float(value)
 
 
 def compare_with_counting(
@@ -68,9 +64,7 @@ def compare_with_counting(
     for name in ("unigram_entropy", "bigram_entropy", "nsp_majority"):
         if name in statistics:
             compared[f"eval_{name}"] = statistics[name]
-    causal = metrics["eval_loss"] if objective == "causal" else metrics.get("eval_causal_loss")
-    if objective == "causal" and "eval_causal_loss" in metrics:
-        causal = metrics["eval_causal_loss"]
+    causal = metrics.get("eval_causal_loss", metrics["eval_loss"] if objective == "causal" else None)
     if causal is not None and statistics["num_bytes"]:
         tokens_per_byte = statistics["num_tokens"] / statistics["num_bytes"]
         compared["eval_bits_per_byte"] = causal * tokens_per_byte / math.log(2)
@@ -99,38 +93,60 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
     if "eval_unigram_entropy" in metrics:
         lines.append(
             f"counting words alone: unigram entropy {metrics['eval_unigram_entropy']:.3f} nats, "
-            f"bigram {get('eval_bigram_entropy', math.nan):.3f}"
+            f"bigram {get('eval_bigram_entropy') or math.nan:.3f}"
         )
     return "\n".join(lines)
 
 
-def evaluate_run(run: Path, data: Path | None = None) -> dict[str, Any]:
+def evaluate_run(
+    run: Path, data: Path | None = None, mesh_config: MeshConfig | None = None
+) -> dict[str, Any]:
     """Evaluate the newest checkpoint of a run on its own held-out text, or on the text files of `data`.
 
+    Args:
+      mesh_config: None: as many devices as divide the rows of an evaluation step.
+
     Raises:
-      ValueError: no such run, no checkpoint in it, or `data` cannot be read.
+      ValueError: no such run, no checkpoint in it, its text has changed, or `data` cannot be read.
     """
     cache = cache_directory()
     enable_compilation_cache(cache)
     experiment = read_config(run)
+    devices = math.gcd(eval_batch_size(experiment), jax.device_count())
+    experiment = dataclasses.replace(experiment, mesh=mesh_config or MeshConfig(data=devices))
     if data is not None:
-        files = (str(data),)
-        tokenizer = str(run / TOKENIZER_FILE)
-        changed = dataclasses.replace(experiment.data, files=files, valid_files=files, tokenizer=tokenizer)
-        experiment = dataclasses.replace(experiment, data=changed, eval_batches=None)
+        experiment = _on_other_text(experiment, data, run / TOKENIZER_FILE)
     mesh = make_mesh(experiment.mesh)
-    params, step = load_params(run, experiment, mesh)
+    check_mesh(experiment, mesh)
+    params, metadata, step = load_params(run, experiment, mesh)
     dataset = prepare(experiment.data, experiment.objective, cache=cache, log=lambda line: None)
+    statistics = dict(dataset.statistics["valid"])
+    if data is None:
+        check_same_data(experiment, metadata, dataset)
+    else:
+        del statistics["bigram_entropy"]  # counted on the very text that is measured
     batches = make_batches(dataset, "valid", experiment)
     with jax.set_mesh(mesh):
         eval_step = make_eval_step(experiment, batches.max_predictions)
         metrics = evaluate(eval_step, params, batches, experiment, mesh)
-    compared = compare_with_counting(metrics, experiment.objective, dataset.statistics["valid"])
-    return {"step": step, **compared}
+    return {"step": step, **compare_with_counting(metrics, experiment.objective, statistics)}
 
 
-def load_params(run: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, int]:
-    """Parameters of the newest checkpoint, on the mesh, and its step."""
+def check_same_data(experiment: Experiment, metadata: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse text or a tokenizer other than those that a checkpoint was trained on.
+
+    Raises:
+      ValueError: the fingerprints differ.
+    """
+    if metadata["dataset"] != dataset.fingerprint:
+        raise ValueError(
+            f"{experiment.run_dir} was trained on dataset {metadata['dataset'][:12]}, but its text or "
+            f"tokenizer is now {dataset.fingerprint[:12]}; restore the data, or give another run directory"
+        )
+
+
+def load_params(run: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, dict[str, Any], int]:
+    """Parameters of the newest checkpoint, on the mesh; its metadata and its step."""
     with Checkpoints(run / CHECKPOINTS, experiment.checkpoint) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:
@@ -139,4 +155,12 @@ def load_params(run: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, 
         shapes = jax.tree.map(
             place, abstract_params(experiment.model), param_shardings(experiment.model, mesh)
         )
-        return checkpoints.restore_params(step, shapes), step
+        return checkpoints.restore_params(step, shapes), checkpoints.metadata(step), step
+
+
+def _on_other_text(experiment: Experiment, data: Path, tokenizer: Path) -> Experiment:
+    files = (str(data.absolute()),)
+    changed = dataclasses.replace(
+        experiment.data, files=files, valid_files=files, tokenizer=str(tokenizer.absolute())
+    )
+    return dataclasses.replace(experiment, data=changed, eval_batches=None)

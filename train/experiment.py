@@ -1,6 +1,7 @@
 """One experiment: everything that decides what a run computes, checked part against part."""
 
 import dataclasses
+import os
 import types
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -99,6 +100,18 @@ def resolve(experiment: Experiment, tokenizer: "Tokenizer") -> Experiment:
     _check_positions(resolved, experiment.data.sequence_length)
     _check_objective(resolved, objective)
     return dataclasses.replace(experiment, model=resolved)
+
+
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """The experiment with the paths of its text and tokenizer absolute: a run may continue from elsewhere."""
+    data = experiment.data
+    is_path = any(mark in data.tokenizer for mark in ("/", os.sep, "."))
+    paths = {
+        "files": tuple(map(os.path.abspath, data.files)),
+        "valid_files": tuple(map(os.path.abspath, data.valid_files)),
+        "tokenizer": os.path.abspath(data.tokenizer) if is_path else data.tokenizer,
+    }
+    return dataclasses.replace(experiment, data=dataclasses.replace(data, **paths))
 
 
 def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:

@@ -1,8 +1,6 @@
 """The training loop, top to bottom: mesh, data, model, state or restore, step, log, save, evaluate."""
 
 import dataclasses
-import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,17 +9,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxmill.data.batches import Batches
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.preparation import prepare
 from flaxmill.model.apply import abstract_params, count_params
 from flaxmill.sharding.mesh import make_mesh
-from flaxmill.sharding.placement import local_rows, place_rows
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.compilation_cache import enable_compilation_cache
-from flaxmill.train.evaluation import compare_with_counting, describe_evaluation, evaluate, make_batches
-from flaxmill.train.experiment import Experiment, check_mesh, resolve
+from flaxmill.train.evaluation import (
+    check_same_data,
+    compare_with_counting,
+    describe_evaluation,
+    evaluate,
+)
+from flaxmill.train.experiment import Experiment, check_mesh, resolve, with_absolute_paths
+from flaxmill.train.input_pipeline import make_batches, read_ahead
 from flaxmill.train.metrics import MetricsWriter
 from flaxmill.train.optimizer import make_optimizer
 from flaxmill.train.progress import ProgressLine, short_number
@@ -30,6 +32,7 @@ from flaxmill.train.run_directory import (
     CHECKPOINTS,
     METRICS_FILE,
     check_run_directory,
+    lock_run_directory,
     open_run_directory,
     write_config,
 )
@@ -37,8 +40,6 @@ from flaxmill.train.samples import sample_text
 from flaxmill.train.state import TrainState, abstract_state, init_state
 from flaxmill.train.step import make_eval_step, make_train_step
 from flaxmill.train.trackers import TensorBoard
-
-BATCHES_AHEAD = 2
 
 
 class Stop(Protocol):
@@ -71,6 +72,7 @@ def train(
       ValueError: the user's mistake, before anything is trained.
       DivergenceError: too many steps in a row had a loss or gradient that was not finite.
     """
+    experiment = with_absolute_paths(experiment)
     cache = cache_directory()
     enable_compilation_cache(cache)
     mesh = make_mesh(experiment.mesh)
@@ -81,16 +83,17 @@ def train(
     check_mesh(experiment, mesh)
     check_run_directory(experiment, extend=extend)
     directory = open_run_directory(experiment)
-    if heading:
-        print(heading, flush=True)
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
-    write_config(directory, experiment, dataset.tokenizer)
     with (
+        lock_run_directory(directory),
         jax.set_mesh(mesh),
         Checkpoints(directory / CHECKPOINTS, experiment.checkpoint) as checkpoints,
         MetricsWriter(directory / METRICS_FILE) as writer,
         TensorBoard(directory) if experiment.tensorboard else nullcontext() as tensorboard,
     ):
+        if heading:
+            print(heading, flush=True)
+        write_config(directory, experiment, dataset.tokenizer)
         return _run(experiment, mesh, dataset, directory, checkpoints, writer, tensorboard, stop)
 
 
@@ -130,7 +133,9 @@ def _run(
             recorder.restart_clock()
             return metrics
 
-        for step, batch, data_seconds in _timed(_prefetch(train_batches, mesh, first, experiment)):
+        if first and _evaluates_at(first, experiment):
+            evaluate_now(first)  # a run that was stopped here had no time left for it
+        for step, batch, data_seconds in read_ahead(train_batches, mesh, first, experiment.steps):
             state, metrics = train_step(state, batch)
             recorder.record(step, metrics, data_seconds)
             done = step + 1
@@ -141,7 +146,7 @@ def _run(
                 checkpoints.wait()
                 progress.say(f"stopped after step {done}; the same command continues from {directory}")
                 return Result(directory, done, True, {})
-            if experiment.eval_every and done % experiment.eval_every == 0 and done < experiment.steps:
+            if _evaluates_at(done, experiment):
                 evaluated = evaluate_now(done)
                 progress.say(f"step {done}: held-out loss {evaluated['eval_loss']:.3f}")
         evaluated = evaluate_now(experiment.steps)
@@ -160,40 +165,14 @@ def _restore_or_init(
     if latest is None:
         return init_state(experiment.model, optimizer, mesh, experiment.seed), {}
     state, metadata = checkpoints.restore(latest, abstract_state(experiment.model, optimizer, mesh))
-    if metadata["dataset"] != dataset.fingerprint:
-        raise ValueError(
-            f"{experiment.run_dir} was trained on dataset {metadata['dataset'][:12]}, but its text or "
-            f"tokenizer is now {dataset.fingerprint[:12]}; restore the data, or give another --run-dir"
-        )
+    check_same_data(experiment, metadata, dataset)
     return state, metadata
 
 
-def _prefetch(
-    batches: Batches, mesh: Mesh, first: int, experiment: Experiment
-) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-    """(step, global batch) for the steps that are left, read ahead in a thread while the device works."""
-    import grain  # costs as much to import as JAX's parts that it shares
-
-    start, stop = local_rows(mesh, experiment.batch_size)
-    if first >= experiment.steps:
-        return
-    read = lambda step: (step, batches.rows(step, start, stop))  # noqa: E731
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
-    steps = grain.MapDataset.range(first, experiment.steps)
-    for step, rows in steps.map(read).to_iter_dataset(options):
-        yield int(step), place_rows(mesh, rows, experiment.batch_size)
-
-
-def _timed(
-    batches: Iterator[tuple[int, dict[str, jax.Array]]],
-) -> Iterator[tuple[int, dict[str, jax.Array], float]]:
-    """Add the seconds that the loop waited for each batch."""
-    while True:
-        started = time.perf_counter()
-        item = next(batches, None)
-        if item is None:
-            return
-        yield *item, time.perf_counter() - started
+def _evaluates_at(step: int, experiment: Experiment) -> bool:
+    """Whether an evaluation on the way is due after this many updates; the last comes at the end anyway."""
+    every = experiment.eval_every
+    return every is not None and step % every == 0 and step < experiment.steps
 
 
 def _describe(experiment: Experiment, mesh: Mesh, dataset: Dataset, directory: Path, first: int) -> str:

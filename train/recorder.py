@@ -110,7 +110,8 @@ class Recorder:
             steps = ", ".join(map(str, self._skipped_in_row))
             raise DivergenceError(
                 f"loss or gradient was not finite in {limit} steps in a row ({steps}); the weights are those "
-                f"of step {self._skipped_in_row[0]}: lower optimizer.learning_rate or look at their batches"
+                f"of step {self._skipped_in_row[0]}: look at their batches (`flaxmill data show --step`), or "
+                "start anew with a lower optimizer.learning_rate"
             )
 
     def _utilisation(self, seconds: float) -> dict[str, float]:

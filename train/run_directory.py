@@ -1,9 +1,12 @@
 """A run's directory: made or continued, proven writable, never mixed up with another experiment's."""
 
+import fcntl
 import json
 import os
+import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
+LOCK_FILE = ".lock"
 RUNS = Path("runs")
 
 # What may change when a run continues: where it runs and what it reports, not what it computes.
@@ -78,6 +82,28 @@ def _check_continuation(directory: Path, experiment: Experiment, extend: bool) -
         f"{directory} was trained with another config: {describe(differing)}; "
         "give the old values, or another --run-dir"
     )
+
+
+@contextmanager
+def lock_run_directory(directory: Path) -> Iterator[None]:
+    """Hold the run for this process; the lock goes with the process, however that ends.
+
+    Raises:
+      ValueError: another process trains in the directory.
+    """
+    with (directory / LOCK_FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{directory} is being trained by process {file.read().strip()}; wait for it, or give "
+                "another --run-dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer") -> None:

@@ -8,7 +8,8 @@ from flaxmill.data.batches import Batches
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.apply import Params
 from flaxmill.model.generation import fill_masks, generate
-from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.sharding.placement import place_rows
+from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 from flaxmill.train.experiment import Experiment
 
 SAMPLE_TOKENS = 60
@@ -28,11 +29,10 @@ def sample_text(
 
 def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer, mesh: Mesh) -> str:
     prompt = tokenizer.encode(experiment.prompt) or [tokenizer.end_id or 0]
-    num_rows = local_rows(mesh, mesh.size)[1]  # as many as the mesh splits evenly; the first is shown
     tokens = generate(
         experiment.model,
         params,
-        np.tile(np.asarray(prompt, np.int32), (num_rows, 1)),
+        np.tile(np.asarray(prompt, np.int32), (_num_rows(mesh), 1)),
         num_tokens=SAMPLE_TOKENS,
         window=experiment.data.sequence_length,
         seed=experiment.seed,
@@ -45,7 +45,7 @@ def _filled_text(
     experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
 ) -> str:
     assert tokenizer.mask_id is not None
-    rows = batches.batch(0)
+    rows = batches.rows(0, 0, min(_num_rows(mesh), batches.batch_size))
     batch = place_rows(mesh, rows, len(rows["tokens"]))
     filled = fill_masks(experiment.model, params, batch, tokenizer.mask_id)[0]
     real = rows["mask"][0].astype(bool)
@@ -59,3 +59,9 @@ def _filled_text(
         words.append(piece)
     text = " ".join(words).replace(" ##", "")[:SAMPLE_CHARACTERS]
     return f"masked words filled, in brackets, with the truth where it differs:\n{text}"
+
+
+def _num_rows(mesh: Mesh) -> int:
+    """As few rows as the mesh splits evenly; the first is shown."""
+    rows = mesh_axes("batch", ACTIVATION_RULES, mesh)
+    return num_shards(rows, mesh)

@@ -1,0 +1,55 @@
+"""From a prepared dataset to global arrays on the mesh, read ahead while the device works."""
+
+import time
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh
+
+from flaxmill.data.batches import Batches
+from flaxmill.data.dataset import Dataset
+from flaxmill.data.held_out import Split
+from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.train.experiment import Experiment
+
+BATCHES_AHEAD = 2
+
+
+def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batches:
+    """The rows of one split; held-out ones in batches that fit where a microbatch of training does."""
+    rows = experiment.batch_size if split == "train" else eval_batch_size(experiment)
+    return Batches(
+        dataset,
+        split,
+        config=experiment.data,
+        objective=experiment.objective,
+        batch_size=rows,
+        seed=experiment.seed,
+    )
+
+
+def eval_batch_size(experiment: Experiment) -> int:
+    """Rows of an evaluation step."""
+    return experiment.batch_size // experiment.accumulate
+
+
+def read_ahead(
+    batches: Batches, mesh: Mesh, first: int, last: int
+) -> Iterator[tuple[int, dict[str, jax.Array], float]]:
+    """(step, global batch, seconds waited for it) for the steps from `first` to before `last`."""
+    import grain  # costs as much to import as JAX's parts that it shares
+
+    if first >= last:  # Grain refuses an empty range
+        return
+    start, stop = local_rows(mesh, batches.batch_size)
+    read = lambda step: (step, batches.rows(step, start, stop))  # noqa: E731
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
+    steps = iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options))
+    while True:
+        started = time.perf_counter()
+        item = next(steps, None)
+        if item is None:
+            return
+        step, rows = item
+        placed = place_rows(mesh, rows, batches.batch_size)
+        yield int(step), placed, time.perf_counter() - started
