@@ -9,6 +9,7 @@ Embedded = Literal["all", "prose", "code"]
 
 # [CLS] A [SEP] B [SEP] with the shortest short pair (2 pieces) fits in this, and little less would be a row.
 MIN_SEQUENCE_LENGTH = 8
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class DataConfig:
         _require_least("sequence_length", self.sequence_length, MIN_SEQUENCE_LENGTH)
         _require_least("pair_copies", self.pair_copies, 1)
         _require_least("seed", self.seed, 0)
+        if self.seed > MAX_SEED:
+            raise ValueError(f"data.seed={self.seed} is above {MAX_SEED}; use that or less")
 
 
 def _require_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -180,7 +180,7 @@ def _check_trained_specials(config: DataConfig, objective: str) -> None:
 
 
 def _require_special_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> None:
-    needed = {} if objective == "causal" else {"mask": tokenizer.mask_id}
+    needed = {} if objective == "causal" else {"[MASK]": tokenizer.mask_id}
     if objective == "mlm_nsp":
         needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
     if missing := [name for name, id_ in needed.items() if id_ is None]:
@@ -190,5 +190,6 @@ def _require_special_tokens(tokenizer: Tokenizer, objective: str, config: DataCo
 def _lacks(missing: list[str], objective: str, config: DataConfig) -> ValueError:
     return ValueError(
         f"objective={objective} needs the tokens {', '.join(missing)}, which data.tokenizer="
-        f"{config.tokenizer!r} lacks; use data.tokenizer=wordpiece or one that has them"
+        f"{config.tokenizer!r} lacks; use data.tokenizer={'wordpiece' if objective == 'mlm_nsp' else 'bpe'}, "
+        "or one that has them"
     )

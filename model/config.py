@@ -71,7 +71,9 @@ class ModelConfig:
             _require(value is None or 0 <= value < 1, f"model.{name}={value} must be in [0, 1)")
         _require(self.num_segments >= 0, f"model.num_segments={self.num_segments} must be 0 or more")
         _require(self.norm_epsilon > 0, f"model.norm_epsilon={self.norm_epsilon} must be positive")
-        _require(self.initializer_std > 0, f"model.initializer_std={self.initializer_std} must be positive")
+        for name in ("initializer_std", "rope_theta"):
+            value = getattr(self, name)
+            _require(0 < value < float("inf"), f"model.{name}={value} must be a positive number")
         _require(
             self.head_dim is not None or self.embed_dim % self.num_heads == 0,
             f"model.embed_dim={self.embed_dim} does not divide over model.num_heads={self.num_heads}; "

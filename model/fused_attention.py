@@ -18,6 +18,9 @@ def cudnn_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
     head_dim, num_tokens = q_BTNH.shape[-1], q_BTNH.shape[1]
     if platform() != "gpu":
         return f"it needs a GPU and this is a {platform()}"
+    capability = getattr(jax.devices()[0], "compute_capability", None)
+    if capability is not None and float(capability) < 8:
+        return f"it needs compute capability 8.0 (Ampere) or newer, not {capability}"
     if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it needs bfloat16, not {q_BTNH.dtype} (model.dtype)"
     if head_dim % 8 or head_dim > 128:

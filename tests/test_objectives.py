@@ -196,6 +196,7 @@ def test_bert_adds_its_two_losses():
     assert min(parts["mlm_loss"], parts["nsp_loss"]) > 0
 
 
+@pytest.mark.slow
 @every_objective
 def test_z_loss_adds_the_mean_squared_log_partition(objective):
     batch, config = random_batch(objective), CONFIGS[objective]

@@ -254,7 +254,7 @@ def test_an_objective_without_its_special_tokens_is_refused_before_any_work(tmp_
     (tmp_path / "tokenizer.json").write_text(text)
     config = _config(tmp_path / "a", tokenizer=str(tmp_path / "tokenizer.json"))
     with pytest.raises(
-        ValueError, match=rf"objective={objective} needs the tokens mask.*which data\.tokenizer"
+        ValueError, match=rf"objective={objective} needs the tokens \[MASK\].*which data\.tokenizer"
     ):
         _prepare(config, objective, tmp_path / "cache")
 

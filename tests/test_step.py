@@ -21,6 +21,8 @@ from flaxmill.train.optimizer import OptimizerConfig, make_optimizer
 from flaxmill.train.state import TrainState, init_state
 from flaxmill.train.step import make_eval_step, make_train_step
 
+pytestmark = pytest.mark.slow
+
 # The updates are the raw gradients, magnified until nothing of them is lost beside the weights.
 MAGNIFIED = OptimizerConfig(learning_rate=1e4, schedule="constant", warmup_fraction=0, clip_norm=None)
 

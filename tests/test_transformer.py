@@ -137,11 +137,13 @@ def assert_gradients_close(first, second):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(float(jnp.abs(b).max()), 1e-3 * scale))
 
 
+@pytest.mark.slow
 def test_scan_equals_unrolled(config):
     config = dataclasses.replace(config, dropout=0.2)
     assert_gradients_close(gradients(config), gradients(dataclasses.replace(config, scan_layers=False)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["dots", "full"])
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_remat_equals_none(config, remat, scan_layers):
