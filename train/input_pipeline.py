@@ -10,6 +10,7 @@ from flaxmill.data.batches import Batches
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.held_out import Split
 from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.sharding.rules import platform
 from flaxmill.train.experiment import Experiment
 
 BATCHES_AHEAD = 2
@@ -43,7 +44,9 @@ def read_ahead(
         return
     start, stop = local_rows(mesh, batches.batch_size)
     read = lambda step: (step, batches.rows(step, start, stop))  # noqa: E731
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
+    # Where the device is the CPU a reading thread only takes its cores; dispatch is asynchronous anyway.
+    threads = 0 if platform() == "cpu" else 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * BATCHES_AHEAD)
     steps = iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options))
     while True:
         started = time.perf_counter()
