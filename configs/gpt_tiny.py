@@ -1,8 +1,8 @@
 """A small GPT on the documentation and source code inside this machine's own Python.
 
 Command:  flaxmill train
-Cost:     two CPU cores, no accelerator and no network.
-Expected: held-out loss far below the entropy of single tokens; the run prints both at its end.
+Cost:     35 s on two CPU cores; no accelerator and no network.
+Expected: held-out loss 4.54 nats, 2.08 bits a byte; single tokens have 6.30 nats, counted pairs 4.23.
 """
 
 from flaxmill.data.config import DataConfig
