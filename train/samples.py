@@ -57,8 +57,9 @@ def _filled_text(
             truth = tokenizer.decode([int(targets[place])], skip_specials=False)
             piece = f"[{piece}]" if piece == truth else f"[{piece}, was {truth}]"
         words.append(piece)
-    text = " ".join(words).replace(" ##", "")[:SAMPLE_CHARACTERS]
-    return f"masked words filled, in brackets, with the truth where it differs:\n{text}"
+    # Byte-level pieces bring their blanks along, WordPiece's do not.
+    text = "".join(words) if tokenizer.cls_id is None else " ".join(words).replace(" ##", "")
+    return f"masked words filled, in brackets, with the truth where it differs:\n{text[:SAMPLE_CHARACTERS]}"
 
 
 def _num_rows(mesh: Mesh) -> int:
