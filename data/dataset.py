@@ -42,7 +42,6 @@ class Dataset:
         self.layout: Layout = manifest["layout"]
         self.sequence_length: int = manifest["sequence_length"]
         self.vocab_size: int = manifest["vocab_size"]
-        self.settings: dict[str, Any] = manifest["settings"]
         self.statistics: dict[str, dict[str, Any]] = manifest["statistics"]
         self.tokenizer = Tokenizer.load(directory / TOKENIZER)
         self._format = record_format(self.layout, self.sequence_length, self.vocab_size)
