@@ -4,6 +4,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.dropout import split_key
+from flaxmill.model.dtypes import sum_dtype
+from flaxmill.model.layer_plan import LAYER_GROUPS
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
 
 Params = dict[str, Any]
@@ -32,11 +36,11 @@ def logical_axes(config: ModelConfig) -> Params:
 
     def axes(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str | None, ...]:
         names = variable.get_metadata()["logical_axes"]
-        stacked = path[0] == "layers"
+        stacked = any(name in LAYER_GROUPS for name in path)
         return ("layers", *names) if stacked else names
 
     flat = nnx.to_flat_state(_abstract(config)[1])
-    return _unflatten({path: axes(path, variable) for path, variable in flat})
+    return unflatten({path: axes(path, variable) for path, variable in flat})
 
 
 def count_params(config: ModelConfig) -> int:
@@ -63,30 +67,50 @@ def apply(config: ModelConfig, params: Params, batch: Batch, key: jax.Array | No
     """Run the model.
 
     Args:
-      batch: int32 [B,T] `tokens`, and any of `mask` (1 = real), `documents`, `positions`, `segments`.
+      batch: int32 [B,T] `tokens`, and any of `mask` (1 = real), `documents`, `positions`, `segments`; of an
+        encoder-decoder also `decoder_tokens`, and `decoder_mask`, `decoder_documents`, `decoder_positions`.
       key: turns dropout on.
 
-    Returns: `hidden` [B,T,D]; float32 `logits` [B,T,V] over the true vocabulary; `nsp_logits` [B,2] where
-      the model has that head.
+    Returns: `hidden` [B,T,D] (of the decoder; then also `encoder_hidden`), and in float32 what the head
+      gives: `logits` [B,T,V] over the true vocabulary, or [B,C] of classification, or [B,T,C] of
+      token_classification; `nsp_logits` [B,2]; `start_logits` and `end_logits` [B,T]; `pooled` [B,D] of a
+      headless model that has a pooler.
     """
     model = bind(config, params)
-    hidden_BTD = model(complete_batch(config, batch), key)
-    outputs = {"hidden": hidden_BTD}
-    if model.nsp is not None:
-        outputs["nsp_logits"] = model.nsp(hidden_BTD)
-    outputs["logits"] = token_logits(model, hidden_BTD)
-    return outputs
+    full = complete_batch(config, batch)
+    body_key, encoder_key, head_key = split_key(key, 3)
+    encoded = {} if model.encoder is None else {"encoder_hidden": model.encode(full, encoder_key)}
+    hidden_BTD = model(full, body_key, encoded.get("encoder_hidden"))
+    return encoded | {"hidden": hidden_BTD} | _head_outputs(model, hidden_BTD, full["documents"], head_key)
 
 
 def token_logits(model: Transformer, hidden: jax.Array) -> jax.Array:
     """float32 logits [..., V] over the true vocabulary, of hidden states [..., D]."""
-    decoded = hidden if model.mlm is None else model.mlm(hidden)
+    decoded = model.before_output(hidden)
     table_VD, bias_V = model.output_table()
     logits = jnp.einsum(
-        "...D,VD->...V", decoded, table_VD.astype(decoded.dtype), preferred_element_type=jnp.float32
+        "...D,VD->...V", decoded, table_VD.astype(decoded.dtype), preferred_element_type=sum_dtype(decoded)
     )
     logits = logits if bias_V is None else logits + bias_V
     return logits[..., : model.config.vocab_size]
+
+
+def _head_outputs(
+    model: Transformer, hidden_BTD: jax.Array, documents_BT: jax.Array, key: jax.Array | None
+) -> Batch:
+    match model.config.head:
+        case "lm" | "mlm":
+            return {"logits": token_logits(model, hidden_BTD)}
+        case "mlm_nsp":
+            pooled_BD = model.pool(hidden_BTD, documents_BT)
+            nsp = model.next_sentence_logits(pooled_BD)
+            return {"logits": token_logits(model, hidden_BTD), "nsp_logits": nsp}
+        case "qa":
+            logits_BTC = model.class_logits(hidden_BTD, documents_BT, key)
+            return {"start_logits": logits_BTC[..., 0], "end_logits": logits_BTC[..., 1]}
+        case "classification" | "token_classification":
+            return {"logits": model.class_logits(hidden_BTD, documents_BT, key)}
+    return {} if model.pooler is None else {"pooled": model.pool(hidden_BTD, documents_BT)}
 
 
 @functools.lru_cache(maxsize=64)
@@ -95,7 +119,8 @@ def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(nnx.eval_shape(lambda: Transformer(jax.random.key(0), config)))
 
 
-def _unflatten(flat: dict[tuple[Any, ...], Any]) -> Params:
+def unflatten(flat: Mapping[tuple[Any, ...], Any]) -> Params:
+    """A nested dict of leaves by their paths."""
     tree: Params = {}
     for path, value in flat.items():
         node = tree

@@ -1,21 +1,43 @@
 """What a Transformer is made of: one frozen dataclass that describes every family."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from flaxmill.model.config_checks import check_model
+
 VOCAB_MULTIPLE = 128  # embeddings are stored padded to this, so that any tensor axis divides them
 
-Head = Literal["lm", "mlm", "mlm_nsp"]
+Head = Literal["lm", "mlm", "mlm_nsp", "classification", "token_classification", "qa", "none"]
+Family = Literal[
+    "bert",
+    "roberta",
+    "modernbert",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "t5",
+    "marian",
+]
+LayerKind = Literal["global", "local"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """One Transformer. Fields left `None` follow from the data, the objective or another field."""
 
+    family: Family | None = None
+    """Whose names and config.json an export takes; None: those of the first family that fits."""
     vocab_size: int | None = None
     """True number of token ids; None: as many as the tokenizer has."""
     max_positions: int | None = None
     """Longest row that learned positions can address; None: the data's sequence length."""
+    position_offset: int = 0
+    """Rows of the position table that stand before position 0 (RoBERTa: 2)."""
     num_layers: int = 2
     embed_dim: int = 128
     num_heads: int = 4
@@ -25,17 +47,62 @@ class ModelConfig:
     """None: embed_dim / num_heads."""
     mlp_dim: int | None = None
     """None: 4 x embed_dim."""
+    encoder_layers: int | None = None
+    """Layers of the encoder that the (decoder's) layers attend to; None: there is no encoder."""
+    encoder_num_heads: int | None = None
+    """None: num_heads."""
+    encoder_mlp_dim: int | None = None
+    """None: as the decoder's."""
     causal: bool | None = None
     """True: a token attends to itself and what precedes it; None: as the objective needs."""
     head: Head | None = None
-    """lm: next token; mlm: BERT's transform + decoder; mlm_nsp: also pooler and next-sentence head."""
+    """lm: next token; mlm: BERT's transform + decoder; mlm_nsp: also pooler and next-sentence head;
+    classification: of a row; token_classification; qa: start and end of an answer; none: hidden states."""
+    num_labels: int = 2
+    """Classes of a classification or token_classification head."""
+    pooling: Literal["first", "last", "mean"] = "first"
+    """What classification reads: the first token, the last real one, or the mean of the real ones."""
+    pooler: Literal["none", "tanh", "transform"] | None = None
+    """Before the classifier: nothing, BERT's tanh projection, or projection, activation and norm
+    (ModernBERT); None: tanh for mlm_nsp and for classification of the first token."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_position: Literal["pre", "post"] = "pre"
     norm_epsilon: float = 1e-5
     embedding_norm: bool = False
     """Normalise the sum of the embeddings, as BERT does."""
-    positions: Literal["learned", "sinusoidal", "rotary"] = "learned"
+    first_attention_norm: bool = True
+    """False: the first layer's attention reads its input as it is (ModernBERT)."""
+    parallel_residual: bool = False
+    """Attention and MLP both read the layer's input (GPT-NeoX)."""
+    positions: Literal["learned", "sinusoidal", "rotary", "relative"] = "learned"
+    """relative: a learned bias for each head and bucket of distances (T5)."""
+    scale_embeddings: bool | None = None
+    """Multiply token embeddings by sqrt(embed_dim); None: where positions are sinusoidal."""
     rope_theta: float = 10_000.0
+    local_rope_theta: float | None = None
+    """Of local layers; None: rope_theta."""
+    rotary_fraction: float = 1.0
+    """Share of each head's dimensions that rotary positions turn, from the first on."""
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"
+    """Stretch rotary positions: linear: all by rope_factor (Chen et al. 2023); llama3: slow turns alone."""
+    rope_factor: float = 1.0
+    rope_low_frequency_factor: float = 1.0
+    """llama3: turns slower than this many in rope_original_positions are stretched in full."""
+    rope_high_frequency_factor: float = 4.0
+    """llama3: turns faster than this many in rope_original_positions are left alone."""
+    rope_original_positions: int = 8192
+    """llama3: the context length before the stretching."""
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    """Distances from here on share the last bucket."""
+    layer_pattern: tuple[LayerKind, ...] = ()
+    """Attention of the layers, repeated over them: global, or local within `window`; (): all global."""
+    window: int | None = None
+    """What a token of a local layer sees: itself and window - 1 before; not causal: window // 2 each side."""
+    attention_scale: float | None = None
+    """Factor of the attention logits; None: 1 / sqrt(head_dim)."""
+    qk_norm: bool = False
+    """RMS-normalise each head's queries and keys (Qwen3)."""
     num_segments: int = 0
     """Segment (token type) embeddings; 0: none."""
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
@@ -43,16 +110,31 @@ class ModelConfig:
     gated_mlp: bool = False
     """Multiply the activation by a second projection (Shazeer 2020)."""
     use_bias: bool = True
+    """Biases wherever the next four do not say otherwise."""
+    qkv_bias: bool | None = None
+    attention_out_bias: bool | None = None
+    mlp_bias: bool | None = None
+    norm_bias: bool | None = None
     tie_embeddings: bool = True
     """The head reuses the token embeddings."""
+    scale_head: bool = False
+    """Multiply what the lm head reads by 1 / sqrt(embed_dim) (T5, where the head is tied)."""
+    head_bias: bool = False
+    """A bias on the lm head's logits (Marian)."""
+    pad_id: int | None = None
+    """Token ids that an export names in its config.json; None: the tokenizer's."""
+    bos_id: int | None = None
+    eos_id: int | None = None
+    decoder_start_id: int | None = None
     initializer: Literal["bert", "gpt2", "normal", "xavier"] = "gpt2"
     """bert: truncated normal; gpt2: normal, residual projections / sqrt(2 L); xavier: uniform."""
     initializer_std: float = 0.02
     dropout: float = 0.0
     attention_dropout: float | None = None
     """Dropout of attention probabilities; None: as dropout."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute dtype. Weights, norms, softmax and loss stay float32."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Compute dtype. Weights, norms, softmax and loss stay float32; float64, for numerical checks alone,
+    needs float64 parameters and JAX's x64 mode."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """auto: splash on TPU, cuDNN on GPU, XLA elsewhere and where those cannot serve."""
     remat: Literal["none", "dots", "full"] = "none"
@@ -61,37 +143,7 @@ class ModelConfig:
     """Compile one layer and loop over it; False unrolls: longer to compile, faster for few layers."""
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "embed_dim", "num_heads"):
-            _require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)} must be at least 1")
-        for name in ("vocab_size", "max_positions", "num_kv_heads", "head_dim", "mlp_dim"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"model.{name}={value} must be at least 1 or None")
-        for name in ("dropout", "attention_dropout"):
-            value = getattr(self, name)
-            _require(value is None or 0 <= value < 1, f"model.{name}={value} must be in [0, 1)")
-        _require(self.num_segments >= 0, f"model.num_segments={self.num_segments} must be 0 or more")
-        _require(self.norm_epsilon > 0, f"model.norm_epsilon={self.norm_epsilon} must be positive")
-        for name in ("initializer_std", "rope_theta"):
-            value = getattr(self, name)
-            _require(0 < value < float("inf"), f"model.{name}={value} must be a positive number")
-        _require(
-            self.head_dim is not None or self.embed_dim % self.num_heads == 0,
-            f"model.embed_dim={self.embed_dim} does not divide over model.num_heads={self.num_heads}; "
-            "use a multiple or set model.head_dim",
-        )
-        _require(
-            self.num_heads % self.kv_heads == 0,
-            f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}; "
-            "each key-value head serves a whole group of heads",
-        )
-        _require(
-            self.positions != "rotary" or self.dim_per_head % 2 == 0,
-            f"model.head_dim={self.dim_per_head} is odd; rotary positions turn pairs, so use an even one",
-        )
-        _require(
-            self.positions != "sinusoidal" or self.embed_dim % 2 == 0,
-            f"model.embed_dim={self.embed_dim} is odd; sinusoidal positions need an even one",
-        )
+        check_model(self)  # type: ignore[arg-type]  # pyright reads this file under two names
 
     @property
     def kv_heads(self) -> int:
@@ -111,12 +163,56 @@ class ModelConfig:
         return self.dropout if self.attention_dropout is None else self.attention_dropout
 
     @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that rotary positions turn."""
+        return int(self.dim_per_head * self.rotary_fraction)
+
+    @property
+    def logits_factor(self) -> float:
+        """What attention logits are multiplied by."""
+        return self.dim_per_head**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @property
+    def scales_embeddings(self) -> bool:
+        sinusoidal = self.positions == "sinusoidal"
+        return sinusoidal if self.scale_embeddings is None else self.scale_embeddings
+
+    @property
+    def pooler_kind(self) -> Literal["none", "tanh", "transform"]:
+        if self.pooler is not None:
+            return self.pooler
+        pools = self.head == "mlm_nsp" or (self.head == "classification" and self.pooling == "first")
+        return "tanh" if pools else "none"
+
+    @property
+    def num_classes(self) -> int | None:
+        """Outputs of the task head; None: it has none."""
+        if self.head == "qa":
+            return 2  # start and end
+        return self.num_labels if self.head in ("classification", "token_classification") else None
+
+    def has_bias(self, part: Literal["qkv", "attention_out", "mlp", "norm"]) -> bool:
+        own = getattr(self, f"{part}_bias")
+        return self.use_bias if own is None else own
+
+    @property
     def padded_vocab_size(self) -> int:
         """Rows of the stored embedding: vocab_size rounded up to a multiple of VOCAB_MULTIPLE."""
         assert self.vocab_size is not None, "vocab_size is resolved before the model is made"
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+def encoder_config(config: ModelConfig) -> ModelConfig:
+    """What describes the encoder's stack of an encoder-decoder: the decoder's fields, and its own sizes."""
+    assert config.encoder_layers is not None
+    return dataclasses.replace(
+        config,
+        num_layers=config.encoder_layers,
+        num_heads=config.encoder_num_heads or config.num_heads,
+        mlp_dim=config.encoder_mlp_dim or config.hidden_dim,
+        causal=False,
+        head="none",
+        scale_head=False,
+        head_bias=False,
+        encoder_layers=None,
+    )

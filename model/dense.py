@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flaxmill.model.dtypes import sum_dtype
 from flaxmill.model.initializers import Initializer, make_parameter
 from flaxmill.sharding.rules import platform
 
@@ -36,7 +37,7 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = dense(x, self.kernel[...].astype(x.dtype), self.num_in)
         # Added in float32, so that the bias's gradient, a sum over all tokens, is too.
-        return y if self.bias is None else (y.astype(jnp.float32) + self.bias[...]).astype(x.dtype)
+        return y if self.bias is None else (y.astype(sum_dtype(y)) + self.bias[...]).astype(x.dtype)
 
 
 def dense(x: jax.Array, kernel: jax.Array, num_in: int = 1) -> jax.Array:

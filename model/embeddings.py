@@ -37,19 +37,19 @@ class Embeddings(nnx.Module):
         assert config.vocab_size is not None
         self.config = config
         self.tokens = Embedding(keys[0], config, "vocab", config.padded_vocab_size, config.vocab_size)
-        learned = config.positions == "learned"
-        self.positions = _whole_table(keys[1], config, "positions", config.max_positions if learned else 0)
+        self.positions = _whole_table(keys[1], config, "positions", _num_positions(config))
         self.segments = _whole_table(keys[2], config, "segments", config.num_segments)
         self.norm = Norm(config) if config.embedding_norm else None
 
     def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None) -> jax.Array:
         config = self.config
         x_BTD = self.tokens(batch["tokens"], config.dtype)
+        if config.scales_embeddings:
+            x_BTD = x_BTD * config.embed_dim**0.5  # Vaswani et al. 2017, 3.4
         if config.positions == "sinusoidal":
-            scaled = x_BTD * config.embed_dim**0.5  # Vaswani et al. 2017, 3.4
-            x_BTD = scaled + sinusoidal(batch["positions"], config.embed_dim).astype(x_BTD.dtype)
+            x_BTD = x_BTD + sinusoidal(batch["positions"], config.embed_dim).astype(x_BTD.dtype)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(batch["positions"], config.dtype)
+            x_BTD = x_BTD + self.positions(batch["positions"] + config.position_offset, config.dtype)
         if self.segments is not None:
             x_BTD = x_BTD + self.segments(batch["segments"], config.dtype)
         if self.norm is not None:
@@ -57,6 +57,12 @@ class Embeddings(nnx.Module):
         return constrain(dropout(x_BTD, config.dropout, key), "batch", "tokens", None)
 
 
-def _whole_table(key: jax.Array, config: ModelConfig, axis: str, rows: int | None) -> Embedding | None:
-    assert rows is not None, "max_positions is resolved before the model is made"
+def _num_positions(config: ModelConfig) -> int:
+    if config.positions != "learned":
+        return 0
+    assert config.max_positions is not None, "max_positions is resolved before the model is made"
+    return config.position_offset + config.max_positions
+
+
+def _whole_table(key: jax.Array, config: ModelConfig, axis: str, rows: int) -> Embedding | None:
     return Embedding(key, config, axis, rows, rows) if rows else None

@@ -47,13 +47,18 @@ def cudnn_attention(
     documents_BT: jax.Array,
     causal: bool,
     scale: float,
+    window: int | None = None,
 ) -> jax.Array:
-    """cuDNN flash attention; the document mask goes in as a bias, which cuDNN reads and never drops."""
+    """cuDNN flash attention; documents and window go in as a bias, which cuDNN reads and never drops."""
 
     def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
-        same_document = documents[:, None, :, None] == documents[:, None, None, :]
+        mask = documents[:, :, None] == documents[:, None, :]
+        if window is not None:
+            before, after = _reach(causal, window)
+            distance = jnp.arange(q.shape[1])[:, None] - jnp.arange(q.shape[1])[None, :]
+            mask &= (distance <= before) & (distance >= -after)
         return jax.nn.dot_product_attention(
-            q, k, v, mask=same_document, scale=scale, is_causal=causal, implementation="cudnn"
+            q, k, v, mask=mask[:, None], scale=scale, is_causal=causal, implementation="cudnn"
         )
 
     return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, documents_BT)
@@ -67,6 +72,7 @@ def splash_attention(
     documents_BT: jax.Array,
     causal: bool,
     scale: float,
+    window: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """TPU splash attention with document numbers as its segment ids; `interpret` runs it without a TPU."""
@@ -78,8 +84,11 @@ def splash_attention(
     def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
         T, N = q.shape[1:3]
         full = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
+        mask = full((T, T))
+        if window is not None:
+            mask = splash_attention_mask.LocalMask((T, T), _reach(causal, window), 0)
         kernel = splash_attention_kernel.make_splash_mha(
-            splash_attention_mask.MultiHeadMask([full((T, T))] * N),
+            splash_attention_mask.MultiHeadMask([mask] * N),
             head_shards=1,
             q_seq_shards=1,
             interpret=interpret,
@@ -94,6 +103,11 @@ def splash_attention(
         return jax.vmap(one_row)(q, k, v, documents)
 
     return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, documents_BT)
+
+
+def _reach(causal: bool, window: int) -> tuple[int, int]:
+    """How many tokens a query sees before itself and after."""
+    return (window - 1, 0) if causal else (window // 2, window // 2)
 
 
 def _on_each_device(attend: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:

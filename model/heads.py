@@ -1,6 +1,6 @@
-"""What stands on the Transformer's body: language-model, masked-language-model and next-sentence heads."""
+"""What stands on the Transformer's body: language-model heads, poolers and classifiers."""
 
-# B batch, P predicted places, D model, V vocab
+# B batch, T tokens, P predicted places, D model, V vocab
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,24 @@ from flax import nnx
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.dense import Dense
-from flaxmill.model.initializers import kernel_initializer, make_parameter
+from flaxmill.model.dtypes import sum_dtype
+from flaxmill.model.initializers import Parameter, kernel_initializer, make_parameter
 from flaxmill.model.mlp import activation
 from flaxmill.model.norms import Norm
 from flaxmill.sharding.rules import constrain
 
+HEAD_PARAMETERS = ("lm_head", "mlm", "pooler", "nsp", "classifier")
+"""Groups at the top of the parameters that are not the body's."""
 NUM_NSP_CLASSES = 2  # 0: the second segment follows the first; 1: it is random
 
 
 class LanguageModelHead(nnx.Module):
-    """An output matrix of its own, [V, D] like the embedding, so that one loss serves tied and untied."""
+    """An output matrix of its own, [V, D] like the embedding, so that one loss serves tied and untied; and
+    a bias of the logits."""
 
     def __init__(self, key: jax.Array, config: ModelConfig) -> None:
-        self.kernel = _output_kernel(key, config)
+        self.kernel = None if config.tie_embeddings else _output_kernel(key, config)
+        self.bias = _output_bias(config) if config.head_bias else None
 
 
 class MaskedLanguageModelHead(nnx.Module):
@@ -28,13 +33,11 @@ class MaskedLanguageModelHead(nnx.Module):
 
     def __init__(self, key: jax.Array, config: ModelConfig) -> None:
         keys = jax.random.split(key, 2)
-        width = (config.embed_dim,)
         self.activation = config.activation
-        make = kernel_initializer(config)
-        self.transform = Dense(keys[0], width, width, ("embed", "features"), make, config.use_bias)
+        self.transform = _square(keys[0], config, config.use_bias)
         self.norm = Norm(config)
         self.kernel = None if config.tie_embeddings else _output_kernel(keys[1], config)
-        self.bias = make_parameter(jnp.zeros(config.padded_vocab_size), ("vocab",))
+        self.bias = _output_bias(config)
 
     def __call__(self, hidden_BPD: jax.Array) -> jax.Array:
         """What the decoder multiplies, same shape."""
@@ -44,25 +47,62 @@ class MaskedLanguageModelHead(nnx.Module):
         return constrain(self.norm(hidden_BPD), "batch", None, None)
 
 
-class NextSentenceHead(nnx.Module):
-    """BERT's pooler (tanh of a projection of the first token) and the two-class decision."""
+class Pooler(nnx.Module):
+    """What a classifier reads: BERT's tanh of a projection, or ModernBERT's projection, activation, norm."""
 
     def __init__(self, key: jax.Array, config: ModelConfig) -> None:
-        keys = jax.random.split(key, 2)
-        width, make = (config.embed_dim,), kernel_initializer(config)
-        self.pooler = Dense(keys[0], width, width, ("embed", "features"), make, use_bias=True)
-        classes = (NUM_NSP_CLASSES,)
-        self.classifier = Dense(keys[1], width, classes, ("embed", "features"), make, use_bias=True)
+        is_tanh = config.pooler_kind == "tanh"
+        self.activation = "tanh" if is_tanh else config.activation
+        self.transform = _square(key, config, is_tanh or config.use_bias)
+        self.norm = None if is_tanh else Norm(config)
 
-    def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
-        """float32 logits [B, 2]."""
-        first_BD = constrain(hidden_BTD[:, 0], "batch", None)
-        pooled_BD = constrain(jnp.tanh(self.pooler(first_BD)), "batch", None)
-        return constrain(self.classifier(pooled_BD), "batch", None).astype(jnp.float32)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Of [..., D], same shape."""
+        x = activation(self.activation)(self.transform(x))
+        return x if self.norm is None else self.norm(x)
 
 
-def _output_kernel(key: jax.Array, config: ModelConfig):
+def next_sentence_classifier(key: jax.Array, config: ModelConfig) -> Dense:
+    """BERT's two-class decision on the pooled first token."""
+    return _to_classes(key, config, NUM_NSP_CLASSES, use_bias=True)
+
+
+def task_classifier(key: jax.Array, config: ModelConfig) -> Dense:
+    """The linear decision on a pooled row, or on every token."""
+    assert config.num_classes is not None
+    reads_last = config.head == "classification" and config.pooling == "last"  # such heads have no bias
+    return _to_classes(key, config, config.num_classes, use_bias=not reads_last)
+
+
+def pool(config: ModelConfig, hidden_BTD: jax.Array, documents_BT: jax.Array) -> jax.Array:
+    """[B,D]: what `config.pooling` takes of a row; its padding has document number 0."""
+    if config.pooling == "first" or config.head == "mlm_nsp":
+        return constrain(hidden_BTD[:, 0], "batch", None)
+    is_real_BT = documents_BT > 0
+    if config.pooling == "last":
+        last_B = jnp.where(is_real_BT, jnp.arange(documents_BT.shape[1]), 0).max(1)
+        return jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
+    weights_BT1 = is_real_BT[..., None].astype(sum_dtype(hidden_BTD))
+    mean_BD = (hidden_BTD * weights_BT1).sum(1) / jnp.maximum(weights_BT1.sum(1), 1)
+    return mean_BD.astype(hidden_BTD.dtype)
+
+
+def _square(key: jax.Array, config: ModelConfig, use_bias: bool) -> Dense:
+    width = (config.embed_dim,)
+    return Dense(key, width, width, ("embed", "features"), kernel_initializer(config), use_bias)
+
+
+def _to_classes(key: jax.Array, config: ModelConfig, num_classes: int, use_bias: bool) -> Dense:
+    make = kernel_initializer(config)
+    return Dense(key, (config.embed_dim,), (num_classes,), ("embed", "features"), make, use_bias)
+
+
+def _output_kernel(key: jax.Array, config: ModelConfig) -> Parameter:
     assert config.vocab_size is not None
     values = kernel_initializer(config)(key, (config.padded_vocab_size, config.embed_dim), 1)
     used = jnp.arange(config.padded_vocab_size)[:, None] < config.vocab_size
     return make_parameter(jnp.where(used, values, 0), ("vocab", "embed"))
+
+
+def _output_bias(config: ModelConfig) -> Parameter:
+    return make_parameter(jnp.zeros(config.padded_vocab_size), ("vocab",))

@@ -20,7 +20,7 @@ class Parameter(nnx.Param):
 def make_parameter(value: jax.Array, axes: tuple[str | None, ...]) -> Parameter:
     """Raises AssertionError where names and dimensions differ in number."""
     assert len(axes) == jnp.ndim(value), f"{axes} does not name the dimensions of shape {jnp.shape(value)}"
-    return Parameter(value, logical_axes=axes)
+    return Parameter(value.astype(jnp.float32), logical_axes=axes)
 
 
 def kernel_initializer(config: ModelConfig, *, residual: bool = False) -> Initializer:

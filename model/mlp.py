@@ -20,7 +20,7 @@ class MLP(nnx.Module):
     def __init__(self, key: jax.Array, config: ModelConfig) -> None:
         keys = jax.random.split(key, 3)
         width, hidden = (config.embed_dim,), (config.hidden_dim,)
-        make, bias = kernel_initializer(config), config.use_bias
+        make, bias = kernel_initializer(config), config.has_bias("mlp")
         self.activation = config.activation
         self.up = Dense(keys[0], width, hidden, ("embed", "mlp"), make, bias)
         self.gate = Dense(keys[1], width, hidden, ("embed", "mlp"), make, bias) if config.gated_mlp else None
@@ -39,4 +39,5 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
         "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
         "relu": jax.nn.relu,
         "silu": jax.nn.silu,
+        "tanh": jax.numpy.tanh,
     }[name]

@@ -1,23 +1,111 @@
-"""Where a token stands: sinusoidal tables and rotary turns. Learned positions are in embeddings.py."""
+"""Where a token stands: sinusoidal tables, rotary turns, relative biases; embeddings.py has learned ones."""
+
+# B batch, T query tokens, S key tokens, N heads, H head dim, R pairs of dimensions that turn
+
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.dtypes import sum_dtype
+from flaxmill.model.initializers import embedding_initializer, make_parameter
 
 
 def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
-    """[B,T,dim] float32: sines in the first half, cosines in the second (Vaswani et al. 2017, 3.5).
+    """[B,T,dim]: sines in the first half, cosines in the second (Vaswani et al. 2017, 3.5).
 
     The paper interleaves the two; the halves are the same features in another order, as in Marian.
     """
-    angles = positions_BT[..., None] / 10_000 ** (jnp.arange(dim // 2) / (dim // 2))
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+    frequencies = 10_000.0 ** -(np.arange(dim // 2) / (dim // 2))
+    # In two parts, of which the first has so few bits that float32 multiplies it exactly by a position: a
+    # rounded frequency would be off by 3e-5 at position 512.
+    mantissa, exponent = np.frexp(frequencies)
+    coarse = np.ldexp(np.round(mantissa * 2**10), exponent - 10)
+    a, b = _angles(positions_BT, coarse), _angles(positions_BT, frequencies - coarse)
+    sin = jnp.sin(a) * jnp.cos(b) + jnp.cos(a) * jnp.sin(b)
+    cos = jnp.cos(a) * jnp.cos(b) - jnp.sin(a) * jnp.sin(b)
+    return jnp.concatenate([sin, cos], -1)
 
 
-def rotary(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
-    """Turn the pairs (i, i + H/2) of each head by position x theta^(-2i/H) (Su et al. 2021, eq. 34)."""
-    half = x_BTNH.shape[-1] // 2
-    angles = positions_BT[:, :, None, None] * theta ** (-jnp.arange(half) / half)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, -1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
-    return turned.astype(x_BTNH.dtype)
+class Turns(NamedTuple):
+    """Cosines and sines [B,T,1,R] of the angle by which each pair of dimensions turns at each token."""
+
+    cos: jax.Array
+    sin: jax.Array
+
+
+def rotary_turns(config: ModelConfig, kind: LayerKind, positions_BT: jax.Array) -> Turns:
+    """The turns of one kind of layer: position x frequency."""
+    angles_BTR = _angles(positions_BT, rotary_frequencies(config, kind))[:, :, None]
+    return Turns(jnp.cos(angles_BTR), jnp.sin(angles_BTR))
+
+
+def rotary(x_BTNH: jax.Array, turns: Turns) -> jax.Array:
+    """Turn the pairs (i, i + R) of the first 2R dimensions of each head (Su et al. 2021, eq. 34)."""
+    num_pairs = turns.cos.shape[-1]
+    first, second, rest = jnp.split(x_BTNH.astype(sum_dtype(x_BTNH)), [num_pairs, 2 * num_pairs], -1)
+    turned = (first * turns.cos - second * turns.sin, second * turns.cos + first * turns.sin)
+    return jnp.concatenate([*turned, rest], -1).astype(x_BTNH.dtype)
+
+
+def rotary_frequencies(config: ModelConfig, kind: LayerKind) -> np.ndarray:
+    """float64 [R]: theta^(-i/R), stretched as config.rope_scaling says.
+
+    llama3 (Dubey et al. 2024; Llama's reference code) divides by the factor only what turns slowly within
+    the original context, with a linear passage from all to nothing between two numbers of turns.
+    """
+    theta = config.local_rope_theta if kind == "local" and config.local_rope_theta else config.rope_theta
+    num_pairs = config.rotary_dim // 2
+    frequencies = theta ** -(np.arange(num_pairs) / num_pairs)
+    if config.rope_scaling == "linear":
+        return frequencies / config.rope_factor
+    if config.rope_scaling == "llama3":
+        low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
+        turns = config.rope_original_positions * frequencies / (2 * math.pi)
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        return frequencies * (kept + (1 - kept) / config.rope_factor)
+    return frequencies
+
+
+class RelativeBias(nnx.Module):
+    """A bias of the attention logits for each head and bucket of distances (Raffel et al. 2020, 2.1)."""
+
+    def __init__(self, key: jax.Array, config: ModelConfig) -> None:
+        self.max_distance = config.relative_max_distance
+        self.causal = config.causal is True
+        values = embedding_initializer(config)(key, (config.relative_buckets, config.num_heads), 1)
+        self.embedding = make_parameter(values, ("positions", "heads"))
+
+    def __call__(self, num_queries: int, num_keys: int) -> jax.Array:
+        """[N,T,S] for queries and keys that count from the same place."""
+        distances_TS = np.arange(num_keys)[None, :] - np.arange(num_queries)[:, None]
+        num_buckets = self.embedding[...].shape[0]
+        buckets_TS = relative_buckets(distances_TS, num_buckets, self.max_distance, self.causal)
+        return jnp.transpose(self.embedding[...][buckets_TS], (2, 0, 1))
+
+
+def relative_buckets(distances: np.ndarray, num_buckets: int, max_distance: int, causal: bool) -> np.ndarray:
+    """The bucket of each distance (key - query): one for each small one, then wider by a constant factor.
+
+    Causal: what lies ahead shares the bucket of distance 0; else half of the buckets are for what lies ahead.
+    """
+    if causal:
+        first, distances = 0, np.maximum(-distances, 0)
+    else:
+        num_buckets //= 2
+        first, distances = num_buckets * (distances > 0), np.abs(distances)
+    num_exact = num_buckets // 2
+    # float32 as in the reference: at the borders of buckets the rounding decides.
+    logs = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(num_exact))
+    steps = logs / np.float32(math.log(max_distance / num_exact)) * np.float32(num_buckets - num_exact)
+    wide = np.minimum(num_exact + steps.astype(np.int64), num_buckets - 1)
+    return first + np.where(distances < num_exact, distances, wide)
+
+
+def _angles(positions_BT: jax.Array, frequencies: np.ndarray) -> jax.Array:
+    """[B,T,frequencies]; the frequencies are rounded once, to float32 (float64 in x64 mode)."""
+    return positions_BT[..., None] * jnp.asarray(frequencies, jax.dtypes.canonicalize_dtype(np.float64))

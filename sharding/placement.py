@@ -1,10 +1,11 @@
 """Put host rows on the mesh as global arrays, and say which rows a host must read."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmill.sharding.rules import ACTIVATION_RULES, partition_spec
 
@@ -23,11 +24,20 @@ def place_rows(mesh: Mesh, rows: Rows, num_rows: int) -> dict[str, jax.Array]:
     """Global arrays [num_rows, ...] from the rows that this process holds (`local_rows`), in order."""
     shardings = {name: _rows_sharding(mesh, value.ndim) for name, value in rows.items()}
     if jax.process_count() == 1:
-        return jax.device_put(rows, shardings)  # one call for all, at half the time
+        # One call for all, at half the time; copied, so that no step can see the memory of rows used again.
+        return jax.device_put(rows, shardings, may_alias=False)
     return {
         name: jax.make_array_from_process_local_data(shardings[name], value, (num_rows, *value.shape[1:]))
         for name, value in rows.items()
     }
+
+
+def place_on_devices(mesh: Mesh, values: Sequence[int]) -> jax.Array:
+    """int32 [devices, len(values)]: on each of this process's devices the values that this process gives."""
+    row = np.asarray([values], np.int32)
+    return jax.make_array_from_callback(
+        (mesh.size, len(values)), NamedSharding(mesh, PartitionSpec(mesh.axis_names)), lambda index: row
+    )
 
 
 @functools.cache

@@ -47,6 +47,46 @@ def test_xla_attention_equals_a_loop_over_visible_keys(arrays, causal):
     np.testing.assert_allclose(got, expected, atol=3e-6)  # float32 against float64
 
 
+@pytest.mark.parametrize("window", [1, 7, 64])
+def test_a_causal_window_counts_the_token_itself(window):
+    mask = attention_mask(jnp.ones((1, 100), jnp.int32), causal=True, window=window)[0]
+    seen = [np.flatnonzero(row) for row in np.asarray(mask)]
+    for place, keys in enumerate(seen):
+        np.testing.assert_array_equal(keys, np.arange(max(0, place - window + 1), place + 1))
+
+
+@pytest.mark.parametrize("window", [1, 6, 64])
+def test_a_window_without_direction_reaches_half_of_it_to_each_side(window):
+    mask = attention_mask(jnp.ones((1, 100), jnp.int32), causal=False, window=window)[0]
+    for place, row in enumerate(np.asarray(mask)):
+        first, last = max(0, place - window // 2), min(99, place + window // 2)
+        np.testing.assert_array_equal(np.flatnonzero(row), np.arange(first, last + 1))
+
+
+def test_rows_of_either_direction_have_their_own_window():
+    documents_BT = jnp.ones((2, 20), jnp.int32)
+    both = attention_mask(documents_BT, causal=jnp.array([True, False]), window=6)
+    for row, causal in enumerate((True, False)):
+        np.testing.assert_array_equal(both[row], attention_mask(documents_BT, causal, window=6)[row])
+
+
+def test_cross_attention_stays_within_the_pair():
+    mask = attention_mask(jnp.array([[1, 2, 0]]), False, key_documents_BS=jnp.array([[1, 1, 2, 0]]))[0]
+    np.testing.assert_array_equal(mask, [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def test_a_bias_is_added_to_the_scaled_logits(arrays):
+    q, k, v, documents = arrays
+    bias_NTS = jax.random.normal(jax.random.key(3), (N, T, T))
+    options: dict[str, Any] = dict(documents_BT=documents, causal=True, scale=0.5)
+    got = xla_attention(q, k, v, bias_NTS=bias_NTS, **options)
+    logits_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q, jnp.repeat(k, N // K, 2)) * 0.5 + bias_NTS
+    mask_BTS = attention_mask(documents, causal=True)
+    probs = jax.nn.softmax(jnp.where(mask_BTS[:, None], logits_BNTS, -jnp.inf), -1)
+    expected = jnp.einsum("BNTS,BSNH->BTNH", probs, jnp.repeat(v, N // K, 2))
+    np.testing.assert_allclose(got, expected, atol=3e-6)  # float32, contracted in another order
+
+
 def test_mask_never_crosses_documents():
     documents_BT = jnp.array([[1, 1, 2, 2, 0]])
     mask = attention_mask(documents_BT, causal=False)[0]
@@ -55,10 +95,11 @@ def test_mask_never_crosses_documents():
     assert mask[2:4, 2:4].all()
 
 
+@pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("causal", [True, False])
-def test_splash_attention_equals_xla_with_packed_documents(arrays, causal):
+def test_splash_attention_equals_xla_with_packed_documents(arrays, causal, window):
     q, k, v, documents = arrays
-    options: dict[str, Any] = dict(documents_BT=documents, causal=causal, scale=H**-0.5)
+    options: dict[str, Any] = dict(documents_BT=documents, causal=causal, scale=H**-0.5, window=window)
     got = splash_attention(q, k, v, **options, interpret=True)
     expected = xla_attention(q, k, v, **options)
     np.testing.assert_allclose(got, expected, atol=2e-5)  # blockwise softmax rescales its sums

@@ -63,6 +63,7 @@ def test_every_dimension_has_a_logical_axis():
     assert axes["layers"]["attention"]["query"]["kernel"] == ("layers", "embed", "heads", "head_dim")
 
 
+@pytest.mark.slow
 def test_initial_deviations_are_the_papers():
     wide: dict[str, Any] = dict(
         vocab_size=5000, max_positions=64, num_layers=8, embed_dim=256, num_heads=4, causal=True, head="lm"

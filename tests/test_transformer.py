@@ -39,10 +39,40 @@ BERT = dataclasses.replace(
 ORIGINAL = dataclasses.replace(
     GPT, norm_position="post", positions="sinusoidal", activation="relu", initializer="xavier"
 )
-CONFIGS = {"gpt": GPT, "llama": LLAMA, "bert": BERT, "original": ORIGINAL}
+# A window shorter than the rows, a first layer of other parts, a depth that is no multiple of the pattern.
+MODERN = dataclasses.replace(
+    BERT,
+    head="mlm",
+    num_layers=5,
+    norm_position="pre",
+    first_attention_norm=False,
+    positions="rotary",
+    local_rope_theta=100.0,
+    layer_pattern=("global", "local", "local"),
+    window=6,
+    gated_mlp=True,
+    use_bias=False,
+)
+NEOX = dataclasses.replace(
+    GPT,
+    positions="rotary",
+    rotary_fraction=0.25,
+    parallel_residual=True,
+    tie_embeddings=False,
+    layer_pattern=("global", "local"),
+    window=3,
+    num_layers=3,
+    qk_norm=True,
+)
+CONFIGS = {"gpt": GPT, "llama": LLAMA, "bert": BERT, "original": ORIGINAL, "modern": MODERN, "neox": NEOX}
 
 
-@pytest.fixture(params=CONFIGS)
+QUICK = ("gpt", "bert")
+
+
+@pytest.fixture(
+    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
 def config(request):
     return CONFIGS[request.param]
 
@@ -118,6 +148,16 @@ def test_padding_changes_nothing(config, side):
     np.testing.assert_allclose(real, apply(config, params, {"tokens": tokens})["logits"], atol=1e-5)
 
 
+def test_a_hole_in_the_mask_moves_no_position(config):
+    params, tokens = perturbed_params(config), random_tokens(10)
+    mask = jnp.ones_like(tokens).at[:, 4:6].set(0)
+    positions = jnp.broadcast_to(jnp.arange(10), tokens.shape)
+    batch = {"tokens": tokens, "mask": mask}
+    first, second = (apply(config, params, b)["logits"] for b in (batch, batch | {"positions": positions}))
+    real = np.asarray(mask, bool)
+    np.testing.assert_array_equal(first[real], second[real])
+
+
 @functools.lru_cache
 def gradients(config):
     """Of one loss at one set of weights, for configs that differ only in how they are run."""
@@ -151,6 +191,7 @@ def test_remat_equals_none(config, remat, scan_layers):
     assert_gradients_close(gradients(dataclasses.replace(config, remat=remat)), gradients(config))
 
 
+@pytest.mark.slow
 def test_remat_keeps_less():
     def temporary_bytes(remat):
         config = dataclasses.replace(GPT, remat=remat, num_layers=8)
@@ -185,6 +226,7 @@ def test_bfloat16_follows_float32(config):
     assert jnp.abs(low - exact).mean() < 0.03 * exact.std()
 
 
+@pytest.mark.slow
 def test_bfloat16_gradients_of_what_many_tokens_share_are_summed_in_float32():
     """Sums of thousands of bfloat16 terms would stagnate: embeddings of frequent ids, biases, segments."""
     config = dataclasses.replace(BERT, head="mlm", num_layers=1)
@@ -217,6 +259,36 @@ def test_rows_longer_than_the_learned_positions_are_refused():
 def test_a_model_whose_head_is_not_yet_derived_is_refused():
     with pytest.raises(ValueError, match=r"model\.head=None"):
         init_params(dataclasses.replace(GPT, head=None), jax.random.key(0))
+
+
+def test_a_batch_without_rows_of_tokens_is_refused():
+    for batch in ({}, {"tokens": jnp.arange(5)}):
+        with pytest.raises(ValueError, match=r"the batch has no tokens \[B,T\]"):
+            model.apply(GPT, perturbed_params(GPT), batch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"positions": "alibi"}, "model.positions='alibi' is unknown; use one of learned, sinusoidal"),
+        ({"norm": "l2"}, "model.norm='l2' is unknown; use one of layernorm, rmsnorm"),
+        ({"dtype": "float16"}, "model.dtype='float16' is unknown"),
+        ({"head": "foo"}, "model.head='foo' is unknown"),
+        ({"layer_pattern": ("local",)}, "has local layers but model.window is None"),
+        ({"layer_pattern": ("near",), "window": 4}, "must be made of global and local"),
+        ({"encoder_layers": 2, "parallel_residual": True}, "has no place for attention to an encoder"),
+        ({"encoder_layers": 2, "head": "mlm", "causal": False}, "needs a causal decoder with the lm head"),
+        ({"norm_position": "post", "parallel_residual": True}, "model.norm_position=post needs"),
+        ({"rotary_fraction": 0.0}, "model.rotary_fraction=0.0 must be above 0"),
+        ({"positions": "rotary", "rotary_fraction": 0.4}, "rotary positions turn pairs, so it must be even"),
+        ({"relative_buckets": 6}, "model.relative_buckets=6 must be a multiple of 4"),
+        ({"head": "mlm_nsp", "pooler": "none"}, "model.pooler=none contradicts model.head=mlm_nsp"),
+    ],
+)
+def test_a_config_that_is_no_model_is_refused(changes, text):
+    with pytest.raises(ValueError, match=r"^model") as refused:
+        dataclasses.replace(GPT, **changes)
+    assert text in str(refused.value)
 
 
 def test_segments_reach_the_output():

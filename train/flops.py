@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from flaxmill.model.config import ModelConfig
+from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.layer_plan import layer_kinds
 
 # Dense bfloat16 peaks in FLOP/s by a word of jax.Device.device_kind, from the vendors' data sheets.
 PEAKS = {
@@ -23,7 +24,8 @@ class StepFlops(NamedTuple):
     """Model FLOPs of one step, recomputation not counted (Chowdhery et al. 2022, appendix B)."""
 
     full: float
-    """Attention counted over all pairs of places, as most published figures do."""
+    """Attention counted over all pairs of places (within the window of a local layer), as most published
+    figures do."""
     causal: float
     """Attention of a causal model counted over the half that it may see."""
 
@@ -38,9 +40,16 @@ def step_flops(
     places = num_tokens if predictions is None else predictions
     head = D * config.padded_vocab_size + (0 if config.head == "lm" else D * D)
     matmuls = 2 * batch_size * (num_tokens * config.num_layers * (projections + mlp) + places * head)
-    attention = 4 * batch_size * num_tokens**2 * config.num_heads * H * config.num_layers
-    halved = attention / 2 if config.causal else attention
-    return StepFlops((1 + BACKWARD) * (matmuls + attention), (1 + BACKWARD) * (matmuls + halved))
+    pair = 4 * batch_size * config.num_heads * H
+    reaches = [_reach(config, kind, num_tokens) for kind in layer_kinds(config)]
+    all_pairs = pair * sum(reach * num_tokens for reach in reaches)
+    seen = pair * sum(reach * (num_tokens - reach / 2) for reach in reaches) if config.causal else all_pairs
+    return StepFlops((1 + BACKWARD) * (matmuls + all_pairs), (1 + BACKWARD) * (matmuls + seen))
+
+
+def _reach(config: ModelConfig, kind: LayerKind, num_tokens: int) -> int:
+    """Keys that a query's layer reads at most."""
+    return num_tokens if kind == "global" or config.window is None else min(num_tokens, config.window)
 
 
 def peak_flops(kinds: list[str]) -> float | None:

@@ -1,0 +1,150 @@
+"""What a ModelConfig refuses, with the value, the rule and the fix."""
+
+import functools
+import types
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from flaxmill.model.config import ModelConfig
+
+
+def check_model(config: "ModelConfig") -> None:
+    """Raises ValueError where fields are out of range or contradict each other."""
+    _check_choices(config)
+    _check_numbers(config)
+    _check_heads(config)
+    _check_positions(config)
+    _check_layers(config)
+    _check_head(config)
+
+
+def _check_choices(config: "ModelConfig") -> None:
+    for name, choices in _choices(type(config)).items():
+        value = getattr(config, name)
+        _require(
+            value in choices,
+            f"model.{name}={value!r} is unknown; use one of {', '.join(map(str, choices))}",
+        )
+
+
+@functools.cache
+def _choices(cls: type["ModelConfig"]) -> dict[str, tuple[Any, ...]]:
+    """The values of each field that is one of some words, and None where that may stand for them."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+        if words:
+            found[name] = (*words, *([None] if type(None) in parts else []))
+    return found
+
+
+def _check_numbers(config: "ModelConfig") -> None:
+    for name in ("num_layers", "embed_dim", "num_heads", "num_labels", "rope_original_positions"):
+        _require(getattr(config, name) >= 1, f"model.{name}={getattr(config, name)} must be at least 1")
+    for name in (
+        "vocab_size",
+        "max_positions",
+        "num_kv_heads",
+        "head_dim",
+        "mlp_dim",
+        "encoder_layers",
+        "encoder_num_heads",
+        "encoder_mlp_dim",
+        "window",
+    ):
+        value = getattr(config, name)
+        _require(value is None or value >= 1, f"model.{name}={value} must be at least 1 or None")
+    for name in ("dropout", "attention_dropout"):
+        value = getattr(config, name)
+        _require(value is None or 0 <= value < 1, f"model.{name}={value} must be in [0, 1)")
+    for name in ("num_segments", "position_offset"):
+        _require(getattr(config, name) >= 0, f"model.{name}={getattr(config, name)} must be 0 or more")
+    _require(config.norm_epsilon > 0, f"model.norm_epsilon={config.norm_epsilon} must be positive")
+    for name in ("initializer_std", "rope_theta", "local_rope_theta", "rope_factor", "attention_scale"):
+        value = getattr(config, name)
+        _require(value is None or 0 < value < float("inf"), f"model.{name}={value} must be a positive number")
+
+
+def _check_heads(config: "ModelConfig") -> None:
+    _require(
+        config.head_dim is not None or config.embed_dim % config.num_heads == 0,
+        f"model.embed_dim={config.embed_dim} does not divide over model.num_heads={config.num_heads}; "
+        "use a multiple or set model.head_dim",
+    )
+    _require(
+        config.num_heads % config.kv_heads == 0,
+        f"model.num_heads={config.num_heads} is not a multiple of model.num_kv_heads={config.num_kv_heads}; "
+        "each key-value head serves a whole group of heads",
+    )
+
+
+def _check_positions(config: "ModelConfig") -> None:
+    fraction = config.rotary_fraction
+    _require(0 < fraction <= 1, f"model.rotary_fraction={fraction} must be above 0 and at most 1")
+    _require(
+        config.positions != "rotary" or (config.rotary_dim % 2 == 0 and config.rotary_dim > 0),
+        f"model.head_dim={config.dim_per_head} * model.rotary_fraction={fraction} = {config.rotary_dim}; "
+        "rotary positions turn pairs, so it must be even",
+    )
+    _require(
+        config.positions != "sinusoidal" or config.embed_dim % 2 == 0,
+        f"model.embed_dim={config.embed_dim} is odd; sinusoidal positions need an even one",
+    )
+    low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
+    _require(
+        config.rope_scaling != "llama3" or 0 < low < high,
+        f"model.rope_low_frequency_factor={low} must be positive and below "
+        f"model.rope_high_frequency_factor={high}",
+    )
+    buckets, distance = config.relative_buckets, config.relative_max_distance
+    _require(
+        buckets >= 4 and buckets % 4 == 0 and distance > buckets // 2,
+        f"model.relative_buckets={buckets} must be a multiple of 4, and "
+        f"model.relative_max_distance={distance} above half of it: half of the buckets are single distances",
+    )
+
+
+def _check_layers(config: "ModelConfig") -> None:
+    kinds = ("global", "local")
+    _require(
+        all(kind in kinds for kind in config.layer_pattern),
+        f"model.layer_pattern={config.layer_pattern} must be made of {' and '.join(kinds)}",
+    )
+    _require(
+        "local" not in config.layer_pattern or config.window is not None,
+        f"model.layer_pattern={config.layer_pattern} has local layers but model.window is None; set it",
+    )
+    _require(
+        config.norm_position == "pre" or (config.first_attention_norm and not config.parallel_residual),
+        "model.norm_position=post needs model.first_attention_norm=True and model.parallel_residual=False; "
+        "or use pre",
+    )
+    _require(
+        config.encoder_layers is None or not config.parallel_residual,
+        "model.parallel_residual=True has no place for attention to an encoder; "
+        "use False, or model.encoder_layers=None",
+    )
+    is_decoder = config.encoder_layers is None or (config.causal is not False and config.head in (None, "lm"))
+    _require(
+        is_decoder,
+        f"model.encoder_layers={config.encoder_layers} needs a causal decoder with the lm head, not "
+        f"model.causal={config.causal} and model.head={config.head}",
+    )
+
+
+def _check_head(config: "ModelConfig") -> None:
+    _require(
+        config.head != "mlm_nsp" or config.pooler_kind == "tanh",
+        f"model.pooler={config.pooler} contradicts model.head=mlm_nsp, which needs tanh; leave it None",
+    )
+    _require(
+        not (config.scale_head or config.head_bias) or config.head in (None, "lm"),
+        f"model.scale_head and model.head_bias are of the lm head, not of model.head={config.head}; "
+        "leave them False",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,158 @@
+"""One layer: attention and MLP, each with its norm and its residual connection."""
+
+# B batch, T query tokens, S key tokens, D model, N heads, K key-value heads, H head dim, F mlp
+
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from flaxmill.model.attention import attention
+from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.dense import Dense
+from flaxmill.model.dropout import dropout, split_key
+from flaxmill.model.initializers import kernel_initializer
+from flaxmill.model.mlp import MLP
+from flaxmill.model.norms import Norm
+from flaxmill.model.positions import Turns, rotary
+from flaxmill.sharding.rules import constrain
+
+
+class Surroundings(NamedTuple):
+    """What all layers of a stack attend by."""
+
+    documents: jax.Array
+    """[B,T]; 0 is padding."""
+    causal: bool | jax.Array
+    turns: dict[LayerKind, Turns]
+    """Of rotary positions, else empty."""
+    bias: jax.Array | None
+    """[N,T,T] of relative positions."""
+    encoded: jax.Array | None = None
+    """[B,S,D]: an encoder's output, for cross-attention."""
+    encoded_documents: jax.Array | None = None
+    """[B,S]."""
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with grouped key-value heads, to the tokens themselves or to others."""
+
+    def __init__(self, key: jax.Array, config: ModelConfig) -> None:
+        self.config = config
+        keys = jax.random.split(key, 4)
+        width, head_dim = (config.embed_dim,), config.dim_per_head
+        make, bias = kernel_initializer(config), config.has_bias("qkv")
+        query_axes, key_axes = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
+        self.query = Dense(keys[0], width, (config.num_heads, head_dim), query_axes, make, bias)
+        self.key = Dense(keys[1], width, (config.kv_heads, head_dim), key_axes, make, bias)
+        self.value = Dense(keys[2], width, (config.kv_heads, head_dim), key_axes, make, bias)
+        self.query_norm = Norm(config, head_dim, "rmsnorm") if config.qk_norm else None
+        self.key_norm = Norm(config, head_dim, "rmsnorm") if config.qk_norm else None
+        out_axes, out_bias = ("heads", "head_dim", "embed"), config.has_bias("attention_out")
+        make_out = kernel_initializer(config, residual=True)
+        self.out = Dense(keys[3], (config.num_heads, head_dim), width, out_axes, make_out, out_bias)
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        keys_BSD: jax.Array,
+        *,
+        turns: Turns | None,
+        key: jax.Array | None,
+        **visible: Any,
+    ) -> jax.Array:
+        """Attend from `x_BTD` to `keys_BSD`; `visible` says who sees whom, as `attention` takes it."""
+        config = self.config
+        q_BTNH = constrain(self.query(x_BTD), "batch", "tokens", "heads", "head_dim")
+        k_BSKH = constrain(self.key(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
+        v_BSKH = constrain(self.value(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BTNH, k_BSKH = self.query_norm(q_BTNH), self.key_norm(k_BSKH)
+        if turns is not None:
+            q_BTNH, k_BSKH = rotary(q_BTNH, turns), rotary(k_BSKH, turns)
+        mixed_BTNH = attention(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            scale=config.logits_factor,
+            dropout_rate=config.attention_dropout_rate,
+            key=key,
+            backend=config.attention,
+            **visible,
+        )
+        return self.out(constrain(mixed_BTNH, "batch", "tokens", "heads", "head_dim"))
+
+
+class Layer(nnx.Module):
+    """Self-attention, attention to an encoder's output where there is one, and MLP."""
+
+    def __init__(
+        self, key: jax.Array, config: ModelConfig, *, attention_norm: bool = True, crosses: bool = False
+    ) -> None:
+        keys = jax.random.split(key, 3)
+        self.config = config
+        self.attention_norm = Norm(config) if attention_norm else None
+        self.attention = Attention(keys[0], config)
+        self.cross_attention_norm = Norm(config) if crosses else None
+        self.cross_attention = Attention(keys[1], config) if crosses else None
+        self.mlp_norm = Norm(config)
+        self.mlp = MLP(keys[2], config)
+
+    def __call__(
+        self, x_BTD: jax.Array, around: Surroundings, kind: LayerKind, key: jax.Array | None
+    ) -> jax.Array:
+        keys = split_key(key, 5)
+        if self.config.parallel_residual:
+            y_BTD = self._attend(_normed(self.attention_norm, x_BTD), around, kind, keys[0])
+            y_BTD = self._drop(y_BTD, keys[1]) + self._drop(self.mlp(self.mlp_norm(x_BTD)), keys[2])
+            return constrain(x_BTD + y_BTD, "batch", "tokens", None)
+        with jax.named_scope("attention_block"):
+            attend = lambda x_BTD: self._attend(x_BTD, around, kind, keys[0])  # noqa: E731
+            x_BTD = self._block(x_BTD, attend, self.attention_norm, keys[1])
+        if self.cross_attention is not None:
+            with jax.named_scope("cross_attention_block"):
+                attend = lambda x_BTD: self._attend_encoded(x_BTD, around, keys[3])  # noqa: E731
+                x_BTD = self._block(x_BTD, attend, self.cross_attention_norm, keys[4])
+        with jax.named_scope("mlp_block"):
+            x_BTD = self._block(x_BTD, self.mlp, self.mlp_norm, keys[2])
+        return constrain(x_BTD, "batch", "tokens", None)
+
+    def _block(self, x_BTD: jax.Array, run: Any, norm: Norm | None, key: jax.Array | None) -> jax.Array:
+        """x + run(norm(x)), or norm(x + run(x)) where the norm comes after."""
+        if self.config.norm_position == "pre":
+            return x_BTD + self._drop(run(_normed(norm, x_BTD)), key)
+        return _normed(norm, x_BTD + self._drop(run(x_BTD), key))
+
+    def _attend(
+        self, x_BTD: jax.Array, around: Surroundings, kind: LayerKind, key: jax.Array | None
+    ) -> jax.Array:
+        return self.attention(
+            x_BTD,
+            x_BTD,
+            turns=around.turns.get(kind),
+            key=key,
+            documents_BT=around.documents,
+            causal=around.causal,
+            window=self.config.window if kind == "local" else None,
+            bias_NTS=around.bias,
+        )
+
+    def _attend_encoded(self, x_BTD: jax.Array, around: Surroundings, key: jax.Array | None) -> jax.Array:
+        assert self.cross_attention is not None
+        assert around.encoded is not None
+        return self.cross_attention(
+            x_BTD,
+            around.encoded,
+            turns=None,
+            key=key,
+            documents_BT=around.documents,
+            key_documents_BS=around.encoded_documents,
+            causal=False,
+        )
+
+    def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+        return dropout(x_BTD, self.config.dropout, key)
+
+
+def _normed(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:
+    return x_BTD if norm is None else norm(x_BTD)

@@ -1,0 +1,128 @@
+"""A stack of layers, run as its plan says: what repeats as a scan, the rest unrolled."""
+
+# B batch, T tokens, D model, L layers of a group, P layers of a period
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.layer import Layer, Surroundings
+from flaxmill.model.layer_plan import layer_pattern, plan_layers
+from flaxmill.model.norms import Norm
+from flaxmill.model.positions import RelativeBias, rotary_turns
+
+Batch = dict[str, jax.Array]
+
+
+class Stack(nnx.Module):
+    """Layers and the final norm; parameters of a group of layers are stacked along a leading L."""
+
+    def __init__(self, key: jax.Array, config: ModelConfig, *, crosses: bool = False) -> None:
+        """`crosses`: the layers also attend to an encoder's output."""
+        self.config = config
+        plan = plan_layers(config)
+        bias_key, layers_key = jax.random.split(key)
+        keys = jax.random.split(layers_key, config.num_layers)
+        first, repeated, last = jnp.split(keys, [len(plan.first), config.num_layers - len(plan.last)])
+
+        def make(keys: jax.Array, attention_norm: bool = True) -> Layer | None:
+            layer = lambda key: Layer(key, config, attention_norm=attention_norm, crosses=crosses)  # noqa: E731
+            return jax.vmap(layer)(keys) if len(keys) else None
+
+        self.first_layers = make(first, config.first_attention_norm)
+        self.layers = make(repeated)
+        self.last_layers = make(last)
+        self.final_norm = Norm(config) if config.norm_position == "pre" else None
+        relative = config.positions == "relative"
+        self.relative_bias = RelativeBias(bias_key, config) if relative else None
+
+    def run(
+        self,
+        x_BTD: jax.Array,
+        batch: Batch,
+        key: jax.Array | None,
+        encoded_BSD: jax.Array | None = None,
+        encoded_documents_BS: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states [B,T,D] of embedded tokens; `batch` holds their documents and positions."""
+        around = self._surroundings(batch, encoded_BSD, encoded_documents_BS)
+        x_BTD = self._run_layers(x_BTD, around, key)
+        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+
+    def _surroundings(
+        self, batch: Batch, encoded_BSD: jax.Array | None, encoded_documents_BS: jax.Array | None
+    ) -> Surroundings:
+        config = self.config
+        assert config.causal is not None, "causal is resolved before the model is made"
+        positions_BT, num_tokens = batch["positions"], batch["positions"].shape[1]
+        kinds = set(layer_pattern(config)) if config.positions == "rotary" else set()
+        return Surroundings(
+            documents=batch["documents"],
+            causal=batch["causal"].astype(bool) if "causal" in batch else config.causal,
+            turns={kind: rotary_turns(config, kind, positions_BT) for kind in sorted(kinds)},
+            bias=self.relative_bias(num_tokens, num_tokens) if self.relative_bias else None,
+            encoded=encoded_BSD,
+            encoded_documents=encoded_documents_BS,
+        )
+
+    def _run_layers(self, x_BTD: jax.Array, around: Surroundings, key: jax.Array | None) -> jax.Array:
+        config, plan = self.config, plan_layers(self.config)
+        first = repeated = last = None
+        if key is not None:
+            keys = jax.random.split(key, config.num_layers)
+            first, repeated, last = jnp.split(keys, [len(plan.first), config.num_layers - len(plan.last)])
+        unroll = functools.partial(_run_each, config, around)
+        x_BTD = unroll(x_BTD, self.first_layers, first, plan.first)
+        if config.scan_layers and self.layers is not None:
+            x_BTD = _scan_periods(config, around, x_BTD, self.layers, repeated, plan.period)
+        else:
+            x_BTD = unroll(x_BTD, self.layers, repeated, plan.period * plan.num_periods)
+        return unroll(x_BTD, self.last_layers, last, plan.last)
+
+
+def _run_each(
+    config: ModelConfig,
+    around: Surroundings,
+    x_BTD: jax.Array,
+    layers: Layer | None,
+    keys: jax.Array | None,
+    kinds: tuple[LayerKind, ...],
+    in_scan: bool = False,
+) -> jax.Array:
+    """The layers one after the other, each compiled by itself."""
+    for index, kind in enumerate(kinds):
+        layer, key = jax.tree.map(lambda leaf, index=index: leaf[index], (layers, keys))
+        run = _remat(lambda layer, x, key, kind=kind: layer(x, around, kind, key), config, in_scan)
+        x_BTD = run(layer, x_BTD, key)
+    return x_BTD
+
+
+def _scan_periods(
+    config: ModelConfig,
+    around: Surroundings,
+    x_BTD: jax.Array,
+    layers: Layer,
+    keys: jax.Array | None,
+    period: tuple[LayerKind, ...],
+) -> jax.Array:
+    """A loop over periods: what is compiled does not grow with depth, and windows stay static."""
+
+    def run(x_BTD: jax.Array, layers_and_keys: tuple[Layer, jax.Array | None]):
+        return _run_each(config, around, x_BTD, *layers_and_keys, period, in_scan=True), None
+
+    split = lambda leaf: leaf.reshape(-1, len(period), *leaf.shape[1:])  # noqa: E731
+    return jax.lax.scan(run, x_BTD, jax.tree.map(split, (layers, keys)))[0]
+
+
+def _remat(run: Callable[..., Any], config: ModelConfig, in_scan: bool) -> Callable[..., Any]:
+    """Choose what the backward pass finds stored; prevent_cse is for unrolled layers alone."""
+    if config.remat == "none":
+        return run
+    policies = jax.checkpoint_policies
+    policy = {"full": None, "dots": policies.dots_with_no_batch_dims_saveable}[config.remat]
+    return functools.partial(jax.checkpoint, prevent_cse=not in_scan, policy=policy)(run)
