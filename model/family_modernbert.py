@@ -1,0 +1,228 @@
+"""ModernBERT (Warner et al. 2024): config.json and tensors as transformers' ModernBert classes have them."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from flaxmill.model.config import Head, LayerKind, ModelConfig
+from flaxmill.model.config_json import (
+    layer_fields,
+    read_activation,
+    read_num_labels,
+    read_token_ids,
+    refuse,
+    write_activation,
+    write_num_labels,
+    write_token_ids,
+)
+from flaxmill.model.family import FamilyDescription
+from flaxmill.model.layer_plan import layer_kinds
+from flaxmill.model.stored_tensors import Stored, TensorMap
+from flaxmill.model.tensor_names import fused_tensors, linear_tensors, norm_tensors
+
+_DEFAULTS = {
+    "vocab_size": 50368,
+    "hidden_size": 768,
+    "intermediate_size": 1152,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 12,
+    "hidden_activation": "gelu",
+    "max_position_embeddings": 8192,
+    "initializer_range": 0.02,
+    "norm_eps": 1e-5,
+    "norm_bias": False,
+    "pad_token_id": 50283,
+    "eos_token_id": 50282,
+    "bos_token_id": 50281,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "global_attn_every_n_layers": 3,
+    "local_attention": 128,
+    "mlp_bias": False,
+    "mlp_dropout": 0.0,
+    "decoder_bias": True,
+    "classifier_pooling": "cls",
+    "classifier_bias": False,
+    "classifier_activation": "gelu",
+    "tie_word_embeddings": True,
+}
+_KINDS: dict[str, LayerKind] = {"full_attention": "global", "sliding_attention": "local"}
+_THETAS = {
+    "full_attention": ("global_rope_theta", 160_000.0),
+    "sliding_attention": ("local_rope_theta", 10_000.0),
+}
+_POOLINGS: dict[str, Literal["first", "mean"]] = {"cls": "first", "mean": "mean"}
+
+
+def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
+    values = _DEFAULTS | dict(values)
+    _refuse_unsupported(values, head)
+    theta, local_theta = (_read_theta(values, kind) for kind in _KINDS)
+    return ModelConfig(
+        family="modernbert",
+        head=head,
+        causal=False,
+        vocab_size=values["vocab_size"],
+        max_positions=values["max_position_embeddings"],
+        num_layers=values["num_hidden_layers"],
+        embed_dim=values["hidden_size"],
+        num_heads=values["num_attention_heads"],
+        mlp_dim=values["intermediate_size"],
+        num_labels=read_num_labels(values),
+        pooling=_POOLINGS[values["classifier_pooling"]] if head == "classification" else "first",
+        pooler="transform" if head in ("classification", "token_classification", "qa") else "none",
+        norm_epsilon=values["norm_eps"],
+        embedding_norm=True,
+        first_attention_norm=False,
+        positions="rotary",
+        rope_theta=theta,
+        local_rope_theta=local_theta,
+        activation=read_activation(values, "hidden_activation"),
+        gated_mlp=True,
+        use_bias=values["classifier_bias"],
+        qkv_bias=values["attention_bias"],
+        attention_out_bias=values["attention_bias"],
+        mlp_bias=values["mlp_bias"],
+        norm_bias=values["norm_bias"],
+        tie_embeddings=values["tie_word_embeddings"],
+        initializer="bert",
+        initializer_std=values["initializer_range"],
+        dropout=values["mlp_dropout"],
+        attention_dropout=values["attention_dropout"],
+        **layer_fields(_read_kinds(values), values["local_attention"]),
+        **read_token_ids(values),
+    )
+
+
+def _refuse_unsupported(values: Mapping[str, Any], head: Head) -> None:
+    if head == "mlm":
+        refuse(values, {"decoder_bias": True})
+    if head != "none":  # the head's own activation
+        read_activation(values, "hidden_activation")
+        refuse(values, {"classifier_activation": values["hidden_activation"]})
+    if values["classifier_pooling"] not in _POOLINGS:
+        raise ValueError(
+            f"config.json: classifier_pooling={values['classifier_pooling']!r} is not supported; "
+            "use cls or mean"
+        )
+
+
+def _read_kinds(values: Mapping[str, Any]) -> tuple[LayerKind, ...]:
+    """Attention of each layer: `layer_types` of transformers 5, or every n-th global."""
+    types, depth = values.get("layer_types"), values["num_hidden_layers"]
+    if types is None:
+        every = values["global_attn_every_n_layers"]
+        return tuple("local" if index % every else "global" for index in range(depth))
+    if len(types) != depth or not set(types) <= set(_KINDS):
+        raise ValueError(
+            f"config.json: layer_types={types!r} must name {depth} layers (num_hidden_layers), each "
+            f"{' or '.join(_KINDS)}"
+        )
+    return tuple(_KINDS[kind] for kind in types)
+
+
+def _read_theta(values: Mapping[str, Any], kind: str) -> float:
+    """Of one kind of layer: in `rope_parameters` of transformers 5, or under a key of its own."""
+    key, default = _THETAS[kind]
+    rope = ((values.get("rope_parameters") or {}).get(kind) or {}) | (values.get("rope_scaling") or {})
+    scaling = rope.get("rope_type", rope.get("type", "default"))
+    if scaling != "default":
+        raise ValueError(
+            f"config.json: rotary scaling {scaling!r} is not supported for modernbert; "
+            "remove it to run within the original context"
+        )
+    return float(rope.get("rope_theta", values.get(key, default)))
+
+
+def _write_config(config: ModelConfig) -> dict[str, Any]:
+    names = {kind: name for name, kind in _KINDS.items()}
+    local_theta = config.rope_theta if config.local_rope_theta is None else config.local_rope_theta
+    thetas = dict(zip(_KINDS, (config.rope_theta, local_theta), strict=True))
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "hidden_activation": write_activation(config),
+        **({} if config.max_positions is None else {"max_position_embeddings": config.max_positions}),
+        "initializer_range": config.initializer_std,
+        "norm_eps": config.norm_epsilon,
+        "norm_bias": config.has_bias("norm"),
+        "attention_bias": config.has_bias("qkv"),
+        "attention_dropout": config.attention_dropout_rate,
+        "layer_types": [names[kind] for kind in layer_kinds(config)],
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()
+        },
+        **({} if config.window is None else {"local_attention": config.window}),
+        "embedding_dropout": config.dropout,
+        "mlp_bias": config.has_bias("mlp"),
+        "mlp_dropout": config.dropout,
+        "decoder_bias": True,
+        "classifier_pooling": "mean" if config.pooling == "mean" else "cls",
+        "classifier_dropout": config.dropout,
+        "classifier_bias": config.use_bias,
+        "classifier_activation": write_activation(config),
+        "tie_word_embeddings": config.tie_embeddings,
+        **write_token_ids(config),
+        "cls_token_id": config.bos_id,
+        "sep_token_id": config.eos_id,
+        **write_num_labels(config),
+    }
+
+
+def _tensors(config: ModelConfig) -> TensorMap:
+    body = "" if config.head == "none" else "model."
+    layer = f"{body}layers.{{layer}}"
+    norm_bias, mlp_bias = config.has_bias("norm"), config.has_bias("mlp")
+    qkv = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
+    return {
+        "embed/tokens/embedding": Stored(f"{body}embeddings.tok_embeddings.weight"),
+        **norm_tensors("embed/norm", f"{body}embeddings.norm", norm_bias),
+        **norm_tensors("layers/attention_norm", f"{layer}.attn_norm", norm_bias),
+        **fused_tensors(qkv, f"{layer}.attn.Wqkv", config.has_bias("qkv")),
+        **linear_tensors("layers/attention/out", f"{layer}.attn.Wo", config.has_bias("attention_out")),
+        **norm_tensors("layers/mlp_norm", f"{layer}.mlp_norm", norm_bias),
+        # torch calls the half that it activates `input` and the other one `gate`.
+        **fused_tensors(("layers/mlp/gate", "layers/mlp/up"), f"{layer}.mlp.Wi", mlp_bias),
+        **linear_tensors("layers/mlp/down", f"{layer}.mlp.Wo", mlp_bias),
+        **norm_tensors("final_norm", f"{body}final_norm", norm_bias),
+        **_head_tensors(config),
+    }
+
+
+def _head_tensors(config: ModelConfig) -> TensorMap:
+    if config.head == "none":
+        return {}
+    path = "mlm" if config.head == "mlm" else "pooler"
+    transform = {
+        **linear_tensors(f"{path}/transform", "head.dense", config.use_bias),
+        **norm_tensors(f"{path}/norm", "head.norm", config.has_bias("norm")),
+    }
+    if config.head != "mlm":
+        return transform | linear_tensors("classifier", "classifier")
+    untied = {} if config.tie_embeddings else {"mlm/kernel": Stored("decoder.weight")}
+    return transform | {"mlm/bias": Stored("decoder.bias")} | untied
+
+
+def _tied(config: ModelConfig) -> Mapping[str, str]:
+    tied = config.head == "mlm" and config.tie_embeddings
+    return {"decoder.weight": "model.embeddings.tok_embeddings.weight"} if tied else {}
+
+
+DESCRIPTION = FamilyDescription(
+    model_type="modernbert",
+    architectures={
+        "none": "ModernBertModel",
+        "mlm": "ModernBertForMaskedLM",
+        "classification": "ModernBertForSequenceClassification",
+        "token_classification": "ModernBertForTokenClassification",
+        "qa": "ModernBertForQuestionAnswering",
+    },
+    read_config=_read_config,
+    write_config=_write_config,
+    tensors=_tensors,
+    prefixes=("model.",),
+    ignored=(r"rotary_emb\.",),
+    tied=_tied,
+)

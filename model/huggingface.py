@@ -1,0 +1,228 @@
+"""Models in Hugging Face's format: a directory read into a config and parameters, or written from them."""
+
+import contextlib
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxmill.model.apply import Params, unflatten
+from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.families import FAMILIES
+from flaxmill.model.family import FamilyDescription
+from flaxmill.model.family_fit import fit_family
+from flaxmill.model.heads import HEAD_PARAMETERS
+from flaxmill.model.tokenizer_files import token_ids, write_tokenizer
+from flaxmill.model.weight_check import match_tensors
+from flaxmill.model.weight_export import export_tensors
+from flaxmill.model.weight_files import read_json, read_weights, tensor_names
+from flaxmill.model.weight_loading import fresh_leaves, load_leaf
+from flaxmill.model.weight_places import leaves, stored_shapes
+from flaxmill.model.weight_writing import PartialFiles, write_weights
+
+LOGGER = logging.getLogger("flaxmill.weights")
+TRANSFORMERS_VERSION = "5.23.0"  # the release whose names and settings the files have
+
+_IDS = {"pad_id": "pad_token_id", "bos_id": "bos_token_id", "eos_id": "eos_token_id"}
+
+
+def load_huggingface(
+    directory: str | os.PathLike,
+    *,
+    head: Head | None = None,
+    num_labels: int | None = None,
+    mesh: Mesh | None = None,
+    key: jax.Array | None = None,
+) -> tuple[ModelConfig, Params]:
+    """A model from a directory that `save_pretrained` or a download made; parameters are float32.
+
+    Args:
+      head: None: the one that config.json names; else any of the family's, and what the file lacks of it is
+        initialised, which the log says.
+      num_labels: classes of a new head; None: as config.json says.
+      mesh: place the parameters on it; this process reads what its devices hold.
+      key: of what is initialised; None: jax.random.key(0).
+
+    Raises:
+      ValueError: the directory holds no model of a known family and head, a file is torn, or tensors are
+        missing, unexpected or misshapen, all of which the message lists.
+    """
+    settings = _read_settings(Path(directory))
+    family, head_read = _family_and_head(directory, settings, head)
+    arrays = read_weights(directory)
+    config = _read_config(family, settings, head_read, frozenset(arrays))
+    config = config if num_labels is None else replace(config, num_labels=num_labels)
+    parameters = leaves(config, family.tensors(config))
+    of_head = [leaf for leaf in parameters if leaf.path[0] in HEAD_PARAMETERS]
+    arrays = match_tensors(
+        family,
+        config,
+        arrays,
+        expected=stored_shapes(parameters),
+        of_head=stored_shapes(of_head),
+        of_other_heads=_tensors_of_all_heads(family, settings, frozenset(arrays)),
+        head_may_lack=head is not None,
+    )
+    absent = [leaf for leaf in of_head if any(place.name not in arrays for place in leaf.places)]
+    params = {}
+    if absent:
+        names = ", ".join("/".join(leaf.path) for leaf in absent)
+        LOGGER.warning("%s holds no %s: newly initialised, to be trained", directory, names)
+        params = fresh_leaves(config, absent, jax.random.key(0) if key is None else key, mesh)
+    for leaf in parameters:
+        if leaf.path not in params:
+            params[leaf.path] = load_leaf(leaf, arrays, mesh)
+    return config, unflatten(params)
+
+
+def read_huggingface_config(directory: str | os.PathLike, head: Head | None = None) -> ModelConfig:
+    """The model that a directory describes; of its weights, if there are any, only the names are read.
+
+    Raises ValueError as `load_huggingface` does for what stands in config.json.
+    """
+    settings = _read_settings(Path(directory))
+    family, head = _family_and_head(directory, settings, head)
+    return _read_config(family, settings, head, tensor_names(directory))
+
+
+def save_huggingface(
+    directory: str | os.PathLike,
+    config: ModelConfig,
+    params: Params,
+    *,
+    tokenizer_json: str | None = None,
+) -> None:
+    """Write a directory that transformers loads: config.json, safetensors and, of an lm, generation settings.
+
+    Any model in the directory is replaced, once all of the new one is on the disk.
+
+    Args:
+      tokenizer_json: text of a tokenizer.json, to be saved for `AutoTokenizer`.
+
+    Raises:
+      ValueError: no family has this model (`fit_family`).
+    """
+    family, config = fit_family(config)
+    if tokenizer_json is not None:
+        config = _with_token_ids(config, token_ids(tokenizer_json))
+    parameters = leaves(config, family.tensors(config))
+    tensors = export_tensors(parameters, params)
+    if jax.process_index() > 0:  # one process writes; all take part where parameters are spread over them
+        for _ in tensors:
+            pass
+        return
+    with PartialFiles(Path(directory)) as files:
+        write_weights(files, stored_shapes(parameters), tensors)
+        if tokenizer_json is not None:
+            write_tokenizer(files, tokenizer_json, config)
+        if config.head == "lm":
+            files.write_json("generation_config.json", _generation_settings(config))
+        files.write_json("config.json", _settings(family, config))
+        files.commit()
+
+
+def stored_tensors(config: ModelConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
+    """Parameters, or gradients, or any tree like them, under Hugging Face's names and in torch's layout.
+
+    Raises ValueError where no family has this model.
+    """
+    family, config = fit_family(config)
+    return export_tensors(leaves(config, family.tensors(config)), params)
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    if not directory.is_dir():
+        raise ValueError(f"{str(directory)!r} is no directory; give one that holds config.json and weights")
+    if not (directory / "config.json").is_file():
+        raise ValueError(
+            f"{str(directory)!r} holds no config.json; give the directory of a Hugging Face model"
+        )
+    return read_json(directory / "config.json")
+
+
+def _family_and_head(
+    directory: str | os.PathLike, settings: Mapping[str, Any], head: Head | None
+) -> tuple[FamilyDescription, Head]:
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        near = difflib.get_close_matches(str(model_type), FAMILIES, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"{str(directory)!r} has model_type={model_type!r}; {hint}supported: {', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[model_type]
+    head = _named_head(directory, settings, family) if head is None else head
+    if head not in family.architectures:
+        raise ValueError(
+            f"head={head} does not exist in {model_type}; it has {', '.join(family.architectures)}"
+        )
+    return family, head
+
+
+def _named_head(directory: str | os.PathLike, settings: Mapping[str, Any], family: FamilyDescription) -> Head:
+    classes: dict[str, Head] = {name: head for head, name in family.architectures.items()}
+    named = settings.get("architectures")
+    named = named[0] if isinstance(named, list) and named else named
+    if named not in classes:
+        raise ValueError(
+            f"{str(directory)!r} has architectures={named}; supported of {family.model_type}: "
+            f"{', '.join(classes)}; or give head= ({', '.join(family.architectures)})"
+        )
+    return classes[named]
+
+
+def _read_config(
+    family: FamilyDescription, settings: Mapping[str, Any], head: Head, names: frozenset[str]
+) -> ModelConfig:
+    # Families look for names as transformers writes them, whichever spelling this file has.
+    spellings = frozenset(spelling for name in names for spelling in family.spellings(name))
+    if settings.get("vocab_size", 0) is None:
+        raise ValueError("config.json has vocab_size=null; set it to the rows of the embedding")
+    try:
+        return family.read_config(settings, head, spellings)
+    except (TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"config.json of a {family.model_type} has a value of another kind than transformers writes "
+            f"({type(error).__name__}: {error}); correct it"
+        ) from error
+
+
+def _tensors_of_all_heads(
+    family: FamilyDescription, settings: Mapping[str, Any], names: frozenset[str]
+) -> set[str]:
+    """Names outside the layers, copies of tied tensors included."""
+    found: set[str] = set()
+    for head in family.architectures:
+        # A setting that no model here has may concern another head alone.
+        with contextlib.suppress(ValueError):
+            config = _read_config(family, settings, head, names)
+            found |= {stored.name for stored in family.tensors(config).values()} | set(family.tied(config))
+    return {name for name in found if "{layer}" not in name}
+
+
+def _with_token_ids(config: ModelConfig, ids: Mapping[str, int]) -> ModelConfig:
+    return replace(config, **{name: id_ for name, id_ in ids.items() if getattr(config, name) is None})
+
+
+def _settings(family: FamilyDescription, config: ModelConfig) -> dict[str, Any]:
+    assert config.head is not None
+    return {
+        "architectures": [family.architectures[config.head]],
+        "model_type": family.model_type,
+        "dtype": "float32",
+        **family.write_config(config),
+        "transformers_version": TRANSFORMERS_VERSION,
+    }
+
+
+def _generation_settings(config: ModelConfig) -> dict[str, Any]:
+    names = _IDS | {"decoder_start_id": "decoder_start_token_id"}
+    ids = {key: getattr(config, name) for name, key in names.items() if getattr(config, name) is not None}
+    return {"_from_model_config": True, **ids, "transformers_version": TRANSFORMERS_VERSION}

@@ -1,0 +1,56 @@
+"""`flaxmill export`: writes a run's weights for Hugging Face's transformers."""
+
+from dataclasses import dataclass, field
+
+from flaxmill.model.config import ModelConfig
+from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.overrides import override, take_paths
+
+DESCRIPTION = """Writes the newest weights of RUN, or those of --step, to HF_DIR: config.json,
+model.safetensors and the tokenizer, as transformers' from_pretrained loads them."""
+
+_CLASSES = {
+    "lm": "AutoModelForCausalLM",
+    "mlm": "AutoModelForMaskedLM",
+    "mlm_nsp": "AutoModelForPreTraining",
+    "classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "qa": "AutoModelForQuestionAnswering",
+    "none": "AutoModel",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """What `flaxmill export` takes."""
+
+    step: int | None = None
+    """The checkpoint to write; None: the newest."""
+    overwrite: bool = False
+    """Replace the model in an HF_DIR that is not empty."""
+    mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
+    """Devices that hold the weights on their way."""
+
+
+def run(arguments: list[str]) -> None:
+    """Export, and say how to load it."""
+    (run_dir, target), flags = take_paths(arguments, "RUN", "HF_DIR", program="flaxmill export")
+    parsed = override(
+        ExportArguments(), flags, program="flaxmill export", usage="RUN HF_DIR", description=DESCRIPTION
+    )
+    from flaxmill.train.progress import short_number
+    from flaxmill.train.run_export import export_run
+
+    exported = export_run(
+        run_dir, target, step=parsed.step, overwrite=parsed.overwrite, mesh_config=parsed.mesh
+    )
+    print(
+        f"wrote {target}: {exported.architecture} of step {exported.step}, "
+        f"{short_number(exported.num_bytes)}B of float32\n"
+        f"load it with transformers.{_auto_class(exported.model)}.from_pretrained({str(target)!r})"
+    )
+
+
+def _auto_class(model: ModelConfig) -> str:
+    assert model.head is not None
+    return "AutoModelForSeq2SeqLM" if model.encoder_layers is not None else _CLASSES[model.head]

@@ -1,0 +1,79 @@
+"""Writes a run's weights as a directory that Hugging Face's transformers loads."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from flaxmill.data.tokenization import Tokenizer, canonical_json
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.huggingface import save_huggingface
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.restoring import load_params
+from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, TOKENIZER_FILE, read_config
+from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE, TOKENIZER_FILES, find_tokenizer
+
+
+class Exported(NamedTuple):
+    """What was written: of which step, for which class of transformers."""
+
+    step: int
+    model: ModelConfig
+    architecture: str
+    num_bytes: int
+
+
+def export_run(
+    run: Path,
+    target: Path,
+    *,
+    step: int | None = None,
+    overwrite: bool = False,
+    mesh_config: MeshConfig | None = None,
+) -> Exported:
+    """Write the checkpoint of `step` (None: the newest) to `target`, with the run's tokenizer.
+
+    The tokenizer's files and the generation settings of an imported run are given back as they came.
+
+    Args:
+      overwrite: replace the model in a `target` that is not empty.
+      mesh_config: devices that hold the weights on their way; None: one.
+
+    Raises:
+      ValueError: no such run or step, no family has this model, or `target` is in use or cannot be written.
+    """
+    experiment = read_config(run)
+    _check_target(target, overwrite)
+    mesh = make_mesh(mesh_config or MeshConfig(data=1))
+    params, _, step = load_params(run, experiment, mesh, step)
+    kept = _kept_tokenizer(run)
+    try:
+        own = None if kept else run / TOKENIZER_FILE
+        tokenizer_json = own.read_text(encoding="utf-8") if own else None
+        save_huggingface(target, experiment.model, params, tokenizer_json=tokenizer_json)
+        for name in (*kept, GENERATION_FILE):
+            if (run / HUGGINGFACE / name).is_file():
+                shutil.copyfile(run / HUGGINGFACE / name, target / name)
+    except OSError as error:
+        raise ValueError(f"{target} cannot be written ({error}); give another directory") from None
+    architecture = json.loads((target / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    num_bytes = sum(path.stat().st_size for path in target.glob("*.safetensors"))
+    return Exported(step, experiment.model, architecture, num_bytes)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if (target / CHECKPOINTS).is_dir() and (target / CONFIG_FILE).is_file():
+        raise ValueError(f"{target} is a run directory; give another one for the export")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise ValueError(f"{target} is not empty; add --overwrite to replace the model in it")
+
+
+def _kept_tokenizer(run: Path) -> tuple[str, ...]:
+    """Files of the imported tokenizer; none where the run was not imported or was trained with another."""
+    if not (run / TOKENIZER_FILE).is_file():
+        return TOKENIZER_FILES
+    imported = find_tokenizer(run / HUGGINGFACE)
+    if imported is None:
+        return ()
+    texts = [canonical_json(Tokenizer.load(path)) for path in (imported, run / TOKENIZER_FILE)]
+    return TOKENIZER_FILES if texts[0] == texts[1] else ()

@@ -1,0 +1,132 @@
+"""Makes a run of a Hugging Face model: its weights are the checkpoint of step 0, where training begins."""
+
+import shutil
+from pathlib import Path
+
+import jax
+
+from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.tokenization import Tokenizer
+from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.huggingface import load_huggingface, read_huggingface_config
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.checkpoint import PARAMS, CheckpointConfig, Checkpoints
+from flaxmill.train.experiment import Experiment, resolve
+from flaxmill.train.optimizer import OptimizerConfig
+from flaxmill.train.run_directory import (
+    CHECKPOINTS,
+    IMPORTED_STEP,
+    TOKENIZER_FILE,
+    check_run_directory,
+    lock_run_directory,
+    open_run_directory,
+    write_config,
+)
+
+HUGGINGFACE = "huggingface"
+"""Folder of a run that keeps the imported model's small files, for an export to give back."""
+GENERATION_FILE = "generation_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+_OBJECTIVES: dict[Head, Objective] = {"lm": "causal", "mlm": "mlm", "mlm_nsp": "mlm_nsp"}
+_LEARNING_RATE = 5e-5  # the usual peak for trained weights: that of fresh ones would undo them
+
+
+def import_run(
+    source: Path,
+    run: Path,
+    *,
+    tokenizer: Path | None = None,
+    head: Head | None = None,
+    mesh_config: MeshConfig | None = None,
+) -> Experiment:
+    """Write the run directory; returns its experiment, which `flaxmill train --run-dir RUN` changes and runs.
+
+    Args:
+      tokenizer: a tokenizer.json or vocab.txt; None: that of `source`, if it has one.
+      head: None: what `source` names.
+      mesh_config: devices that hold the weights on their way; None: one.
+
+    A model without a tokenizer, or with a head that no objective trains, can be exported again; training it
+    is refused where it begins.
+
+    Raises:
+      ValueError: `source` is no model, its tokenizer does not fit it, or `run` is in use.
+    """
+    _check_places(source, run)
+    model = read_huggingface_config(source, head)
+    found = find_tokenizer(source) if tokenizer is None else tokenizer
+    loaded = None if found is None else Tokenizer.load(found)
+    experiment = _experiment(source, run, model)
+    if loaded is not None and is_trainable(model):
+        experiment = resolve(experiment, loaded)
+    check_run_directory(experiment)
+    mesh = make_mesh(mesh_config or MeshConfig(data=1))
+    with jax.set_mesh(mesh):
+        _, params = load_huggingface(source, head=head, mesh=mesh)
+    open_run_directory(experiment)
+    with lock_run_directory(run):
+        with Checkpoints(run / CHECKPOINTS, CheckpointConfig()) as checkpoints:
+            checkpoints.save(IMPORTED_STEP, {PARAMS: params}, {"imported": str(source.absolute())})
+        _keep_files(source, run / HUGGINGFACE)
+        # Last: without it a directory that a crash left half made is no run.
+        write_config(run, experiment, loaded)
+    return experiment
+
+
+def find_tokenizer(directory: Path) -> Path | None:
+    """The file of a Hugging Face directory that `Tokenizer.load` reads, if it has one."""
+    files = (directory / name for name in ("tokenizer.json", "vocab.txt"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def is_trainable(model: ModelConfig) -> bool:
+    """Whether there is an objective for the model's head."""
+    return model.head in _OBJECTIVES and model.encoder_layers is None
+
+
+def _check_places(source: Path, run: Path) -> None:
+    if not source.is_dir():
+        raise ValueError(
+            f"{source} is no directory; give one that holds a model's config.json and weights, as "
+            "`hf download NAME --local-dir DIR` makes it"
+        )
+    if run.is_dir() and any(run.iterdir()):
+        raise ValueError(f"{run} is not empty; give the import a new directory")
+
+
+def _experiment(source: Path, run: Path, model: ModelConfig) -> Experiment:
+    assert model.head is not None
+    objective = _OBJECTIVES.get(model.head, "causal" if model.causal else "mlm")
+    longest = DataConfig.sequence_length if model.max_positions is None else model.max_positions
+    data = DataConfig(
+        tokenizer=str((run / TOKENIZER_FILE).absolute()),
+        sequence_length=min(longest, DataConfig.sequence_length),
+    )
+    return Experiment(
+        name=source.resolve().name,
+        objective=objective,
+        run_dir=str(run),
+        model=model,
+        data=data,
+        optimizer=OptimizerConfig(learning_rate=_LEARNING_RATE),
+    )
+
+
+def _keep_files(source: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in (*TOKENIZER_FILES, GENERATION_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
