@@ -217,6 +217,47 @@ def test_params_without_layers_are_accepted():
         assert jax.tree.structure(updates) == jax.tree.structure(params)
 
 
+def make_groups(key: int) -> dict[str, Any]:
+    """Layers in groups of different depths, as an encoder-decoder has them."""
+    stacks = [{"layers": make_params(key + 10 * number)["layers"]} for number in range(4)]
+    first, middle, last, encoder = (stack["layers"] for stack in stacks)
+    return {
+        "first_layers": jax.tree.map(lambda x: x[:1], first),
+        "layers": middle,
+        "last_layers": jax.tree.map(lambda x: x[:2], last),
+        "encoder": {"layers": encoder, "relative_bias": {"embedding": jnp.ones((8, N))}},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_of_every_group_are_optimized_as_separate_layers(name):
+    config = OptimizerConfig(name=name)
+    params = make_groups(0)
+    found, _ = run_transformation(make_optimizer(config, params), params, 2, 0.01, make_groups)
+
+    def last_encoder_layer(key: int) -> dict[str, Any]:
+        return {"layers": jax.tree.map(lambda x: x[-1:], make_groups(key)["encoder"]["layers"])}
+
+    alone = last_encoder_layer(0)
+    expected, _ = run_transformation(make_optimizer(config, alone), alone, 2, 0.01, last_encoder_layer)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[-1:], b, rtol=0, atol=2e-6),
+        found["encoder"]["layers"],
+        expected["layers"],
+    )
+
+
+def test_scales_of_heads_do_not_decay_and_relative_positions_do():
+    params = {
+        "layers": {"attention": {"query_norm": {"scale": jnp.ones((L, H))}}},
+        "encoder": {"relative_bias": {"embedding": jnp.ones((8, N))}},
+    }
+    mask = decay_mask(params)
+    assert not mask["layers"]["attention"]["query_norm"]["scale"]
+    assert mask["encoder"]["relative_bias"]["embedding"]
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

@@ -4,19 +4,21 @@ The training step multiplies the updates by the schedule, so that a skipped step
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from flaxmill.model.layer_plan import LAYER_GROUPS
+from flaxmill.train.adam import scale_by_adam, scale_by_uncorrected_adam
+from flaxmill.train.per_layer import per_layer
+
 OptimizerName = Literal["adamw", "lamb", "adafactor", "lion", "muon"]
 ScheduleName = Literal["linear", "cosine", "wsd", "constant", "bert"]
 
-STACKED = "layers"  # every leaf below this key of params has a leading dim: one slice a layer
 MUON_RMS = 0.2  # scales Muon's updates to AdamW's usual size, so that one learning rate serves both
 
 
@@ -94,7 +96,12 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
     """The transformation from gradients to updates for a learning rate of 1, sign included.
 
     Gradients are expected already clipped. Weight decay is part of the updates. Whatever looks at a whole
-    tensor treats the layers stacked below "layers" one by one.
+    tensor treats the layers of a stacked group one by one.
+
+    lamb is that of You et al. 2020 as NVIDIA trains BERT with it (apex's FusedLAMB): each tensor of a layer
+    is scaled by |weight| / |update|, or by 1 where either is zero. Its normalisation of the gradients ahead
+    is clip_norm=1.0, and like the authors' code it leaves biases and norm scales unscaled; FusedLAMB's
+    use_nvlamb=True, which scales those too, is not offered.
 
     Args:
       abstract_params: nested dict of arrays or of their shapes; names decide which weights decay.
@@ -114,80 +121,23 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
     return optax.chain(*parts, optax.scale(-1.0))
 
 
+def clip_gradients(gradients: Any, norm: jax.Array, clip_norm: float | None) -> Any:
+    """Gradients of global norm `norm`, scaled down to `clip_norm` if theirs is larger; None: as they are."""
+    if clip_norm is None:
+        return gradients
+    scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-16))
+    return jax.tree.map(lambda g: g * scale, gradients)
+
+
 def decay_mask(params: Any) -> Any:
     """The tree of params with True where weights decay: everything but biases and norm scales."""
     return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] not in ("bias", "scale"), params)
 
 
-class PerLayerState(NamedTuple):
-    """State of the stacked leaves (each with a leading layer dim) and of all others."""
-
-    stacked: Any
-    single: Any
-
-
-def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Apply `inner` to each layer stacked below "layers" as if the layers were separate tensors."""
-
-    def init(params: optax.Params) -> PerLayerState:
-        stacked, single = _split(params)
-        return PerLayerState(_over_layers(inner.init)(stacked), inner.init(single))
-
-    def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, PerLayerState]:
-        assert isinstance(state, PerLayerState)
-        assert params is not None, "the transformations used per layer all need params"
-        stacked_updates, single_updates = _split(updates)
-        stacked_params, single_params = _split(params)
-        over_layers = _over_layers(inner.update)
-        stacked, stacked_state = over_layers(stacked_updates, state.stacked, stacked_params)
-        single: Any
-        single, single_state = inner.update(single_updates, state.single, single_params)
-        return {**single, **stacked}, PerLayerState(stacked_state, single_state)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    stacked = {name: value for name, value in tree.items() if name == STACKED}
-    return stacked, {name: value for name, value in tree.items() if name != STACKED}
-
-
-def _over_layers(function: Callable) -> Callable:
-    mapped = jax.vmap(function)
-    # vmap refuses trees without a single array, as of a model whose params have no "layers".
-    return lambda tree, *rest: mapped(tree, *rest) if jax.tree.leaves(tree) else function(tree, *rest)
-
-
 def _scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.bias_correction:
-        return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+        return scale_by_adam(config.beta1, config.beta2, config.epsilon)
     return scale_by_uncorrected_adam(config.beta1, config.beta2, config.epsilon)
-
-
-class UncorrectedAdamState(NamedTuple):
-    """Means of gradients and of their squares."""
-
-    mu: Any
-    nu: Any
-
-
-def scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """m / (sqrt(v) + epsilon) with moments that start at zero and stay biased to it, as Google's BERT."""
-
-    def init(params: optax.Params) -> UncorrectedAdamState:
-        return UncorrectedAdamState(
-            jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)
-        )
-
-    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
-        del params
-        assert isinstance(state, UncorrectedAdamState)
-        mu = jax.tree.map(lambda g, m: beta1 * m + (1 - beta1) * g, updates, state.mu)
-        nu = jax.tree.map(lambda g, v: beta2 * v + (1 - beta2) * jnp.square(g), updates, state.nu)
-        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu)
-        return updates, UncorrectedAdamState(mu, nu)
-
-    return optax.GradientTransformation(init, update)
 
 
 def _scale_by_lion(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -261,7 +211,7 @@ def _to_adam_size(path: tuple, x: jax.Array) -> jax.Array:
 
 def _is_layer_kernel(path: tuple) -> bool:
     names = _names(path)
-    return names[0] == STACKED and names[-1] == "kernel"
+    return names[-1] == "kernel" and any(name in LAYER_GROUPS for name in names)
 
 
 def _reads_heads(path: tuple) -> bool:

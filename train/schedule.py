@@ -14,6 +14,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array | 
     Warm-up takes warmup_fraction of the steps, cut so that at least one step runs at the peak. Its first
     step is not zero: a step without effect is a wasted batch, and short runs have few. The end value
     belongs to step `steps`, the first that is not taken, so that the last one moves the weights too.
+    So step s of `steps` with `warmup` steps of warm-up has the rate that transformers' schedules of these
+    names (wsd: with decay_type="linear") give to step s + 1 of steps + 1 with warmup + 1: the same curve
+    without its first step, which is zero there.
     Schedule "bert" keeps the original's numbers instead, zero at step 0 included.
     """
     assert steps >= 1, f"{steps=}"
