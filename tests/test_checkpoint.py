@@ -1,9 +1,10 @@
 import json
-import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import CheckpointConfig, Checkpoints
-from flaxmill.train.failures import CheckpointError
+from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
 from flaxmill.train.optimizer import OptimizerConfig, make_optimizer
 
 CONFIG = CheckpointConfig(every=10, keep_last=2)
@@ -159,62 +160,24 @@ def test_flipped_byte_is_found_and_named(tmp_path):
     files = [path for path in (tmp_path / "20" / "params").rglob("*") if path.is_file()]
     biggest = max(files, key=lambda path: path.stat().st_size)
     data = bytearray(biggest.read_bytes())
-    num_found = 0
+    found = set()
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         for place in range(100, len(data), len(data) // 8):
             flipped = data.copy()
             flipped[place] ^= 0x10
             biggest.write_bytes(flipped)
-            with pytest.raises(CheckpointError) as caught:
+            with pytest.raises(DamagedCheckpointError) as caught:
                 checkpoints.restore(20, abstract(state))
             message = str(caught.value)
             assert str(tmp_path / "20") in message
-            assert message.endswith("delete that directory to continue from step 10")
+            assert message.endswith("move that directory away to use step 10")
             assert "\n" not in message
-            num_found += "params/" in message and "digest" in message
-        assert num_found > 0
+            assert "digest differs" in message
+            assert f" in {biggest.relative_to(tmp_path / '20')} is not what was saved" in message
+            found |= set(re.findall(r"params/[a-z/]+(?= in)", message))
+        assert found >= {"params/embed/embedding", "params/layers/mlp/up/kernel"}
         biggest.write_bytes(data)
         assert_same(checkpoints.restore(20, abstract(state))[0], state)
-
-
-@pytest.mark.parametrize("old", ['"num_tokens": 12345', "{"])
-def test_damaged_manifest_is_found(tmp_path, old):
-    state = {"params": {"x": jnp.arange(3)}}
-    save_one(tmp_path, state, 10)
-    manifest = tmp_path / "10" / "_CHECKPOINT_METADATA"
-    text = manifest.read_text()
-    assert old in text
-    manifest.write_text(text.replace(old, '"num_tokens": 92345' if len(old) > 1 else "}", 1))
-    with (
-        Checkpoints(tmp_path, CONFIG) as checkpoints,
-        pytest.raises(CheckpointError, match=r"10 is damaged.*there is no earlier one"),
-    ):
-        checkpoints.restore(10, abstract(state))
-
-
-def test_missing_file_is_one_line(tmp_path):
-    state = {"params": {"x": jnp.arange(3)}}
-    save_one(tmp_path, state, 10)
-    for path in (tmp_path / "10" / "params").rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.unlink()
-    with Checkpoints(tmp_path, CONFIG) as checkpoints, pytest.raises((CheckpointError, OSError)) as caught:
-        checkpoints.restore(10, abstract(state))
-    assert str(tmp_path / "10") in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_all_differences_are_listed_before_loading(tmp_path):
-    x = jnp.ones((2, 3))
-    save_one(tmp_path, {"params": {"a": x, "b": x, "c": x}, "step": jnp.int32(0)}, 10)
-    other = {"params": {"a": jnp.ones((3, 2)), "b": x.astype(jnp.bfloat16), "d": x}, "step": jnp.int32(0)}
-    with Checkpoints(tmp_path, CONFIG) as checkpoints, pytest.raises(CheckpointError) as caught:
-        checkpoints.restore(10, abstract(other))
-    assert str(caught.value) == (
-        f"{tmp_path}/10 does not fit the model and optimizer: it lacks params/d; it also holds params/c; "
-        "different are params/a (stored float32[2, 3], wanted float32[3, 2]), "
-        "params/b (stored float32[2, 3], wanted bfloat16[2, 3]); use the configuration that wrote it"
-    )
 
 
 def test_missing_step_is_named(tmp_path):
@@ -254,6 +217,46 @@ def test_step_saved_twice_is_written_once(tmp_path):
         assert (tmp_path / "1" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == written
 
 
+def test_arrays_are_stored_uncompressed_so_that_a_flipped_byte_spoils_no_other(tmp_path):
+    save_one(tmp_path, {"params": {"x": jnp.zeros(10_000)}}, 1)
+    (file,) = (tmp_path / "1" / "params" / "ocdbt.process_0" / "d").iterdir()
+    assert file.stat().st_size >= 40_000
+
+
+def test_params_come_back_without_a_group(tmp_path):
+    state = make_state()
+    save_one(tmp_path, state, 3)
+    kept = {name: tree for name, tree in state.params.items() if name != "half"}
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        assert_same(checkpoints.restore_params(3, abstract(state.params), without=("half",)), kept)
+        assert_same(checkpoints.restore_params(3, abstract(kept), without=("half",)), kept)
+        with pytest.raises(CheckpointError, match="it also holds params/half/kernel"):
+            checkpoints.restore_params(3, abstract(kept))
+        with pytest.raises(CheckpointError, match=r"no params head to leave out; it has embed, half, layers"):
+            checkpoints.restore_params(3, abstract(kept), without=("head",))
+
+
+def test_a_save_in_progress_is_seen(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1
+
+    class Slow:
+        def __init__(self):
+            self.done = threading.Event()
+
+        def result(self):
+            self.done.wait(30)
+
+    slow = Slow()
+    monkeypatch.setattr(v1, "save_checkpointables_async", lambda *_, **__: slow)
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        assert not checkpoints.saving
+        checkpoints.save(20, {"params": {"x": jnp.arange(3)}}, {})
+        assert checkpoints.saving
+        slow.done.set()
+        checkpoints.wait()
+        assert not checkpoints.saving
+
+
 def test_failed_save_is_reported_and_keeps_the_last_one(tmp_path, monkeypatch):
     from orbax.checkpoint import v1
 
@@ -266,7 +269,9 @@ def test_failed_save_is_reported_and_keeps_the_last_one(tmp_path, monkeypatch):
     monkeypatch.setattr(v1, "save_checkpointables_async", lambda *_, **__: Failing())
     with Checkpoints(tmp_path, CheckpointConfig(keep_last=1)) as checkpoints:
         checkpoints.save(20, small, {})
-        with pytest.raises(CheckpointError, match="20: RESOURCE_EXHAUSTED: disk full"):
+        with pytest.raises(
+            CheckpointError, match="20 could not be saved: RESOURCE_EXHAUSTED: disk full; nothing"
+        ):
             checkpoints.wait()
         assert checkpoints.steps() == [10]
 
@@ -330,19 +335,12 @@ def test_kill_while_saving_leaves_the_previous_checkpoint(tmp_path):
     assert os.listdir(tmp_path) == ["20"]
 
 
-def test_chatter_is_dropped_and_errors_are_not(tmp_path):
-    Checkpoints(tmp_path, CONFIG).close()
-    logger = logging.getLogger("absl")
-
-    def passes(level, path):
-        return bool(logger.filter(logging.LogRecord("absl", level, path, 1, "text", None, None)))
-
-    assert not passes(logging.WARNING, "/x/orbax/checkpoint/save.py")
-    assert passes(logging.ERROR, "/x/orbax/checkpoint/save.py")
-    assert passes(logging.WARNING, "/x/grain/reader.py")
-
-
 @pytest.mark.parametrize("field", ["every", "keep_last", "keep_every"])
 def test_config_refuses_zero(field):
     with pytest.raises(ValueError, match=rf"checkpoint.{field}=0 must be at least 1"):
-        CheckpointConfig(**{field: 0})
+        CheckpointConfig(**{field: 0})  # pyright: ignore[reportArgumentType]
+
+
+def test_config_refuses_minutes_that_never_come():
+    with pytest.raises(ValueError, match=r"checkpoint.every_minutes=0.0 must be greater than 0"):
+        CheckpointConfig(every_minutes=0.0)

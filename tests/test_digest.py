@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.digest import _digest, compute_digests
+from flaxmill.train.digest import compute_digests, digest_array
 
 
 def digest(x) -> int:
@@ -24,6 +24,15 @@ def test_every_single_bit_counts(dtype):
             seen.add(digest(changed))
             num_flips += 1
     assert len(seen) == num_flips + 1
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 7), (2, 9, 4), (9, 2, 11), (2, 2, 2, 3)])
+def test_digest_is_what_checkpoints_of_format_1_hold(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    word = x.reshape(-1).view(np.uint32) ^ np.arange(x.size, dtype=np.uint32) * np.uint32(0x9E3779B1)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        word = (word ^ (word >> shift)) * np.uint32(factor)
+    assert digest(x) == int(np.sum(word ^ (word >> 16), dtype=np.uint32))
 
 
 def test_two_flipped_signs_count():
@@ -60,7 +69,7 @@ def test_digest_is_the_same_on_every_mesh():
 def test_digest_gathers_nothing():
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
     x = jax.device_put(jnp.ones((16, 32)), NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))
-    program = jax.jit(_digest).lower(x).compile().as_text()
+    program = jax.jit(digest_array).lower(x).compile().as_text()
     assert program is not None
     assert "all-gather" not in program
     assert "all-reduce" in program

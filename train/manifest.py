@@ -11,9 +11,12 @@ from flaxmill.train.digest import compute_digests
 from flaxmill.train.failures import CheckpointError
 
 FORMAT = 1
-MAX_LISTED = 8  # leaves of one kind named in an error
 
 LeafPath = tuple[str, ...]
+
+
+class DefectError(Exception):
+    """What keeps a checkpoint from being read, in words."""
 
 
 def named_leaves(tree: Any) -> dict[LeafPath, Any]:
@@ -47,20 +50,21 @@ def make_manifest(leaves: Mapping[LeafPath, jax.Array], metadata: dict[str, Any]
         raise TypeError(
             "the checkpoint's metadata changes on its way through JSON; use dicts, lists and str keys"
         )
-    return {"flaxmill": content, "checksum": _checksum(content)}
+    return {"flaxmill": content, "checksum": checksum(content)}
 
 
 def read_manifest(stored: Any, where: str) -> dict[str, Any]:
     """The content of a stored manifest.
 
     Raises:
-      CheckpointError: it is missing, damaged or of a later version.
+      DefectError: it is missing or damaged.
+      CheckpointError: it is of a later version.
     """
     if not isinstance(stored, dict) or "flaxmill" not in stored:
-        raise CheckpointError(f"{where} holds no manifest, so flaxmill did not write it")
+        raise DefectError("its manifest is missing")
     content = stored["flaxmill"]
-    if stored.get("checksum") != _checksum(content):
-        raise CheckpointError(f"{where} is damaged: its manifest does not match its checksum")
+    if stored.get("checksum") != checksum(content):
+        raise DefectError("its manifest does not match its checksum")
     if content["format"] != FORMAT:
         raise CheckpointError(
             f"{where} has format {content['format']}; this version of flaxmill reads {FORMAT}"
@@ -68,38 +72,8 @@ def read_manifest(stored: Any, where: str) -> dict[str, Any]:
     return content
 
 
-def check_fits(arrays: Mapping[str, Any], wanted: Mapping[LeafPath, Any], where: str) -> None:
-    """Compare the stored arrays with the wanted shapes and dtypes.
-
-    Raises:
-      CheckpointError: listing leaves that are missing, left over, or of another shape or dtype.
-    """
-    names = {join(path): leaf for path, leaf in wanted.items()}
-    changed = [
-        f"{name} (stored {_shape_text(arrays[name]['dtype'], arrays[name]['shape'])}, "
-        f"wanted {_shape_text(leaf.dtype, leaf.shape)})"
-        for name, leaf in names.items()
-        if name in arrays
-        and (list(leaf.shape) != arrays[name]["shape"] or str(leaf.dtype) != arrays[name]["dtype"])
-    ]
-    problems = [
-        f"{what} {_listed(found)}"
-        for what, found in (
-            ("it lacks", [name for name in names if name not in arrays]),
-            ("it also holds", [name for name in arrays if name not in names]),
-            ("different are", changed),
-        )
-        if found
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{where} does not fit the model and optimizer: {'; '.join(problems)}; "
-            "use the configuration that wrote it"
-        )
-
-
-def find_damage(arrays: Mapping[str, Any], leaves: Mapping[LeafPath, jax.Array]) -> list[str]:
-    """Names of the loaded leaves whose digest is not the stored one."""
+def find_changed(arrays: Mapping[str, Any], leaves: Mapping[LeafPath, jax.Array]) -> list[str]:
+    """Names of the loaded leaves whose digest is not the stored one; all processes of a job call it."""
     digests = compute_digests({join(path): leaf for path, leaf in leaves.items()})
     return [name for name, digest in digests.items() if digest != arrays[name]["digest"]]
 
@@ -109,14 +83,5 @@ def join(path: LeafPath) -> str:
     return "/".join(path)
 
 
-def _checksum(content: Any) -> int:
+def checksum(content: Any) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _shape_text(dtype: Any, shape: Any) -> str:
-    return f"{dtype}{list(shape)}"
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

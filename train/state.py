@@ -34,6 +34,15 @@ def init_state(
         return jax.jit(make, out_shardings=state_shardings(config, optimizer, mesh))()
 
 
+def start_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, params: Params
+) -> TrainState:
+    """The state of step 0 with these parameters, which are donated, and a fresh optimizer."""
+    shardings = state_shardings(config, optimizer, mesh)
+    with jax.set_mesh(mesh):
+        return jax.jit(lambda p: _state(p, optimizer), donate_argnums=0, out_shardings=shardings)(params)
+
+
 def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state: what a restore is checked against."""
     shardings = state_shardings(config, optimizer, mesh)
@@ -74,6 +83,12 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
     """A NamedSharding for every parameter; raises ValueError where a size does not divide."""
     place = lambda leaf, axes: parameter_sharding(mesh, axes, leaf.shape)  # noqa: E731
     return jax.tree.map(place, abstract_params(config), logical_axes(config))
+
+
+def placed_params(config: ModelConfig, mesh: Mesh) -> Params:
+    """Shapes, dtypes and shardings of the parameters."""
+    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(place, abstract_params(config), param_shardings(config, mesh))
 
 
 def _shapes(config: ModelConfig, optimizer: optax.GradientTransformation) -> TrainState:

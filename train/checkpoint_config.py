@@ -1,0 +1,38 @@
+"""When a run saves, and which of its checkpoints stay."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save and what to keep."""
+
+    every: int = 500
+    """Steps between saves; the last step is saved too."""
+    every_minutes: float | None = None
+    """Also save when so many minutes have passed since the last save began; None: by steps alone."""
+    keep_last: int = 2
+    """Newest checkpoints to keep."""
+    keep_every: int | None = None
+    """Also keep every checkpoint whose step is a multiple of this; None: only the newest."""
+    fallback: bool = True
+    """Go on from the next older checkpoint where the newest is damaged; else that is an error."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep_last", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoint.{name}={value} must be at least 1")
+        if self.every_minutes is not None and not self.every_minutes > 0:
+            raise ValueError(f"checkpoint.every_minutes={self.every_minutes} must be greater than 0, or None")
+
+
+def choose_kept(config: CheckpointConfig, steps: Sequence[int]) -> set[int]:
+    """Which of these steps, ascending, stay."""
+    kept = set(steps[-config.keep_last :])
+    if config.keep_every is not None:
+        kept |= {step for step in steps if step % config.keep_every == 0}
+    # A rollback goes to what was due by steps, whatever a preemption or the clock saved since.
+    scheduled = [step for step in steps if step % config.every == 0]
+    return kept | set(scheduled[-1:])
