@@ -12,6 +12,7 @@ POLLING = """
 import sys, time
 from flaxmill.train.preemption import StopSignal
 with StopSignal() as stop:
+    stop.started()
     print("ready", flush=True)
     while not stop.requested:
         time.sleep(0.02)
@@ -22,6 +23,7 @@ DEAF = """
 import time
 from flaxmill.train.preemption import StopSignal
 with StopSignal() as stop:
+    stop.started()
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -31,10 +33,20 @@ COMPILING = """
 import os, sys, zlib
 from flaxmill.train.preemption import StopSignal
 with StopSignal(notify=lambda text: print(text, flush=True)) as stop:
+    stop.started()
     print("ready", flush=True)
     zlib.compress(os.urandom(1_000_000) * 400, 9)  # ten seconds or more
     print("compressed", flush=True)
 sys.exit(75 if stop.requested else 1)
+"""
+
+
+PREPARING = """
+import time
+from flaxmill.train.preemption import StopSignal
+with StopSignal():
+    print("ready", flush=True)
+    time.sleep(60)
 """
 
 
@@ -62,6 +74,24 @@ def test_one_signal_ends_the_loop_and_says_so(number):
     code, _, errors = finish(process)
     assert code == EXIT_PREEMPTED
     assert errors.strip() == f"flaxmill: {number.name}: saving and stopping; again to stop at once"
+
+
+def test_one_signal_ends_a_run_that_has_made_no_step_at_once():
+    process = start(PREPARING)
+    process.send_signal(signal.SIGTERM)
+    code, _, errors = finish(process)
+    assert code == EXIT_PREEMPTED
+    assert errors.strip() == (
+        "flaxmill: SIGTERM: stopping; no step was made since the start, so nothing is lost"
+    )
+
+
+def test_what_ends_a_run_without_a_step_can_be_given():
+    left = threading.Event()
+    with StopSignal(notify=lambda text: None) as stop:
+        stop.leave = left.set
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert left.wait(10)
 
 
 def test_second_signal_exits_at_once():
@@ -99,6 +129,7 @@ def test_handlers_are_put_back():
 def test_signal_is_seen_by_the_process_that_sent_it():
     notices = []
     with StopSignal(notify=notices.append) as stop:
+        stop.started()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
     assert len(notices) == 1

@@ -17,6 +17,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignal:
     """Context manager: `requested` turns true at the first SIGTERM or SIGINT; the second exits with 75.
 
+    Until the run has `started`, while it prepares, restores or compiles, there is nothing to save: the first
+    signal ends the process at once, with 75.
+
     Python runs its signal handlers between bytecodes of the main thread, so not while XLA compiles there.
     The interpreter's C handler also writes the signal's number to the wakeup socket, at once and from
     whichever thread the kernel chose; a thread of ours reads it. Unlike a blocked mask and sigwait this
@@ -28,6 +31,9 @@ class StopSignal:
     def __init__(self, notify: Callable[[str], None] | None = None) -> None:
         """Tell `notify` (default: a line on stderr) when the first signal comes, from another thread."""
         self._notify = notify or _print_notice
+        self.leave: Callable[[], object] = lambda: os._exit(EXIT_PREEMPTED)
+        """What ends the process at once, without a save; called from another thread."""
+        self._started = False
         self._event = threading.Event()
         self._undo: list[Callable[[], Any]] = []
 
@@ -35,6 +41,10 @@ class StopSignal:
     def requested(self) -> bool:
         """Whether to save and stop."""
         return self._event.is_set()
+
+    def started(self) -> None:
+        """The run has made a step: from now on a signal asks it to save."""
+        self._started = True
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
@@ -75,9 +85,13 @@ class StopSignal:
                     continue
                 count += 1
                 if count > 1:
-                    os._exit(EXIT_PREEMPTED)
+                    self.leave()
                 self._event.set()
-                self._notify(f"{signal.Signals(number).name}: saving and stopping; again to stop at once")
+                name = signal.Signals(number).name
+                if not self._started:
+                    self._notify(f"{name}: stopping; no step was made since the start, so nothing is lost")
+                    self.leave()
+                self._notify(f"{name}: saving and stopping; again to stop at once")
 
 
 def _print_notice(text: str) -> None:
