@@ -62,6 +62,9 @@ class StopWatch:
         self.times.append(time.perf_counter())
         return len(self.times) > WARM_STEPS + STEPS
 
+    def started(self) -> None:
+        """The first step is made; it is not among those that are timed."""
+
     def step_seconds(self) -> float:
         return (self.times[-1] - self.times[WARM_STEPS]) / STEPS
 

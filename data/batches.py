@@ -55,6 +55,7 @@ class Batches:
         # Most places of a row that are predicted; None: any place may be.
         self.max_predictions = max_predictions(config.sequence_length, config.mask_rate) if masks else None
         self.batch_size = batch_size
+        self.tokenizer = dataset.tokenizer
         self._dataset = dataset
         self._split: Split = split
         self._config = config
@@ -160,7 +161,7 @@ class Batches:
         return batch | {"segments": segments, "nsp_labels": stored["label"]}
 
     def _mask(self, tokens: np.ndarray, is_real: np.ndarray, keys: np.ndarray) -> Masked:
-        mask_id = self._dataset.tokenizer.mask_id
+        mask_id = self.tokenizer.mask_id
         assert mask_id is not None
         return mask_tokens(
             tokens,

@@ -143,14 +143,25 @@ class ShardReader:
         self._lock = threading.Lock()
 
     def read(self, rows: np.ndarray) -> list[bytes]:
-        """Records of these rows, in this order, read with one call a file."""
+        """Records of these rows, in this order, read with one call a file.
+
+        Raises:
+          OSError: a file's checksum does not hold.
+        """
         records = np.empty(len(rows), object)
         shards = np.searchsorted(self._ends, rows, side="right") - 1
         with self._lock:
             for shard in np.unique(shards).tolist():
                 places = np.flatnonzero(shards == shard)
                 positions = (rows[places] - self._ends[shard]).tolist()
-                records[places] = self._reader(shard).read(positions)
+                try:
+                    records[places] = self._reader(shard).read(positions)
+                except RuntimeError as error:  # Riegeli's, of a checksum
+                    path = Path(self._paths[shard])
+                    raise OSError(
+                        f"{path} is damaged ({' '.join(str(error).split())[:200]}); "
+                        f"delete {path.parent} to have it prepared again"
+                    ) from error
         return records.tolist()
 
     def close(self) -> None:

@@ -9,23 +9,9 @@ from typing import Any
 import jax
 import pytest
 
-from flaxmill.train.command_line import main
+from flaxmill.train.command_line import COMMANDS, main
 
 TRAIN, EVALUATE = "flaxmill.train.loop", "flaxmill.train.evaluation"
-
-
-@pytest.fixture
-def flaxmill(capsys):
-    """Runs a command in this process; returns exit code, stdout and stderr."""
-
-    def command(*arguments: str) -> tuple[Any, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return command
 
 
 @pytest.fixture
@@ -43,7 +29,8 @@ def replaced(monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_signals_are_taken(monkeypatch):
     # test_preemption.py tests the real thing; here it would take the signals of the test run itself.
-    monkeypatch.setattr("flaxmill.train.command_line.StopSignal", contextlib.nullcontext)
+    no_signal = contextlib.nullcontext(SimpleNamespace(leave=None))
+    monkeypatch.setattr("flaxmill.train.command_line.StopSignal", lambda: no_signal)
 
 
 @pytest.fixture
@@ -51,8 +38,8 @@ def trained(replaced):
     """What `train` was called with."""
     calls = []
 
-    def train(experiment, *, extend, stop, heading):
-        calls.append(SimpleNamespace(experiment=experiment, extend=extend, stop=stop))
+    def train(experiment, *, extend, heading, **others):
+        calls.append(SimpleNamespace(experiment=experiment, extend=extend, **others))
         print(heading)
         return SimpleNamespace(preempted=False)
 
@@ -86,6 +73,25 @@ def test_train_prints_what_differs_from_the_named_config(flaxmill, trained):
     assert out.endswith(" -> 7, model.num_layers 2 -> 3\n")
 
 
+@pytest.mark.parametrize("flag", ["--run-dir={}", "--run_dir={}", "--run-dir {}"])
+def test_train_without_a_name_continues_the_config_of_its_run(flaxmill, trained, tmp_path, flag):
+    from flaxmill.train.experiment import Experiment
+    from flaxmill.train.run_directory import write_config
+
+    run = tmp_path / "a_run"
+    run.mkdir()
+    tokenizer: Any = SimpleNamespace(save=lambda path: path.write_text("{}"))
+    write_config(run, Experiment(name="mine", steps=77, seed=5, run_dir=str(run)), tokenizer)
+    code, out, _ = flaxmill("train", "--steps", "80", *flag.format(run).split())
+    assert code == 0
+    assert out == "mine: steps 77 -> 80\n"
+    assert trained[0].experiment.seed == 5
+    flaxmill("train", "gpt_tiny", "--run-dir", str(run))
+    assert trained[1].experiment.name == "gpt_tiny"
+    flaxmill("train", "--run-dir", str(tmp_path / "fresh"))
+    assert trained[2].experiment.name == "gpt_tiny"
+
+
 def test_train_takes_a_file_that_defines_a_config(flaxmill, trained, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from flaxmill.train import Experiment\nconfig = Experiment(name='mine', steps=5)\n")
@@ -94,7 +100,7 @@ def test_train_takes_a_file_that_defines_a_config(flaxmill, trained, tmp_path):
 
 
 def test_preemption_exits_with_75(flaxmill, replaced):
-    def train(experiment, *, extend, stop, heading):
+    def train(experiment, **others):
         return SimpleNamespace(preempted=True)
 
     replaced(TRAIN, train)
@@ -104,7 +110,7 @@ def test_preemption_exits_with_75(flaxmill, replaced):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "no command; use one of train, data, eval, configs"),
+        ([], f"no command; use one of {', '.join(COMMANDS)}"),
         (["trian"], "unknown command 'trian'; did you mean train?"),
         (["--steps", "3"], "unknown command '--steps'"),
         (["train", "gpt-tiny"], "unknown config 'gpt-tiny'; did you mean gpt_tiny? `flaxmill configs` lists"),
@@ -151,7 +157,7 @@ def test_mistake_found_while_training_is_one_line_however_it_was_wrapped(flaxmil
     # The real thing: a run directory below a file, found by our own code below `train`.
     from flaxmill.train.run_directory import open_run_directory
 
-    def train(experiment, *, extend, stop, heading):
+    def train(experiment, **others):
         open_run_directory(experiment)
 
     replaced(TRAIN, train)
@@ -162,7 +168,7 @@ def test_mistake_found_while_training_is_one_line_however_it_was_wrapped(flaxmil
 
 
 def test_a_librarys_value_error_is_a_defect_with_a_traceback(flaxmill, replaced):
-    def train(experiment, *, extend, stop, heading):
+    def train(experiment, **others):
         json.loads("{")
 
     replaced(TRAIN, train)
@@ -176,7 +182,7 @@ def test_a_value_error_inside_jax_is_a_defect_with_a_traceback(flaxmill, replace
     step: dict[str, Any] = {"__name__": "flaxmill.train.step"}
     exec("import jax\n@jax.jit\ndef step(x): return jax.numpy.broadcast_to(x, (2,))", step)
 
-    def train(experiment, *, extend, stop, heading):
+    def train(experiment, **others):
         step["step"](jax.numpy.ones(3))
 
     replaced(TRAIN, train)
@@ -187,7 +193,7 @@ def test_a_value_error_inside_jax_is_a_defect_with_a_traceback(flaxmill, replace
 
 
 def test_other_errors_pass_through(replaced):
-    def train(experiment, *, extend, stop, heading):
+    def train(experiment, **others):
         raise RuntimeError("a defect")
 
     replaced(TRAIN, train)
@@ -225,7 +231,7 @@ def test_eval_prints_a_table_or_one_json_object(flaxmill, replaced):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["train", "data", "eval", "configs", "Exit codes"]),
+        (["--help"], [*COMMANDS, "Exit codes"]),
         (["train", "--help"], ["--extend", "--model.num-layers", "gpt_tiny", "[CONFIG | FILE.py]"]),
         (["train", "bert_tiny", "--help"], ["(default: post)", "(default: 0.1)"]),
         (["data", "--help"], ["prepare", "show"]),

@@ -164,7 +164,7 @@ def test_a_run_whose_text_has_changed_is_not_evaluated_on_it(finished, corpus):
     other.write_text(corpus.read_text().replace("the", "thy"))
     config["data"]["files"] = [str(other)]
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="its text or tokenizer is now"):
+    with pytest.raises(ValueError, match=r"its text has changed.*another text with --data FILE"):
         evaluate_run(directory)
 
 

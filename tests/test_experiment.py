@@ -169,9 +169,13 @@ def test_mesh_can_be_checked_before_the_vocabulary_is_known():
 
 def test_json_keeps_every_field():
     experiment = resolved(
-        seed=3, data=DataConfig(files=("a", "b")), mesh=MeshConfig(data=1, fsdp=None), tensorboard=True
+        seed=3, data=DataConfig(files=("a", "b")), mesh=MeshConfig(data=1, fsdp=None), log_digests=True
     )
     assert from_dict(json.loads(json.dumps(to_dict(experiment)))) == experiment
+
+
+def test_fields_of_earlier_versions_that_decided_nothing_are_passed_over():
+    assert from_dict(to_dict(Experiment(seed=5)) | {"tensorboard": False}) == Experiment(seed=5)
 
 
 def test_absent_field_has_its_default():
@@ -187,7 +191,7 @@ def test_absent_field_has_its_default():
         ("model", "depth", 3, "unknown field model.depth"),
         (None, "steps", "3", "steps='3' is not of type int"),
         (None, "steps", True, "steps=True is not of type int"),
-        (None, "tensorboard", 1, "tensorboard=1 is not of type bool"),
+        (None, "log_digests", 1, "log_digests=1 is not of type bool"),
         ("model", "norm", "batchnorm", "model.norm='batchnorm' is not of type"),
         ("mesh", "data", 1.5, "mesh.data=1.5 is not of type"),
         ("data", "files", "a.txt", "data.files='a.txt' is not of type"),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import poison
 
-from flaxmill.data.batches import Batches
 from flaxmill.data.preparation import prepare
 from flaxmill.train import recorder, train
 from flaxmill.train.cache_directory import cache_directory
@@ -115,7 +115,7 @@ def test_parts_of_a_loss_have_their_own_names(small, objective, parts):
 
 
 def test_tensorboard_files_appear_when_asked_for_and_not_otherwise(small, tmp_path):
-    with_files = train(small(tensorboard=True))
+    with_files = train(small(trackers=("tensorboard",)))
     without = train(small(run_dir=str(tmp_path / "other")))
     assert list((with_files.directory / "tensorboard").iterdir())
     assert not (without.directory / "tensorboard").exists()
@@ -174,19 +174,6 @@ def test_a_finished_run_given_again_only_evaluates_again(small):
     assert len(evaluated) == 2
     assert evaluated[0] == evaluated[1]
     assert sorted(path.name for path in (first.directory / "checkpoints").iterdir()) == checkpoints
-
-
-def poison(monkeypatch, steps):
-    """Put a NaN into the weights of the batches of these steps."""
-    rows = Batches.rows
-
-    def poisoned(batches, step, start, stop):
-        batch = rows(batches, step, start, stop)
-        if batches._split == "train" and step in steps:
-            batch["weights"] = batch["weights"] * np.float32("nan")
-        return batch
-
-    monkeypatch.setattr(Batches, "rows", poisoned)
 
 
 def test_one_batch_that_is_not_finite_is_skipped_and_training_goes_on(small, monkeypatch):
@@ -258,5 +245,57 @@ def test_a_changed_corpus_is_refused(small, corpus, tmp_path, stop_after):
     experiment = dataclasses.replace(experiment, data=data)
     train(experiment, stop=stop_after(2))
     text.write_text(corpus.read_text()[1000:60_000])
-    with pytest.raises(ValueError, match="its text or tokenizer is now"):
+    with pytest.raises(ValueError, match=r"the dataset is now.*with --allow-other-data"):
         train(experiment)
+
+
+def test_a_changed_corpus_is_taken_when_that_is_allowed(small, corpus, tmp_path, stop_after, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text(corpus.read_text()[:60_000])
+    experiment = small()
+    experiment = dataclasses.replace(
+        experiment, data=dataclasses.replace(experiment.data, files=(str(text),))
+    )
+    train(experiment, stop=stop_after(2))
+    text.write_text(corpus.read_text()[1000:60_000])
+    assert train(experiment, allow_other_data=True).step == 8
+    assert "has changed: the dataset is now" in capsys.readouterr().err
+
+
+class StopAt:
+    """Stands for the other processes, which are told where this one is, and for a signal at such a place."""
+
+    def __init__(self, doing):
+        self.requested, self._doing, self.places = False, doing, []
+
+    def at(self, step, doing):
+        self.places.append((step, doing))
+        self.requested = self.requested or doing == self._doing
+
+    def started(self): ...
+
+
+def test_an_evaluation_that_is_told_to_stop_is_left_and_made_again(small, tmp_path):
+    straight = train(small(eval_every=3, eval_batches=4, run_dir=str(tmp_path / "straight")))
+    experiment = small(eval_every=3, eval_batches=4)
+    stop = StopAt("evaluating batch 1")
+    result = train(experiment, stop=stop, peers=stop)  # pyright: ignore[reportArgumentType]
+    assert (result.preempted, result.step) == (True, 3)
+    assert rows_of(result, "eval_loss") == []
+    assert stop.places[-1] == (3, "saving")
+    assert train(experiment).metrics == straight.metrics
+    for kind in ("loss", "eval_loss"):
+        found, expected = rows_of(result.directory, kind), rows_of(straight, kind)
+        assert [(row["step"], row[kind]) for row in found] == [(row["step"], row[kind]) for row in expected]
+
+
+def test_the_clock_saves_between_the_steps_that_are_due(small, monkeypatch):
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, step, *rest: (saved.append(step), save(self, step, *rest))
+    )
+    train(small(steps=40, checkpoint=CheckpointConfig(every=1000, every_minutes=1e-9)))
+    assert len(saved) > 1
+    assert saved[-1] == 40
+    assert len(set(saved)) == len(saved)

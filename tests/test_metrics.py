@@ -1,6 +1,7 @@
 """metrics.jsonl is exact, append-only and readable after a crash."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,3 +62,10 @@ def test_synced_rows_are_handed_to_the_disk(path, monkeypatch):
         writer.write({"step": 0})
         writer.sync()
         assert len(synced) == 1
+
+
+def test_a_full_disk_is_named_with_the_file_and_what_to_do():
+    writer = MetricsWriter(Path("/dev/full"))
+    with pytest.raises(OSError, match=r"/dev/full could not be written \(no space left on device\)"):
+        writer.write({"step": 0})
+    writer.__exit__()

@@ -115,6 +115,7 @@ def test_the_first_loss_is_that_of_a_model_that_knows_nothing(objective, std, ex
     assert float(first_loss()) == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mlm", "mlm_nsp", "hybrid"])
 def test_targets_count_at_masked_places_alone(objective):
     batch = random_batch(objective)
@@ -125,6 +126,7 @@ def test_targets_count_at_masked_places_alone(objective):
     assert loss_and_parts(objective, there)["loss"] != loss_and_parts(objective, batch)["loss"]
 
 
+@pytest.mark.slow
 @masked_objectives
 def test_gathering_the_masked_places_changes_nothing(objective):
     batch = random_batch(objective)
@@ -138,6 +140,7 @@ def test_gathering_the_masked_places_changes_nothing(objective):
     assert too_few["loss"] != pytest.approx(plain["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 @every_objective
 def test_chunks_change_neither_the_loss_nor_its_gradient(objective):
     batch, params = random_batch(objective), params_of(CONFIGS[objective])
@@ -154,6 +157,7 @@ def test_chunks_change_neither_the_loss_nor_its_gradient(objective):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6 * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["causal", "mlm", "mlm_nsp"])
 def test_rows_of_padding_change_nothing(objective):
     batch = random_batch(objective)
@@ -163,6 +167,7 @@ def test_rows_of_padding_change_nothing(objective):
     assert loss_and_parts(objective, padded) == pytest.approx(loss_and_parts(objective, batch), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_empty_rows_of_both_kinds_leave_the_hybrid_its_loss():
     batch = random_batch("hybrid")
     empty = {name: jnp.zeros_like(value[:2]) for name, value in batch.items()} | {"causal": jnp.arange(2)}

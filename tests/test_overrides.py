@@ -42,8 +42,8 @@ def test_nothing_given_changes_nothing():
         (("--run-dir", "-x"), "run_dir", "-x"),
         (("--prompt=--x",), "prompt", "--x"),
         (("--prompt=",), "prompt", ""),
-        (("--tensorboard",), "tensorboard", True),
-        (("--tensorboard", "--no-tensorboard"), "tensorboard", False),
+        (("--log-digests",), "log_digests", True),
+        (("--log-digests", "--no-log-digests"), "log_digests", False),
         (("--model.no-scan-layers",), "model.scan_layers", False),
         (("--data.files", "a", "--data.files", "b"), "data.files", ("a", "b")),
         (("--checkpoint.keep-every", "10"), "checkpoint.keep_every", 10),
@@ -120,8 +120,8 @@ def test_unknown_field_like_no_other_gets_no_guess():
             ),
         ),
         (
-            ("--tensorboard=True",),
-            "--tensorboard=True: a truth value takes no argument; write --tensorboard or --no-tensorboard",
+            ("--log-digests=True",),
+            "--log-digests=True: a truth value takes no argument; write --log-digests or --no-log-digests",
         ),
     ],
 )

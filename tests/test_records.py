@@ -88,3 +88,29 @@ def test_tfds_reads_the_same_rows(directory):
     for name, values in expected.items():
         np.testing.assert_array_equal(row[name], values)
         assert row[name].dtype == values.dtype
+
+
+def test_a_flipped_byte_gives_the_right_rows_or_an_error_that_names_the_file(directory):
+    path, shards = directory
+    shard = path / shards["valid"][0].file
+    whole, rows = shard.read_bytes(), np.arange(7)
+    expected = ShardReader(path, shards["valid"]).read(rows)
+    num_errors = 0
+    for place in range(0, len(whole), len(whole) // 60):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x20
+        shard.write_bytes(flipped)
+        reader = ShardReader(path, shards["valid"])
+        message = None
+        try:
+            found = reader.read(rows)
+        except OSError as error:
+            message = str(error)
+        reader.close()
+        if message is None:
+            assert found == expected
+            continue
+        num_errors += 1
+        assert message.startswith(f"{shard} is damaged (")
+        assert message.endswith(f"delete {path} to have it prepared again")
+    assert num_errors

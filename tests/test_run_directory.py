@@ -122,7 +122,8 @@ def test_where_it_runs_and_what_it_reports_may_change(run):
             log_every=1,
             eval_every=2,
             eval_batches=3,
-            tensorboard=True,
+            trackers=("tensorboard",),
+            log_digests=True,
             prompt="x",
             mesh=MeshConfig(data=1, fsdp=2),
             checkpoint=CheckpointConfig(every=7),
@@ -221,3 +222,10 @@ def test_a_second_process_in_one_run_directory_is_refused_and_a_dead_ones_lock_i
         pass
     with lock_run_directory(tmp_path):
         pass
+
+
+def test_what_a_kill_left_half_written_is_cleared(tmp_path):
+    for name in (".77-config.json", ".78-tokenizer.json"):
+        (tmp_path / name).write_text("{")
+    write_config(tmp_path, Experiment(), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -203,6 +203,6 @@ def test_the_evaluation_step_drops_nothing_and_agrees_with_training(make_trial):
     dropping = make_trial(model={"dropout": 0.5}).experiment
     losses = []
     for experiment in (trial.experiment, dropping):
-        sums, weights = make_eval_step(experiment, None)(trial.state.params, trial.place(trial.rows))
+        sums, weights, _ = make_eval_step(experiment, None)(trial.state.params, trial.place(trial.rows))
         losses.append(float(sums["causal"] / weights["causal_weight"]))
     assert losses[0] == losses[1] == pytest.approx(run(trial)[1]["loss"], rel=1e-6)

@@ -17,6 +17,11 @@ COMMANDS = {
     "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
     "data": "data prepare|show [CONFIG | FILE.py]           prepare a config's data, or show a batch of it",
     "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
+    "import": "import HF_DIR RUN [--field value ...]          make a run of a Hugging Face model",
+    "export": "export RUN HF_DIR [--step N]                   write a run's weights for Hugging Face",
+    "parity": "parity DIRECTORY [--json]                      compare a model with PyTorch",
+    "checkpoints": "checkpoints RUN [--json]                       list checkpoints: whole or damaged",
+    "verify-resume": "verify-resume [CONFIG | FILE.py] [--json]    prove that resume is exact",
     "configs": "configs                                        list the experiments",
 }
 
@@ -47,8 +52,22 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except RunError as error:
         print(f"flaxmill: error: {' '.join(str(error).split())}", file=sys.stderr)
         code = EXIT_FAILURE
+    except OSError as error:
+        # A full disk or a lost mount is no defect to trace.
+        print(f"flaxmill: error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = EXIT_FAILURE
     except ValueError as error:
         code = _report(error)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """Exit; in a job of many processes that did not end together, without JAX's wait for the others."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -65,8 +84,8 @@ def _run_command(arguments: list[str]) -> int:
     if command == "train":
         return _train(rest)
     # The commands import JAX and more; help and mistakes need not wait for that.
-    importlib.import_module(f"flaxmill.train.{command}_command").run(rest)
-    return EXIT_DONE
+    module = importlib.import_module(f"flaxmill.train.{command.replace('-', '_')}_command")
+    return module.run(rest) or EXIT_DONE
 
 
 def _train(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from flaxmill.model.dtypes import sum_dtype
 from flaxmill.sharding.rules import ACTIVATION_RULES, PARAMETER_RULES, MeshAxes, mesh_axes, num_shards
 
 CHUNK_BYTES = 256 * 2**20  # float32 logits that one device holds at a time
@@ -154,13 +155,13 @@ def _backward_on_device(
         low_MV = dlogits_BtV.reshape(-1, dlogits_BtV.shape[-1]).astype(hidden_BtD.dtype)
         hidden_MD = hidden_BtD.reshape(low_MV.shape[0], -1)
         dtable_VD += jax.lax.dot_general(
-            low_MV, hidden_MD, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+            low_MV, hidden_MD, (((0,), (0,)), ((), ())), preferred_element_type=dtable_VD.dtype
         )
         dbias_V += dlogits_BtV.sum((0, 1))
         dhidden_MD = _over(jax.lax.psum, low_MV @ table_VD, layout.vocab)
         return (dtable_VD, dbias_V), dhidden_MD.reshape(hidden_BtD.shape)
 
-    zeros = (jnp.zeros(table_VD.shape, jnp.float32), jnp.zeros(bias_V.shape, jnp.float32))
+    zeros = (jnp.zeros(table_VD.shape, dnll_BT.dtype), jnp.zeros(bias_V.shape, dnll_BT.dtype))
     per_chunk = _chunks(num_chunks, (hidden_BTD, targets_BT, log_z_BT, dnll_BT, dlog_z_BT))
     (dtable_VD, dbias_V), dhidden = jax.lax.scan(chunk, zeros, (*per_chunk, logits))
     return _join(dhidden), _reduce_table(layout, dtable_VD), _over(jax.lax.psum, dbias_V, layout.batch)
@@ -176,7 +177,7 @@ def _reduce_table(layout: _Layout, dtable_VD: jax.Array) -> jax.Array:
 
 
 def _logits(layout, vocab_size, hidden_BtD, table_VD, bias_V):
-    logits_BtV = jnp.einsum("BtD,VD->BtV", hidden_BtD, table_VD, preferred_element_type=jnp.float32)
+    logits_BtV = jnp.einsum("BtD,VD->BtV", hidden_BtD, table_VD, preferred_element_type=sum_dtype(hidden_BtD))
     return jnp.where(_local_ids(layout, table_VD.shape[0]) < vocab_size, logits_BtV + bias_V, MASKED)
 
 

@@ -2,14 +2,17 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.preparation import prepare
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.metrics import read_metrics
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
 from flaxmill.train.overrides import INLINE, override
+from flaxmill.train.run_directory import METRICS_FILE
 
 Arguments = TypeVar("Arguments")
 
@@ -37,7 +40,7 @@ class ShowArguments:
     """What `flaxmill data show` takes."""
 
     step: int = 0
-    """The step whose batch is shown."""
+    """The step whose batch is shown; of the run in --run-dir, past the batches that its rollbacks skipped."""
     rows: int = 2
     """How many of its rows."""
     config: Annotated[Experiment, INLINE]
@@ -82,9 +85,20 @@ def _show(arguments: list[str]) -> None:
     dataset = _dataset(experiment)
     batches = make_batches(dataset, "train", experiment)
     num_rows = min(parsed.rows, experiment.batch_size)
-    batch = batches.rows(parsed.step, 0, num_rows)
-    print(f"step {parsed.step}, {num_rows} of {experiment.batch_size} rows")
+    number = parsed.step + _batch_offset(experiment, parsed.step)
+    batch = batches.rows(number, 0, num_rows)
+    skipped = f", batch {number} after rollbacks" if number != parsed.step else ""
+    print(f"step {parsed.step}{skipped}, {num_rows} of {experiment.batch_size} rows")
     print(describe_batch(batch, dataset.tokenizer, rows=num_rows))
+
+
+def _batch_offset(experiment: Experiment, step: int) -> int:
+    """How many batches the run's rollbacks have skipped before this step, as its metrics.jsonl tells."""
+    metrics = Path(experiment.run_dir or "") / METRICS_FILE
+    if experiment.run_dir is None or not metrics.is_file():
+        return 0
+    offsets = [r["batch_offset"] for r in read_metrics(metrics) if "batch_offset" in r and r["step"] <= step]
+    return offsets[-1] if offsets else 0
 
 
 def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:

@@ -10,21 +10,19 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
-from flaxmill.data.dataset import Dataset
 from flaxmill.data.preparation import prepare
-from flaxmill.model.apply import Params, abstract_params
+from flaxmill.model.apply import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.experiment import Experiment, check_mesh
 from flaxmill.train.input_pipeline import eval_batch_size, make_batches, read_ahead
 from flaxmill.train.objectives import combine
-from flaxmill.train.run_directory import CHECKPOINTS, TOKENIZER_FILE, read_config
-from flaxmill.train.state import param_shardings
-from flaxmill.train.step import make_eval_step
-
-EvalStep = Callable[..., Any]
+from flaxmill.train.provenance import describe_other_data
+from flaxmill.train.restoring import load_params
+from flaxmill.train.run_directory import TOKENIZER_FILE, read_config
+from flaxmill.train.signals import Signals
+from flaxmill.train.step import EvalStep, make_eval_step
 
 
 def evaluate(
@@ -33,24 +31,34 @@ def evaluate(
     batches: Batches,
     experiment: Experiment,
     mesh: Mesh,
-) -> dict[str, float]:
-    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows."""
+    signals: Signals | None = None,
+    tell: Callable[[int], None] = lambda number: None,
+) -> dict[str, float] | None:
+    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows.
+
+    Args:
+      signals: asked after every batch; when they say stop the evaluation is given up and None returned.
+      tell: is given the number of each batch.
+    """
     num_batches = min(batches.num_batches, experiment.eval_batches or batches.num_batches)
     totals: tuple[dict[str, float], dict[str, float]] = ({}, {})
     pending: Any = None  # read one batch late, so that the device never waits for the host
-    for _, rows, _ in read_ahead(batches, mesh, 0, num_batches):
-        sums = eval_step(params, rows)
-        _add(totals, pending)
-        pending = sums
-    _add(totals, pending)
+    for number, rows, _ in read_ahead(batches, mesh, 0, num_batches):
+        tell(number)
+        *sums, agreed = eval_step(params, rows, signals.inputs() if signals else None)
+        if pending is not None:
+            _add(totals, pending[0])
+            if signals is not None and signals.agreed(jax.device_get(pending[1])).stop:
+                return None
+        pending = sums, agreed
+    if pending is not None:
+        _add(totals, pending[0])
     metrics = combine(experiment.objective, experiment.z_loss, *totals)
     return {f"eval_{name}": float(value) for name, value in metrics.items()}
 
 
 def _add(totals: tuple[dict[str, float], dict[str, float]], sums: Any) -> None:
     """Sum in float64: there may be many batches."""
-    if sums is None:
-        return
     for total, part in zip(totals, jax.device_get(sums), strict=True):
         for name, value in part.items():
             total[name] = total.get(name, 0.0) + float(value)
@@ -122,40 +130,16 @@ def evaluate_run(
     dataset = prepare(experiment.data, experiment.objective, cache=cache, log=lambda line: None)
     statistics = dict(dataset.statistics["valid"])
     if data is None:
-        check_same_data(experiment, metadata, dataset)
+        if other := describe_other_data(metadata, dataset):
+            raise ValueError(f"{run} {other}; restore the data, or measure another text with --data FILE")
     else:
         del statistics["bigram_entropy"]  # counted on the very text that is measured
     batches = make_batches(dataset, "valid", experiment)
     with jax.set_mesh(mesh):
         eval_step = make_eval_step(experiment, batches.max_predictions)
         metrics = evaluate(eval_step, params, batches, experiment, mesh)
+    assert metrics is not None, "nobody asked it to stop"
     return {"step": step, **compare_with_counting(metrics, experiment.objective, statistics)}
-
-
-def check_same_data(experiment: Experiment, metadata: dict[str, Any], dataset: Dataset) -> None:
-    """Refuse text or a tokenizer other than those that a checkpoint was trained on.
-
-    Raises:
-      ValueError: the fingerprints differ.
-    """
-    if metadata["dataset"] != dataset.fingerprint:
-        raise ValueError(
-            f"{experiment.run_dir} was trained on dataset {metadata['dataset'][:12]}, but its text or "
-            f"tokenizer is now {dataset.fingerprint[:12]}; restore the data, or give another run directory"
-        )
-
-
-def load_params(run: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, dict[str, Any], int]:
-    """Parameters of the newest checkpoint, on the mesh; its metadata and its step."""
-    with Checkpoints(run / CHECKPOINTS, experiment.checkpoint) as checkpoints:
-        step = checkpoints.latest_step()
-        if step is None:
-            raise ValueError(f"{run} holds no checkpoint yet; train it first, or wait for its first save")
-        place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
-        shapes = jax.tree.map(
-            place, abstract_params(experiment.model), param_shardings(experiment.model, mesh)
-        )
-        return checkpoints.restore_params(step, shapes), checkpoints.metadata(step), step
 
 
 def _on_other_text(experiment: Experiment, data: Path, tokenizer: Path) -> Experiment:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from flaxmill.data.config import DataConfig, Objective
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
-from flaxmill.train.checkpoint import CheckpointConfig
+from flaxmill.train.checkpoint_config import CheckpointConfig
 from flaxmill.train.optimizer import OptimizerConfig
+from flaxmill.train.spikes import SpikeConfig
+from flaxmill.train.trackers import TRACKERS
 
 if TYPE_CHECKING:
     import jax
@@ -21,6 +23,8 @@ HEAD_OF_OBJECTIVE: dict[str, Head] = {"causal": "lm", "hybrid": "lm", "mlm": "ml
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
 DERIVED_FIELDS = ("model.vocab_size", "model.max_positions", "model.head", "model.causal")
 """Fields that `resolve` fills in where they are None."""
+REMOVED_FIELDS = ("tensorboard",)
+"""Fields of earlier versions that decided nothing of what a run computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class Experiment:
     """Microbatches of an update: more need less memory and change nothing else."""
     seed: int = 0
     """Draws the initial weights, the order of the rows, the masks and dropout."""
+    init_from: str | None = None
+    """A run whose newest parameters this one starts from, all but a head that it does not share."""
     run_dir: str | None = None
     """Where the run is kept, and continued from; None: a fresh directory under runs/."""
     log_every: int = 10
@@ -53,13 +59,16 @@ class Experiment:
     """Non-finite steps in a row after which the run stops."""
     prompt: str = "The "
     """What a causal model continues at the end of training."""
-    tensorboard: bool = False
-    """Write TensorBoard's event files beside metrics.jsonl."""
+    log_digests: bool = False
+    """Add to each row a digest of its step's batch and the random key in use, for comparing runs."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, aim."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    spike: SpikeConfig = field(default_factory=SpikeConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps"):
@@ -73,6 +82,10 @@ class Experiment:
             self.batch_size % self.accumulate == 0,
             f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} microbatches; "
             f"use a batch_size that is a multiple of {self.accumulate}",
+        )
+        unknown = [name for name in self.trackers if name not in TRACKERS]
+        _require(
+            not unknown, f"trackers={', '.join(unknown)} is unknown; use one or more of {', '.join(TRACKERS)}"
         )
         _require(
             self.objective in HEAD_OF_OBJECTIVE,
@@ -103,7 +116,7 @@ def resolve(experiment: Experiment, tokenizer: "Tokenizer") -> Experiment:
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with the paths of its text and tokenizer absolute: a run may continue from elsewhere."""
+    """The experiment with the paths of what it reads absolute: a run may continue from elsewhere."""
     data = experiment.data
     is_path = any(mark in data.tokenizer for mark in ("/", os.sep, "."))
     paths = {
@@ -111,7 +124,8 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
         "valid_files": tuple(map(os.path.abspath, data.valid_files)),
         "tokenizer": os.path.abspath(data.tokenizer) if is_path else data.tokenizer,
     }
-    return dataclasses.replace(experiment, data=dataclasses.replace(data, **paths))
+    init_from = os.path.abspath(experiment.init_from) if experiment.init_from else None
+    return dataclasses.replace(experiment, init_from=init_from, data=dataclasses.replace(data, **paths))
 
 
 def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
@@ -130,7 +144,9 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
     for name, size in (
         ("model.num_heads", model.num_heads),
         ("model.num_kv_heads", model.kv_heads),
+        ("model.encoder_num_heads", model.encoder_num_heads or model.num_heads),
         ("model.mlp_dim", model.hidden_dim),
+        ("model.encoder_mlp_dim", model.encoder_mlp_dim or model.hidden_dim),
         ("padded model.vocab_size", model.padded_vocab_size if model.vocab_size else 0),
     ):
         _check_divides(name, size, "tensor", axes["tensor"])
@@ -169,6 +185,7 @@ def from_dict(values: dict[str, Any]) -> Experiment:
 def _from_dict(cls: type, values: Any, prefix: str) -> Any:
     _require(isinstance(values, dict), f"{prefix.rstrip('.') or 'the config'}={values!r} must be an object")
     hints = get_type_hints(cls)
+    values = {name: value for name, value in values.items() if prefix + name not in REMOVED_FIELDS}
     unknown = [prefix + name for name in values if name not in hints]
     _require(not unknown, f"unknown field {', '.join(unknown)}; this version of flaxmill does not know it")
     arguments = {name: _read_value(hints[name], value, prefix + name) for name, value in values.items()}
@@ -230,7 +247,16 @@ def _check_positions(model: ModelConfig, sequence_length: int) -> None:
 
 
 def _check_objective(model: ModelConfig, objective: str) -> None:
+    _require(
+        model.encoder_layers is None,
+        f"model.encoder_layers={model.encoder_layers} makes an encoder-decoder, which objective={objective} "
+        "cannot train; leave it None",
+    )
     head, causal = HEAD_OF_OBJECTIVE[objective], objective == "causal"
+    _require(
+        model.head in HEAD_OF_OBJECTIVE.values(),
+        f"model.head={model.head} is trained by no objective; use {head} with objective={objective}",
+    )
     _require(
         model.head == head,
         f"model.head={model.head} contradicts objective={objective}, which needs {head}; leave it None",
@@ -238,6 +264,11 @@ def _check_objective(model: ModelConfig, objective: str) -> None:
     _require(
         model.causal == causal,
         f"model.causal={model.causal} contradicts objective={objective}, which needs {causal}; leave it None",
+    )
+    _require(
+        objective != "hybrid" or model.positions != "relative",
+        "model.positions=relative cannot serve objective=hybrid: its distances are told apart otherwise in "
+        "causal rows; use rotary or learned",
     )
     _require(
         objective != "mlm_nsp" or model.num_segments != 1,

@@ -6,8 +6,22 @@ class RunError(RuntimeError):
 
 
 class DivergenceError(RunError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
+    """Too many steps in a row had a loss or gradient that was not finite, or the loss spiked too often."""
+
+    def __init__(self, message: str, batches: list[int]) -> None:
+        """Keep the numbers of the batches behind it."""
+        super().__init__(message)
+        self.batches = batches
 
 
 class CheckpointError(RunError):
     """A checkpoint that cannot be used, or could not be written."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A committed checkpoint that is not what was saved: `damage` says what is wrong, `advice` what to do."""
+
+    def __init__(self, damage: str, advice: str) -> None:
+        super().__init__(f"{damage}; {advice}")
+        self.damage = damage
+        self.advice = advice

@@ -35,15 +35,18 @@ def eval_batch_size(experiment: Experiment) -> int:
 
 
 def read_ahead(
-    batches: Batches, mesh: Mesh, first: int, last: int
+    batches: Batches, mesh: Mesh, first: int, last: int, batch_offset: int = 0
 ) -> Iterator[tuple[int, dict[str, jax.Array], float]]:
-    """(step, global batch, seconds waited for it) for the steps from `first` to before `last`."""
+    """(step, global batch, seconds waited for it) for the steps from `first` to before `last`.
+
+    Step s reads batch s + `batch_offset`.
+    """
     import grain  # costs as much to import as JAX's parts that it shares
 
     if first >= last:  # Grain refuses an empty range
         return
     start, stop = local_rows(mesh, batches.batch_size)
-    read = lambda step: (step, batches.rows(step, start, stop))  # noqa: E731
+    read = lambda step: (step, batches.rows(step + batch_offset, start, stop))  # noqa: E731
     # Where the device is the CPU a reading thread only takes its cores; dispatch is asynchronous anyway.
     threads = 0 if platform() == "cpu" else 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * BATCHES_AHEAD)

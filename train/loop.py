@@ -1,52 +1,35 @@
 """The training loop, top to bottom: mesh, data, model, state or restore, step, log, save, evaluate."""
 
 import dataclasses
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
+import optax
 
-from flaxmill.data.dataset import Dataset
-from flaxmill.data.preparation import prepare
-from flaxmill.model.apply import abstract_params, count_params
-from flaxmill.sharding.mesh import make_mesh
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.data.batches import Batches
+from flaxmill.model.apply import Params, abstract_params
+from flaxmill.sharding.processes import agree_on, is_main
+from flaxmill.train.bad_batches import write_bad_batches
 from flaxmill.train.checkpoint import Checkpoints
-from flaxmill.train.compilation_cache import enable_compilation_cache
-from flaxmill.train.evaluation import (
-    check_same_data,
-    compare_with_counting,
-    describe_evaluation,
-    evaluate,
-)
-from flaxmill.train.experiment import Experiment, check_mesh, resolve, with_absolute_paths
+from flaxmill.train.evaluation import compare_with_counting, describe_evaluation, evaluate
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.failures import DivergenceError
 from flaxmill.train.input_pipeline import make_batches, read_ahead
-from flaxmill.train.metrics import MetricsWriter
+from flaxmill.train.job import Job, describe_job, open_outputs, prepare_all, say_nothing
 from flaxmill.train.optimizer import make_optimizer
-from flaxmill.train.progress import ProgressLine, short_number
-from flaxmill.train.recorder import Recorder
-from flaxmill.train.run_directory import (
-    CHECKPOINTS,
-    METRICS_FILE,
-    check_run_directory,
-    lock_run_directory,
-    open_run_directory,
-    write_config,
-)
+from flaxmill.train.peers import Peers
+from flaxmill.train.progress import ProgressLine, warn
+from flaxmill.train.provenance import provenance
+from flaxmill.train.recorder import LossSpike, Recorder
+from flaxmill.train.restoring import Start, restore_or_init
+from flaxmill.train.rollback import describe_rollback, roll_back
+from flaxmill.train.run_directory import CHECKPOINTS, open_run_directory, write_config
 from flaxmill.train.samples import sample_text
-from flaxmill.train.state import TrainState, abstract_state, init_state
-from flaxmill.train.step import make_eval_step, make_train_step
-from flaxmill.train.trackers import TensorBoard
-
-
-class Stop(Protocol):
-    """Whether someone asked the run to save and end."""
-
-    @property
-    def requested(self) -> bool: ...
+from flaxmill.train.save_schedule import SaveSchedule
+from flaxmill.train.signals import Signals, Stop
+from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
 class Result(NamedTuple):
@@ -59,133 +42,193 @@ class Result(NamedTuple):
 
 
 def train(
-    experiment: Experiment, *, extend: bool = False, stop: Stop | None = None, heading: str = ""
+    experiment: Experiment,
+    *,
+    extend: bool = False,
+    allow_other_data: bool = False,
+    stop: Stop | None = None,
+    peers: Peers | None = None,
+    heading: str = "",
 ) -> Result:
-    """Train, or continue, one experiment.
+    """Train, or continue, one experiment; all processes of a job call it alike.
 
     Args:
-      heading: printed first, once the experiment has passed its checks.
       extend: allow more `steps` than the run directory's config has.
+      allow_other_data: continue on a text or tokenizer other than the checkpoint's.
       stop: asked after every step; when it says so the run saves and returns with `preempted`.
+      peers: is told how far this process has come.
+      heading: printed first, once the experiment has passed its checks.
 
     Raises:
       ValueError: the user's mistake, before anything is trained.
-      DivergenceError: too many steps in a row had a loss or gradient that was not finite.
+      DivergenceError: too many steps in a row had a loss or gradient that was not finite, or too many spikes.
+      CheckpointError, OSError: no checkpoint is whole, or one could not be written.
     """
-    experiment = with_absolute_paths(experiment)
-    cache = cache_directory()
-    enable_compilation_cache(cache)
-    mesh = make_mesh(experiment.mesh)
-    check_mesh(experiment, mesh)
-    check_run_directory(experiment, extend=extend)  # before the data is prepared, which may take long
-    dataset = prepare(experiment.data, experiment.objective, cache=cache, log=print)
-    experiment = resolve(experiment, dataset.tokenizer)
-    check_mesh(experiment, mesh)
-    check_run_directory(experiment, extend=extend)
-    directory = open_run_directory(experiment)
+    peers = peers or Peers(heartbeat_seconds=60, stall_seconds=1800)
+    experiment, mesh, dataset = prepare_all(experiment, extend, allow_other_data)
+    directory = Path(agree_on(str(open_run_directory(experiment)) if is_main() else ""))
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
-    with (
-        lock_run_directory(directory),
-        jax.set_mesh(mesh),
-        Checkpoints(directory / CHECKPOINTS, experiment.checkpoint) as checkpoints,
-        MetricsWriter(directory / METRICS_FILE) as writer,
-        TensorBoard(directory) if experiment.tensorboard else nullcontext() as tensorboard,
-    ):
-        if heading:
-            print(heading, flush=True)
-        write_config(directory, experiment, dataset.tokenizer)
-        return _run(experiment, mesh, dataset, directory, checkpoints, writer, tensorboard, stop)
+    with ExitStack() as stack:
+        writer = trackers = None
+        if is_main():  # all processes write the checkpoints together, and it alone the rest
+            writer, trackers = open_outputs(stack, directory, experiment, extend)
+            if heading:
+                print(heading, flush=True)
+        stack.enter_context(jax.set_mesh(mesh))
+        checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
+        job = Job(experiment, mesh, dataset, directory, checkpoints, writer, trackers, stop, peers)
+        return _run(job, allow_other_data)
 
 
-def _run(
-    experiment: Experiment,
-    mesh: Mesh,
-    dataset: Dataset,
-    directory: Path,
-    checkpoints: Checkpoints,
-    writer: MetricsWriter,
-    tensorboard: TensorBoard | None,
-    stop: Stop | None,
-) -> Result:
-    train_batches = make_batches(dataset, "train", experiment)
-    valid_batches = make_batches(dataset, "valid", experiment)
+def _run(job: Job, allow_other_data: bool) -> Result:
+    """Train from the newest checkpoint; after a spike of the loss, again."""
+    experiment, mesh, dataset = job.experiment, job.mesh, job.dataset
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
-    train_step = make_train_step(experiment, optimizer, mesh, train_batches.max_predictions)
-    eval_step = make_eval_step(experiment, valid_batches.max_predictions)
-    state, metadata = _restore_or_init(experiment, optimizer, mesh, dataset, checkpoints)
-    first = int(state.step)
+    steps = _make_steps(job, optimizer)
 
-    with ProgressLine(first, experiment.steps) as progress:
-        progress.say(_describe(experiment, mesh, dataset, directory, first))
-        recorder = Recorder(
-            experiment, mesh, writer, tensorboard, progress, metadata, train_batches.max_predictions
+    def restore(*, only_scheduled: bool = False) -> Start:
+        job.peers.at(0, "restoring")
+        return restore_or_init(
+            experiment,
+            optimizer,
+            mesh,
+            dataset,
+            job.checkpoints,
+            allow_other_data=allow_other_data,
+            only_scheduled=only_scheduled,
+            warn=warn if is_main() else say_nothing,
         )
 
-        def save(step: int) -> None:
-            recorder.flush()
-            writer.sync()  # every row below a checkpoint's step is on disk before it commits
-            checkpoints.save(step, state, recorder.metadata() | {"dataset": dataset.fingerprint})
+    start = restore()
+    if is_main():  # not before: what is refused above must leave the run as it was
+        write_config(job.directory, experiment, dataset.tokenizer)
+    with ProgressLine(int(start.state.step), experiment.steps, quiet=not is_main()) as progress:
+        progress.say(describe_job(job, start))
+        while True:
+            recorder = Recorder(
+                experiment, mesh, job.writer, job.trackers, progress, start.metadata, steps.max_predictions
+            )
+            try:
+                return _train_from(start, job, steps, recorder, progress)
+            except DivergenceError as error:
+                raise _with_batches(error, job, steps.train_batches) from None
+            except LossSpike as found:
+                spike = found.with_traceback(None)  # which holds the state: two need not fit at once
+            course, start = start.metadata, None
+            job.checkpoints.wait()
+            start, row = roll_back(spike, course, restore(only_scheduled=True))
+            job.checkpoints.abandon_after(row["step"])
+            recorder.write(row)
+            progress.say(describe_rollback(row))
 
-        def evaluate_now(step: int) -> dict[str, float]:
-            recorder.flush()
-            metrics = evaluate(eval_step, state.params, valid_batches, experiment, mesh)
-            recorder.write({"step": step, **metrics})
-            recorder.restart_clock()
-            return metrics
 
-        if first and _evaluates_at(first, experiment):
-            evaluate_now(first)  # a run that was stopped here had no time left for it
-        for step, batch, data_seconds in read_ahead(train_batches, mesh, first, experiment.steps):
-            state, metrics = train_step(state, batch)
-            recorder.record(step, metrics, data_seconds)
-            done = step + 1
-            preempted = stop is not None and stop.requested
-            if preempted or done % experiment.checkpoint.every == 0 or done == experiment.steps:
-                save(done)
-            if preempted:
-                checkpoints.wait()
-                progress.say(f"stopped after step {done}; the same command continues from {directory}")
-                return Result(directory, done, True, {})
-            if _evaluates_at(done, experiment):
-                evaluated = evaluate_now(done)
-                progress.say(f"step {done}: held-out loss {evaluated['eval_loss']:.3f}")
-        evaluated = evaluate_now(experiment.steps)
+class _Steps(NamedTuple):
+    """What is computed, and on which rows."""
+
+    train_step: TrainStep
+    eval_step: EvalStep
+    train_batches: Batches
+    valid_batches: Batches
+
+    @property
+    def max_predictions(self) -> int | None:
+        return self.train_batches.max_predictions
+
+
+def _make_steps(job: Job, optimizer: optax.GradientTransformation) -> _Steps:
+    train_batches = make_batches(job.dataset, "train", job.experiment)
+    valid_batches = make_batches(job.dataset, "valid", job.experiment)
+    return _Steps(
+        make_train_step(job.experiment, optimizer, job.mesh, train_batches.max_predictions),
+        make_eval_step(job.experiment, valid_batches.max_predictions),
+        train_batches,
+        valid_batches,
+    )
+
+
+def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progress: ProgressLine) -> Result:
+    """Steps, rows, saves and evaluations from a state to the end of the run."""
+    experiment, mesh, checkpoints, peers = job.experiment, job.mesh, job.checkpoints, job.peers
+    state, first = start.state, int(start.state.step)
+    schedule = SaveSchedule(experiment.checkpoint, start.checkpoint_step)
+    signals = Signals(mesh, job.stop, lambda: schedule.is_overdue() and not checkpoints.saving)
+
+    def save(step: int) -> None:
+        recorder.flush()
+        recorder.sync()  # every row below a checkpoint's step is on disk before it commits
+        peers.at(step, "saving")
+        checkpoints.save(step, state, recorder.metadata() | provenance(experiment, job.dataset, mesh))
+        schedule.saved(step)
+
+    def leave(step: int) -> Result:
+        if schedule.last_step != step:
+            save(step)
         checkpoints.wait()
-        compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
-        progress.say(describe_evaluation(compared))
-        sample = sample_text(experiment, state.params, valid_batches, dataset.tokenizer, mesh)
-        progress.say(f"\n{sample}\n\nsaved in {directory}")
-    return Result(directory, experiment.steps, False, compared)
+        progress.say(f"stopped after step {step}; the same command continues from {job.directory}")
+        return Result(job.directory, step, True, {})
+
+    def evaluate_now(step: int) -> dict[str, float] | None:
+        recorder.flush()
+        tell = lambda number: peers.at(step, f"evaluating batch {number}")  # noqa: E731
+        metrics = evaluate(
+            steps.eval_step, state.params, steps.valid_batches, experiment, mesh, signals, tell
+        )
+        if metrics is not None:
+            recorder.write({"step": step, **metrics})
+        recorder.restart_clock()
+        return metrics
+
+    if first and _evaluates_at(first, experiment):
+        evaluate_now(first)  # a run that was stopped here had no time left for it
+    peers.at(first, "compiling")
+    batches = read_ahead(steps.train_batches, mesh, first, experiment.steps, recorder.batch_offset)
+    for step, batch, data_seconds in batches:
+        state, metrics = steps.train_step(state, batch, signals.inputs())
+        if job.stop is not None:
+            job.stop.started()
+        recorder.record(step, metrics, data_seconds)
+        done = step + 1
+        peers.at(done, "training")
+        checkpoints.raise_if_failed()  # not only at the next save, which may be hours away
+        asked = signals.agreed(recorder.signals)
+        if asked.stop:
+            return leave(done)
+        if schedule.is_due(done, asked.save) or done == experiment.steps:
+            save(done)
+        if _evaluates_at(done, experiment):
+            evaluated = evaluate_now(done)
+            if evaluated is None:
+                return leave(done)
+            progress.say(f"step {done}: held-out loss {evaluated['eval_loss']:.3f}")
+    evaluated = evaluate_now(experiment.steps)
+    if evaluated is None:
+        return leave(experiment.steps)
+    checkpoints.wait()
+    return _conclude(job, steps, state.params, evaluated, progress)
 
 
-def _restore_or_init(
-    experiment: Experiment, optimizer: Any, mesh: Mesh, dataset: Dataset, checkpoints: Checkpoints
-) -> tuple[TrainState, dict[str, Any]]:
-    latest = checkpoints.latest_step()
-    if latest is None:
-        return init_state(experiment.model, optimizer, mesh, experiment.seed), {}
-    state, metadata = checkpoints.restore(latest, abstract_state(experiment.model, optimizer, mesh))
-    check_same_data(experiment, metadata, dataset)
-    return state, metadata
+def _conclude(
+    job: Job, steps: _Steps, params: Params, evaluated: dict[str, float], progress: ProgressLine
+) -> Result:
+    """The last evaluation beside what counting reaches, and a sample."""
+    experiment, dataset = job.experiment, job.dataset
+    compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
+    progress.say(describe_evaluation(compared))
+    if jax.process_count() == 1:  # it decodes on one host
+        sample = sample_text(experiment, params, steps.valid_batches, dataset.tokenizer, job.mesh)
+        progress.say(f"\n{sample}")
+    progress.say(f"\nsaved in {job.directory}")
+    return Result(job.directory, experiment.steps, False, compared)
+
+
+def _with_batches(error: DivergenceError, job: Job, batches: Batches) -> DivergenceError:
+    """The error, with the place where its batches were written, which all processes wait for."""
+    written = agree_on(write_bad_batches(job.directory, batches, error.batches) if is_main() else "")
+    numbers = ", ".join(map(str, error.batches))
+    return DivergenceError(f"{error}; batch {numbers}: {written}", error.batches)
 
 
 def _evaluates_at(step: int, experiment: Experiment) -> bool:
     """Whether an evaluation on the way is due after this many updates; the last comes at the end anyway."""
     every = experiment.eval_every
     return every is not None and step % every == 0 and step < experiment.steps
-
-
-def _describe(experiment: Experiment, mesh: Mesh, dataset: Dataset, directory: Path, first: int) -> str:
-    model = experiment.model
-    axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    num_tokens = dataset.statistics["train"]["num_tokens"]
-    kinds = np.unique([device.device_kind for device in mesh.devices.flat])
-    start = f"continues in {directory} at step {first} of" if first else f"trains in {directory} for"
-    if first == experiment.steps:
-        start = f"in {directory} has done all its"
-    return (
-        f"{experiment.name} {start} {experiment.steps} steps: "
-        f"{short_number(count_params(model))} parameters, {model.num_layers} layers of {model.embed_dim}, "
-        f"vocabulary {model.vocab_size}; {short_number(num_tokens)} tokens of text; "
-        f"{', '.join(kinds)}: {axes}"
-    )

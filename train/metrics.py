@@ -14,19 +14,35 @@ class MetricsWriter:
     """Appends rows to a file; `sync` puts all of them on disk before a checkpoint commits."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab+")
+        self._path = path
+        # Unbuffered: what could not be written must not come back when the file is closed.
+        self._file = path.open("ab+", buffering=0)
         if self._file.tell() and not _ends_line(path):
-            self._file.write(b"\n")  # a killed writer left a torn line: it must not swallow the next row
+            self._write(b"\n")  # a killed writer left a torn line: it must not swallow the next row
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Floats are written by repr, so that runs can be compared bit for bit; non-finite as null."""
+        """Floats are written by repr, so that runs can be compared bit for bit; non-finite as null.
+
+        Raises:
+          OSError: the row could not be written whole.
+        """
         exact = {name: _json_value(value) for name, value in row.items()}
-        self._file.write(json.dumps(exact, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        self._write(json.dumps(exact, allow_nan=False).encode() + b"\n")
 
     def sync(self) -> None:
-        self._file.flush()
+        """Put all rows on the disk."""
         os.fsync(self._file.fileno())
+
+    def _write(self, line: bytes) -> None:
+        problem = "the disk is full"
+        try:
+            if self._file.write(line) == len(line):
+                return
+        except OSError as error:
+            problem = (error.strerror or str(error)).lower()
+        raise OSError(
+            f"{self._path} could not be written ({problem}); make room: the same command continues the run"
+        )
 
     def __enter__(self) -> "MetricsWriter":
         return self

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import itertools
 import pkgutil
 import runpy
 import traceback
@@ -11,6 +12,7 @@ from typing import Any
 
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.overrides import did_you_mean
+from flaxmill.train.run_directory import CONFIG_FILE, read_config
 
 DEFAULT_CONFIG = "gpt_tiny"
 CONFIG_USAGE = "[CONFIG | FILE.py]"
@@ -43,10 +45,22 @@ def load_config(name_or_path: str) -> Experiment:
 
 
 def take_config(arguments: list[str]) -> tuple[Experiment, list[str]]:
-    """The config that the first argument names, if it is no flag, and the other arguments."""
+    """The config that the first argument names, if it is no flag, else that of the run in --run-dir, else the
+    default; and the other arguments."""
     if arguments and not arguments[0].startswith("-"):
         return load_config(arguments[0]), arguments[1:]
+    run_dir = _run_dir(arguments)
+    if run_dir is not None and (run_dir / CONFIG_FILE).is_file():
+        return read_config(run_dir), arguments
     return load_config(DEFAULT_CONFIG), arguments
+
+
+def _run_dir(arguments: list[str]) -> Path | None:
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--run-dir", "--run_dir"):
+            return Path(value if equals else following).expanduser()
+    return None
 
 
 def _summary(name: str) -> str:

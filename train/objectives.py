@@ -57,7 +57,8 @@ def numerators(
       chunk_tokens: as in `cross_entropy`.
     """
     model = bind(config, params)
-    hidden_BTD = model(complete_batch(config, batch), key)
+    batch = complete_batch(config, batch)
+    hidden_BTD = model(batch, key)
     sums: Sums = {}
     if model.nsp is not None and objective == "mlm_nsp":
         sums |= _next_sentence_sums(model, hidden_BTD, batch)
@@ -116,7 +117,7 @@ def _term_weights(term: str, batch: Batch) -> jax.Array:
 def _next_sentence_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch) -> Sums:
     assert model.nsp is not None
     with jax.named_scope("next_sentence_loss"):
-        logits = model.nsp(hidden_BTD)
+        logits = model.next_sentence_logits(model.pool(hidden_BTD, batch["documents"]))
         weights = _term_weights("nsp", batch)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["nsp_labels"])
         correct = logits.argmax(-1) == batch["nsp_labels"]
@@ -134,7 +135,7 @@ def _token_losses(
     model: Transformer, config: ModelConfig, hidden: jax.Array, targets: jax.Array, chunk_tokens: int | None
 ) -> TokenLosses:
     table_VD, bias_V = model.output_table()
-    decoded = hidden if model.mlm is None else model.mlm(hidden)
+    decoded = model.before_output(hidden)
     assert config.vocab_size is not None
     return cross_entropy(
         decoded, table_VD, bias_V, targets, vocab_size=config.vocab_size, chunk_tokens=chunk_tokens

@@ -6,6 +6,7 @@ import difflib
 import io
 import types
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -46,6 +47,22 @@ def override(
             return tyro.cli(type(default), args=normalised, **settings)
     except SystemExit as stop:
         _raise_cause(stop, complaint.getvalue())
+
+
+def take_paths(arguments: Sequence[str], *names: str, program: str) -> tuple[list[Path], list[str]]:
+    """The paths that come first, one for each name, and the other arguments.
+
+    Raises:
+      ValueError: there are fewer or more, unless help is asked for.
+    """
+    flags_from = next((i for i, text in enumerate(arguments) if text.startswith("-")), len(arguments))
+    paths, flags = list(arguments[:flags_from]), list(arguments[flags_from:])
+    if "--help" in flags or "-h" in flags:
+        paths = [*names]
+    if len(paths) != len(names):
+        given = f"{len(paths)} given" if paths else "none given"
+        raise ValueError(f"{' and '.join(names)} come first, {given}: {program} {' '.join(names)}")
+    return [Path(path).expanduser() for path in paths], flags
 
 
 def flag_types(cls: type, prefix: str = "") -> dict[str, Any]:

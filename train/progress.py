@@ -1,5 +1,6 @@
 """What a person sees while a run trains: a live line on a terminal, now and then a line elsewhere."""
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -62,6 +63,11 @@ class ProgressLine:
         if "mfu" in metrics:
             parts.append(f"MFU {metrics['mfu']:.1%}")
         return "  ".join([*parts, f"{_duration(left)} left"])
+
+
+def warn(text: str) -> None:
+    """A line on stderr that a person must not miss."""
+    print(f"flaxmill: warning: {text}", file=sys.stderr, flush=True)
 
 
 def short_number(value: float) -> str:

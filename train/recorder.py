@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.sharding import Mesh
@@ -12,7 +12,8 @@ from flaxmill.train.failures import DivergenceError
 from flaxmill.train.flops import peak_flops, step_flops
 from flaxmill.train.metrics import MetricsWriter
 from flaxmill.train.progress import ProgressLine
-from flaxmill.train.trackers import TensorBoard
+from flaxmill.train.spikes import SpikeDetector
+from flaxmill.train.trackers import Trackers
 
 
 @dataclass
@@ -38,6 +39,14 @@ class _Window:
         }
 
 
+class LossSpike(Exception):  # noqa: N818 (a turn of the run's course, not an error)
+    """The loss of a step stood out, as `experiment.spike` defines it; its row is not written."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"step {step} has loss {loss}")
+        self.step, self.loss = step, loss
+
+
 class Recorder:
     """Reads metrics of the previous step while the device works on this one; logs every n-th."""
 
@@ -45,16 +54,23 @@ class Recorder:
         self,
         experiment: Experiment,
         mesh: Mesh,
-        writer: MetricsWriter,
-        tensorboard: TensorBoard | None,
+        writer: MetricsWriter | None,
+        trackers: Trackers | None,
         progress: ProgressLine,
         metadata: dict[str, Any],
         max_predictions: int | None,
     ) -> None:
+        """Continue the counters of a checkpoint's metadata; a process that writes nothing has no writer."""
         self._experiment, self._progress = experiment, progress
-        self._writer, self._tensorboard = writer, tensorboard
+        self._writer, self._trackers = writer, trackers
         self._num_tokens: int = metadata.get("num_tokens", 0)
-        self._skipped_in_row: list[int] = metadata.get("skipped_in_row", [])
+        self._skipped_in_row: list[list[int]] = metadata.get("skipped_in_row", [])  # [step, batch] each
+        self.batch_offset: int = metadata.get("batch_offset", 0)
+        """Batches that rollbacks have skipped: step s reads batch s + this."""
+        self._rollbacks: int = metadata.get("rollbacks", 0)
+        self._spikes = SpikeDetector(experiment.spike, metadata.get("losses", []))
+        self.signals: list[int] | None = None
+        """What the newest step that was read says of all processes' wishes."""
         self._flops = step_flops(
             experiment.model, experiment.batch_size, experiment.data.sequence_length, max_predictions
         )
@@ -73,10 +89,13 @@ class Recorder:
         if self._pending is None:
             return
         (step, metrics, data_seconds), self._pending = self._pending, None
-        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        values = {name: value.tolist() for name, value in jax.device_get(metrics).items()}
         num_tokens = values.pop("num_tokens")
         self._num_tokens += num_tokens
+        self.signals = values.pop("signals", None)
         self._count_skipped(step, values.pop("skipped"))
+        if self._spikes.is_spike(values["loss"]):
+            self._raise_spike(step, values["loss"])
         now = time.perf_counter()
         self._window.add(now - self._clock, data_seconds, num_tokens)
         self._clock = now
@@ -91,7 +110,9 @@ class Recorder:
     def metadata(self) -> dict[str, Any]:
         """The counters that a checkpoint keeps."""
         assert self._pending is None, "counters are whole only after a flush"
-        return {"num_tokens": self._num_tokens, "skipped_in_row": self._skipped_in_row}
+        counters = {"num_tokens": self._num_tokens, "skipped_in_row": self._skipped_in_row}
+        counters |= {"batch_offset": self.batch_offset, "rollbacks": self._rollbacks}
+        return counters | {"losses": self._spikes.losses}
 
     def restart_clock(self) -> None:
         """Do not count the time since the last step, such as an evaluation's, to the next."""
@@ -99,20 +120,41 @@ class Recorder:
 
     def write(self, row: dict[str, Any]) -> None:
         """Write a row, of a step or of an evaluation, wherever metrics go."""
-        self._writer.write(row)
-        if self._tensorboard is not None:
-            self._tensorboard.write(row)
+        if self._writer is not None:
+            self._writer.write(row)
+        if self._trackers is not None:
+            self._trackers.write(row)
+
+    def sync(self) -> None:
+        """Put all rows on the disk."""
+        if self._writer is not None:
+            self._writer.sync()
 
     def _count_skipped(self, step: int, skipped: bool) -> None:
-        self._skipped_in_row = [*self._skipped_in_row, step] if skipped else []
+        if not skipped:
+            self._skipped_in_row = []
+            return
+        self._skipped_in_row = [*self._skipped_in_row, [step, step + self.batch_offset]]
+        self._progress.say(f"step {step}: loss or gradient is not finite; its update is left out")
         limit = self._experiment.max_skipped_steps
         if len(self._skipped_in_row) >= limit:
-            steps = ", ".join(map(str, self._skipped_in_row))
+            steps = ", ".join(str(step) for step, _ in self._skipped_in_row)
             raise DivergenceError(
                 f"loss or gradient was not finite in {limit} steps in a row ({steps}); the weights are those "
-                f"of step {self._skipped_in_row[0]}: look at their batches (`flaxmill data show --step`), or "
-                "start anew with a lower optimizer.learning_rate"
+                f"of step {self._skipped_in_row[0][0]}: look at the batches, then continue with a higher "
+                "max_skipped_steps, or start anew with a lower optimizer.learning_rate",
+                [batch for _, batch in self._skipped_in_row],
             )
+
+    def _raise_spike(self, step: int, loss: float) -> NoReturn:
+        limit = self._experiment.spike.max_rollbacks
+        if self._rollbacks < limit:
+            raise LossSpike(step, loss)
+        raise DivergenceError(
+            f"the loss spiked to {loss:.4g} at step {step}, and spike.max_rollbacks={limit} are used up; "
+            "raise it to continue, or start anew with a lower optimizer.learning_rate",
+            [step + self.batch_offset],
+        )
 
     def _utilisation(self, seconds: float) -> dict[str, float]:
         """MFU by both counts of causal attention, where the peak is known."""

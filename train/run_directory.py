@@ -19,12 +19,21 @@ CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
 LOCK_FILE = ".lock"
 RUNS = Path("runs")
+IMPORTED_STEP = 0
+"""A run's own first checkpoint is of step 1 or later: this one holds parameters alone, from elsewhere."""
 
 # What may change when a run continues: where it runs and what it reports, not what it computes.
 FREE_FIELDS = frozenset(
-    {"name", "run_dir", "log_every", "eval_every", "eval_batches", "tensorboard", "prompt"}
+    {
+        *("name", "run_dir", "log_every", "log_digests", "eval_every", "eval_batches", "trackers", "prompt"),
+        *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
+    }
 )
 FREE_SECTIONS = ("mesh.", "checkpoint.")
+# What may change of an imported model before its first step: how it is computed and regularised.
+FREE_OF_IMPORT = frozenset(
+    f"model.{name}" for name in ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
+)
 
 Difference = tuple[str, Any, Any]
 
@@ -39,8 +48,8 @@ def check_run_directory(experiment: Experiment, *, extend: bool = False, runs: P
       extend: let `steps` grow.
 
     Raises:
-      ValueError: the place cannot be written; or it holds the progress of another config: with what
-        differs, old -> new.
+      ValueError: the place cannot be written; or it holds the progress of another config, or imported
+        weights of another model: with what differs, old -> new.
     """
     directory = _named(experiment) or runs
     existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
@@ -72,6 +81,9 @@ def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
 
 def _check_continuation(directory: Path, experiment: Experiment, extend: bool) -> None:
     differing = [item for item in differences(read_config(directory), experiment) if not _is_free(item[0])]
+    if _is_untrained_import(directory):
+        _check_import(directory, differing)
+        return
     if extend:
         differing = [item for item in differing if not (item[0] == "steps" and item[2] > item[1])]
     if not differing:
@@ -82,6 +94,15 @@ def _check_continuation(directory: Path, experiment: Experiment, extend: bool) -
         f"{directory} was trained with another config: {describe(differing)}; "
         "give the old values, or another --run-dir"
     )
+
+
+def _check_import(directory: Path, differing: list[Difference]) -> None:
+    refused = [(n, a, b) for n, a, b in differing if n.startswith("model.") and n not in FREE_OF_IMPORT]
+    if refused:
+        raise ValueError(
+            f"{directory} holds imported weights of another model: {describe(refused)}; "
+            "leave its model.* as imported, or give another --run-dir"
+        )
 
 
 @contextmanager
@@ -106,11 +127,18 @@ def lock_run_directory(directory: Path) -> Iterator[None]:
         yield
 
 
-def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer") -> None:
-    """Write config.json and tokenizer.json, each whole or not at all."""
+def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer | None") -> None:
+    """Write config.json and, if there is a tokenizer, tokenizer.json, each whole or not at all.
+
+    The run is locked: what another process left half written is nobody's any more.
+    """
+    for name in (CONFIG_FILE, TOKENIZER_FILE):
+        for partial in directory.glob(f".*-{name}"):
+            partial.unlink(missing_ok=True)
     text = json.dumps(to_dict(resolved), indent=2) + "\n"
     _write_whole(directory / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-    _write_whole(directory / TOKENIZER_FILE, tokenizer.save)
+    if tokenizer is not None:
+        _write_whole(directory / TOKENIZER_FILE, tokenizer.save)
 
 
 def read_config(directory: Path) -> Experiment:
@@ -171,10 +199,21 @@ def _make_fresh(runs: Path, name: str) -> Path:
 
 def _has_progress(directory: Path) -> bool:
     """A run that died before its first row or save has nothing that another config could spoil."""
-    checkpoints, metrics = directory / CHECKPOINTS, directory / METRICS_FILE
-    return (checkpoints.is_dir() and any(checkpoints.iterdir())) or (
-        metrics.is_file() and metrics.stat().st_size > 0
-    )
+    return bool(_checkpoint_names(directory)) or _has_rows(directory)
+
+
+def _is_untrained_import(directory: Path) -> bool:
+    return _checkpoint_names(directory) == {str(IMPORTED_STEP)} and not _has_rows(directory)
+
+
+def _checkpoint_names(directory: Path) -> set[str]:
+    checkpoints = directory / CHECKPOINTS
+    return {path.name for path in checkpoints.iterdir()} if checkpoints.is_dir() else set()
+
+
+def _has_rows(directory: Path) -> bool:
+    metrics = directory / METRICS_FILE
+    return metrics.is_file() and metrics.stat().st_size > 0
 
 
 def _is_free(name: str) -> bool:
@@ -193,6 +232,8 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # else the name may reach the disk before the content
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

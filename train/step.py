@@ -13,13 +13,16 @@ from jax.sharding import Mesh
 from flaxmill.model.apply import Params
 from flaxmill.model.transformer import Batch
 from flaxmill.sharding.rules import constrain
+from flaxmill.train.digest import digest_array
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives import Sums, combine, denominators, numerators
+from flaxmill.train.optimizer import clip_gradients
 from flaxmill.train.schedule import make_schedule
 from flaxmill.train.state import TrainState, param_shardings, state_shardings
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+EvalStep = Callable[..., tuple[Sums, Sums, jax.Array | None]]
 
 
 def make_train_step(
@@ -28,16 +31,20 @@ def make_train_step(
     mesh: Mesh,
     max_predictions: int | None,
 ) -> TrainStep:
-    """(state, batch) -> (state, metrics), compiled at its first call; the old state is donated.
+    """(state, batch, signals=None) -> (state, metrics), compiled at its first call; the old state is donated.
 
     Metrics are scalars: loss and its parts, grad_norm before clipping, learning_rate, num_tokens (real
     tokens of this batch), skipped (True where the loss or gradient was not finite: the weights and the
-    optimizer then stay as they were) and skipped_steps (how many so far).
+    optimizer then stay as they were) and skipped_steps (how many so far). Of `signals`, int32
+    [devices, wishes], the metric `signals` [wishes] is the maximum over the devices. With
+    `experiment.log_digests` they hold `batch_digest` and `key`, the two words of the step's random key.
     """
     schedule = make_schedule(experiment.optimizer, experiment.steps)
     shardings = param_shardings(experiment.model, mesh)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, signals: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
         loss_of = _make_loss(experiment, batch, max_predictions)
         grads, sums = _accumulate(loss_of, state.params, batch, experiment, key, shardings)
@@ -54,22 +61,34 @@ def make_train_step(
         new_state = TrainState(params, optimizer_state, state.step + 1, state.skipped + ~finite)
         metrics |= {"grad_norm": grad_norm, "learning_rate": learning_rate, "skipped": ~finite}
         metrics |= {"num_tokens": batch["mask"].sum(), "skipped_steps": new_state.skipped}
+        if experiment.log_digests:
+            metrics |= {"batch_digest": _digest_batch(batch), "key": jax.random.key_data(key)}
+        if signals is not None:
+            metrics["signals"] = signals.max(axis=0)
         return new_state, metrics
 
     of_state = state_shardings(experiment.model, optimizer, mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None))
 
 
-def make_eval_step(
-    experiment: Experiment, max_predictions: int | None
-) -> Callable[[Params, Batch], tuple[Sums, Sums]]:
-    """(params, batch) -> sums of losses and of weights over the batch, without dropout."""
+def _digest_batch(batch: Batch) -> jax.Array:
+    """One uint32 for the global batch, the same on every mesh."""
+    digests = jnp.stack([digest_array(batch[name]) for name in sorted(batch)])
+    return digest_array(digests)
 
-    def eval_step(params: Params, batch: Batch) -> tuple[Sums, Sums]:
+
+def make_eval_step(experiment: Experiment, max_predictions: int | None) -> EvalStep:
+    """(params, batch, signals=None) -> sums of losses and of weights over the batch, without dropout, and the
+    maximum of the signals over the devices."""
+
+    def eval_step(
+        params: Params, batch: Batch, signals: jax.Array | None = None
+    ) -> tuple[Sums, Sums, jax.Array | None]:
         sums = numerators(
             experiment.objective, experiment.model, params, batch, max_predictions=max_predictions
         )
-        return sums, denominators(experiment.objective, batch)
+        agreed = None if signals is None else signals.max(axis=0)
+        return sums, denominators(experiment.objective, batch), agreed
 
     return jax.jit(eval_step)
 
@@ -129,10 +148,7 @@ def _update(
     experiment: Experiment,
 ) -> tuple[Params, Any]:
     """Clip by the global norm, and step."""
-    clip_norm = experiment.optimizer.clip_norm
-    if clip_norm is not None:
-        scale = jnp.minimum(1.0, clip_norm / jnp.maximum(grad_norm, 1e-16))
-        grads = jax.tree.map(lambda g: g * scale, grads)
+    grads = clip_gradients(grads, grad_norm, experiment.optimizer.clip_norm)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
     return params, optimizer_state

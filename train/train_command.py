@@ -1,19 +1,23 @@
 """`flaxmill train`: trains a config, or continues its run."""
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from flaxmill.sharding.processes import find_launch, start_processes
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
 from flaxmill.train.overrides import INLINE, override
+from flaxmill.train.peers import Peers
 from flaxmill.train.run_directory import describe, differences
 
 if TYPE_CHECKING:
     from flaxmill.train.preemption import StopSignal
 
 DESCRIPTION = f"""Trains CONFIG, a name that `flaxmill configs` lists, or FILE.py, which defines `config`;
-{DEFAULT_CONFIG} if neither is given. It comes first; then its fields, shown below with the values that it
-gives them. With a --run-dir that holds checkpoints the run continues from the last."""
+if neither is given, the config of the run in --run-dir, or {DEFAULT_CONFIG}. It comes first; then its fields,
+shown below with the values that it gives them. With a --run-dir that holds checkpoints the run continues
+from the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,18 @@ class TrainArguments:
 
     extend: bool = False
     """Let the run in --run-dir continue to more steps than it was started with."""
+    allow_other_data: bool = False
+    """Let the run in --run-dir continue on a text or tokenizer other than its own."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where there are many; None: as Slurm, Open MPI, JobSet or a TPU pod say."""
+    num_processes: int | None = None
+    """How many processes the job has; None: as above, or one."""
+    process_index: int | None = None
+    """Which of them this is, from 0."""
+    heartbeat_seconds: int = 60
+    """Silence of another process after which it counts as dead, and all end."""
+    stall_seconds: int = 1800
+    """Time without any progress after which the process that is furthest behind counts as stuck."""
     config: Annotated[Experiment, INLINE]
 
 
@@ -35,8 +51,26 @@ def run(arguments: list[str], stop: "StopSignal") -> bool:
         usage=CONFIG_USAGE,
         description=DESCRIPTION,
     )
+    peers = Peers(heartbeat_seconds=parsed.heartbeat_seconds, stall_seconds=parsed.stall_seconds)
+    launch = find_launch(
+        os.environ,
+        coordinator=parsed.coordinator,
+        num_processes=parsed.num_processes,
+        process_index=parsed.process_index,
+    )
+    if launch is not None:
+        start_processes(launch, heartbeat_seconds=parsed.heartbeat_seconds)
     from flaxmill.train.loop import train
 
     changed = differences(named, parsed.config)
     heading = f"{named.name}: {describe(changed) if changed else 'as configured'}"
-    return train(parsed.config, extend=parsed.extend, stop=stop, heading=heading).preempted
+    with peers:
+        stop.leave = peers.leave_preempted
+        return train(
+            parsed.config,
+            extend=parsed.extend,
+            allow_other_data=parsed.allow_other_data,
+            stop=stop,
+            peers=peers,
+            heading=heading,
+        ).preempted

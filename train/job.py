@@ -1,0 +1,133 @@
+"""What a run is made of, opened and checked: data, mesh, run directory, and where its rows go."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxmill.data.dataset import Dataset
+from flaxmill.data.preparation import prepare
+from flaxmill.model.apply import count_params
+from flaxmill.sharding.mesh import make_mesh
+from flaxmill.sharding.processes import agree_on, any_process, is_main
+from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.checkpoint import Checkpoints
+from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.experiment import Experiment, check_mesh, from_dict, resolve, to_dict, with_absolute_paths
+from flaxmill.train.metrics import MetricsWriter
+from flaxmill.train.peers import Peers
+from flaxmill.train.progress import short_number, warn
+from flaxmill.train.provenance import versions
+from flaxmill.train.restoring import Start
+from flaxmill.train.run_directory import (
+    IMPORTED_STEP,
+    METRICS_FILE,
+    check_run_directory,
+    describe,
+    differences,
+    lock_run_directory,
+)
+from flaxmill.train.signals import Stop
+from flaxmill.train.trackers import Trackers
+
+
+class Job(NamedTuple):
+    """What stays the same from the first step of a run to its last."""
+
+    experiment: Experiment
+    mesh: Mesh
+    dataset: Dataset
+    directory: Path
+    checkpoints: Checkpoints
+    writer: MetricsWriter | None
+    trackers: Trackers | None
+    stop: Stop | None
+    peers: Peers
+
+
+def prepare_all(
+    experiment: Experiment, extend: bool, allow_other_data: bool
+) -> tuple[Experiment, Mesh, Dataset]:
+    """The resolved experiment with its mesh and data, each check made as early as it can be."""
+    experiment = with_absolute_paths(experiment)
+    cache = cache_directory()
+    enable_compilation_cache(cache)
+    mesh = make_mesh(experiment.mesh)
+    check_mesh(experiment, mesh)
+    check_run_directory(experiment, extend=extend)  # before the data is prepared, which may take long
+    log = print if is_main() else say_nothing
+    dataset = prepare(experiment.data, experiment.objective, cache=cache, log=log)
+    experiment = resolve(experiment, dataset.tokenizer)
+    check_mesh(experiment, mesh)
+    check_run_directory(experiment, extend=extend)
+    _check_alike(experiment, dataset, {"extend": extend, "allow_other_data": allow_other_data})
+    return experiment, mesh, dataset
+
+
+def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool]) -> None:
+    """Refuse to start where the processes were not given the same: they would hang, or train on other rows.
+
+    Raises:
+      ValueError: in every process; where it differs from process 0, saying how.
+    """
+    own = {
+        "config": to_dict(experiment),
+        "flags": flags,
+        "dataset": dataset.fingerprint,
+        "versions": versions(),
+    }
+    main = json.loads(agree_on(json.dumps(own)))
+    names = [name for name in ("flags", "dataset", "versions") if main[name] != own[name]]
+    how = [f"{name} {main[name]} -> {own[name]}" for name in names]
+    if main["config"] != own["config"]:
+        how.append(describe(differences(from_dict(main["config"]), experiment)))
+    if any_process(bool(how)):
+        where = f"process 0 -> here: {'; '.join(how)}" if how else "another one says how"
+        raise ValueError(f"the processes of this job were not started alike ({where}); start all alike")
+
+
+def open_outputs(
+    stack: ExitStack, directory: Path, experiment: Experiment, extend: bool
+) -> tuple[MetricsWriter, Trackers]:
+    """Lock the run; where its rows go.
+
+    Raises:
+      ValueError: another job has the run, or has made another of it before this one got the lock.
+    """
+    stack.enter_context(lock_run_directory(directory))
+    check_run_directory(experiment, extend=extend)
+    writer = stack.enter_context(MetricsWriter(directory / METRICS_FILE))
+    trackers = Trackers(experiment.trackers, directory, directory.name, to_dict(experiment), warn)
+    stack.enter_context(trackers)
+    return writer, trackers
+
+
+def describe_job(job: Job, start: Start) -> str:
+    """One line: what is trained, from where to where, on what."""
+    experiment, model, first = job.experiment, job.experiment.model, int(start.state.step)
+    axes = " ".join(f"{axis}={size}" for axis, size in job.mesh.shape.items())
+    num_tokens = job.dataset.statistics["train"]["num_tokens"]
+    kinds = np.unique([device.device_kind for device in job.mesh.devices.flat])
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    imported = start.checkpoint_step == IMPORTED_STEP
+    where = f"in {job.directory}"
+    if first == experiment.steps:
+        begins = f"{where} has done all its"
+    elif first:
+        begins = f"continues {where} at step {first} of"
+    else:
+        begins = f"trains{' imported weights' if imported else ''} {where} for"
+    return (
+        f"{experiment.name} {begins} {experiment.steps} steps: "
+        f"{short_number(count_params(model))} parameters, {model.num_layers} layers of {model.embed_dim}, "
+        f"vocabulary {model.vocab_size}; {short_number(num_tokens)} tokens of text; "
+        f"{', '.join(kinds)}: {axes}{processes}"
+    )
+
+
+def say_nothing(text: str) -> None:
+    """What the other processes have to say."""

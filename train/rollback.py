@@ -1,0 +1,42 @@
+"""Back to the last whole checkpoint when the loss stands out, past the batches that came before it.
+
+Chowdhery et al. 2022 (PaLM), section 5.1: rewind, skip the batches around the spike, go on.
+"""
+
+from typing import Any
+
+from flaxmill.train.recorder import LossSpike
+from flaxmill.train.restoring import Start
+
+
+def roll_back(spike: LossSpike, course: dict[str, Any], restored: Start) -> tuple[Start, dict[str, Any]]:
+    """Where to go on from, and the row that records it.
+
+    Every batch from the checkpoint to the spike is skipped: from now on step s reads batch
+    s + `batch_offset`. All this follows from the checkpoint alone, so a run killed after it does it again;
+    it is one that was due by steps, so a preemption changes nothing either.
+
+    Args:
+      course: metadata of the start of the course that met the spike.
+      restored: the newest checkpoint that was due by steps, or the state that the run began with.
+    """
+    step, offset = int(restored.state.step), course.get("batch_offset", 0)
+    new_offset = spike.step + offset + 1 - step
+    row = {
+        "step": step,
+        "rollback_from": spike.step,
+        "spike_loss": spike.loss,
+        "skipped_batches": [step + offset, spike.step + offset],
+        "batch_offset": new_offset,
+    }
+    metadata = restored.metadata | {"batch_offset": new_offset, "rollbacks": course.get("rollbacks", 0) + 1}
+    return restored._replace(metadata=metadata), row
+
+
+def describe_rollback(row: dict[str, Any]) -> str:
+    """One line for a person."""
+    first, last = row["skipped_batches"]
+    return (
+        f"step {row['rollback_from']}: the loss spiked to {row['spike_loss']:.4g}; "
+        f"back to step {row['step']}, skipping batches {first} to {last}"
+    )
