@@ -2,16 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TESTABLE := .venv/.testable
 
-.PHONY: install train test lint check bench
+.PHONY: install train test lint check sweep soak bench
 
 install: $(INSTALLED)
 
-# The stamp makes later calls instant, and a changed pyproject.toml install again.
+# The stamps make later calls instant, and a changed pyproject.toml install again.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set it as in: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --upgrade pip
+	$(BIN)/python -m pip install -qq --editable .
+	@touch $@
+
+# Apart, since PyTorch, which the tests compare with, is larger than all the rest and training needs none of it.
+$(TESTABLE): $(INSTALLED)
 	$(BIN)/python -m pip install -qq --editable '.[test]'
 	@touch $@
 
@@ -19,16 +25,25 @@ $(INSTALLED): pyproject.toml
 train: $(INSTALLED)
 	$(BIN)/flaxmill train $(ARGS)
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+# A test module stays in one of the two processes, with the models that its tests share.
+test: $(TESTABLE)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
-lint: $(INSTALLED)
+lint: $(TESTABLE)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
 check: lint
-	$(BIN)/python -m pytest -m 'not slow' -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep'
+
+# A run killed fifty times, and jobs of many processes: half an hour or more.
+sweep: $(TESTABLE)
+	$(BIN)/python -m pytest -s -m sweep $(ARGS)
+
+# Twenty minutes of training, saving and evaluating: memory, files and step time stay flat.
+soak: $(INSTALLED)
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 bench: $(INSTALLED)
-	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
+	set -e; for benchmark in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done
