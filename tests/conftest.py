@@ -193,6 +193,18 @@ def export_again() -> Callable[[Reference, Path], tuple[dict[str, Any], dict[str
 
 
 @pytest.fixture(scope="session")
+def read_settings() -> Callable[[Path], dict[str, Any]]:
+    """Reads a directory's config.json, without which release of transformers wrote it."""
+
+    def read(directory: Path) -> dict[str, Any]:
+        settings = json.loads((directory / "config.json").read_text())
+        del settings["transformers_version"]
+        return settings
+
+    return read
+
+
+@pytest.fixture(scope="session")
 def round_trip_own() -> Callable[[ModelConfig, Path], ModelConfig]:
     """Save random parameters, load them, and hold both to be equal bit for bit."""
     import jax

@@ -1,6 +1,5 @@
 """The original Transformer as Marian stores it: outputs equal torch's, files go back and forth unchanged."""
 
-import json
 
 import jax
 import numpy as np
@@ -54,14 +53,16 @@ def test_left_padding_moves_nothing(torch_reference):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_exported_import_is_the_file_again(variant, torch_reference, export_again, tmp_path):
+def test_an_exported_import_is_the_file_again(
+    variant, torch_reference, export_again, tmp_path, read_settings
+):
     reference = torch_reference("marian", **VARIANTS[variant])
     before, after = export_again(reference, tmp_path)
     assert before.keys() == after.keys()
     assert before["final_logits_bias"].shape == (1, 101)
     for name, tensor in before.items():
         np.testing.assert_array_equal(after[name], tensor, name)
-    settings = [json.loads((path / "config.json").read_text()) for path in (reference[0], tmp_path)]
+    settings = [read_settings(path) for path in (reference[0], tmp_path)]
     added = {"static_position_embeddings": True}
     assert {key: settings[0].get(key) for key in settings[1]} | added == settings[1]
 

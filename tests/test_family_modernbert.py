@@ -54,13 +54,15 @@ def test_outputs_equal_torchs(variant, torch_reference, output_differences):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_exported_import_is_the_file_again(variant, torch_reference, export_again, tmp_path):
+def test_an_exported_import_is_the_file_again(
+    variant, torch_reference, export_again, tmp_path, read_settings
+):
     reference = torch_reference("modernbert", **VARIANTS[variant])
     before, after = export_again(reference, tmp_path)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         np.testing.assert_array_equal(after[name], tensor, name)
-    settings = [json.loads((path / "config.json").read_text()) for path in (reference[0], tmp_path)]
+    settings = [read_settings(path) for path in (reference[0], tmp_path)]
     if variant != "none, all global":  # then the window is in no layer
         assert {key: settings[0][key] for key in settings[1]} == settings[1]
 

@@ -53,13 +53,15 @@ def test_outputs_of_version_1_1_equal_torchs(version_1_1, output_differences):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_exported_import_is_the_file_again(variant, torch_reference, export_again, tmp_path):
+def test_an_exported_import_is_the_file_again(
+    variant, torch_reference, export_again, tmp_path, read_settings
+):
     reference = torch_reference("t5", **VARIANTS[variant])
     before, after = export_again(reference, tmp_path)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         np.testing.assert_array_equal(after[name], tensor, name)
-    settings = [json.loads((path / "config.json").read_text()) for path in (reference[0], tmp_path)]
+    settings = [read_settings(path) for path in (reference[0], tmp_path)]
     assert {key: settings[0].get(key) for key in settings[1]} == settings[1] | {"bos_token_id": None}
 
 
