@@ -3,12 +3,31 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Objective = Literal["causal", "mlm", "mlm_nsp", "hybrid"]
+Objective = Literal[
+    "causal",
+    "mlm",
+    "mlm_nsp",
+    "hybrid",
+    "classification",
+    "token_classification",
+    "question_answering",
+    "seq2seq",
+]
+# Those that read labelled examples, a row or more of their own each; the others read text.
+TASK_OBJECTIVES: tuple[Objective, ...] = (
+    "classification",
+    "token_classification",
+    "question_answering",
+    "seq2seq",
+)
+LabelType = Literal["category", "number"]
 Documents = Literal["files", "blank_lines"]
 Embedded = Literal["all", "prose", "code"]
 
 # [CLS] A [SEP] B [SEP] with the shortest short pair (2 pieces) fits in this, and little less would be a row.
 MIN_SEQUENCE_LENGTH = 8
+# One token and the end token.
+MIN_TARGET_LENGTH = 2
 MAX_SEED = 2**32 - 1
 
 
@@ -17,11 +36,24 @@ class DataConfig:
     """The corpus, its tokenizer and the shape of its rows; a value that no run could use is a ValueError."""
 
     files: tuple[str, ...] = ()
-    """Text files or globs; empty: the corpus embedded in the running Python."""
+    """Files or globs; empty: the corpus embedded in the running Python. Labelled examples: .csv, .tsv,
+    .jsonl, .parquet, .conll, SQuAD's .json, or tfds:NAME."""
     valid_files: tuple[str, ...] = ()
-    """Held-out text; empty: a share of the documents of `files`."""
+    """Held-out text or examples; empty: a share of those of `files`."""
     valid_fraction: float = 0.05
-    """Share of the documents that is held out where there are no valid_files."""
+    """Share of the documents or examples that is held out where there are no valid_files."""
+    text_column: str = "text"
+    """Labelled examples: the column of the text, of the list of words, or of a seq2seq source."""
+    pair_column: str | None = None
+    """Classification: the column of a second text; None: there is one text."""
+    label_column: str | None = "label"
+    """The column of the label, or of the list of tags; None: unknown, for prediction."""
+    target_column: str | None = "target"
+    """Seq2seq: the column of the text to write; None: unknown, for prediction."""
+    label_type: LabelType = "category"
+    """category: a label is one of a set of strings; number: it is a number to predict (regression)."""
+    labels: tuple[str, ...] = ()
+    """The categories in the order of their numbers; empty: those of the training examples, sorted."""
     documents: Documents = "files"
     """files: a file is a document, a long one is cut to pieces of at most 32 KiB; blank_lines: Google
     BERT's format, one sentence a line and a blank line after each document."""
@@ -33,6 +65,13 @@ class DataConfig:
     """What a trained tokenizer aims at; a loaded one has the size it has."""
     sequence_length: int = 128
     """Tokens of a row."""
+    target_length: int = 64
+    """Seq2seq: most tokens of a target, its end token included."""
+    stride: int = 64
+    """Question answering: tokens that neighbouring windows over a long context share."""
+    separator: str = "\n"
+    """Between prompt and target, and between the texts of a pair, where the tokenizer has no template of
+    its own: a special token's name, or text."""
     mask_rate: float = 0.15
     """Share of a row's tokens to predict, where words are masked."""
     causal_fraction: float = 0.5
@@ -42,30 +81,45 @@ class DataConfig:
     short_pair_probability: float = 0.1
     """Sentence pairs: how often a pair is cut short on purpose, as BERT's are."""
     seed: int = 0
-    """Draws held-out documents and pair plans; the order of rows and the masks follow the run's seed."""
+    """Draws held-out documents or examples and pair plans; the order of rows and the masks follow the run's seed."""
 
     def __post_init__(self):
         _require_choice("documents", self.documents, get_args(Documents))
         _require_choice("embedded", self.embedded, get_args(Embedded))
         if not self.tokenizer:
             raise ValueError("data.tokenizer='' names no tokenizer; use bpe, wordpiece, bytes or a path")
-        for field in ("files", "valid_files"):
+        _require_choice("label_type", self.label_type, get_args(LabelType))
+        for field in ("files", "valid_files", "labels"):
             if isinstance(value := getattr(self, field), str):
                 raise ValueError(f"data.{field}={value!r} is a string; write a tuple, ({value!r},)")
         if self.valid_files and not self.files:
             raise ValueError(
                 f"data.valid_files={self.valid_files!r} needs training text beside it; set data.files as well"
             )
+        _check_labels(self)
         _require_range("valid_fraction", self.valid_fraction, 1e-6, 0.9)
         _require_range("mask_rate", self.mask_rate, 0.0, 1.0, open_ends=True)
         _require_range("causal_fraction", self.causal_fraction, 0.0, 1.0)
         _require_range("short_pair_probability", self.short_pair_probability, 0.0, 1.0)
         _require_least("vocab_size", self.vocab_size, 1)
         _require_least("sequence_length", self.sequence_length, MIN_SEQUENCE_LENGTH)
+        _require_least("target_length", self.target_length, MIN_TARGET_LENGTH)
+        _require_least("stride", self.stride, 0)
         _require_least("pair_copies", self.pair_copies, 1)
         _require_least("seed", self.seed, 0)
         if self.seed > MAX_SEED:
             raise ValueError(f"data.seed={self.seed} is above {MAX_SEED}; use that or less")
+
+
+def _check_labels(config: DataConfig) -> None:
+    for field in ("text_column", "pair_column", "label_column", "target_column"):
+        if getattr(config, field) == "":
+            raise ValueError(f"data.{field}='' names no column; use a column's name")
+    if config.labels and config.label_type == "number":
+        raise ValueError(f"data.labels={config.labels!r} are categories; use data.label_type=category")
+    if len(set(config.labels)) < len(config.labels):
+        twice = next(label for label in config.labels if config.labels.count(label) > 1)
+        raise ValueError(f"data.labels={config.labels!r} names {twice!r} twice; name each label once")
 
 
 def _require_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -23,12 +23,24 @@ from flaxmill.data.config import DataConfig
         ("seed", -1),
         ("valid_files", ("held_out.txt",)),
         ("files", "text.txt"),
+        ("text_column", ""),
+        ("pair_column", ""),
+        ("label_type", "float"),
+        ("labels", "yes"),
+        ("labels", ("yes", "no", "yes")),
+        ("target_length", 1),
+        ("stride", -1),
     ],
 )
 def test_an_unusable_value_is_refused_by_name_in_one_line(field, value):
     with pytest.raises(ValueError, match=rf"^data\.{field}=") as caught:
         DataConfig(**{field: value})
     assert "\n" not in str(caught.value)
+
+
+def test_labels_of_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"^data\.labels=\('a', 'b'\) are categories; use"):
+        DataConfig(label_type="number", labels=("a", "b"))
 
 
 def test_the_defaults_are_those_of_the_smallest_config():
