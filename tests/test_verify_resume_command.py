@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from flaxmill.train import loop
 from flaxmill.train.experiment import to_dict
 
 CONFIG = """
@@ -29,8 +30,9 @@ loop.read_ahead = lambda batches, mesh, first, last, _: original(batches, mesh, 
 
 
 @pytest.fixture
-def write_config(make_experiment, tmp_path):
-    """A config file, with what its module does before."""
+def write_config(make_experiment, tmp_path, monkeypatch):
+    """A config file, with what its module does before; here too, where the command reads it."""
+    monkeypatch.setattr(loop, "read_ahead", loop.read_ahead)  # so that this process gets it back
 
     def write(before="", **changes):
         config = make_experiment(run_dir=str(tmp_path / "runs" / "mine"), **changes)
