@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxmill.data.config import DataConfig, Objective
-from flaxmill.data.dataset import Dataset
+from flaxmill.data.config import TASK_OBJECTIVES, DataConfig, Objective
+from flaxmill.data.dataset import LAYOUTS, Dataset
 from flaxmill.data.draws import MASKED_PLACES, ROW_ORDER, bits, permute
+from flaxmill.data.example_batches import NO_EXAMPLE, make_example_batch, target_tokens
 from flaxmill.data.held_out import Split
 from flaxmill.data.masking import Masked, mask_tokens, max_predictions
 from flaxmill.data.packing import next_in_document, unpack_rows
@@ -47,7 +48,9 @@ class Batches:
         objective: Objective,
         batch_size: int,
         seed: int,
+        decoder_start_id: int | None = None,
     ):
+        """decoder_start_id: what an encoder-decoder's decoder reads first; None: the pad token."""
         _check(dataset, config, objective, batch_size)
         self.num_rows: int = dataset.statistics[split]["num_rows"]
         self.num_batches = -(-self.num_rows // batch_size)
@@ -64,6 +67,7 @@ class Batches:
         # Without a pad token any id will do, since nothing attends to padding.
         self._pad_id = dataset.tokenizer.pad_id or 0
         self._is_special = special_lookup(dataset.tokenizer)
+        self._decoder = target_tokens(dataset, decoder_start_id)
         # Rows of plan c are _plan_ends[c] .. _plan_ends[c+1]-1; packed rows are one plan.
         rows_per_plan = dataset.statistics[split].get("rows_per_copy", [self.num_rows])
         self._plan_ends = np.cumsum([0, *rows_per_plan])
@@ -77,6 +81,15 @@ class Batches:
 
         int32 [n,T]: tokens, mask, positions, documents, targets; float32 [n,T]: weights. Sentence pairs
         add segments [n,T] and nsp_labels [n] (1 = random), the hybrid causal [n] (1 = attends causally).
+
+        Labelled examples have the first four, right-padded, and example_numbers [n], the number of the
+        row's example in its split, -1 beyond the end of a held-out one; besides, segments [n,T] where two
+        texts are read, and
+        classification: labels [n], int32, -1 where unknown, or float32 numbers;
+        token_classification: targets [n,T], the class of a word at its first piece, where weights are 1;
+        question_answering: starts and ends [n], first and last token of the answer, 0 where it is not here;
+        seq2seq, encoder-decoder: decoder_tokens, decoder_mask, targets and weights [n,U];
+        seq2seq, decoder: targets and weights [n,T], 1 on the target and its end token alone.
         """
         assert 0 <= start < stop <= self.batch_size
         numbers = step * self.batch_size + np.arange(start, stop, dtype=np.int64)
@@ -88,9 +101,10 @@ class Batches:
             "hybrid": self._hybrid,
             "mlm_nsp": self._pairs,
         }
-        batch = make[self._objective](source, numbers)
+        batch = make.get(self._objective, self._examples)(source, numbers)
         for name, values in batch.items():
-            values = values.astype(np.float32 if name == "weights" else np.int32, copy=False)
+            is_float = name == "weights" or values.dtype == np.float32
+            values = values.astype(np.float32 if is_float else np.int32, copy=False)
             batch[name] = values if exists.all() else _blank(name, values, exists)
         batch["tokens"] = np.where(batch["mask"] > 0, batch["tokens"], np.int32(self._pad_id))
         return batch
@@ -160,6 +174,9 @@ class Batches:
         batch = _assemble(masked.tokens, mask, positions, targets, masked.chosen)
         return batch | {"segments": segments, "nsp_labels": stored["label"]}
 
+    def _examples(self, source: _Source, numbers: np.ndarray) -> Batch:
+        return make_example_batch(self._dataset.read(self._split, source.row), self._dataset, self._decoder)
+
     def _mask(self, tokens: np.ndarray, is_real: np.ndarray, keys: np.ndarray) -> Masked:
         mask_id = self.tokenizer.mask_id
         assert mask_id is not None
@@ -182,12 +199,13 @@ def _check(dataset: Dataset, config: DataConfig, objective: Objective, batch_siz
             f"data.sequence_length={config.sequence_length} but {dataset.directory} holds rows of "
             f"{dataset.sequence_length}; prepare the data with these settings"
         )
-    if (dataset.layout == "pairs") != (objective == "mlm_nsp"):
+    if dataset.layout not in LAYOUTS[objective]:
         raise ValueError(
             f"objective={objective} cannot read the {dataset.layout} rows of {dataset.directory}; "
             "prepare the data for this objective"
         )
-    if objective != "causal" and dataset.tokenizer.mask_id is None:
+    masks = objective != "causal" and objective not in TASK_OBJECTIVES
+    if masks and dataset.tokenizer.mask_id is None:
         raise ValueError(
             f"objective={objective} needs a mask token, which the tokenizer in {dataset.directory} lacks; "
             "use data.tokenizer=bpe or wordpiece"
@@ -216,4 +234,6 @@ def _blank(name: str, values: np.ndarray, exists: np.ndarray) -> np.ndarray:
     """Zeros in the rows beyond the end; `causal` stays, so that every batch has the same mix of rows."""
     if name == "causal":
         return values
+    if name == "example_numbers":
+        return np.where(exists, values, NO_EXAMPLE)
     return np.where(exists.reshape(-1, *[1] * (values.ndim - 1)), values, np.zeros((), values.dtype))

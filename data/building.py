@@ -1,7 +1,6 @@
 """Streams a corpus through the tokenizer into the shards, statistics and manifest of a dataset."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,15 +10,16 @@ import numpy as np
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.corpora import Document
-from flaxmill.data.dataset import FORMAT_VERSION, MANIFEST, TOKENIZER, Layout, hash_file, record_format
+from flaxmill.data.dataset import Layout, record_format
 from flaxmill.data.entropy import TokenSample, bigram_entropy, unigram_entropy
+from flaxmill.data.finishing import finish_dataset
 from flaxmill.data.held_out import Split, SplitCorpus
 from flaxmill.data.packing import Packer
 from flaxmill.data.pairs import Window, cut_pairs, make_sentence_document
 from flaxmill.data.records import RecordFormat
 from flaxmill.data.sentences import split_sentences
-from flaxmill.data.shards import ShardWriter, name_shards, sync, write_tfds_metadata
-from flaxmill.data.tokenization import Tokenizer, canonical_json
+from flaxmill.data.shards import ShardWriter
+from flaxmill.data.tokenization import Tokenizer
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -55,8 +55,7 @@ class _PackedRows:
     def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
         """Ends each document with the end token, or frames it in [CLS] and [SEP]."""
         before = [] if tokenizer.cls_id is None else [tokenizer.cls_id]
-        end_id = tokenizer.end_id if tokenizer.cls_id is None else tokenizer.sep_id
-        after = [] if end_id is None else [end_id]
+        after = [] if tokenizer.closing_id is None else [tokenizer.closing_id]
         framed = []
         for document, ids in zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True):
             if ids:
@@ -122,40 +121,25 @@ def build_dataset(
     log: Log,
 ) -> None:
     """Fills an empty directory with a dataset; the manifest comes last. Raises ValueError on empty splits."""
-    tokenizer.save(directory / TOKENIZER)
-    format_ = record_format(layout, config.sequence_length, tokenizer.vocab_size)
+    format_ = record_format(settings, tokenizer.vocab_size)
     make_rows = _PackedRows if layout == "packed" else _PairRows
     rows = {split: make_rows(directory, split, format_, config) for split in SPLITS}
     digest = _stream(corpus, tokenizer, rows, log)
     for split in SPLITS:
         rows[split].finish()
-        for writer in rows[split].writers:
-            writer.close()
         _require_rows(corpus, split, rows[split], layout)
-    shards = {split: name_shards(split, rows[split].writers) for split in SPLITS}
-    write_tfds_metadata(directory, format_, shards, f"{corpus.name}, {layout} rows prepared by flaxmill")
-    digest.update(json.dumps([FORMAT_VERSION, settings], sort_keys=True).encode())
-    digest.update(canonical_json(tokenizer).encode())
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "fingerprint": digest.hexdigest(),
-        "layout": layout,
-        "corpus": corpus.name,
-        "settings": settings,
-        "sequence_length": config.sequence_length,
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer_sha256": hash_file(directory / TOKENIZER),
-        "statistics": _statistics(rows, tokenizer),
-        "shards": shards,
-    }
-    for path in directory.iterdir():
-        sync(path)
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    sync(directory / MANIFEST)
-    sync(directory)
+    finish_dataset(
+        directory,
+        corpus_name=corpus.name,
+        settings=settings,
+        tokenizer=tokenizer,
+        digest=digest,
+        writers={split: rows[split].writers for split in SPLITS},
+        statistics=_statistics(rows, tokenizer),
+    )
 
 
-def _stream(corpus: SplitCorpus, tokenizer: Tokenizer, rows: dict, log: Log):
+def _stream(corpus: SplitCorpus, tokenizer: Tokenizer, rows: dict, log: Log) -> Any:
     """Sends every document to its split's rows; returns the hash of all texts and their splits."""
     digest = hashlib.sha256()
     logged = time.monotonic()
@@ -200,8 +184,8 @@ def _require_rows(corpus: SplitCorpus, split: Split, rows: _PackedRows | _PairRo
         )
 
 
-def _statistics(rows: dict, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
-    statistics: dict[str, dict[str, Any]] = {}
+def _statistics(rows: dict, tokenizer: Tokenizer) -> dict[Split, dict[str, Any]]:
+    statistics: dict[Split, dict[str, Any]] = {}
     for split, its_rows in rows.items():
         totals, rows_per_copy = its_rows.totals, [writer.num_rows for writer in its_rows.writers]
         statistics[split] = {

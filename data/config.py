@@ -81,7 +81,8 @@ class DataConfig:
     short_pair_probability: float = 0.1
     """Sentence pairs: how often a pair is cut short on purpose, as BERT's are."""
     seed: int = 0
-    """Draws held-out documents or examples and pair plans; the order of rows and the masks follow the run's seed."""
+    """Draws held-out documents or examples, and pair plans; the order of rows and the masks follow the run's
+    seed."""
 
     def __post_init__(self):
         _require_choice("documents", self.documents, get_args(Documents))

@@ -36,7 +36,7 @@ class Corpus(NamedTuple):
 
 def file_corpus(patterns: Sequence[str], documents: Documents, field: str) -> Corpus:
     """The files that the patterns match. Raises ValueError, naming the field, where one matches none."""
-    paths = _find_files(patterns, field)
+    paths = find_files(patterns, field)
     try:
         stats = [path.stat() for path in paths]
     except OSError as error:
@@ -52,18 +52,8 @@ def file_corpus(patterns: Sequence[str], documents: Documents, field: str) -> Co
     return Corpus(f"{field}={', '.join(patterns)}", inventory, sum(stat.st_size for stat in stats), stream)
 
 
-def cut_text(text: str, sentences: Literal["prose", "lines"]) -> Iterator[Document]:
-    """The pieces of a text in memory, cut as those of a file."""
-    data = text.encode()
-    while data:
-        end = _cut_place(data, is_last=True)
-        piece = data[:end].decode()
-        if piece.strip():
-            yield Document(piece, sentences)
-        data = data[end:]
-
-
-def _find_files(patterns: Sequence[str], field: str) -> list[Path]:
+def find_files(patterns: Sequence[str], field: str) -> list[Path]:
+    """Absolute paths that the patterns match, in order. Raises ValueError where one matches none."""
     found: dict[Path, None] = {}
     for pattern in patterns:
         # A name may hold brackets, so an existing path is never taken for a pattern.
@@ -79,6 +69,17 @@ def _find_files(patterns: Sequence[str], field: str) -> list[Path]:
     if not found:
         raise ValueError(f"{field}={list(patterns)!r} match directories only; give text files")
     return list(found)
+
+
+def cut_text(text: str, sentences: Literal["prose", "lines"]) -> Iterator[Document]:
+    """The pieces of a text in memory, cut as those of a file."""
+    data = text.encode()
+    while data:
+        end = _cut_place(data, is_last=True)
+        piece = data[:end].decode()
+        if piece.strip():
+            yield Document(piece, sentences)
+        data = data[end:]
 
 
 def _read_file(path: Path, documents: Documents) -> Iterator[Document]:

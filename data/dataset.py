@@ -8,6 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flaxmill.data.config import Objective
+from flaxmill.data.example_formats import (
+    answer_format,
+    labelled_format,
+    prompt_format,
+    source_format,
+    tagged_format,
+)
 from flaxmill.data.held_out import Split
 from flaxmill.data.packing import packed_format
 from flaxmill.data.pairs import pair_format
@@ -15,7 +23,18 @@ from flaxmill.data.records import RecordFormat
 from flaxmill.data.shards import Shard, ShardReader
 from flaxmill.data.tokenization import Tokenizer
 
-Layout = Literal["packed", "pairs"]
+Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
+# Of sequence to sequence an encoder-decoder reads sources, a decoder prompts.
+LAYOUTS: dict[Objective, tuple[Layout, ...]] = {
+    "causal": ("packed",),
+    "mlm": ("packed",),
+    "mlm_nsp": ("pairs",),
+    "hybrid": ("packed",),
+    "classification": ("labelled",),
+    "token_classification": ("tagged",),
+    "question_answering": ("answers",),
+    "seq2seq": ("sources", "prompts"),
+}
 
 # Raise it when stored bytes change for the same settings: older datasets are then prepared again.
 FORMAT_VERSION = 1
@@ -34,6 +53,11 @@ class Dataset:
     unigram_entropy and bigram_entropy (nats a token); for pairs rows_per_copy, and nsp_majority for "valid".
     num_tokens counts packed tokens with their end tokens, which are targets as well, and of pairs the
     text's tokens without [CLS] and [SEP], which never are; the entropies are those of the same tokens.
+
+    Labelled examples have {num_examples, num_rows, num_tokens, num_bytes, num_cut, min_length, median_length,
+    max_length} instead, num_cut being the examples of which a text was cut (question answering: that need
+    more than one row), tokens and lengths those of rows with all their special tokens. To these come
+    label_counts in the order of `labels`; label_mean and label_std of numbers; num_answered of questions.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]):
@@ -42,9 +66,12 @@ class Dataset:
         self.layout: Layout = manifest["layout"]
         self.sequence_length: int = manifest["sequence_length"]
         self.vocab_size: int = manifest["vocab_size"]
+        # The categories in the order of their numbers; none where the layout has none.
+        self.labels: tuple[str, ...] = tuple(manifest.get("labels", ()))
+        self.settings: dict[str, Any] = manifest["settings"]
         self.statistics: dict[str, dict[str, Any]] = manifest["statistics"]
         self.tokenizer = Tokenizer.load(directory / TOKENIZER)
-        self._format = record_format(self.layout, self.sequence_length, self.vocab_size)
+        self._format = record_format(self.settings, self.vocab_size)
         self._readers = {
             split: ShardReader(directory, [Shard(*shard) for shard in shards])
             for split, shards in manifest["shards"].items()
@@ -60,11 +87,38 @@ class Dataset:
             reader.close()
 
 
-def record_format(layout: Layout, sequence_length: int, vocab_size: int) -> RecordFormat:
-    """How a dataset's rows are stored: tokens take two bytes where the vocabulary allows it."""
-    token_dtype = "uint16" if vocab_size <= 1 << 16 else "int32"
-    make_format = packed_format if layout == "packed" else pair_format
-    return make_format(sequence_length, token_dtype)
+def layout_of(objective: str, has_encoder: bool = False) -> Layout:
+    """Which rows an objective reads; those that read packed rows share one dataset.
+
+    Args:
+      has_encoder: the model is an encoder-decoder, which matters for seq2seq alone.
+    """
+    if objective not in LAYOUTS:
+        raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(LAYOUTS)}")
+    layouts = LAYOUTS[objective]
+    return layouts[0] if has_encoder else layouts[-1]
+
+
+def record_format(settings: Mapping[str, Any], vocab_size: int) -> RecordFormat:
+    """How the rows of a dataset with these stored settings lie in their records: tokens take two bytes where
+    the vocabulary allows it."""
+    length, token_dtype = settings["sequence_length"], "uint16" if vocab_size <= 1 << 16 else "int32"
+    layout: Layout = settings["layout"]
+    match layout:
+        case "packed":
+            return packed_format(length, token_dtype)
+        case "pairs":
+            return pair_format(length, token_dtype)
+        case "labelled":
+            return labelled_format(length, token_dtype, settings["label_type"] == "number")
+        case "tagged":
+            return tagged_format(length, token_dtype)
+        case "answers":
+            return answer_format(length, token_dtype)
+        case "sources":
+            return source_format(length, token_dtype, settings["target_length"])
+        case "prompts":
+            return prompt_format(length, token_dtype)
 
 
 def open_dataset(directory: str | Path) -> Dataset:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from flaxmill.data.draws import HELD_OUT, uniform
 from flaxmill.data.embedded import embedded_corpus
 
 Split = Literal["train", "valid"]
+Item = TypeVar("Item")
 
 # Two on either side, so that a random second sentence can come from another document.
 _LEAST = 2
@@ -35,7 +36,12 @@ def split_corpus(config: DataConfig) -> SplitCorpus:
         corpus = embedded_corpus(config.embedded)
     if not config.valid_files:
         return SplitCorpus(
-            corpus.name, {"files": corpus.inventory}, corpus.num_bytes, lambda: _draw_split(corpus, config)
+            corpus.name,
+            {"files": corpus.inventory},
+            corpus.num_bytes,
+            lambda: draw_split(
+                lambda: _require_text(corpus), config, split_one=lambda only: _split_text(only, config)
+            ),
         )
     valid = file_corpus(config.valid_files, config.documents, "data.valid_files")
 
@@ -49,6 +55,32 @@ def split_corpus(config: DataConfig) -> SplitCorpus:
     return SplitCorpus(corpus.name, inventory, corpus.num_bytes + valid.num_bytes, stream)
 
 
+def draw_split(
+    read: Callable[[], Iterator[Item]],
+    config: DataConfig,
+    split_one: Callable[[Item], Iterator[tuple[Split, Item]]],
+) -> Iterator[tuple[Split, Item]]:
+    """Item n is held out if its own draw says so, which needs no count of the items.
+
+    The draws alone tell how far one must look to see _LEAST items on either side. A source that ends before
+    that is small, so it can be ranked: those with the smallest draws are held out.
+
+    Args:
+      read: starts the items anew.
+      split_one: what becomes of an item that is alone.
+    """
+    horizon = _horizon(config)
+    count = sum(1 for _ in itertools.islice(read(), horizon))
+    if count == 1:
+        yield from split_one(next(read()))
+        return
+    ranked = np.argsort(uniform(HELD_OUT, config.seed, np.arange(count)))
+    smallest = set(ranked[: _LEAST if count >= 2 * _LEAST else 1].tolist())
+    for number, item in enumerate(read()):
+        held_out = number in smallest if count < horizon else _is_held_out(number, config)
+        yield ("valid" if held_out else "train"), item
+
+
 def _require_text(corpus: Corpus) -> Iterator[Document]:
     documents = corpus.documents()
     first = next(documents, None)
@@ -57,26 +89,8 @@ def _require_text(corpus: Corpus) -> Iterator[Document]:
     return itertools.chain([first], documents)
 
 
-def _draw_split(corpus: Corpus, config: DataConfig) -> Iterator[tuple[Split, Document]]:
-    """Document n is held out if its own draw says so, which needs no count of the documents.
-
-    The draws alone tell how far one must look to see _LEAST documents on either side. A corpus that ends
-    before that is small, so it can be ranked: those with the smallest draws are held out.
-    """
-    horizon = _horizon(config)
-    count = sum(1 for _ in itertools.islice(_require_text(corpus), horizon))
-    if count == 1:
-        yield from _split_text(next(corpus.documents()), config)
-        return
-    ranked = np.argsort(uniform(HELD_OUT, config.seed, np.arange(count)))
-    smallest = set(ranked[: _LEAST if count >= 2 * _LEAST else 1].tolist())
-    for number, document in enumerate(corpus.documents()):
-        held_out = number in smallest if count < horizon else _is_held_out(number, config)
-        yield ("valid" if held_out else "train"), document
-
-
 def _horizon(config: DataConfig) -> int:
-    """The least number of documents of which _LEAST are held out and _LEAST are not."""
+    """The least number of items of which _LEAST are held out and _LEAST are not."""
     draws = np.zeros(0)
     while min((draws < config.valid_fraction).sum(), (draws >= config.valid_fraction).sum()) < _LEAST:
         numbers = np.arange(max(64, 2 * len(draws)))

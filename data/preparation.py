@@ -10,49 +10,62 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from flaxmill.data.building import build_dataset
-from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.config import TASK_OBJECTIVES, DataConfig
 from flaxmill.data.dataset import (
     FORMAT_VERSION,
     MANIFEST,
     DamagedDatasetError,
     Dataset,
     Layout,
+    layout_of,
     open_dataset,
 )
+from flaxmill.data.example_building import build_examples
+from flaxmill.data.example_corpus import ExampleCorpus, as_documents, find_labels, has_labels, split_examples
 from flaxmill.data.held_out import SplitCorpus, split_corpus
-from flaxmill.data.tokenization import TRAINED, Tokenizer, check_vocab_size, make_tokenizer
+from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
+from flaxmill.data.tokenization import TRAINED, check_vocab_size, make_tokenizer
+
+# The fields that change the rows of labelled examples, beside those of every layout.
+_EXAMPLE_SETTINGS: dict[Layout, tuple[str, ...]] = {
+    "labelled": ("text_column", "pair_column", "label_column", "label_type", "separator"),
+    "tagged": ("text_column", "label_column"),
+    "answers": ("stride",),
+    "sources": ("text_column", "target_column", "target_length"),
+    "prompts": ("text_column", "target_column", "target_length", "separator"),
+}
 
 Log = Callable[[str], None]
 
 
-def prepare(config: DataConfig, objective: str, *, cache: Path, log: Log = print) -> Dataset:
+def prepare(
+    config: DataConfig, objective: str, *, cache: Path, log: Log = print, has_encoder: bool = False
+) -> Dataset:
     """The dataset of a config and objective, from `cache` if it stands there.
 
     A warm start reads no text: the key is made of the settings and of the files' paths, sizes and times.
-    Raises ValueError for text, tokenizers, objectives and cache directories that cannot be used.
+
+    Args:
+      has_encoder: the model is an encoder-decoder, which reads a seq2seq source apart from its target.
+
+    Raises ValueError for text, examples, tokenizers, objectives and cache directories that cannot be used.
     """
-    layout = layout_of(objective)
+    layout = layout_of(objective, has_encoder)
     check_vocab_size(config)
-    _check_trained_specials(config, objective)
-    corpus = split_corpus(config)
+    check_trained_specials(config, objective)
+    is_task = objective in TASK_OBJECTIVES
+    corpus = split_examples(config, objective) if is_task else split_corpus(config)
     settings = stored_settings(config, layout)
-    final = Path(cache) / "data" / f"{layout}-{_cache_key(config, settings, corpus)}"
-    dataset = _open_whole(final, log)
+    final, *others = _places(Path(cache) / "data", config, objective, settings, corpus)
+    dataset = _open_whole(final, log) or _open_with_labels(others, config.labels, log)
     if dataset is None:
         with _locked(final, log):
             dataset = _open_whole(final, log) or _make(final, config, objective, settings, corpus, log)
-    _require_special_tokens(dataset.tokenizer, objective, config)
+    require_special_tokens(dataset.tokenizer, objective, config)
     return dataset
-
-
-def layout_of(objective: str) -> Layout:
-    """Which rows an objective reads; those that read packed rows share one dataset."""
-    if objective not in get_args(Objective):
-        raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(get_args(Objective))}")
-    return "pairs" if objective == "mlm_nsp" else "packed"
 
 
 def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
@@ -64,7 +77,9 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
     }
     if config.tokenizer in ("bpe", "wordpiece"):
         settings["vocab_size"] = config.vocab_size
-    if config.files:
+    if layout in _EXAMPLE_SETTINGS:
+        settings |= {field: getattr(config, field) for field in _EXAMPLE_SETTINGS[layout]}
+    elif config.files:
         settings["documents"] = config.documents
     else:
         settings["embedded"] = config.embedded
@@ -79,8 +94,31 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
     return settings
 
 
-def _cache_key(config: DataConfig, settings: dict[str, Any], corpus: SplitCorpus) -> str:
-    key: list[Any] = [FORMAT_VERSION, settings, corpus.inventory]
+def _places(
+    parent: Path,
+    config: DataConfig,
+    objective: str,
+    settings: dict[str, Any],
+    corpus: SplitCorpus | ExampleCorpus,
+) -> list[Path]:
+    """Where the dataset stands; if the config names labels also where it stands if they were found in the
+    files, as they were before the run that now names them."""
+    layout, labels = settings["layout"], list(config.labels) if has_labels(config, objective) else []
+    unlabelled = parent / f"{layout}-{_cache_key(config, settings, corpus, [])}"
+    if not labels:
+        return [unlabelled]
+    return [parent / f"{layout}-{_cache_key(config, settings, corpus, labels)}", unlabelled]
+
+
+def _open_with_labels(places: list[Path], labels: tuple[str, ...], log: Log) -> Dataset | None:
+    found = (_open_whole(place, log) for place in places)
+    return next((dataset for dataset in found if dataset is not None and dataset.labels == labels), None)
+
+
+def _cache_key(
+    config: DataConfig, settings: dict[str, Any], corpus: SplitCorpus | ExampleCorpus, labels: list[str]
+) -> str:
+    key: list[Any] = [FORMAT_VERSION, settings, corpus.inventory, *([labels] if labels else [])]
     if config.tokenizer not in TRAINED:
         path = Path(config.tokenizer).absolute()
         if path.is_file():
@@ -127,26 +165,14 @@ def _make(
     config: DataConfig,
     objective: str,
     settings: dict[str, Any],
-    corpus: SplitCorpus,
+    corpus: SplitCorpus | ExampleCorpus,
     log: Log,
 ) -> Dataset:
     started = time.monotonic()
-    tokenizer = make_tokenizer(config, corpus, log)
-    _require_special_tokens(tokenizer, objective, config)
-    log(f"preparing {corpus.name} in {final}")
     partial = final.parent / f".{final.name}.{uuid.uuid4().hex}.partial"
     partial.mkdir()
     try:
-        layout = layout_of(objective)
-        build_dataset(
-            partial,
-            config=config,
-            layout=layout,
-            settings=settings,
-            corpus=corpus,
-            tokenizer=tokenizer,
-            log=log,
-        )
+        _build(partial, final, config, objective, settings, corpus, log)
         _publish(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -157,6 +183,28 @@ def _make(
         f"in {time.monotonic() - started:.1f} s"
     )
     return dataset
+
+
+def _build(
+    partial: Path,
+    final: Path,
+    config: DataConfig,
+    objective: str,
+    settings: dict[str, Any],
+    corpus: SplitCorpus | ExampleCorpus,
+    log: Log,
+) -> None:
+    is_task = isinstance(corpus, ExampleCorpus)
+    # Labels come before the tokenizer: a bad row is found in a moment, a vocabulary takes minutes.
+    labels = find_labels(config, objective, corpus) if is_task else ()
+    tokenizer = make_tokenizer(config, as_documents(corpus, objective) if is_task else corpus, log)
+    require_special_tokens(tokenizer, objective, config)
+    log(f"preparing {corpus.name} in {final}")
+    arguments: dict[str, Any] = dict(config=config, settings=settings, tokenizer=tokenizer, log=log)
+    if is_task:
+        build_examples(partial, corpus=corpus, labels=labels, **arguments)
+    else:
+        build_dataset(partial, corpus=corpus, layout=settings["layout"], **arguments)
 
 
 def _publish(partial: Path, final: Path) -> None:
@@ -171,25 +219,3 @@ def _publish(partial: Path, final: Path) -> None:
         os.replace(final, damaged)
         os.replace(partial, final)
         shutil.rmtree(damaged, ignore_errors=True)
-
-
-def _check_trained_specials(config: DataConfig, objective: str) -> None:
-    """Refuses before the training of a tokenizer what _require_special_tokens would refuse after it."""
-    if objective == "mlm_nsp" and config.tokenizer in ("bpe", "bytes"):
-        raise _lacks(["[CLS]", "[SEP]"], objective, config)
-
-
-def _require_special_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> None:
-    needed = {} if objective == "causal" else {"[MASK]": tokenizer.mask_id}
-    if objective == "mlm_nsp":
-        needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
-    if missing := [name for name, id_ in needed.items() if id_ is None]:
-        raise _lacks(missing, objective, config)
-
-
-def _lacks(missing: list[str], objective: str, config: DataConfig) -> ValueError:
-    return ValueError(
-        f"objective={objective} needs the tokens {', '.join(missing)}, which data.tokenizer="
-        f"{config.tokenizer!r} lacks; use data.tokenizer={'wordpiece' if objective == 'mlm_nsp' else 'bpe'}, "
-        "or one that has them"
-    )

@@ -103,6 +103,11 @@ class Tokenizer:
                 f"data.tokenizer={str(path)!r} cannot be read ({reason}); give a tokenizer.json or vocab.txt"
             ) from None
 
+    @property
+    def closing_id(self) -> int | None:
+        """What ends a text: [SEP] where texts are framed in [CLS] and [SEP], else the end token."""
+        return self.end_id if self.cls_id is None else self.sep_id
+
     def _find(self, names: Sequence[str]) -> int | None:
         found = (self.inner.token_to_id(name) for name in names)
         return next((id_ for id_ in found if id_ is not None), None)

@@ -154,7 +154,7 @@ def test_the_majority_share_of_pairs_is_that_of_the_labels(tmp_path):
 def _prepare_in_process(config, cache, before=""):
     code = (
         "import os, signal, time\nfrom pathlib import Path\n"
-        "from flaxmill.data import building, preparation\nfrom flaxmill.data.config import DataConfig\n"
+        "from flaxmill.data import building, finishing, preparation\nfrom flaxmill.data.config import DataConfig\n"
         f"{before}\n"
         f"preparation.prepare({config!r}, 'causal', cache=Path({str(cache)!r}))"
     )
@@ -164,7 +164,7 @@ def _prepare_in_process(config, cache, before=""):
 def test_a_killed_preparation_is_never_taken_for_a_whole_one(tmp_path):
     config, cache = _config(tmp_path / "a"), tmp_path / "cache"
     # Killed when every shard is written and only the manifest is missing.
-    kill = "building.hash_file = lambda path: os.kill(os.getpid(), signal.SIGKILL)"
+    kill = "finishing.hash_file = lambda path: os.kill(os.getpid(), signal.SIGKILL)"
     killed = _prepare_in_process(config, cache, kill)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL

@@ -1,0 +1,112 @@
+"""Rows of extractive question answering: windows over a context, with the answer's first and last token."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import tokenizers
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.examples import Answer, Example
+from flaxmill.data.framing import make_framer
+from flaxmill.data.labelled_rows import EncodedRows, Encoder
+from flaxmill.data.padding import lengths_of, pad_rows
+from flaxmill.data.tokenization import Tokenizer
+
+# T tokens of a row
+
+OUTSIDE = -1
+
+
+def make_answer_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
+    """Question, then context, in windows that share data.stride tokens of it; trains on the first answer."""
+    framer = _make_framer(tokenizer)
+
+    def encode(examples: Sequence[Example], first: int) -> EncodedRows:
+        windows = list(_windows(framer, examples, config))
+        spans = [_answer_span(encoding, examples[index].wanted) for index, encoding in windows]
+        ids = [encoding.ids for _, encoding in windows]
+        numbers = np.array([index for index, _ in windows])
+        rows = {
+            "tokens": pad_rows(ids, config.sequence_length),
+            "segments": pad_rows([encoding.type_ids for _, encoding in windows], config.sequence_length),
+            "length": lengths_of(ids),
+            "start": np.array([start for start, _ in spans]),
+            "end": np.array([end for _, end in spans]),
+            "number": first + numbers,
+        }
+        num_windows = np.bincount(numbers, minlength=len(examples))
+        return EncodedRows(rows, int((num_windows > 1).sum()))
+
+    return encode
+
+
+def locate_contexts(
+    examples: Iterable[Example], config: DataConfig, tokenizer: Tokenizer
+) -> Iterator[tuple[int, np.ndarray]]:
+    """For each stored row of these examples, in order: the example's number, and int32 [T,2], the characters
+    of the context at which each token begins and ends; -1 outside the context.
+
+    The text of an answer from token i to j is context[offsets[i, 0] : offsets[j, 1]].
+    """
+    framer = _make_framer(tokenizer)
+    for number, example in enumerate(examples):
+        for _, encoding in _windows(framer, [example], config):
+            offsets = np.full((config.sequence_length, 2), OUTSIDE, np.int32)
+            places = _context_places(encoding)
+            offsets[places] = np.array(encoding.offsets, np.int32)[places]
+            yield number, offsets
+
+
+def _make_framer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    framer = make_framer(tokenizer, "")
+    assert framer.num_special_tokens_to_add(True), "a tokenizer without [CLS] is refused before"
+    return framer
+
+
+def _windows(
+    framer: tokenizers.Tokenizer, examples: Sequence[Example], config: DataConfig
+) -> Iterator[tuple[int, tokenizers.Encoding]]:
+    """(index of the example, window), the windows of one example from the context's front to its end."""
+    _check_questions(framer, examples, config)
+    framer.enable_truncation(config.sequence_length, stride=config.stride, strategy="only_second")
+    encodings = framer.encode_batch([example.texts for example in examples])
+    for index, encoding in enumerate(encodings):
+        yield index, encoding
+        yield from ((index, window) for window in encoding.overflowing)
+
+
+def _check_questions(framer: tokenizers.Tokenizer, examples: Sequence[Example], config: DataConfig) -> None:
+    """A window must have room for more of the context than it shares with its neighbour."""
+    framer.no_truncation()
+    room = config.sequence_length - framer.num_special_tokens_to_add(True)
+    questions = framer.encode_batch_fast([e.texts[0] for e in examples], add_special_tokens=False)
+    for question, example in zip(questions, examples, strict=True):
+        left = room - len(question.ids)
+        if left > config.stride:
+            continue
+        needed = len(framer.encode(example.texts[1], add_special_tokens=False).ids)
+        if needed > max(left, 0):
+            raise ValueError(
+                f"{example.place}: its question of {len(question.ids)} tokens leaves room for "
+                f"{max(left, 0)} of the context's {needed}, and windows share "
+                f"data.stride={config.stride}; raise data.sequence_length={config.sequence_length}, lower "
+                "data.stride, or shorten the question"
+            )
+
+
+def _context_places(encoding: tokenizers.Encoding) -> np.ndarray:
+    return np.flatnonzero(np.array([sequence == 1 for sequence in encoding.sequence_ids]))
+
+
+def _answer_span(encoding: tokenizers.Encoding, answers: Sequence[Answer]) -> tuple[int, int]:
+    """Places of the tokens in which the first answer begins and ends; (0, 0) unless all of it is here."""
+    places = _context_places(encoding)
+    if not answers or not len(places):
+        return 0, 0
+    offsets = np.array(encoding.offsets)[places]
+    begin, end = answers[0].start, answers[0].start + len(answers[0].text)
+    if offsets[0, 0] > begin or offsets[-1, 1] < end:
+        return 0, 0
+    first = np.searchsorted(offsets[:, 0], begin, side="right") - 1
+    last = np.searchsorted(offsets[:, 1], end, side="left")
+    return int(places[first]), int(places[last])

@@ -1,0 +1,144 @@
+"""Labelled examples as a stream with their splits, and what must be known of all of them: the labels."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.corpora import Document
+from flaxmill.data.example_files import ExampleFiles, find_examples
+from flaxmill.data.examples import Example, make_examples, nearest
+from flaxmill.data.held_out import Split, SplitCorpus, draw_split
+
+# Labels that an error lists; more would not be read.
+_MAX_LABELS_SHOWN = 20
+
+
+class ExampleCorpus(NamedTuple):
+    """Examples and their held-out part; `examples` streams (split, example) in a fixed order."""
+
+    name: str
+    inventory: dict[str, list]
+    num_bytes: int
+    examples: Callable[[], Iterator[tuple[Split, Example]]]
+
+
+def split_examples(config: DataConfig, objective: str) -> ExampleCorpus:
+    """The config's examples with their splits. Raises ValueError for missing files; bad rows raise when
+    they are streamed."""
+    files = find_examples(config, "files", objective)
+    read = lambda: _require_examples(files, config, objective)  # noqa: E731
+    if not config.valid_files:
+
+        def refuse(only: Example) -> Iterator[tuple[Split, Example]]:
+            raise ValueError(f"{files.name} has 1 example, none to hold out; give more, or data.valid_files")
+
+        return ExampleCorpus(
+            files.name,
+            {"files": files.inventory},
+            files.num_bytes,
+            lambda: draw_split(read, config, split_one=refuse),
+        )
+    valid = find_examples(config, "valid_files", objective)
+
+    def stream() -> Iterator[tuple[Split, Example]]:
+        for example in read():
+            yield "train", example
+        for example in _require_examples(valid, config, objective):
+            yield "valid", example
+
+    inventory = {"files": files.inventory, "valid_files": valid.inventory}
+    return ExampleCorpus(files.name, inventory, files.num_bytes + valid.num_bytes, stream)
+
+
+def read_examples(config: DataConfig, objective: str, split: Split) -> Iterator[Example]:
+    """The examples of a split in order: the n-th is number n of `example_numbers` in batches."""
+    for its_split, example in split_examples(config, objective).examples():
+        if its_split == split:
+            yield example
+
+
+def find_labels(config: DataConfig, objective: str, corpus: ExampleCorpus) -> tuple[str, ...]:
+    """The categories in the order of their numbers; () where labels are numbers, or the task has none.
+
+    They are data.labels, else those of data.files, of which a drawn share may be held out. Whole numbers are
+    sorted as numbers, anything else as text. Raises ValueError where there are fewer than two.
+    """
+    if not has_labels(config, objective) or config.labels:
+        return config.labels
+    if config.label_column is None:
+        raise ValueError(
+            "data.label_column=None leaves the labels unknown; name the column, or give data.labels"
+        )
+    found: dict[str, None] = {}
+    for split, example in corpus.examples():
+        if split == "valid" and config.valid_files:
+            break  # the training examples are over
+        for label in [example.wanted] if isinstance(example.wanted, str) else example.wanted:
+            found[label] = None
+    if len(found) < 2:
+        raise ValueError(
+            f"data.label_column={config.label_column!r} of {corpus.name} holds one label, "
+            f"{next(iter(found))!r}; a classifier needs examples of two or more"
+        )
+    return tuple(sorted(found, key=_as_number if all(map(_is_whole, found)) else None))
+
+
+def has_labels(config: DataConfig, objective: str) -> bool:
+    """Whether the objective chooses among categories."""
+    return objective == "token_classification" or (
+        objective == "classification" and config.label_type == "category"
+    )
+
+
+def number_labels(labels: tuple[str, ...]) -> Callable[[str, str], int]:
+    """A function from a label and the place of its row to the label's number.
+
+    It raises ValueError for a label that is not among them.
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+
+    def number_of(label: str, place: str) -> int:
+        if label not in numbers:
+            shown = ", ".join(labels[:_MAX_LABELS_SHOWN])
+            more = f" and {len(labels) - _MAX_LABELS_SHOWN} more" if len(labels) > _MAX_LABELS_SHOWN else ""
+            raise ValueError(
+                f"{place}: the label {label!r:.60} is unknown; known are {shown}{more}"
+                f"{nearest(label, labels)}"
+            )
+        return numbers[label]
+
+    return number_of
+
+
+def as_documents(corpus: ExampleCorpus, objective: str) -> SplitCorpus:
+    """The examples' texts, and their targets, as documents: what a tokenizer is trained on."""
+
+    def stream() -> Iterator[tuple[Split, Document]]:
+        for split, example in corpus.examples():
+            target = [example.wanted] if objective == "seq2seq" and example.wanted is not None else []
+            yield split, Document("\n".join([*example.texts, *target]), "lines")
+
+    return SplitCorpus(corpus.name, corpus.inventory, corpus.num_bytes, stream)
+
+
+def canonical_example(split: Split, example: Example) -> bytes:
+    """Equal for equal examples wherever they stand: what a fingerprint hashes."""
+    return json.dumps([split, example.texts, example.wanted], ensure_ascii=False).encode()
+
+
+def _require_examples(files: ExampleFiles, config: DataConfig, objective: str) -> Iterator[Example]:
+    examples = make_examples(files.rows(), config, objective)
+    first = next(examples, None)
+    if first is None:
+        raise ValueError(f"{files.name} holds no examples; give files with at least one row")
+    return itertools.chain([first], examples)
+
+
+def _is_whole(label: str) -> bool:
+    return label.removeprefix("-").isdecimal()
+
+
+def _as_number(label: str) -> tuple[int, str]:
+    return int(label), label

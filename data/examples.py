@@ -1,0 +1,207 @@
+"""Labelled examples: what a task reads of a row and what it must answer, checked row by row."""
+
+import difflib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.tables import Row, unreadable
+
+
+class Answer(NamedTuple):
+    """A piece of a context and the character at which it starts."""
+
+    text: str
+    start: int
+
+
+class Example(NamedTuple):
+    """One labelled example.
+
+    texts: the text, or both of a pair; the words of a tagged sentence; question and context; the source.
+    wanted: a label's string, or a number; the list of tags; the list of Answers; the target. None where the
+      config names no column for it.
+    columns: the row as it stands in its file, and `place`, where that is.
+    """
+
+    texts: tuple[str, ...]
+    wanted: Any
+    columns: dict[str, Any]
+    place: str
+
+
+def make_examples(rows: Iterator[Row], config: DataConfig, objective: str) -> Iterator[Example]:
+    """Examples of rows. Raises ValueError, naming file and row, for one that cannot be learned from."""
+    first = next(rows, None)
+    if first is None:
+        return
+    _check_columns(first, config, objective)
+    read: dict[str, Callable[[Row, DataConfig], Example]] = {
+        "classification": _read_labelled,
+        "token_classification": _read_tagged,
+        "question_answering": _read_question,
+        "seq2seq": _read_target,
+    }
+    for row in itertools.chain([first], rows):
+        yield read[objective](row, config)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A question that names the nearest of the known words, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _check_columns(row: Row, config: DataConfig, objective: str) -> None:
+    """The first row stands for its file: what it lacks is a column that is not there."""
+    if objective == "question_answering":
+        for column in ("question", "context", "answers"):
+            if column not in row.values:
+                raise _no_column(
+                    f"objective=question_answering reads the column {column!r}, which is", row, column
+                )
+        return
+    fields = {
+        "classification": ("text_column", "pair_column", "label_column"),
+        "token_classification": ("text_column", "label_column"),
+        "seq2seq": ("text_column", "target_column"),
+    }[objective]
+    for field in fields:
+        column = getattr(config, field)
+        if column is not None and column not in row.values:
+            raise _no_column(f"data.{field}={column!r} is", row, column)
+
+
+def _no_column(what: str, row: Row, column: str) -> ValueError:
+    names = [str(name) for name in row.values]
+    return ValueError(
+        f"{what} no column of {row.place.partition(' of ')[2]}; it has {', '.join(names)}"
+        f"{nearest(column, names)}"
+    )
+
+
+def _read_labelled(row: Row, config: DataConfig) -> Example:
+    columns = [config.text_column, *([] if config.pair_column is None else [config.pair_column])]
+    texts = tuple(_text(row, column) for column in columns)
+    return Example(texts, _label(row, config), *row)
+
+
+def _label(row: Row, config: DataConfig) -> str | float | None:
+    column = config.label_column
+    if column is None:
+        return None
+    value = row.values.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ValueError(f"{row.place} has no label in the column {column!r}; give it one, or delete the row")
+    return _category(value, row, column) if config.label_type == "category" else _number(value, row, column)
+
+
+def _category(value: Any, row: Row, column: str) -> str:
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{row.place}: {column!r} holds {value!r:.60}, which is no label; give a string")
+    return value.strip() if isinstance(value, str) else str(value)
+
+
+def _number(value: Any, row: Row, column: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(
+            f"{row.place}: the label {value!r:.60} in {column!r} is no number, as data.label_type=number "
+            "needs; correct it, or use data.label_type=category"
+        )
+    return number
+
+
+def _read_tagged(row: Row, config: DataConfig) -> Example:
+    words = _strings(row, config.text_column, "words")
+    if blank := [number for number, word in enumerate(words, start=1) if not word.strip()]:
+        raise ValueError(
+            f"{row.place}: word {blank[0]} in {config.text_column!r} is empty; delete it and its tag"
+        )
+    tags = None
+    if config.label_column is not None:
+        tags = _strings(row, config.label_column, "tags")
+        if len(tags) != len(words):
+            raise ValueError(
+                f"{row.place} has {len(words)} words and {len(tags)} tags; give each word one tag"
+            )
+    return Example(tuple(words), tags, *row)
+
+
+def _strings(row: Row, column: str, what: str) -> list[str]:
+    values = row.values.get(column)
+    if not isinstance(values, list):
+        raise ValueError(
+            f"{row.place}: {column!r} holds {values!r:.60}, no list of {what}; give a .jsonl with lists, or "
+            "a .conll file of a word and a tag a line"
+        )
+    if not values:
+        raise ValueError(f"{row.place}: {column!r} holds no {what}; fill it, or delete the row")
+    if odd := [value for value in values if not isinstance(value, str | int)]:
+        raise ValueError(f"{row.place}: {column!r} holds {odd[0]!r:.60} among its {what}; give strings")
+    _check_unicode("".join(map(str, values)), row, column)
+    return [str(value) for value in values]
+
+
+def _read_question(row: Row, config: DataConfig) -> Example:
+    question, context = _text(row, "question").lstrip(), _text(row, "context")
+    if not question.strip():
+        raise _empty(row, "question")
+    answers = [] if row.values.get("is_impossible") else _answers(row)
+    for answer in answers:
+        _check_answer(answer, context, row)
+    return Example((question, context), answers, *row)
+
+
+def _answers(row: Row) -> list[Answer]:
+    """Of SQuAD's list of objects, or of the columns of lists that tables and TFDS have."""
+    found = row.values.get("answers") or []
+    try:
+        if isinstance(found, dict):
+            return [Answer(str(t), int(s)) for t, s in zip(found["text"], found["answer_start"], strict=True)]
+        return [Answer(str(answer["text"]), int(answer["answer_start"])) for answer in found]
+    except (KeyError, TypeError, ValueError):
+        raise unreadable(row.place, f"answers {found!r:.80} have no text and answer_start") from None
+
+
+def _check_answer(answer: Answer, context: str, row: Row) -> None:
+    if answer.text.strip() and context[answer.start :].startswith(answer.text) and answer.start >= 0:
+        return
+    place = context.find(answer.text) if answer.text.strip() else -1
+    advice = f"it stands at {place}: correct answer_start" if place >= 0 else "correct or delete it"
+    raise ValueError(
+        f"{row.place}: the answer {answer.text[:60]!r} does not stand at character {answer.start} of its "
+        f"context; {advice}"
+    )
+
+
+def _read_target(row: Row, config: DataConfig) -> Example:
+    target = None if config.target_column is None else _text(row, config.target_column)
+    return Example((_text(row, config.text_column),), target, *row)
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.values.get(column)
+    if value is None or value == "" or (isinstance(value, str) and not value.strip()):
+        raise _empty(row, column)
+    if not isinstance(value, str):
+        raise ValueError(f"{row.place}: {column!r} holds {value!r:.60}, which is no text; give a string")
+    _check_unicode(value, row, column)
+    return value
+
+
+def _check_unicode(text: str, row: Row, column: str) -> None:
+    """JSON can spell half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise unreadable(row.place, f"{column!r} has half a character at place {error.start}") from None
+
+
+def _empty(row: Row, column: str) -> ValueError:
+    return ValueError(f"{row.place}: the text in {column!r} is empty; fill it, or delete the row")

@@ -1,0 +1,68 @@
+"""Rows of one text or a pair with a label, for classification and regression."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.example_corpus import number_labels
+from flaxmill.data.examples import Example
+from flaxmill.data.framing import make_framer, truncate
+from flaxmill.data.padding import lengths_of, pad_rows
+from flaxmill.data.tokenization import Tokenizer
+
+UNKNOWN_LABEL = -1
+
+
+class EncodedRows(NamedTuple):
+    """Stored rows {field: [rows, ...]}, and of how many examples a text was cut."""
+
+    rows: dict[str, np.ndarray]
+    num_cut: int
+
+
+Encoder = Callable[[Sequence[Example], int], EncodedRows]
+"""Turns examples, whose first has this number in its split, into stored rows."""
+
+
+def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
+    """Long texts are cut at their end, of a pair the longer one first, as transformers' longest_first.
+
+    An unknown label is -1, an unknown number 0.
+    """
+    framer = make_framer(tokenizer, config.separator)
+    is_pair = config.pair_column is not None
+    truncate(framer, config, is_pair=is_pair)
+    number_of = number_labels(labels)
+
+    def label_of(example: Example) -> int | float:
+        if config.label_type == "number":
+            return 0.0 if example.wanted is None else example.wanted
+        return UNKNOWN_LABEL if example.wanted is None else number_of(example.wanted, example.place)
+
+    def encode(examples: Sequence[Example], first: int) -> EncodedRows:
+        labels = np.array([label_of(example) for example in examples])
+        inputs = [example.texts if is_pair else example.texts[0] for example in examples]
+        encodings = framer.encode_batch(inputs)
+        ids = [encoding.ids for encoding in encodings]
+        check_tokens(ids, examples)
+        rows = {
+            "tokens": pad_rows(ids, config.sequence_length),
+            "segments": pad_rows([encoding.type_ids for encoding in encodings], config.sequence_length),
+            "length": lengths_of(ids),
+            "label": labels,
+            "number": first + np.arange(len(examples)),
+        }
+        return EncodedRows(rows, sum(bool(encoding.overflowing) for encoding in encodings))
+
+    return encode
+
+
+def check_tokens(ids: Sequence[Sequence[int]], examples: Sequence[Example]) -> None:
+    """Raises ValueError for an example whose text the tokenizer drops, as it may control characters."""
+    for its_ids, example in zip(ids, examples, strict=True):
+        if not its_ids:
+            raise ValueError(
+                f"{example.place}: the tokenizer finds no token in {' '.join(example.texts)!r:.60}; delete it"
+            )
