@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxmill.data.config import TASK_OBJECTIVES
 from flaxmill.model.apply import Params, bind
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.dropout import split_key
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
 from flaxmill.train.cross_entropy import TokenLosses, cross_entropy
+from flaxmill.train.task_objectives import task_sums
 
 Sums = dict[str, Any]
 """Scalars by name, all additive over batches."""
@@ -26,7 +29,13 @@ TERMS = {
     "mlm": ("mlm",),
     "mlm_nsp": ("mlm", "nsp"),  # BERT: the sum of both (Devlin et al. 2019, A.2)
     "hybrid": ("mlm", "causal"),  # GPT-BERT: each weighs as much as its share of the rows
+    "classification": ("classification",),
+    "token_classification": ("token_classification",),
+    "question_answering": ("start", "end"),  # the mean of both, as transformers has it
+    "seq2seq": ("seq2seq",),
 }
+CLASS_OBJECTIVES = ("classification", "token_classification", "question_answering")
+"""Those whose head decides among classes or places, not tokens of the vocabulary."""
 
 
 def denominators(objective: str, batch: Batch) -> Sums:
@@ -58,6 +67,9 @@ def numerators(
     """
     model = bind(config, params)
     batch = complete_batch(config, batch)
+    if objective in CLASS_OBJECTIVES:
+        body_key, head_key = split_key(key, 2)
+        return task_sums(model, model(batch, body_key), batch, head_key)
     hidden_BTD = model(batch, key)
     sums: Sums = {}
     if model.nsp is not None and objective == "mlm_nsp":
@@ -76,7 +88,8 @@ def numerators(
 
 
 def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums) -> Sums:
-    """`loss`, and where there are several terms `mlm_loss`, `nsp_loss`, `causal_loss`; accuracies.
+    """`loss`, and where there are several terms `mlm_loss`, `nsp_loss`, `causal_loss`, `start_loss`,
+    `end_loss`; accuracies, of a task's only term as `accuracy`.
 
     The loss is linear in the numerators, so that microbatches may be combined one by one and added up.
     """
@@ -86,7 +99,8 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
         # A batch may lack a term's places altogether; its sum is then 0, and so is the term.
         weight = jnp.maximum(denominators[f"{term}_weight"], 1)
         parts[f"{term}_loss"] = numerators[term] / weight
-        parts[f"{term}_accuracy"] = numerators[f"{term}_correct"] / weight
+        if f"{term}_correct" in numerators:  # a regression has none
+            parts[_accuracy_name(objective, term)] = numerators[f"{term}_correct"] / weight
         total += _share(objective, term, denominators) * parts[f"{term}_loss"]
     if z_loss:
         weight = sum(denominators[f"{term}_weight"] for term in TERMS[objective] if term != "nsp")
@@ -97,7 +111,13 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
     return {"loss": total} | parts
 
 
+def _accuracy_name(objective: str, term: str) -> str:
+    return "accuracy" if objective in TASK_OBJECTIVES and len(TERMS[objective]) == 1 else f"{term}_accuracy"
+
+
 def _share(objective: str, term: str, denominators: Mapping[str, Any]) -> Any:
+    if objective == "question_answering":
+        return 0.5
     if objective != "hybrid":
         return 1.0
     causal = denominators["causal_rows"] / denominators["rows"]
@@ -105,7 +125,7 @@ def _share(objective: str, term: str, denominators: Mapping[str, Any]) -> Any:
 
 
 def _term_weights(term: str, batch: Batch) -> jax.Array:
-    """[B,T], or [B] for nsp: which places count for the term."""
+    """[B,T], or [B] for a decision on the row: which places count for the term."""
     if term == "nsp":
         return batch["mask"][:, 0].astype(jnp.float32)  # a row of padding has no sentence to judge
     if "causal" not in batch:

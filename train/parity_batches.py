@@ -62,7 +62,7 @@ def variants(config: ModelConfig) -> list[str]:
     """The shapes of batch that this model has; all but "full" have padding."""
     names = ["right"]
     reads_first = config.pooler_kind == "tanh" or (
-        config.head == "classification" and config.pooling == "first"
+        config.head == "classification" and config.pooled_place == "first"
     )
     if not reads_first and config.positions != "sinusoidal":
         names.append("left")
@@ -188,14 +188,16 @@ def _add_labels(
         ours["nsp_labels"] = random.integers(0, 2, NUM_ROWS).astype(np.int32)
         theirs["next_sentence_label"] = ours["nsp_labels"].astype(np.int64)
     elif config.head == "classification":
-        ours["labels"] = random.integers(0, config.num_labels, NUM_ROWS).astype(np.int32)
+        ours["labels"] = random.integers(0, config.num_classes, NUM_ROWS).astype(np.int32)
+        ours["weights"] = np.ones(NUM_ROWS, np.float32)
         theirs["labels"] = ours["labels"].astype(np.int64)
     elif config.head == "qa":
-        for name in ("start_positions", "end_positions"):
+        for name, their_name in (("starts", "start_positions"), ("ends", "end_positions")):
             rows = zip(layout.starts, layout.lengths, strict=True)
             within = [starts[0] + random.integers(lengths[0]) for starts, lengths in rows]
             ours[name] = np.array(within, np.int32)
-            theirs[name] = ours[name].astype(np.int64)
+            theirs[their_name] = ours[name].astype(np.int64)
+        ours["weights"] = np.ones(NUM_ROWS, np.float32)
     elif config.head == "none":
         ours["distance_to"] = random.standard_normal((*ours["tokens"].shape, config.embed_dim))
         theirs["distance_to"] = np.zeros((*theirs["input_ids"].shape, config.embed_dim))
@@ -206,7 +208,7 @@ def _add_token_labels(
     ours: Batch, theirs: Batch, places: Places, config: ModelConfig, random: np.random.Generator
 ) -> None:
     """A label for most places. torch's causal models shift them; flaxmill's targets come shifted."""
-    num_classes = config.num_labels if config.head == "token_classification" else config.vocab_size
+    num_classes = config.num_classes if config.head == "token_classification" else config.vocab_size
     assert num_classes is not None
     num_places = len(places.ours[0])
     labels = random.integers(0, num_classes, num_places)
