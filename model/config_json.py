@@ -57,9 +57,10 @@ def read_num_labels(values: Mapping[str, Any]) -> int:
 
 def write_num_labels(config: ModelConfig) -> dict[str, Any]:
     """transformers counts the names of the labels; two unnamed ones are its default."""
-    if config.num_labels == 2:
+    num_labels = 2 if config.num_labels is None else config.num_labels
+    if num_labels == 2:
         return {}
-    names = [f"LABEL_{index}" for index in range(config.num_labels)]
+    names = [f"LABEL_{index}" for index in range(num_labels)]
     return {
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},

@@ -109,6 +109,8 @@ def _filled_in(config: ModelConfig) -> dict[str, Any]:
         "mlp_dim": config.hidden_dim,
         "encoder_num_heads": encoder and encoder.num_heads,
         "encoder_mlp_dim": encoder and encoder.hidden_dim,
+        "num_labels": config.num_classes,
+        "pooling": config.pooled_place,
         "pooler": config.pooler_kind,
         "scale_embeddings": config.scales_embeddings,
         "local_rope_theta": config.local_rope_theta or config.rope_theta,

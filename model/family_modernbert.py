@@ -159,7 +159,7 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
         "mlp_bias": config.has_bias("mlp"),
         "mlp_dropout": config.dropout,
         "decoder_bias": True,
-        "classifier_pooling": "mean" if config.pooling == "mean" else "cls",
+        "classifier_pooling": "mean" if config.pooled_place == "mean" else "cls",
         "classifier_dropout": config.dropout,
         "classifier_bias": config.use_bias,
         "classifier_activation": write_activation(config),

@@ -70,16 +70,16 @@ def next_sentence_classifier(key: jax.Array, config: ModelConfig) -> Dense:
 def task_classifier(key: jax.Array, config: ModelConfig) -> Dense:
     """The linear decision on a pooled row, or on every token."""
     assert config.num_classes is not None
-    reads_last = config.head == "classification" and config.pooling == "last"  # such heads have no bias
+    reads_last = config.head == "classification" and config.pooled_place == "last"  # such heads have no bias
     return _to_classes(key, config, config.num_classes, use_bias=not reads_last)
 
 
 def pool(config: ModelConfig, hidden_BTD: jax.Array, documents_BT: jax.Array) -> jax.Array:
-    """[B,D]: what `config.pooling` takes of a row; its padding has document number 0."""
-    if config.pooling == "first" or config.head == "mlm_nsp":
+    """[B,D]: what `config.pooled_place` takes of a row; its padding has document number 0."""
+    if config.pooled_place == "first" or config.head == "mlm_nsp":
         return constrain(hidden_BTD[:, 0], "batch", None)
     is_real_BT = documents_BT > 0
-    if config.pooling == "last":
+    if config.pooled_place == "last":
         last_B = jnp.where(is_real_BT, jnp.arange(documents_BT.shape[1]), 0).max(1)
         return jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
     weights_BT1 = is_real_BT[..., None].astype(sum_dtype(hidden_BTD))
