@@ -48,4 +48,4 @@ def _make_row(
     tag_column: str | None,
 ) -> Row:
     values = {word_column: words} | ({} if tag_column is None else {tag_column: tags})
-    return Row(values, f"row {sentence} of {path} (line {line})")
+    return Row(values, f"row {sentence} (line {line})", str(path))

@@ -64,6 +64,7 @@ class Dataset:
         self.directory = directory
         self.fingerprint: str = manifest["fingerprint"]
         self.layout: Layout = manifest["layout"]
+        self.corpus: str = manifest["corpus"]
         self.sequence_length: int = manifest["sequence_length"]
         self.vocab_size: int = manifest["vocab_size"]
         # The categories in the order of their numbers; none where the layout has none.

@@ -105,7 +105,7 @@ def number_labels(labels: tuple[str, ...]) -> Callable[[str, str], int]:
             more = f" and {len(labels) - _MAX_LABELS_SHOWN} more" if len(labels) > _MAX_LABELS_SHOWN else ""
             raise ValueError(
                 f"{place}: the label {label!r:.60} is unknown; known are {shown}{more}"
-                f"{nearest(label, labels)}"
+                f"{nearest(label, labels) or '; correct it, or name it in data.labels'}"
             )
         return numbers[label]
 

@@ -1,7 +1,6 @@
 """Labelled examples: what a task reads of a row and what it must answer, checked row by row."""
 
 import difflib
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -34,17 +33,17 @@ class Example(NamedTuple):
 
 def make_examples(rows: Iterator[Row], config: DataConfig, objective: str) -> Iterator[Example]:
     """Examples of rows. Raises ValueError, naming file and row, for one that cannot be learned from."""
-    first = next(rows, None)
-    if first is None:
-        return
-    _check_columns(first, config, objective)
     read: dict[str, Callable[[Row, DataConfig], Example]] = {
         "classification": _read_labelled,
         "token_classification": _read_tagged,
         "question_answering": _read_question,
         "seq2seq": _read_target,
     }
-    for row in itertools.chain([first], rows):
+    file = None
+    for row in rows:
+        if row.file != file:
+            _check_columns(row, config, objective)
+            file = row.file
         yield read[objective](row, config)
 
 
@@ -76,16 +75,13 @@ def _check_columns(row: Row, config: DataConfig, objective: str) -> None:
 
 def _no_column(what: str, row: Row, column: str) -> ValueError:
     names = [str(name) for name in row.values]
-    return ValueError(
-        f"{what} no column of {row.place.partition(' of ')[2]}; it has {', '.join(names)}"
-        f"{nearest(column, names)}"
-    )
+    return ValueError(f"{what} no column of {row.file}; it has {', '.join(names)}{nearest(column, names)}")
 
 
 def _read_labelled(row: Row, config: DataConfig) -> Example:
     columns = [config.text_column, *([] if config.pair_column is None else [config.pair_column])]
     texts = tuple(_text(row, column) for column in columns)
-    return Example(texts, _label(row, config), *row)
+    return Example(texts, _label(row, config), row.values, row.place)
 
 
 def _label(row: Row, config: DataConfig) -> str | float | None:
@@ -130,7 +126,7 @@ def _read_tagged(row: Row, config: DataConfig) -> Example:
             raise ValueError(
                 f"{row.place} has {len(words)} words and {len(tags)} tags; give each word one tag"
             )
-    return Example(tuple(words), tags, *row)
+    return Example(tuple(words), tags, row.values, row.place)
 
 
 def _strings(row: Row, column: str, what: str) -> list[str]:
@@ -155,7 +151,7 @@ def _read_question(row: Row, config: DataConfig) -> Example:
     answers = [] if row.values.get("is_impossible") else _answers(row)
     for answer in answers:
         _check_answer(answer, context, row)
-    return Example((question, context), answers, *row)
+    return Example((question, context), answers, row.values, row.place)
 
 
 def _answers(row: Row) -> list[Answer]:
@@ -182,7 +178,7 @@ def _check_answer(answer: Answer, context: str, row: Row) -> None:
 
 def _read_target(row: Row, config: DataConfig) -> Example:
     target = None if config.target_column is None else _text(row, config.target_column)
-    return Example((_text(row, config.text_column),), target, *row)
+    return Example((_text(row, config.text_column),), target, row.values, row.place)
 
 
 def _text(row: Row, column: str) -> str:

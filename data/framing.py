@@ -65,11 +65,15 @@ def truncate(framer: tokenizers.Tokenizer, config: DataConfig, *, is_pair: bool)
 
 
 def separator_ids(tokenizer: Tokenizer, separator: str) -> list[int]:
-    """A special token by its name, or the ids of a text."""
+    """A special token by its name, or the ids of a text; the closing token for a text that has none, such as
+    the line end that a WordPiece drops."""
+    if not separator:
+        return []
     id_ = tokenizer.inner.token_to_id(separator)
     if id_ is not None and id_ in tokenizer.special_ids:
         return [id_]
-    return tokenizer.encode(separator) if separator else []
+    closing = [] if tokenizer.closing_id is None else [tokenizer.closing_id]
+    return tokenizer.encode(separator) or closing
 
 
 def leading_ids(tokenizer: Tokenizer) -> list[int]:

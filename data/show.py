@@ -1,15 +1,26 @@
 """Batches as text, for a reader who wants to see what the model is given."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from flaxmill.data.show_examples import describe_example, one_line
 from flaxmill.data.tokenization import Tokenizer
 
 _MAX_PREDICTIONS_SHOWN = 12
 
 
-def describe_batch(batch: dict[str, np.ndarray], tokenizer: Tokenizer, rows: int = 2) -> str:
-    """The first rows of a batch: each document's text with its masked places, and what is predicted."""
+def describe_batch(
+    batch: dict[str, np.ndarray], tokenizer: Tokenizer, rows: int = 2, labels: Sequence[str] = ()
+) -> str:
+    """The first rows of a batch: each document's text with its masked places, and what is predicted; or each
+    labelled example and its label, `labels` being the names of the categories."""
     num_rows, length = batch["tokens"].shape
+    if "example_numbers" in batch:
+        blocks = [f"{num_rows} rows of {length} tokens, {int(batch['mask'].sum())} real"]
+        shown = range(min(rows, num_rows))
+        blocks += ["\n".join(describe_example(batch, row, tokenizer, labels)) for row in shown]
+        return "\n\n".join(blocks)
     num_real, num_predicted = int(batch["mask"].sum()), int((batch["weights"] > 0).sum())
     blocks = [f"{num_rows} rows of {length} tokens, {num_real} real, {num_predicted} predicted"]
     blocks += [_describe_row(batch, row, tokenizer) for row in range(min(rows, num_rows))]
@@ -22,7 +33,7 @@ def _describe_row(batch: dict[str, np.ndarray], row: int, tokenizer: Tokenizer) 
     for document in range(1, int(documents.max(initial=0)) + 1):
         places = np.flatnonzero(documents == document)
         title = f"document {document}, places {places[0]}-{places[-1]}"
-        lines.append(f"  {title}: {_one_line(tokenizer.decode(tokens[places], skip_specials=False))}")
+        lines.append(f"  {title}: {one_line(tokenizer.decode(tokens[places], skip_specials=False))}")
     predicted = np.flatnonzero(batch["weights"][row] > 0)
     for place in predicted[:_MAX_PREDICTIONS_SHOWN]:
         seen, wanted = (tokenizer.decode([batch[name][row, place]], False) for name in ("tokens", "targets"))
@@ -43,7 +54,3 @@ def _row_title(batch: dict[str, np.ndarray], row: int) -> str:
         second = int(batch["segments"][row].sum())
         parts.append(f"B of {second} tokens is {'random' if batch['nsp_labels'][row] else 'what follows A'}")
     return ", ".join(parts)
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")

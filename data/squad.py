@@ -34,7 +34,7 @@ def read_squad(path: Path) -> Iterator[Row]:
                 }
                 if "is_impossible" in question:
                     values["is_impossible"] = question["is_impossible"]
-                yield Row(values, f"question {values['id']!r} of {path}")
+                yield Row(values, f"question {values['id']!r}", str(path))
 
 
 def _get(value: Any, key: str, kind: type | tuple[type, ...], path: Path, where: str) -> Any:

@@ -12,10 +12,15 @@ _PARQUET_ROWS = 1024
 
 
 class Row(NamedTuple):
-    """The columns of one example as they stand in its file, and where that is ("row 3 of train.csv")."""
+    """The columns of one example as they stand in its file, and `where` in the `file` ("row 3")."""
 
     values: dict[str, Any]
-    place: str
+    where: str
+    file: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.where} of {self.file}"
 
 
 Reader = Callable[[Path], Iterator[Row]]
@@ -38,14 +43,14 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         number += 1
-        place = f"row {number} of {path}"
+        where = f"row {number}"
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise unreadable(place, f"{error.msg} at character {error.colno}") from None
+            raise unreadable(f"{where} of {path}", f"{error.msg} at character {error.colno}") from None
         if not isinstance(values, dict):
-            raise unreadable(place, f"it is no object, but {line.strip()[:40]!r}")
-        yield Row(values, place)
+            raise unreadable(f"{where} of {path}", f"it is no object, but {line.strip()[:40]!r}")
+        yield Row(values, where, str(path))
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
@@ -61,7 +66,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(values, f"row {number} of {path}")
+                    yield Row(values, f"row {number}", str(path))
     except (pyarrow.ArrowException, OSError) as error:
         raise unreadable(f"row {number + 1} of {path}", str(error).splitlines()[0]) from None
 
@@ -89,11 +94,11 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
     header: list[str] | None = None
     number = 0
     while True:
-        place = f"row {number + 1} of {path} (line {reader.line_num + 1})" if header else f"{path}"
+        where = f"row {number + 1} (line {reader.line_num + 1})" if header else "the header"
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise unreadable(place, f'{error}; a quote inside a quoted field is written "" there') from None
+            raise unreadable(f"{where} of {path}", f'{error}; a quote inside quotes is written ""') from None
         if fields is None:
             return
         if not fields:
@@ -102,9 +107,10 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
             header = _check_header(fields, path)
             continue
         if len(fields) != len(header):
-            raise unreadable(place, f"it has {len(fields)} fields, the header has {len(header)}")
+            reason = f"it has {len(fields)} fields, the header has {len(header)}"
+            raise unreadable(f"{where} of {path}", reason)
         number += 1
-        yield Row(dict(zip(header, fields, strict=True)), place)
+        yield Row(dict(zip(header, fields, strict=True)), where, str(path))
 
 
 def _check_header(fields: Sequence[str], path: Path) -> list[str]:

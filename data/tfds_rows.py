@@ -61,11 +61,13 @@ def open_tfds(name: str, is_training: bool) -> TfdsSplit:
 def read_tfds(source: TfdsSplit) -> Iterator[Row]:
     """Rows with text as str and the names of class labels; -1, TFDS's unknown label, is None."""
     for number in range(len(source.rows)):
-        place = f"row {number + 1} of {source.name}"
+        where = f"row {number + 1}"
         try:
-            yield Row(_plain(source.rows[number], source.features), place)
+            values = _plain(source.rows[number], source.features)
         except UnicodeDecodeError as error:
+            place = f"{where} of {source.name}"
             raise unreadable(place, f"its text is not UTF-8 at byte {error.start}") from None
+        yield Row(values, where, source.name)
 
 
 def _default_split(name: str, splits: list[str], is_training: bool) -> str:

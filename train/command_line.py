@@ -15,7 +15,7 @@ EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
 
 COMMANDS = {
     "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
-    "data": "data prepare|show [CONFIG | FILE.py]           prepare a config's data, or show a batch of it",
+    "data": "data prepare|show|card [CONFIG | FILE.py]      prepare or describe data, or show a batch of it",
     "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
     "import": "import HF_DIR RUN [--field value ...]          make a run of a Hugging Face model",
     "export": "export RUN HF_DIR [--step N]                   write a run's weights for Hugging Face",

@@ -1,9 +1,9 @@
-"""`flaxmill data`: prepares the data of a config, and shows the batch of a step."""
+"""`flaxmill data`: prepares and describes the data of a config, and shows the batch of a step."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.preparation import prepare
@@ -19,18 +19,20 @@ Arguments = TypeVar("Arguments")
 SUMMARIES = {
     "prepare": "Tokenizes and packs the data of CONFIG, unless that is done; prints its place and size.",
     "show": "Prints rows of the batch that one step of CONFIG trains on, as text.",
+    "card": "Describes the data of CONFIG: sizes, labels with counts, lengths, the share that is cut.",
 }
-USAGE = """usage: flaxmill data prepare|show [CONFIG | FILE.py] [--field value ...]
+USAGE = """usage: flaxmill data prepare|show|card [CONFIG | FILE.py] [--field value ...]
 
   prepare  {prepare}
   show     {show}
+  card     {card}
 
-`flaxmill data prepare --help` and `flaxmill data show --help` list the fields."""
+`flaxmill data prepare --help` (show, card) lists the fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareArguments:
-    """What `flaxmill data prepare` takes."""
+class DataArguments:
+    """What `flaxmill data prepare` and `flaxmill data card` take."""
 
     config: Annotated[Experiment, INLINE]
 
@@ -60,19 +62,30 @@ def run(arguments: list[str]) -> None:
         _prepare(rest)
     elif action == "show":
         _show(rest)
+    elif action == "card":
+        _card(rest)
     else:
         what = f"unknown action {action!r}" if action else "no action"
-        raise ValueError(f"{what} for `flaxmill data`; use prepare or show (`flaxmill data --help` explains)")
+        raise ValueError(
+            f"{what} for `flaxmill data`; use prepare, show or card (`flaxmill data --help` explains)"
+        )
 
 
 def _prepare(arguments: list[str]) -> None:
     config, rest = take_config(arguments)
-    dataset = _dataset(_override("prepare", PrepareArguments(config=config), rest).config)
+    dataset = _dataset(_override("prepare", DataArguments(config=config), rest).config)
     print(f"directory    {dataset.directory}")
     print(f"fingerprint  {dataset.fingerprint}")
     print(f"tokenizer    {dataset.vocab_size:,} ids")
     for split, numbers in dataset.statistics.items():
         print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in numbers.items()))
+
+
+def _card(arguments: list[str]) -> None:
+    from flaxmill.data.card import describe_dataset
+
+    config, rest = take_config(arguments)
+    print(describe_dataset(_dataset(_override("card", DataArguments(config=config), rest).config)))
 
 
 def _show(arguments: list[str]) -> None:
@@ -89,7 +102,7 @@ def _show(arguments: list[str]) -> None:
     batch = batches.rows(number, 0, num_rows)
     skipped = f", batch {number} after rollbacks" if number != parsed.step else ""
     print(f"step {parsed.step}{skipped}, {num_rows} of {experiment.batch_size} rows")
-    print(describe_batch(batch, dataset.tokenizer, rows=num_rows))
+    print(describe_batch(batch, dataset.tokenizer, rows=num_rows, labels=dataset.labels))
 
 
 def _batch_offset(experiment: Experiment, step: int) -> int:
@@ -112,8 +125,11 @@ def _dataset(experiment: Experiment) -> Dataset:
         experiment.objective,
         cache=cache_directory(),
         log=lambda line: print(line, file=sys.stderr, flush=True),
+        has_encoder=experiment.model.encoder_layers is not None,
     )
 
 
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return "/".join(map(_number, value))
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if value is not None else "none"

@@ -1,0 +1,76 @@
+"""A dataset described for people: where it is, how much it holds, and what its labels are."""
+
+from typing import Any
+
+from flaxmill.data.dataset import Dataset
+from flaxmill.data.held_out import Split
+
+_SPLIT_NAMES: dict[Split, str] = {"train": "training", "valid": "held out"}
+
+
+def describe_dataset(dataset: Dataset) -> str:
+    """A page of lines: source, fingerprint, sizes, lengths, the share that was cut, labels with counts."""
+    lines = [
+        f"source       {dataset.corpus}",
+        f"directory    {dataset.directory}",
+        f"fingerprint  {dataset.fingerprint}",
+        f"rows         {dataset.layout}, {dataset.sequence_length} tokens",
+        f"tokenizer    {dataset.vocab_size:,} ids",
+    ]
+    for split, title in _SPLIT_NAMES.items():
+        statistics = dataset.statistics[split]
+        describe = _describe_examples if "num_examples" in statistics else _describe_text
+        lines += ["", title, *(f"  {line}" for line in describe(statistics, dataset))]
+    if any("label_counts" in statistics for statistics in dataset.statistics.values()):
+        lines += ["", *_describe_labels(dataset)]
+    return "\n".join(lines)
+
+
+def _describe_text(statistics: dict[str, Any], dataset: Dataset) -> list[str]:
+    lines = [_sizes(statistics, "documents")]
+    for name in ("unigram_entropy", "bigram_entropy"):
+        if statistics.get(name) is not None:
+            lines.append(f"{name.replace('_', ' ')} {statistics[name]:.4f} nats a token")
+    if "nsp_majority" in statistics:
+        lines.append(f"the commoner kind of second sentence is {statistics['nsp_majority']:.1%} of the pairs")
+    return lines
+
+
+def _describe_examples(statistics: dict[str, Any], dataset: Dataset) -> list[str]:
+    num_examples, num_cut = statistics["num_examples"], statistics["num_cut"]
+    what = "need more than one row" if dataset.layout == "answers" else "had a text cut"
+    shortest, longest = statistics["min_length"], statistics["max_length"]
+    lines = [
+        _sizes(statistics, "examples"),
+        f"lengths of rows {shortest} to {longest} tokens, median {statistics['median_length']}",
+        f"{num_cut:,} examples ({num_cut / num_examples:.1%}) {what}",
+    ]
+    if "num_answered" in statistics:
+        lines.append(f"{statistics['num_answered']:,} questions have an answer")
+    if "label_mean" in statistics:
+        lines.append(
+            f"labels of mean {statistics['label_mean']:.4g}, deviation {statistics['label_std']:.4g}"
+        )
+    return lines
+
+
+def _sizes(statistics: dict[str, Any], what: str) -> str:
+    return (
+        f"{statistics[f'num_{what}']:,} {what}, {statistics['num_bytes']:,} bytes, "
+        f"{statistics['num_tokens']:,} tokens, {statistics['num_rows']:,} rows"
+    )
+
+
+def _describe_labels(dataset: Dataset) -> list[str]:
+    """A line a label: its number, its name, and how often it stands in either split."""
+    width = max(len("label"), *(len(label) for label in dataset.labels))
+    lines = [f"{'':>5}  {'label':{width}}  {'training':>16}  {'held out':>16}"]
+    columns = [_shares(dataset.statistics[split]["label_counts"]) for split in _SPLIT_NAMES]
+    for number, (label, *counts) in enumerate(zip(dataset.labels, *columns, strict=True)):
+        lines.append(f"{number:>5}  {label:{width}}  {counts[0]:>16}  {counts[1]:>16}")
+    return lines
+
+
+def _shares(counts: list[int]) -> list[str]:
+    total = max(sum(counts), 1)
+    return [f"{count:,} ({count / total:.1%})" for count in counts]

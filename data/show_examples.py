@@ -1,0 +1,82 @@
+"""Rows of labelled examples as text: what is read, and what is to be answered."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flaxmill.data.tokenization import Tokenizer
+
+_MAX_TAGS_SHOWN = 12
+
+Batch = dict[str, np.ndarray]
+
+
+def describe_example(batch: Batch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> list[str]:
+    """Lines on one row of a batch of labelled examples: its texts and its label, tags, answer or target."""
+    tokens, is_real = batch["tokens"][row], batch["mask"][row] > 0
+    number = int(batch["example_numbers"][row])
+    lines = [f"row {row}: {'no example' if number < 0 else f'example {number}'}, {int(is_real.sum())} tokens"]
+    if "decoder_tokens" in batch:
+        return [*lines, *_describe_target(batch, row, tokenizer)]
+    if "labels" in batch:
+        answer = [f"  label: {_name(batch['labels'][row], labels)}"]
+    elif "starts" in batch:
+        answer = [f"  answer: {_answer(batch, row, tokenizer)}"]
+    elif labels:
+        answer = _describe_tags(batch, row, tokenizer, labels)
+    else:
+        return [*lines, *_describe_prompt(batch, row, tokenizer)]
+    return [*lines, f"  reads: {_spell(tokens[is_real], tokenizer)}", *answer]
+
+
+def one_line(text: str) -> str:
+    """Line ends and tabs as they are spelled in a string."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _spell(ids: np.ndarray, tokenizer: Tokenizer) -> str:
+    return one_line(tokenizer.decode(ids, skip_specials=False))
+
+
+def _name(label: np.number, labels: Sequence[str]) -> str:
+    if not labels:
+        return f"{label:g}"
+    return "unknown" if label < 0 else f"{labels[int(label)]} ({int(label)})"
+
+
+def _answer(batch: Batch, row: int, tokenizer: Tokenizer) -> str:
+    start, end = int(batch["starts"][row]), int(batch["ends"][row])
+    if not start:
+        return "none in this window"
+    return f"{_spell(batch['tokens'][row, start : end + 1], tokenizer)} (places {start}-{end})"
+
+
+def _describe_tags(batch: Batch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> list[str]:
+    places = np.flatnonzero(batch["weights"][row] > 0)
+    lines = [
+        f"  place {place}: {_spell(batch['tokens'][row, place : place + 1], tokenizer)!r} is "
+        f"{_name(batch['targets'][row, place], labels)}"
+        for place in places[:_MAX_TAGS_SHOWN]
+    ]
+    more = len(places) - _MAX_TAGS_SHOWN
+    return lines + ([f"  and {more} more tags"] if more > 0 else [])
+
+
+def _describe_target(batch: Batch, row: int, tokenizer: Tokenizer) -> list[str]:
+    source = batch["tokens"][row][batch["mask"][row] > 0]
+    behind = batch["decoder_tokens"][row][batch["decoder_mask"][row] > 0]
+    target = batch["targets"][row][batch["weights"][row] > 0]
+    return [
+        f"  reads: {_spell(source, tokenizer)}",
+        f"  decoder reads: {_spell(behind, tokenizer)}",
+        f"  writes: {_spell(target, tokenizer)}",
+    ]
+
+
+def _describe_prompt(batch: Batch, row: int, tokenizer: Tokenizer) -> list[str]:
+    tokens, is_target = batch["tokens"][row], batch["weights"][row] > 0
+    length = int(is_target.argmax()) + 1 if is_target.any() else int(batch["mask"][row].sum())
+    return [
+        f"  prompt: {_spell(tokens[:length], tokenizer)}",
+        f"  writes: {_spell(batch['targets'][row][is_target], tokenizer)}",
+    ]
