@@ -24,6 +24,7 @@ Family = Literal[
     "marian",
 ]
 LayerKind = Literal["global", "local"]
+LoraTarget = Literal["query", "key", "value", "out", "up", "gate", "down"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,11 @@ class ModelConfig:
     head: Head | None = None
     """lm: next token; mlm: BERT's transform + decoder; mlm_nsp: also pooler and next-sentence head;
     classification: of a row; token_classification; qa: start and end of an answer; none: hidden states."""
-    num_labels: int = 2
-    """Classes of a classification or token_classification head."""
-    pooling: Literal["first", "last", "mean"] = "first"
-    """What classification reads: the first token, the last real one, or the mean of the real ones."""
+    num_labels: int | None = None
+    """Classes of a classification or token_classification head; None: as many as the data's labels, or 2."""
+    pooling: Literal["first", "last", "mean"] | None = None
+    """What classification reads: the first token, the last real one, or the mean of the real ones; None:
+    the last where attention is causal, else the first."""
     pooler: Literal["none", "tanh", "transform"] | None = None
     """Before the classifier: nothing, BERT's tanh projection, or projection, activation and norm
     (ModernBERT); None: tanh for mlm_nsp and for classification of the first token."""
@@ -135,6 +137,12 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Compute dtype. Weights, norms, softmax and loss stay float32; float64, for numerical checks alone,
     needs float64 parameters and JAX's x64 mode."""
+    lora_rank: int | None = None
+    """Train low-rank factors beside frozen projections (LoRA, Hu et al. 2021) of this rank; None: no LoRA."""
+    lora_alpha: float = 16.0
+    """The product of the factors counts lora_alpha / lora_rank times."""
+    lora_targets: tuple[LoraTarget, ...] = ("query", "value")
+    """Projections that have factors, of attention (also to an encoder) and MLP, in every layer."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """auto: splash on TPU, cuDNN on GPU, XLA elsewhere and where those cannot serve."""
     remat: Literal["none", "dots", "full"] = "none"
@@ -178,10 +186,16 @@ class ModelConfig:
         return sinusoidal if self.scale_embeddings is None else self.scale_embeddings
 
     @property
+    def pooled_place(self) -> Literal["first", "last", "mean"]:
+        if self.pooling is not None:
+            return self.pooling
+        return "last" if self.causal else "first"
+
+    @property
     def pooler_kind(self) -> Literal["none", "tanh", "transform"]:
         if self.pooler is not None:
             return self.pooler
-        pools = self.head == "mlm_nsp" or (self.head == "classification" and self.pooling == "first")
+        pools = self.head == "mlm_nsp" or (self.head == "classification" and self.pooled_place == "first")
         return "tanh" if pools else "none"
 
     @property
@@ -189,7 +203,9 @@ class ModelConfig:
         """Outputs of the task head; None: it has none."""
         if self.head == "qa":
             return 2  # start and end
-        return self.num_labels if self.head in ("classification", "token_classification") else None
+        if self.head in ("classification", "token_classification"):
+            return 2 if self.num_labels is None else self.num_labels
+        return None
 
     def has_bias(self, part: Literal["qkv", "attention_out", "mlp", "norm"]) -> bool:
         own = getattr(self, f"{part}_bias")

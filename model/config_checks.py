@@ -1,5 +1,6 @@
 """What a ModelConfig refuses, with the value, the rule and the fix."""
 
+import difflib
 import functools
 import types
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,6 +17,7 @@ def check_model(config: "ModelConfig") -> None:
     _check_positions(config)
     _check_layers(config)
     _check_head(config)
+    _check_lora(config)
 
 
 def _check_choices(config: "ModelConfig") -> None:
@@ -40,7 +42,7 @@ def _choices(cls: type["ModelConfig"]) -> dict[str, tuple[Any, ...]]:
 
 
 def _check_numbers(config: "ModelConfig") -> None:
-    for name in ("num_layers", "embed_dim", "num_heads", "num_labels", "rope_original_positions"):
+    for name in ("num_layers", "embed_dim", "num_heads", "rope_original_positions"):
         _require(getattr(config, name) >= 1, f"model.{name}={getattr(config, name)} must be at least 1")
     for name in (
         "vocab_size",
@@ -52,6 +54,8 @@ def _check_numbers(config: "ModelConfig") -> None:
         "encoder_num_heads",
         "encoder_mlp_dim",
         "window",
+        "num_labels",
+        "lora_rank",
     ):
         value = getattr(config, name)
         _require(value is None or value >= 1, f"model.{name}={value} must be at least 1 or None")
@@ -61,7 +65,14 @@ def _check_numbers(config: "ModelConfig") -> None:
     for name in ("num_segments", "position_offset"):
         _require(getattr(config, name) >= 0, f"model.{name}={getattr(config, name)} must be 0 or more")
     _require(config.norm_epsilon > 0, f"model.norm_epsilon={config.norm_epsilon} must be positive")
-    for name in ("initializer_std", "rope_theta", "local_rope_theta", "rope_factor", "attention_scale"):
+    for name in (
+        "initializer_std",
+        "rope_theta",
+        "local_rope_theta",
+        "rope_factor",
+        "attention_scale",
+        "lora_alpha",
+    ):
         value = getattr(config, name)
         _require(value is None or 0 < value < float("inf"), f"model.{name}={value} must be a positive number")
 
@@ -142,6 +153,27 @@ def _check_head(config: "ModelConfig") -> None:
         not (config.scale_head or config.head_bias) or config.head in (None, "lm"),
         f"model.scale_head and model.head_bias are of the lm head, not of model.head={config.head}; "
         "leave them False",
+    )
+
+
+def _check_lora(config: "ModelConfig") -> None:
+    rank, targets = config.lora_rank, config.lora_targets
+    known = get_args(get_args(get_type_hints(type(config))["lora_targets"])[0])
+    if unknown := [target for target in targets if target not in known]:
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"model.lora_targets={unknown[0]} is unknown; {hint}there are {', '.join(known)}")
+    _require(
+        len(set(targets)) == len(targets) > 0,
+        f"model.lora_targets={' '.join(targets)} must name one projection or more, each once",
+    )
+    _require(
+        "gate" not in targets or config.gated_mlp,
+        "model.lora_targets=gate needs model.gated_mlp=True: this MLP has no gate; leave it out",
+    )
+    _require(
+        rank is None or rank <= config.embed_dim,
+        f"model.lora_rank={rank} is more than model.embed_dim={config.embed_dim}, the full rank; use less",
     )
 
 

@@ -57,3 +57,9 @@ def xavier_uniform(key: jax.Array, shape: tuple[int, ...], num_in: int) -> jax.A
     fan_in, fan_out = math.prod(shape[:num_in]), math.prod(shape[num_in:])
     limit = math.sqrt(6 / (fan_in + fan_out))
     return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+
+
+def uniform_by_fan_in(key: jax.Array, shape: tuple[int, ...], num_in: int) -> jax.Array:
+    """Within 1 / sqrt(fan in), as torch draws a Linear and PEFT the first factor of an adapter."""
+    limit = math.prod(shape[:num_in]) ** -0.5
+    return jax.random.uniform(key, shape, jnp.float32, -limit, limit)

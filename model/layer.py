@@ -12,6 +12,7 @@ from flaxmill.model.config import LayerKind, ModelConfig
 from flaxmill.model.dense import Dense
 from flaxmill.model.dropout import dropout, split_key
 from flaxmill.model.initializers import kernel_initializer
+from flaxmill.model.lora import lora_of
 from flaxmill.model.mlp import MLP
 from flaxmill.model.norms import Norm
 from flaxmill.model.positions import Turns, rotary
@@ -43,14 +44,16 @@ class Attention(nnx.Module):
         width, head_dim = (config.embed_dim,), config.dim_per_head
         make, bias = kernel_initializer(config), config.has_bias("qkv")
         query_axes, key_axes = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
-        self.query = Dense(keys[0], width, (config.num_heads, head_dim), query_axes, make, bias)
-        self.key = Dense(keys[1], width, (config.kv_heads, head_dim), key_axes, make, bias)
-        self.value = Dense(keys[2], width, (config.kv_heads, head_dim), key_axes, make, bias)
+        project = lambda key, to, axes, name: Dense(key, width, to, axes, make, bias, lora_of(config, name))  # noqa: E731
+        self.query = project(keys[0], (config.num_heads, head_dim), query_axes, "query")
+        self.key = project(keys[1], (config.kv_heads, head_dim), key_axes, "key")
+        self.value = project(keys[2], (config.kv_heads, head_dim), key_axes, "value")
         self.query_norm = Norm(config, head_dim, "rmsnorm") if config.qk_norm else None
         self.key_norm = Norm(config, head_dim, "rmsnorm") if config.qk_norm else None
         out_axes, out_bias = ("heads", "head_dim", "embed"), config.has_bias("attention_out")
         make_out = kernel_initializer(config, residual=True)
-        self.out = Dense(keys[3], (config.num_heads, head_dim), width, out_axes, make_out, out_bias)
+        heads, lora = (config.num_heads, head_dim), lora_of(config, "out")
+        self.out = Dense(keys[3], heads, width, out_axes, make_out, out_bias, lora)
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ from flax import nnx
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.dense import Dense
 from flaxmill.model.initializers import kernel_initializer
+from flaxmill.model.lora import lora_of
 from flaxmill.sharding.rules import constrain
 
 
@@ -22,10 +23,14 @@ class MLP(nnx.Module):
         width, hidden = (config.embed_dim,), (config.hidden_dim,)
         make, bias = kernel_initializer(config), config.has_bias("mlp")
         self.activation = config.activation
-        self.up = Dense(keys[0], width, hidden, ("embed", "mlp"), make, bias)
-        self.gate = Dense(keys[1], width, hidden, ("embed", "mlp"), make, bias) if config.gated_mlp else None
+        widen = lambda key, name: Dense(  # noqa: E731
+            key, width, hidden, ("embed", "mlp"), make, bias, lora_of(config, name)
+        )
+        self.up = widen(keys[0], "up")
+        self.gate = widen(keys[1], "gate") if config.gated_mlp else None
         make_down = kernel_initializer(config, residual=True)
-        self.down = Dense(keys[2], hidden, width, ("mlp", "embed"), make_down, bias)
+        lora = lora_of(config, "down")
+        self.down = Dense(keys[2], hidden, width, ("mlp", "embed"), make_down, bias, lora)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         act = activation(self.activation)

@@ -14,7 +14,9 @@ from optax import contrib
 
 from flaxmill.model.layer_plan import LAYER_GROUPS
 from flaxmill.train.adam import scale_by_adam, scale_by_uncorrected_adam
+from flaxmill.train.layer_decay import scale_by_depth
 from flaxmill.train.per_layer import per_layer
+from flaxmill.train.trainable import Trainable, choose_trainable, names_of
 
 OptimizerName = Literal["adamw", "lamb", "adafactor", "lion", "muon"]
 ScheduleName = Literal["linear", "cosine", "wsd", "constant", "bert"]
@@ -51,6 +53,10 @@ class OptimizerConfig:
     """muon only: decay of the momentum that is orthogonalised."""
     clip_norm: float | None = 1.0
     """Gradients with a larger global norm are scaled down to it; None: no clipping."""
+    layer_decay: float = 1.0
+    """Layer l of L, from 0, learns at learning_rate * layer_decay**(L - l), embeddings slower still."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, by patterns of their names: embed/* layers.0-5/* */bias."""
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -88,6 +94,8 @@ def _check_ranges(config: OptimizerConfig) -> None:
         value = getattr(config, field)
         if not 0 <= value < 1:
             raise ValueError(f"optimizer.{field}={value} must be at least 0 and below 1")
+    if not 0 < config.layer_decay <= 1:
+        raise ValueError(f"optimizer.layer_decay={config.layer_decay} must be above 0 and at most 1")
     if not 0 <= config.weight_decay < float("inf"):
         raise ValueError(f"optimizer.weight_decay={config.weight_decay} must be 0 or a positive number")
 
@@ -96,7 +104,8 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
     """The transformation from gradients to updates for a learning rate of 1, sign included.
 
     Gradients are expected already clipped. Weight decay is part of the updates. Whatever looks at a whole
-    tensor treats the layers of a stacked group one by one.
+    tensor treats the layers of a stacked group one by one. Of frozen parameters it keeps no state, and
+    returns no updates; what it gets of them it leaves out.
 
     lamb is that of You et al. 2020 as NVIDIA trains BERT with it (apex's FusedLAMB): each tensor of a layer
     is scaled by |weight| / |update|, or by 1 where either is zero. Its normalisation of the gradients ahead
@@ -105,8 +114,13 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
 
     Args:
       abstract_params: nested dict of arrays or of their shapes; names decide which weights decay.
+
+    Raises:
+      ValueError: a pattern of config.freeze fits none of them, or all are frozen.
     """
-    decays = decay_mask(abstract_params)
+    trainable = choose_trainable(config.freeze, abstract_params)
+    trained, _ = trainable.split(abstract_params)
+    decays = decay_mask(trained)
     make_direction = {
         "adamw": _scale_by_adam,
         "lamb": _scale_by_adam,
@@ -118,7 +132,11 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
     if config.name == "lamb":
         # The authors' code adapts no bias or norm scale; the trust ratio sees the decay of the others.
         parts.append(optax.masked(per_layer(optax.scale_by_trust_ratio()), decays))
-    return optax.chain(*parts, optax.scale(-1.0))
+    parts.append(optax.scale(-1.0))
+    if config.layer_decay != 1:
+        parts.append(scale_by_depth(config.layer_decay, abstract_params))
+    optimizer = optax.chain(*parts)
+    return _on_trained(trainable, optimizer) if trainable.frozen else optimizer
 
 
 def clip_gradients(gradients: Any, norm: jax.Array, clip_norm: float | None) -> Any:
@@ -131,7 +149,25 @@ def clip_gradients(gradients: Any, norm: jax.Array, clip_norm: float | None) -> 
 
 def decay_mask(params: Any) -> Any:
     """The tree of params with True where weights decay: everything but biases and norm scales."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] not in ("bias", "scale"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: names_of(path)[-1] not in ("bias", "scale"), params
+    )
+
+
+def _on_trained(trainable: Trainable, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Show `inner` what is trained, and nothing else."""
+
+    def init(params: optax.Params) -> optax.OptState:
+        return inner.init(_trained(params))
+
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        assert params is not None, "weight decay needs them"
+        return inner.update(_trained(updates), state, _trained(params))
+
+    def _trained(tree: Any) -> Any:
+        return trainable.split(tree)[0]
+
+    return optax.GradientTransformation(init, update)
 
 
 def _scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -197,7 +233,7 @@ def _matrix_dims(updates: Any) -> Any:
 
 
 def _matrix_dims_of(path: tuple, x: jax.Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    assert x.ndim in (3, 4), f"{'/'.join(_names(path))}: a layer's kernel of shape {x.shape}"
+    assert x.ndim in (3, 4), f"{'/'.join(names_of(path))}: a layer's kernel of shape {x.shape}"
     if x.ndim == 3:
         return (1,), (2,)
     return ((1, 2), (3,)) if _reads_heads(path) else ((1,), (2, 3))
@@ -210,14 +246,10 @@ def _to_adam_size(path: tuple, x: jax.Array) -> jax.Array:
 
 
 def _is_layer_kernel(path: tuple) -> bool:
-    names = _names(path)
+    names = names_of(path)
     return names[-1] == "kernel" and any(name in LAYER_GROUPS for name in names)
 
 
 def _reads_heads(path: tuple) -> bool:
     """True for attention's output kernel [L, N, H, D]; query, key and value are [L, D, N, H]."""
-    return _names(path)[-2] == "out"
-
-
-def _names(path: tuple) -> list[str]:
-    return [jax.tree_util.keystr((entry,), simple=True) for entry in path]
+    return names_of(path)[-2] == "out"

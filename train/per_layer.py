@@ -36,10 +36,18 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
         states = {}
         for name, group in stacked_updates.items():
             scaled, states[name] = update_layers(group, state.stacked[name], stacked_params[name])
-            updated = _merge(updated, scaled)
+            updated = merge(updated, scaled)
         return updated, PerLayerState(states, single_state)
 
     return optax.GradientTransformation(init, update)
+
+
+def merge(tree: Any, other: Any) -> Any:
+    """Two nested dicts without a leaf in common as one."""
+    merged = dict(tree)
+    for name, value in other.items():
+        merged[name] = merge(merged[name], value) if name in merged else value
+    return merged
 
 
 def _split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,14 +66,6 @@ def _split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         else:
             single[name] = value
     return stacked, single
-
-
-def _merge(tree: Any, other: Any) -> Any:
-    """Two nested dicts without a leaf in common as one."""
-    merged = dict(tree)
-    for name, value in other.items():
-        merged[name] = _merge(merged[name], value) if name in merged else value
-    return merged
 
 
 def _over_layers(function: Callable) -> Callable:

@@ -10,10 +10,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flaxmill.model.apply import Params, abstract_params, init_params, logical_axes
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.rules import parameter_sharding
+from flaxmill.train.trainable import names_of
 
 
 class TrainState(NamedTuple):
-    """float32 parameters and optimizer state; int32 scalars `step` (updates done) and `skipped`."""
+    """float32 parameters and optimizer state, this of the trained ones alone; int32 scalars `step` (updates
+    done) and `skipped`."""
 
     params: Params
     optimizer: Any
@@ -59,7 +61,7 @@ def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation
     shapes = _shapes(config, optimizer)
     of_params = param_shardings(config, mesh)
     by_path = {
-        _names(path): (leaf.shape, sharding)
+        names_of(path): (leaf.shape, sharding)
         for (path, leaf), sharding in zip(
             jax.tree_util.tree_leaves_with_path(shapes.params), jax.tree.leaves(of_params), strict=True
         )
@@ -67,7 +69,7 @@ def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation
     whole = NamedSharding(mesh, PartitionSpec())
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        names = _names(path)
+        names = names_of(path)
         for start in range(len(names)):
             shape, sharding = by_path.get(names[start:], (None, whole))
             if shape == leaf.shape:
@@ -97,7 +99,3 @@ def _shapes(config: ModelConfig, optimizer: optax.GradientTransformation) -> Tra
 
 def _state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(params, optimizer.init(params), jnp.int32(0), jnp.int32(0))
-
-
-def _names(path: tuple) -> tuple[str, ...]:
-    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from flaxmill.model.apply import Params
+from flaxmill.model.apply import Params, abstract_params
 from flaxmill.model.transformer import Batch
 from flaxmill.sharding.rules import constrain
 from flaxmill.train.digest import digest_array
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives import Sums, combine, denominators, numerators
 from flaxmill.train.optimizer import clip_gradients
+from flaxmill.train.per_layer import merge
 from flaxmill.train.schedule import make_schedule
 from flaxmill.train.state import TrainState, param_shardings, state_shardings
+from flaxmill.train.trainable import choose_trainable
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
@@ -38,16 +40,20 @@ def make_train_step(
     optimizer then stay as they were) and skipped_steps (how many so far). Of `signals`, int32
     [devices, wishes], the metric `signals` [wishes] is the maximum over the devices. With
     `experiment.log_digests` they hold `batch_digest` and `key`, the two words of the step's random key.
+    Of frozen parameters there is no gradient, neither computed nor in grad_norm.
     """
     schedule = make_schedule(experiment.optimizer, experiment.steps)
-    shardings = param_shardings(experiment.model, mesh)
+    trainable = choose_trainable(experiment.optimizer.freeze, abstract_params(experiment.model))
+    shardings, _ = trainable.split(param_shardings(experiment.model, mesh))
 
     def train_step(
         state: TrainState, batch: Batch, signals: jax.Array | None = None
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
-        loss_of = _make_loss(experiment, batch, max_predictions)
-        grads, sums = _accumulate(loss_of, state.params, batch, experiment, key, shardings)
+        trained, frozen = trainable.split(state.params)
+        loss_of = _make_loss(experiment, batch, max_predictions, frozen)
+        grads, sums = _accumulate(loss_of, trained, batch, experiment, key, shardings)
+        grads = trainable.hold(grads)
         metrics = combine(
             experiment.objective, experiment.z_loss, sums, denominators(experiment.objective, batch)
         )
@@ -55,9 +61,11 @@ def make_train_step(
         learning_rate = schedule(state.step)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         with jax.named_scope("update"):
-            updated = _update(state, grads, grad_norm, learning_rate, optimizer, experiment)
-            kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state[:2])
-        params, optimizer_state = kept
+            old = trained, state.optimizer
+            params, optimizer_state = _update(*old, grads, grad_norm, learning_rate, optimizer, experiment)
+            updated = trainable.hold(params, trained), optimizer_state
+            kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, old)
+        params, optimizer_state = merge(kept[0], frozen), kept[1]
         new_state = TrainState(params, optimizer_state, state.step + 1, state.skipped + ~finite)
         metrics |= {"grad_norm": grad_norm, "learning_rate": learning_rate, "skipped": ~finite}
         metrics |= {"num_tokens": batch["mask"].sum(), "skipped_steps": new_state.skipped}
@@ -93,11 +101,13 @@ def make_eval_step(experiment: Experiment, max_predictions: int | None) -> EvalS
     return jax.jit(eval_step)
 
 
-def _make_loss(experiment: Experiment, batch: Batch, max_predictions: int | None):
-    """The share of the whole batch's loss that a microbatch has, with the sums behind it."""
+def _make_loss(experiment: Experiment, batch: Batch, max_predictions: int | None, frozen: Params):
+    """The share of the whole batch's loss that a microbatch has, with the sums behind it; a function of the
+    trained parameters."""
     totals = denominators(experiment.objective, batch)
 
-    def loss_of(params: Params, rows: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
+    def loss_of(trained: Params, rows: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
+        params = merge(trained, frozen)
         sums = numerators(
             experiment.objective, experiment.model, params, rows, max_predictions=max_predictions, key=key
         )
@@ -140,7 +150,8 @@ def _split_rows(x: jax.Array, num_microbatches: int) -> jax.Array:
 
 
 def _update(
-    state: TrainState,
+    params: Params,
+    optimizer_state: Any,
     grads: Params,
     grad_norm: jax.Array,
     learning_rate: jax.Array,
@@ -149,6 +160,5 @@ def _update(
 ) -> tuple[Params, Any]:
     """Clip by the global norm, and step."""
     grads = clip_gradients(grads, grad_norm, experiment.optimizer.clip_norm)
-    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-    params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
-    return params, optimizer_state
+    updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
+    return jax.tree.map(lambda p, u: p + learning_rate * u, params, updates), optimizer_state

@@ -1,0 +1,36 @@
+"""LoRA (Hu et al. 2021): which projections have a low-rank product beside their frozen matrix."""
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from flaxmill.model.config import ModelConfig
+
+LORA_A, LORA_B = "lora_a", "lora_b"
+"""What the factors are called beside their kernel: [*in_dims, rank] and [rank, *out_dims]."""
+
+
+class Lora(NamedTuple):
+    """Rank of an adapter, and the factor alpha / rank of its output."""
+
+    rank: int
+    scale: float
+
+
+def lora_of(config: "ModelConfig", projection: str) -> Lora | None:
+    """What stands beside the projection of this name; None: nothing."""
+    if config.lora_rank is None or projection not in config.lora_targets:
+        return None
+    return Lora(config.lora_rank, config.lora_alpha / config.lora_rank)
+
+
+def is_adapter(path: tuple[str, ...]) -> bool:
+    """Whether the parameter at this path is an adapter's."""
+    return path[-1] in (LORA_A, LORA_B)
+
+
+def without_lora(config: "ModelConfig") -> "ModelConfig":
+    """The base model: the same without adapters."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    unset = {name: defaults[name] for name in ("lora_rank", "lora_alpha", "lora_targets")}
+    return dataclasses.replace(config, **unset)
