@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from flaxmill.model import count_params
-from flaxmill.train.experiment import Experiment, flatten, resolve
+from flaxmill.train.experiment import Experiment, flatten
 from flaxmill.train.named_configs import list_configs, load_config
+from flaxmill.train.resolution import resolve
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "configs").glob("[a-z]*.py"))
 

@@ -18,9 +18,9 @@ from flaxmill.train.evaluation import (
     evaluate,
     evaluate_run,
 )
-from flaxmill.train.experiment import resolve
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.metrics import read_metrics
+from flaxmill.train.resolution import resolve
 from flaxmill.train.step import make_eval_step
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from flaxmill.train.experiment import (
     check_mesh,
     flatten,
     from_dict,
-    resolve,
     to_dict,
 )
+from flaxmill.train.resolution import resolve
 
 
 @dataclass
@@ -31,22 +31,76 @@ class Specials:
 
 def resolved(**fields) -> Experiment:
     tokenizer: Any = fields.pop("tokenizer", Specials())
-    return resolve(Experiment(**fields), tokenizer)
+    labels = fields.pop("labels", ())
+    return resolve(Experiment(**fields), tokenizer, labels)
+
+
+OF_CLASSES = ("model.num_labels", "model.pooling", "data.labels")
 
 
 def test_resolve_leaves_nothing_to_derive():
     for objective in ("causal", "mlm", "mlm_nsp", "hybrid"):
         flat = flatten(resolved(objective=objective))
-        assert all(flat[name] is not None for name in DERIVED_FIELDS)
+        assert all(flat[name] is not None for name in DERIVED_FIELDS if name not in OF_CLASSES)
 
 
 @pytest.mark.parametrize(
     ("objective", "head", "causal"),
-    [("causal", "lm", True), ("hybrid", "lm", False), ("mlm", "mlm", False), ("mlm_nsp", "mlm_nsp", False)],
+    [
+        ("causal", "lm", True),
+        ("hybrid", "lm", False),
+        ("mlm", "mlm", False),
+        ("mlm_nsp", "mlm_nsp", False),
+        ("classification", "classification", False),
+        ("token_classification", "token_classification", False),
+        ("question_answering", "qa", False),
+        ("seq2seq", "lm", True),
+    ],
 )
 def test_head_and_direction_follow_from_the_objective(objective, head, causal):
     model = resolved(objective=objective).model
     assert (model.head, model.causal) == (head, causal)
+
+
+def test_classes_are_the_labels_of_the_data_or_one_number():
+    experiment = resolved(objective="classification", labels=("a", "b", "c"))
+    assert (experiment.model.num_labels, experiment.data.labels) == (3, ("a", "b", "c"))
+    number = resolved(objective="classification", data=DataConfig(label_type="number"))
+    assert number.model.num_labels == 1
+    with pytest.raises(ValueError, match="model.num_labels=4 contradicts the data, which has 3"):
+        resolved(objective="classification", labels=("a", "b", "c"), model=ModelConfig(num_labels=4))
+
+
+@pytest.mark.parametrize(
+    ("model", "cls_id", "place"),
+    [
+        ({}, 2, "first"),
+        ({}, None, "mean"),
+        ({"causal": True}, None, "last"),
+        ({"pooling": "mean"}, 2, "mean"),
+    ],
+)
+def test_classification_reads_the_place_that_has_seen_the_whole_row(model, cls_id, place):
+    experiment = resolved(
+        objective="classification",
+        labels=("a", "b"),
+        model=ModelConfig(**model),
+        tokenizer=Specials(cls_id=cls_id),
+    )
+    assert experiment.model.pooled_place == place
+
+
+def test_an_encoder_decoder_is_trained_by_seq2seq_alone():
+    model = ModelConfig(encoder_layers=2)
+    assert resolved(objective="seq2seq", model=model).model.head == "lm"
+    with pytest.raises(ValueError, match="which objective=causal cannot train"):
+        resolved(model=model)
+    with pytest.raises(ValueError, match="data.target_length=90 is longer than model.max_positions=80"):
+        resolved(
+            objective="seq2seq",
+            model=ModelConfig(max_positions=80),
+            data=DataConfig(sequence_length=80, target_length=90),
+        )
 
 
 def test_vocabulary_and_positions_follow_from_the_data():

@@ -15,8 +15,9 @@ from flaxmill.data.tokenization import Tokenizer, make_tokenizer
 from flaxmill.model import abstract_params, apply
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import Checkpoints
-from flaxmill.train.experiment import Experiment, resolve
+from flaxmill.train.experiment import Experiment
 from flaxmill.train.loop import train
+from flaxmill.train.resolution import resolve
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import read_config, write_config
 

@@ -12,10 +12,10 @@ from flaxmill.model.apply import init_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train import train
 from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.experiment import resolve
 from flaxmill.train.failures import CheckpointError
 from flaxmill.train.initial_weights import initial_params
 from flaxmill.train.metrics import read_metrics
+from flaxmill.train.resolution import resolve
 from flaxmill.train.restoring import load_params
 
 pytestmark = pytest.mark.slow

@@ -12,12 +12,12 @@ from flaxmill.data.preparation import prepare
 from flaxmill.train import recorder, train
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.checkpoint import CheckpointConfig, Checkpoints
-from flaxmill.train.experiment import resolve
 from flaxmill.train.flops import step_flops
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.metrics import read_metrics
 from flaxmill.train.optimizer import OptimizerConfig
 from flaxmill.train.recorder import DivergenceError
+from flaxmill.train.resolution import resolve
 from flaxmill.train.run_directory import read_config
 
 pytestmark = pytest.mark.slow

@@ -15,9 +15,9 @@ from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.sharding.placement import place_rows
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.compilation_cache import enable_compilation_cache
-from flaxmill.train.experiment import resolve
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.optimizer import OptimizerConfig, make_optimizer
+from flaxmill.train.resolution import resolve
 from flaxmill.train.state import TrainState, init_state
 from flaxmill.train.step import make_eval_step, make_train_step
 

@@ -10,13 +10,12 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
-from flaxmill.data.preparation import prepare
 from flaxmill.model.apply import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.experiment import Experiment, check_mesh
-from flaxmill.train.input_pipeline import eval_batch_size, make_batches, read_ahead
+from flaxmill.train.input_pipeline import eval_batch_size, make_batches, prepare_data, read_ahead
 from flaxmill.train.objectives import combine
 from flaxmill.train.provenance import describe_other_data
 from flaxmill.train.restoring import load_params
@@ -127,7 +126,7 @@ def evaluate_run(
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     params, metadata, step = load_params(run, experiment, mesh)
-    dataset = prepare(experiment.data, experiment.objective, cache=cache, log=lambda line: None)
+    dataset = prepare_data(experiment, cache, lambda line: None)
     statistics = dict(dataset.statistics["valid"])
     if data is None:
         if other := describe_other_data(metadata, dataset):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.tfds_rows import PREFIX
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.checkpoint_config import CheckpointConfig
@@ -17,12 +18,24 @@ from flaxmill.train.trackers import TRACKERS
 if TYPE_CHECKING:
     import jax
 
-    from flaxmill.data.tokenization import Tokenizer
-
-HEAD_OF_OBJECTIVE: dict[str, Head] = {"causal": "lm", "hybrid": "lm", "mlm": "mlm", "mlm_nsp": "mlm_nsp"}
+HEAD_OF_OBJECTIVE: dict[str, Head] = {
+    "causal": "lm",
+    "hybrid": "lm",
+    "mlm": "mlm",
+    "mlm_nsp": "mlm_nsp",
+    "classification": "classification",
+    "token_classification": "token_classification",
+    "question_answering": "qa",
+    "seq2seq": "lm",
+}
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
-DERIVED_FIELDS = ("model.vocab_size", "model.max_positions", "model.head", "model.causal")
-"""Fields that `resolve` fills in where they are None."""
+DERIVED_FIELDS = (
+    *("model.vocab_size", "model.max_positions", "model.head", "model.causal"),
+    *("model.num_labels", "model.pooling", "data.labels"),
+)
+"""Fields that `resolve` fills in where they are None or empty."""
+CLASS_OBJECTIVES = ("classification", "token_classification", "question_answering")
+"""Those whose head decides among classes or places, not tokens of the vocabulary."""
 REMOVED_FIELDS = ("tensorboard",)
 """Fields of earlier versions that decided nothing of what a run computes."""
 
@@ -34,7 +47,8 @@ class Experiment:
     name: str = "experiment"
     """What the run is called; names its directory under runs/."""
     objective: Objective = "causal"
-    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either."""
+    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either; of
+    labelled examples: classification, token_classification, question_answering, seq2seq."""
     steps: int = 1000
     """Updates of the weights; warm-up and decay are fractions of it."""
     batch_size: int = 8
@@ -44,7 +58,8 @@ class Experiment:
     seed: int = 0
     """Draws the initial weights, the order of the rows, the masks and dropout."""
     init_from: str | None = None
-    """A run whose newest parameters this one starts from, all but a head that it does not share."""
+    """A run or a Hugging Face directory whose parameters this run starts from, all but a head that it does
+    not share; where no field of the model's body is set, and no tokenizer, it has theirs."""
     run_dir: str | None = None
     """Where the run is kept, and continued from; None: a fresh directory under runs/."""
     log_every: int = 10
@@ -72,47 +87,30 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps"):
-            _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
         for name in ("eval_every", "eval_batches"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
-        _require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be in [0, {MAX_SEED}]")
-        _require(self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 or more")
-        _require(
+            require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
+        require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be in [0, {MAX_SEED}]")
+        require(self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 or more")
+        require(
+            self.z_loss == 0 or self.objective not in CLASS_OBJECTIVES,
+            f"z_loss={self.z_loss} needs a loss over the vocabulary, unlike that of "
+            f"objective={self.objective}; leave it 0",
+        )
+        require(
             self.batch_size % self.accumulate == 0,
             f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} microbatches; "
             f"use a batch_size that is a multiple of {self.accumulate}",
         )
         unknown = [name for name in self.trackers if name not in TRACKERS]
-        _require(
+        require(
             not unknown, f"trackers={', '.join(unknown)} is unknown; use one or more of {', '.join(TRACKERS)}"
         )
-        _require(
+        require(
             self.objective in HEAD_OF_OBJECTIVE,
             f"objective={self.objective!r} is unknown; use one of {', '.join(HEAD_OF_OBJECTIVE)}",
         )
-
-
-def resolve(experiment: Experiment, tokenizer: "Tokenizer") -> Experiment:
-    """Fill in every None that follows from other fields, and check the parts against each other.
-
-    Raises:
-      ValueError: vocabulary smaller than the tokenizer's, rows longer than the learned positions, a head or
-        an attention direction that contradicts the objective, or a special token that the tokenizer lacks.
-    """
-    model, objective = experiment.model, experiment.objective
-    _check_specials(objective, tokenizer)
-    resolved = dataclasses.replace(
-        model,
-        vocab_size=_filled(model.vocab_size, tokenizer.vocab_size),
-        max_positions=_filled(model.max_positions, experiment.data.sequence_length),
-        head=_filled(model.head, HEAD_OF_OBJECTIVE[objective]),
-        causal=_filled(model.causal, objective == "causal"),
-    )
-    _check_vocabulary(resolved, tokenizer)
-    _check_positions(resolved, experiment.data.sequence_length)
-    _check_objective(resolved, objective)
-    return dataclasses.replace(experiment, model=resolved)
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -120,8 +118,8 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     data = experiment.data
     is_path = any(mark in data.tokenizer for mark in ("/", os.sep, "."))
     paths = {
-        "files": tuple(map(os.path.abspath, data.files)),
-        "valid_files": tuple(map(os.path.abspath, data.valid_files)),
+        "files": tuple(map(_absolute, data.files)),
+        "valid_files": tuple(map(_absolute, data.valid_files)),
         "tokenizer": os.path.abspath(data.tokenizer) if is_path else data.tokenizer,
     }
     init_from = os.path.abspath(experiment.init_from) if experiment.init_from else None
@@ -136,7 +134,7 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
     """
     model, axes = experiment.model, dict(mesh.shape)
     shards = experiment.accumulate * axes["data"] * axes["fsdp"]
-    _require(
+    require(
         experiment.batch_size % shards == 0,
         f"batch_size={experiment.batch_size} does not divide over accumulate * mesh.data * mesh.fsdp = "
         f"{experiment.accumulate} * {axes['data']} * {axes['fsdp']} = {shards}; use a multiple of {shards}",
@@ -183,11 +181,11 @@ def from_dict(values: dict[str, Any]) -> Experiment:
 
 
 def _from_dict(cls: type, values: Any, prefix: str) -> Any:
-    _require(isinstance(values, dict), f"{prefix.rstrip('.') or 'the config'}={values!r} must be an object")
+    require(isinstance(values, dict), f"{prefix.rstrip('.') or 'the config'}={values!r} must be an object")
     hints = get_type_hints(cls)
     values = {name: value for name, value in values.items() if prefix + name not in REMOVED_FIELDS}
     unknown = [prefix + name for name in values if name not in hints]
-    _require(not unknown, f"unknown field {', '.join(unknown)}; this version of flaxmill does not know it")
+    require(not unknown, f"unknown field {', '.join(unknown)}; this version of flaxmill does not know it")
     arguments = {name: _read_value(hints[name], value, prefix + name) for name, value in values.items()}
     return cls(**arguments)
 
@@ -195,7 +193,7 @@ def _from_dict(cls: type, values: Any, prefix: str) -> Any:
 def _read_value(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _from_dict(hint, value, f"{name}.")  # type: ignore[arg-type]
-    _require(_is_of_type(value, hint), f"{name}={value!r} is not of type {getattr(hint, '__name__', hint)}")
+    require(_is_of_type(value, hint), f"{name}={value!r} is not of type {getattr(hint, '__name__', hint)}")
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -212,78 +210,19 @@ def _is_of_type(value: Any, hint: Any) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
-def _filled(value: Any, derived: Any) -> Any:
-    return derived if value is None else value
-
-
-def _check_specials(objective: str, tokenizer: "Tokenizer") -> None:
-    needed = {} if objective == "causal" else {"[MASK]": tokenizer.mask_id}
-    if objective == "mlm_nsp":
-        needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
-    lacking = [token for token, token_id in needed.items() if token_id is None]
-    _require(
-        not lacking,
-        f"objective={objective} needs the token {' and '.join(lacking)}, which the tokenizer lacks; "
-        f"use data.tokenizer={'wordpiece' if objective == 'mlm_nsp' else 'bpe'}, or another objective",
-    )
-
-
-def _check_vocabulary(model: ModelConfig, tokenizer: "Tokenizer") -> None:
-    assert model.vocab_size is not None
-    _require(
-        model.vocab_size >= tokenizer.vocab_size,
-        f"model.vocab_size={model.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size} ids; "
-        f"use at least {tokenizer.vocab_size}, or None",
-    )
-
-
-def _check_positions(model: ModelConfig, sequence_length: int) -> None:
-    assert model.max_positions is not None
-    _require(
-        model.positions != "learned" or sequence_length <= model.max_positions,
-        f"data.sequence_length={sequence_length} is longer than model.max_positions={model.max_positions}; "
-        f"lower data.sequence_length, or raise model.max_positions to {sequence_length}",
-    )
-
-
-def _check_objective(model: ModelConfig, objective: str) -> None:
-    _require(
-        model.encoder_layers is None,
-        f"model.encoder_layers={model.encoder_layers} makes an encoder-decoder, which objective={objective} "
-        "cannot train; leave it None",
-    )
-    head, causal = HEAD_OF_OBJECTIVE[objective], objective == "causal"
-    _require(
-        model.head in HEAD_OF_OBJECTIVE.values(),
-        f"model.head={model.head} is trained by no objective; use {head} with objective={objective}",
-    )
-    _require(
-        model.head == head,
-        f"model.head={model.head} contradicts objective={objective}, which needs {head}; leave it None",
-    )
-    _require(
-        model.causal == causal,
-        f"model.causal={model.causal} contradicts objective={objective}, which needs {causal}; leave it None",
-    )
-    _require(
-        objective != "hybrid" or model.positions != "relative",
-        "model.positions=relative cannot serve objective=hybrid: its distances are told apart otherwise in "
-        "causal rows; use rotary or learned",
-    )
-    _require(
-        objective != "mlm_nsp" or model.num_segments != 1,
-        "model.num_segments=1 is too few for the two segments of objective=mlm_nsp; use 2, or 0 for none",
-    )
+def _absolute(path: str) -> str:
+    return path if path.startswith(PREFIX) else os.path.abspath(path)
 
 
 def _check_divides(name: str, size: int, axis: str, num_shards: int) -> None:
-    _require(
+    require(
         size % num_shards == 0,
         f"{name}={size} does not divide over mesh.{axis}={num_shards}; "
         f"use a multiple of {num_shards}, or another mesh.{axis}",
     )
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError unless the condition holds."""
     if not condition:
         raise ValueError(message)

@@ -1,4 +1,4 @@
-"""The weights of one run as the beginning of another: the whole body, and the head where both have it."""
+"""The weights of another model as the beginning of a run: the whole body, and the head where both have it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,30 +9,49 @@ from jax.sharding import Mesh
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.apply import Params, abstract_params, init_params
 from flaxmill.model.heads import HEAD_PARAMETERS
+from flaxmill.model.huggingface import load_huggingface
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.init_from import check_body, is_run, read_source
 from flaxmill.train.provenance import tokenizer_digest
-from flaxmill.train.run_directory import CHECKPOINTS, TOKENIZER_FILE, read_config
+from flaxmill.train.run_directory import CHECKPOINTS, read_config
 from flaxmill.train.state import placed_params
 
 
 def initial_params(
     experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer, say: Callable[[str], None]
 ) -> Params:
-    """The newest parameters of the run `experiment.init_from`, on the mesh.
+    """The parameters of `experiment.init_from`, of a run its newest, on the mesh.
 
     Groups of the head that this model has and that one lacks are drawn from the seed; those that this model
     lacks are left out. `say` is told both.
 
     Raises:
-      ValueError: there is no such run, it has no checkpoint, or its tokenizer is another.
-      CheckpointError: its body is not that of `experiment.model`, or no checkpoint is whole.
+      ValueError: there is no such model, it has no checkpoint, its tokenizer is another, or its body is not
+        that of `experiment.model`.
+      CheckpointError: no checkpoint is whole.
     """
     assert experiment.init_from is not None
-    run = Path(experiment.init_from)
-    theirs = _read_run(run, tokenizer)
+    path, source = Path(experiment.init_from), read_source(experiment)
+    if source.tokenizer is not None:
+        _check_tokenizer(path, source.tokenizer, tokenizer)
+    check_body(experiment.model, source.model, path)
+    return _load_run(path, experiment, mesh, say) if is_run(path) else _load_huggingface(experiment, mesh)
+
+
+def _check_tokenizer(path: Path, theirs: Path, ours: Tokenizer) -> None:
+    if tokenizer_digest(Tokenizer.load(theirs)) != tokenizer_digest(ours):
+        raise ValueError(
+            f"init_from={path} was trained with another tokenizer, so its embeddings mean other words; "
+            f"use --data.tokenizer {theirs}"
+        )
+
+
+def _load_run(run: Path, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> Params:
+    theirs = read_config(run)
     wanted, stored = placed_params(experiment.model, mesh), abstract_params(theirs.model)
-    fresh = [group for group in HEAD_PARAMETERS if group in wanted and group not in stored]
+    of_head = [group for group in HEAD_PARAMETERS if group in wanted]
+    fresh = [group for group in of_head if _shapes(stored.get(group)) != _shapes(wanted[group])]
     unused = [group for group in HEAD_PARAMETERS if group in stored and group not in wanted]
     with Checkpoints(run / CHECKPOINTS, theirs.checkpoint, read_only=True) as checkpoints:
         loaded = checkpoints.load_newest(
@@ -50,20 +69,22 @@ def initial_params(
     return loaded
 
 
-def _read_run(run: Path, tokenizer: Tokenizer) -> Experiment:
-    if not (run / CHECKPOINTS).is_dir():
-        raise ValueError(
-            f"init_from={run} is no run; give a run directory (`flaxmill import DIR RUN` makes one of a "
-            "Hugging Face model)"
-        )
-    theirs = read_config(run)
-    file = run / TOKENIZER_FILE
-    if file.is_file() and tokenizer_digest(Tokenizer.load(file)) != tokenizer_digest(tokenizer):
-        raise ValueError(
-            f"init_from={run} was trained with another tokenizer, so its embeddings mean other words; "
-            f"use --data.tokenizer {file}"
-        )
-    return theirs
+def _load_huggingface(experiment: Experiment, mesh: Mesh) -> Params:
+    """With its head where the files have one of as many classes; a new one is said in the log."""
+    assert experiment.init_from is not None
+    model = experiment.model
+    _, params = load_huggingface(
+        experiment.init_from,
+        head=model.head,
+        num_labels=model.num_classes if model.head != "qa" else None,
+        mesh=mesh,
+        key=jax.random.key(experiment.seed),
+    )
+    return params
+
+
+def _shapes(tree: Params | None) -> object:
+    return jax.tree.map(lambda leaf: leaf.shape, tree)
 
 
 def _draw(experiment: Experiment, wanted: Params, groups: list[str]) -> Params:

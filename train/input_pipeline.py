@@ -1,7 +1,8 @@
 """From a prepared dataset to global arrays on the mesh, read ahead while the device works."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -9,11 +10,18 @@ from jax.sharding import Mesh
 from flaxmill.data.batches import Batches
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.held_out import Split
+from flaxmill.data.preparation import prepare
 from flaxmill.sharding.placement import local_rows, place_rows
 from flaxmill.sharding.rules import platform
 from flaxmill.train.experiment import Experiment
 
 BATCHES_AHEAD = 2
+
+
+def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]) -> Dataset:
+    """The experiment's dataset, of rows as its model reads them, from the cache or made there."""
+    has_encoder = experiment.model.encoder_layers is not None
+    return prepare(experiment.data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder)
 
 
 def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batches:

@@ -10,18 +10,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxmill.data.dataset import Dataset
-from flaxmill.data.preparation import prepare
 from flaxmill.model.apply import count_params
 from flaxmill.sharding.mesh import make_mesh
 from flaxmill.sharding.processes import agree_on, any_process, is_main
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.compilation_cache import enable_compilation_cache
-from flaxmill.train.experiment import Experiment, check_mesh, from_dict, resolve, to_dict, with_absolute_paths
+from flaxmill.train.experiment import Experiment, check_mesh, from_dict, to_dict, with_absolute_paths
+from flaxmill.train.init_from import adopt_source
+from flaxmill.train.input_pipeline import prepare_data
 from flaxmill.train.metrics import MetricsWriter
 from flaxmill.train.peers import Peers
 from flaxmill.train.progress import short_number, warn
 from flaxmill.train.provenance import versions
+from flaxmill.train.resolution import resolve
 from flaxmill.train.restoring import Start
 from flaxmill.train.run_directory import (
     IMPORTED_STEP,
@@ -53,15 +55,15 @@ def prepare_all(
     experiment: Experiment, extend: bool, allow_other_data: bool
 ) -> tuple[Experiment, Mesh, Dataset]:
     """The resolved experiment with its mesh and data, each check made as early as it can be."""
-    experiment = with_absolute_paths(experiment)
+    experiment = adopt_source(with_absolute_paths(experiment))
     cache = cache_directory()
     enable_compilation_cache(cache)
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     check_run_directory(experiment, extend=extend)  # before the data is prepared, which may take long
     log = print if is_main() else say_nothing
-    dataset = prepare(experiment.data, experiment.objective, cache=cache, log=log)
-    experiment = resolve(experiment, dataset.tokenizer)
+    dataset = prepare_data(experiment, cache, log)
+    experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)
     check_run_directory(experiment, extend=extend)
     _check_alike(experiment, dataset, {"extend": extend, "allow_other_data": allow_other_data})

@@ -19,6 +19,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.dropout import split_key
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
 from flaxmill.train.cross_entropy import TokenLosses, cross_entropy
+from flaxmill.train.experiment import CLASS_OBJECTIVES
 from flaxmill.train.task_objectives import task_sums
 
 Sums = dict[str, Any]
@@ -34,8 +35,6 @@ TERMS = {
     "question_answering": ("start", "end"),  # the mean of both, as transformers has it
     "seq2seq": ("seq2seq",),
 }
-CLASS_OBJECTIVES = ("classification", "token_classification", "question_answering")
-"""Those whose head decides among classes or places, not tokens of the vocabulary."""
 
 
 def denominators(objective: str, batch: Batch) -> Sums:

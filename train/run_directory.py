@@ -168,7 +168,7 @@ def differences(old: Experiment, new: Experiment) -> list[Difference]:
     return [
         (name, before[name], value)
         for name, value in after.items()
-        if before[name] != value and not (name in DERIVED_FIELDS and value is None)
+        if before[name] != value and not (name in DERIVED_FIELDS and value in (None, ()))
     ]
 
 

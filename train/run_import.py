@@ -11,8 +11,9 @@ from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.huggingface import load_huggingface, read_huggingface_config
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import PARAMS, CheckpointConfig, Checkpoints
-from flaxmill.train.experiment import Experiment, resolve
+from flaxmill.train.experiment import Experiment
 from flaxmill.train.optimizer import OptimizerConfig
+from flaxmill.train.resolution import resolve
 from flaxmill.train.run_directory import (
     CHECKPOINTS,
     IMPORTED_STEP,

@@ -1,0 +1,127 @@
+"""What an experiment leaves open, filled in from its data and tokenizer, and its parts checked together."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from flaxmill.data.config import DataConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.train.experiment import CLASS_OBJECTIVES, HEAD_OF_OBJECTIVE, Experiment, require
+
+if TYPE_CHECKING:
+    from flaxmill.data.tokenization import Tokenizer
+
+
+def resolve(experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, ...] = ()) -> Experiment:
+    """Fill in every None that follows from other fields, and check the parts against each other.
+
+    Args:
+      labels: the categories of labelled examples, in the order of their numbers.
+
+    Raises:
+      ValueError: vocabulary smaller than the tokenizer's, rows longer than the learned positions, a head or
+        an attention direction that contradicts the objective, or a special token that the tokenizer lacks.
+    """
+    model, objective = experiment.model, experiment.objective
+    _check_specials(objective, tokenizer)
+    resolved = dataclasses.replace(
+        model,
+        vocab_size=_filled(model.vocab_size, tokenizer.vocab_size),
+        max_positions=_filled(model.max_positions, experiment.data.sequence_length),
+        head=_filled(model.head, HEAD_OF_OBJECTIVE[objective]),
+        causal=_filled(model.causal, objective in ("causal", "seq2seq")),
+    )
+    resolved = dataclasses.replace(resolved, **_task_fields(resolved, experiment, tokenizer, labels))
+    _check_vocabulary(resolved, tokenizer)
+    _check_positions(resolved, experiment.data, objective)
+    _check_objective(resolved, objective)
+    data = dataclasses.replace(experiment.data, labels=labels or experiment.data.labels)
+    return dataclasses.replace(experiment, model=resolved, data=data)
+
+
+def _task_fields(
+    model: ModelConfig, experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, ...]
+) -> dict[str, Any]:
+    """Classes of the head, and what it reads of a row that has neither a [CLS] nor a direction."""
+    if experiment.objective not in ("classification", "token_classification"):
+        return {}
+    num_labels = len(labels) or 2
+    if experiment.objective == "classification" and experiment.data.label_type == "number":
+        num_labels = 1
+    require(
+        model.num_labels in (None, num_labels),
+        f"model.num_labels={model.num_labels} contradicts the data, which has {num_labels}; leave it None",
+    )
+    pooling = model.pooling
+    if experiment.objective == "classification" and not model.causal and tokenizer.cls_id is None:
+        pooling = _filled(pooling, "mean")
+    return {"num_labels": num_labels, "pooling": pooling}
+
+
+def _filled(value: Any, derived: Any) -> Any:
+    return derived if value is None else value
+
+
+def _check_specials(objective: str, tokenizer: "Tokenizer") -> None:
+    needed = {} if objective == "causal" else {"[MASK]": tokenizer.mask_id}
+    if objective == "mlm_nsp":
+        needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
+    lacking = [token for token, token_id in needed.items() if token_id is None]
+    require(
+        not lacking,
+        f"objective={objective} needs the token {' and '.join(lacking)}, which the tokenizer lacks; "
+        f"use data.tokenizer={'wordpiece' if objective == 'mlm_nsp' else 'bpe'}, or another objective",
+    )
+
+
+def _check_vocabulary(model: ModelConfig, tokenizer: "Tokenizer") -> None:
+    assert model.vocab_size is not None
+    require(
+        model.vocab_size >= tokenizer.vocab_size,
+        f"model.vocab_size={model.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size} ids; "
+        f"use at least {tokenizer.vocab_size}, or None",
+    )
+
+
+def _check_positions(model: ModelConfig, data: DataConfig, objective: str) -> None:
+    assert model.max_positions is not None
+    lengths = {"data.sequence_length": data.sequence_length}
+    if objective == "seq2seq":
+        lengths["data.target_length"] = data.target_length
+    for name, length in lengths.items():
+        require(
+            model.positions != "learned" or length <= model.max_positions,
+            f"{name}={length} is longer than model.max_positions={model.max_positions}; "
+            f"lower {name}, or raise model.max_positions to {length}",
+        )
+
+
+def _check_objective(model: ModelConfig, objective: str) -> None:
+    require(
+        model.encoder_layers is None or objective == "seq2seq",
+        f"model.encoder_layers={model.encoder_layers} makes an encoder-decoder, which objective={objective} "
+        "cannot train; leave it None",
+    )
+    head = HEAD_OF_OBJECTIVE[objective]
+    # What reads a whole row may do so from either side, or from one.
+    causal = model.causal if objective in CLASS_OBJECTIVES else objective in ("causal", "seq2seq")
+    require(
+        model.head in HEAD_OF_OBJECTIVE.values(),
+        f"model.head={model.head} is trained by no objective; use {head} with objective={objective}",
+    )
+    require(
+        model.head == head,
+        f"model.head={model.head} contradicts objective={objective}, which needs {head}; leave it None",
+    )
+    require(
+        model.causal == causal,
+        f"model.causal={model.causal} contradicts objective={objective}, which needs {causal}; leave it None",
+    )
+    require(
+        objective != "hybrid" or model.positions != "relative",
+        "model.positions=relative cannot serve objective=hybrid: its distances are told apart otherwise in "
+        "causal rows; use rotary or learned",
+    )
+    require(
+        objective != "mlm_nsp" or model.num_segments != 1,
+        "model.num_segments=1 is too few for the two segments of objective=mlm_nsp; use 2, or 0 for none",
+    )
