@@ -11,7 +11,7 @@ import numpy as np
 Keys = int | np.ndarray
 
 # Each use of randomness has its own first key, so that equal seeds never share draws.
-HELD_OUT, TOKENIZER_SAMPLE, PAIR_PLAN, ROW_ORDER, MASKED_PLACES = range(1, 6)
+HELD_OUT, TOKENIZER_SAMPLE, PAIR_PLAN, ROW_ORDER, MASKED_PLACES, EMBEDDED_EXAMPLES = range(1, 7)
 
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 _GOLDEN = 0x9E37_79B9_7F4A_7C15

@@ -33,25 +33,27 @@ def embedded_corpus(part: Embedded) -> Corpus:
     Docstrings are taken out of the code, so that no held-out text also stands in the training split.
     Raises ValueError where this Python has no sources.
     """
-    files = _find_sources()
+    files = find_sources()
     if not files:
         raise ValueError(
             f"data.files=() means the embedded corpus, but Python {platform.python_version()} at "
-            f"{_root()} has no library sources; give text with --data.files"
+            f"{library_root()} has no library sources; give text with --data.files"
         )
     inventory: list[list] = [[platform.python_version(), part]]
-    inventory += [[str(path.relative_to(_root())), size] for path, size in files]
+    inventory += [[str(path.relative_to(library_root())), size] for path, size in files]
     num_bytes = sum(size for _, size in files)
     return Corpus(f"data.embedded={part}", inventory, num_bytes, lambda: iter(_documents(part)))
 
 
-def _root() -> Path:
+def library_root() -> Path:
+    """The directory of the standard library's modules."""
     return Path(sysconfig.get_path("stdlib"))
 
 
-def _find_sources() -> list[tuple[Path, int]]:
+def find_sources() -> list[tuple[Path, int]]:
+    """(path, bytes) of the library's modules, in a fixed order."""
     found, total = [], 0
-    for directory, subdirectories, names in os.walk(_root()):
+    for directory, subdirectories, names in os.walk(library_root()):
         subdirectories[:] = sorted(
             name for name in subdirectories if name not in _LEFT_OUT and not name.startswith("config-")
         )
@@ -70,7 +72,7 @@ def _documents(part: Embedded) -> tuple[Document, ...]:
     documents: list[Document] = []
     if part != "code":
         documents.extend(_topics())
-    for path, _ in _find_sources():
+    for path, _ in find_sources():
         try:
             source = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

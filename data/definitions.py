@@ -1,0 +1,106 @@
+"""Documented functions, methods and classes of the standard library, as its sources define them."""
+
+import ast
+import functools
+import inspect
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from flaxmill.data.embedded import find_sources, library_root
+
+# Gone since Python 3.12: with it, examples would depend on the version far more than they need to.
+_LEFT_OUT = {"distutils"}
+
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+class Definition(NamedTuple):
+    """One definition that has a docstring.
+
+    identity: `module:Class.method`, unique.
+    group: `module:Class`, the definition at its module's top level that it belongs to.
+    is_class: whether it is a class.
+    header: the source from `def` or `class` to the colon, on one line.
+    docstring: cleaned as `inspect.getdoc` does.
+    body: the source after the docstring, dedented; "" where there is none.
+    """
+
+    identity: str
+    group: str
+    is_class: bool
+    header: str
+    docstring: str
+    body: str
+
+    @property
+    def module(self) -> str:
+        return self.identity.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        return re.split("[.:]", self.identity)[-1]
+
+
+@functools.cache
+def read_definitions() -> tuple[Definition, ...]:
+    """All documented definitions in a fixed order; where a name is defined twice, the first."""
+    found: dict[str, Definition] = {}
+    for module, source in read_modules():
+        lines = source.splitlines()
+        for names, node in _walk(parse_source(source).body, ()):
+            if (definition := _describe(module, names, node, lines)) is not None:
+                found.setdefault(definition.identity, definition)
+    return tuple(found.values())
+
+
+def read_modules() -> Iterator[tuple[str, str]]:
+    """(dotted name, source) of the modules that are ASCII, so that columns in bytes are places in text."""
+    for path, _ in find_sources():
+        parts = path.relative_to(library_root()).with_suffix("").parts
+        if parts[0] not in _LEFT_OUT and (source := path.read_bytes()).isascii():
+            yield ".".join(parts).removesuffix(".__init__"), source.decode()
+
+
+def parse_source(source: str) -> ast.Module:
+    """The syntax tree; an empty one where a distribution ships a module of another Python's syntax."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(source)
+        except SyntaxError:
+            return ast.Module([], [])
+
+
+def _walk(
+    statements: list[ast.stmt], names: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], _Definition]]:
+    """Definitions of modules and classes, those under `if` and `try` included, not those inside functions."""
+    for node in statements:
+        if isinstance(node, _Definition):
+            yield (*names, node.name), node
+        if isinstance(node, ast.ClassDef):
+            yield from _walk(node.body, (*names, node.name))
+        elif isinstance(node, ast.If | ast.Try):
+            yield from _walk(node.body + node.orelse, names)
+
+
+def _describe(module: str, names: tuple[str, ...], node: _Definition, lines: list[str]) -> Definition | None:
+    docstring = node.body[0]
+    if not (isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)):
+        return None
+    text, start = docstring.value.value, docstring.lineno
+    if not isinstance(text, str) or not text.strip() or not text.isascii() or start == node.lineno:
+        return None
+    header = " ".join(" ".join(lines[node.lineno - 1 : start - 1]).split())
+    body = textwrap.dedent("\n".join(lines[docstring.end_lineno or start : node.end_lineno]))
+    return Definition(
+        identity=f"{module}:{'.'.join(names)}",
+        group=f"{module}:{names[0]}",
+        is_class=isinstance(node, ast.ClassDef),
+        header=header,
+        docstring=inspect.cleandoc(text),
+        body=body.strip("\n"),
+    )
