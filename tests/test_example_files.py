@@ -1,0 +1,73 @@
+"""Sources of examples are found by pattern and suffix, and read one after another."""
+
+import json
+
+import pytest
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.example_files import find_examples
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "b.csv").write_text("text\nb1\nb2\n")
+    (tmp_path / "a.csv").write_text("text\na1\n")
+    (tmp_path / "c.JSONL").write_text(json.dumps({"text": "c1"}) + "\n")
+    return tmp_path
+
+
+def find(*patterns, objective="classification", field="files"):
+    return find_examples(DataConfig(files=tuple(map(str, patterns))), field, objective)
+
+
+def test_files_are_read_in_order_and_each_once(files):
+    found = find(files / "b.csv", files / "*.csv", files / "c.JSONL")
+    assert [row.values["text"] for row in found.rows()] == ["b1", "b2", "a1", "c1"]
+    assert [entry[0] for entry in found.inventory] == [
+        str(files / name) for name in ("b.csv", "a.csv", "c.JSONL")
+    ]
+    assert found.num_bytes == sum(path.stat().st_size for path in files.iterdir())
+
+
+def test_nothing_is_read_before_the_rows_are(files):
+    (files / "b.csv").write_bytes(b"\xff")
+    assert find(files / "b.csv").inventory
+
+
+def test_no_files_at_all_is_refused_with_what_could_be_given():
+    with pytest.raises(
+        ValueError, match=r"^objective=classification learns from labelled examples, and data.files"
+    ):
+        find()
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "known"),
+    [
+        ("a.json", "classification", ".csv, .tsv, .jsonl, .parquet"),
+        ("a.txt", "question_answering", ".csv, .tsv, .jsonl, .parquet, .json"),
+        ("a.json", "token_classification", ".csv, .tsv, .jsonl, .parquet, .conll"),
+    ],
+)
+def test_an_unknown_suffix_is_refused_with_those_known(tmp_path, name, objective, known):
+    (tmp_path / name).write_text("text\n")
+    with pytest.raises(
+        ValueError, match=rf"{name}: suffix '.*' names no format that objective={objective} reads; use"
+    ) as e:
+        find(tmp_path / name, objective=objective)
+    assert str(e.value).endswith(f"use {known}")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^data.files='.*none.csv' names no file; give an existing text file or"
+    ):
+        find(tmp_path / "none.csv")
+
+
+def test_sentences_and_questions_have_formats_of_their_own(tmp_path):
+    (tmp_path / "a.conll").write_text("a O\nb B\n")
+    (tmp_path / "a.json").write_text('{"data": []}')
+    (row,) = find(tmp_path / "a.conll", objective="token_classification").rows()
+    assert row.values == {"text": ["a", "b"], "label": ["O", "B"]}
+    assert list(find(tmp_path / "a.json", objective="question_answering").rows()) == []

@@ -1,0 +1,198 @@
+"""A row that cannot be learned from is refused in one line that names file, row, rule and fix."""
+
+from typing import Any
+
+import pytest
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.examples import Answer, make_examples
+from flaxmill.data.tables import Row
+
+
+def read(objective: str, *rows: dict[str, Any], file: str = "a.csv", **fields: Any):
+    stream = (Row(values, f"row {number}", file) for number, values in enumerate(rows, start=1))
+    return list(make_examples(stream, DataConfig(**fields), objective))
+
+
+def question(**changes: Any) -> dict[str, Any]:
+    row = {"question": " Who?", "context": "The fox.", "answers": [{"text": "fox", "answer_start": 4}]}
+    return row | changes
+
+
+def test_an_example_keeps_its_row_and_where_that_is():
+    row = {"input": "a", "other": "b", "label": " x ", "id": 7}
+    (example,) = read("classification", row, text_column="input", pair_column="other")
+    assert (example.texts, example.wanted) == (("a", "b"), "x")
+    assert (example.columns, example.place) == (row, "row 1 of a.csv")
+
+
+def test_labels_of_any_type_become_strings_or_numbers():
+    rows = [{"text": "a", "label": label} for label in ("x", 1, "2.5", 3)]
+    assert [example.wanted for example in read("classification", *rows)] == ["x", "1", "2.5", "3"]
+    numbers = read("classification", *rows[1:], label_type="number")
+    assert [example.wanted for example in numbers] == [1.0, 2.5, 3.0]
+
+
+def test_without_a_label_column_nothing_is_wanted():
+    assert read("classification", {"text": "a"}, label_column=None)[0].wanted is None
+    assert read("token_classification", {"text": ["a"]}, label_column=None)[0].wanted is None
+    assert read("seq2seq", {"text": "a"}, target_column=None)[0].wanted is None
+
+
+def test_words_and_tags_are_lists():
+    (example,) = read("token_classification", {"text": ["The", "fox"], "label": ["O", 1]})
+    assert (example.texts, example.wanted) == (("The", "fox"), ["O", "1"])
+
+
+def test_answers_are_read_as_squad_and_as_tables_have_them():
+    answers = [Answer("fox", 4), Answer("The fox", 0)]
+    listed = [{"text": "fox", "answer_start": 4}, {"text": "The fox", "answer_start": 0}]
+    columns = {"text": ["fox", "The fox"], "answer_start": [4, 0]}
+    for found in (listed, columns):
+        (example,) = read("question_answering", question(answers=found))
+        assert example.texts == ("Who?", "The fox.")
+        assert example.wanted == answers
+    assert read("question_answering", question(answers=[]))[0].wanted == []
+    assert read("question_answering", question(is_impossible=True))[0].wanted == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "fields", "message"),
+    [
+        (
+            "classification",
+            {},
+            r"data.text_column='text' is no column of a.csv; it has texts, label; did you mean",
+        ),
+        (
+            "classification",
+            {"text_column": "words"},
+            r"data.text_column='words' is no column of a.csv; it has tex",
+        ),
+        (
+            "classification",
+            {"text_column": "texts", "pair_column": "b"},
+            r"data.pair_column='b' is no column",
+        ),
+        ("classification", {"text_column": "texts", "label_column": "lable"}, r"; did you mean 'label'\?$"),
+        (
+            "seq2seq",
+            {"text_column": "texts"},
+            r"data.target_column='target' is no column of a.csv; it has texts",
+        ),
+        (
+            "question_answering",
+            {},
+            r"objective=question_answering reads the column 'question', which is no column",
+        ),
+    ],
+)
+def test_a_missing_column_is_named_beside_those_there_are(objective, fields, message):
+    with pytest.raises(ValueError, match=message):
+        read(objective, {"texts": "a", "label": "b"}, **fields)
+
+
+def test_every_file_must_have_the_columns():
+    rows = [
+        Row({"text": "a", "label": "x"}, "row 1", "a.csv"),
+        Row({"test": "a", "label": "x"}, "row 1", "b.csv"),
+    ]
+    with pytest.raises(
+        ValueError, match=r"^data.text_column='text' is no column of b.csv; it has test, label"
+    ):
+        list(make_examples(iter(rows), DataConfig(), "classification"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "fields", "message"),
+    [
+        ("classification", {"text": " "}, {}, r"the text in 'text' is empty; fill it, or delete the row$"),
+        ("classification", {"text": None}, {}, r"the text in 'text' is empty; fill it"),
+        ("classification", {"text": 5}, {}, r"'text' holds 5, which is no text; give a string$"),
+        ("classification", {"text": "\ud83d"}, {}, r"'text' has half a character at place 0\); correct"),
+        (
+            "classification",
+            {"label": ""},
+            {},
+            r" has no label in the column 'label'; give it one, or delete the row$",
+        ),
+        ("classification", {"label": None}, {}, r" has no label in the column 'label'"),
+        ("classification", {"label": ["x"]}, {}, r"'label' holds \['x'\], which is no label; give a string$"),
+        (
+            "classification",
+            {"label": "good"},
+            {"label_type": "number"},
+            r"the label 'good' in 'label' is no number",
+        ),
+        (
+            "classification",
+            {"label": "nan"},
+            {"label_type": "number"},
+            r"the label 'nan' in 'label' is no number",
+        ),
+        (
+            "token_classification",
+            {"text": "a b"},
+            {},
+            r"'text' holds 'a b', no list of words; give a .jsonl with",
+        ),
+        ("token_classification", {"text": []}, {}, r"'text' holds no words; fill it, or delete the row$"),
+        (
+            "token_classification",
+            {"text": ["a", " "]},
+            {},
+            r"word 2 in 'text' is empty; delete it and its tag$",
+        ),
+        (
+            "token_classification",
+            {"text": ["a", None]},
+            {},
+            r"'text' holds None among its words; give strings$",
+        ),
+        (
+            "token_classification",
+            {"text": ["a", "b"]},
+            {},
+            r" has 2 words and 1 tags; give each word one tag$",
+        ),
+        ("seq2seq", {"target": ""}, {}, r"the text in 'target' is empty; fill it, or delete the row$"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(objective, row, fields, message):
+    good: dict[str, Any] = {"text": "a", "label": "1", "target": "b"}
+    if objective == "token_classification":
+        good |= {"text": ["a"], "label": ["O"]}
+    with pytest.raises(ValueError, match=rf"^row 3 of a.csv.*{message}") as caught:
+        read(objective, good, good, good | row, **fields)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"question": ""}, r"the text in 'question' is empty"),
+        ({"context": ""}, r"the text in 'context' is empty"),
+        (
+            {"answers": [{"text": "fox", "answer_start": 3}]},
+            r"does not stand at character 3 of its context; it stan",
+        ),
+        (
+            {"answers": [{"text": "cat", "answer_start": 4}]},
+            r"the answer 'cat' does not stand at character 4 of its",
+        ),
+        (
+            {"answers": [{"text": "", "answer_start": 4}]},
+            r"the answer '' does not stand at character 4 .*correct or",
+        ),
+        (
+            {"answers": [{"text": ".", "answer_start": -1}]},
+            r"does not stand at character -1 .*it stands at 7: corr",
+        ),
+        ({"answers": [{"text": "fox"}]}, r"cannot be read \(answers .* have no text and answer_start\)"),
+        ({"answers": "fox"}, r"cannot be read \(answers 'fox' have no text and answer_start\)"),
+    ],
+)
+def test_a_question_that_cannot_be_used_is_named(changes, message):
+    with pytest.raises(ValueError, match=rf"^row 2 of a.csv.*{message}") as caught:
+        read("question_answering", question(), question(**changes))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,66 @@
+"""Tokenizers without a template of their own frame texts as those of their kind do."""
+
+import pytest
+import tokenizers
+from small_tokenizers import ours
+from tokenizers import processors
+
+from flaxmill.data.framing import leading_ids, make_framer, make_prompter, separator_ids
+from flaxmill.data.tokenization import Tokenizer
+
+
+def without_template(kind: str) -> Tokenizer:
+    inner = tokenizers.Tokenizer.from_str(ours(kind).to_json())
+    inner.post_processor = processors.Sequence([])  # type: ignore[abstract, arg-type]
+    return Tokenizer(inner)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_missing_template_is_that_of_the_kind(kind):
+    expected, framer = make_framer(ours(kind), "\n"), make_framer(without_template(kind), "\n")
+    for pair in ("Who?", None):
+        assert framer.encode("The fox.", pair).ids == expected.encode("The fox.", pair).ids
+        assert framer.encode("The fox.", pair).type_ids == expected.encode("The fox.", pair).type_ids
+
+
+def test_a_source_is_ended_where_no_template_ends_it():
+    assert make_framer(ours("t5"), "", closes=True).encode("fox").tokens[-1] == "</s>"
+    bare = without_template("t5")
+    assert make_framer(bare, "").encode("fox").tokens[-1] != "</s>"
+    assert (
+        make_framer(bare, "", closes=True).encode("fox").ids == make_framer(ours("t5"), "").encode("fox").ids
+    )
+
+
+def test_the_tokenizer_itself_is_left_as_it_was():
+    tokenizer = ours("bert")
+    before = tokenizer.to_json()
+    make_framer(tokenizer, "\n").enable_truncation(8)
+    make_prompter(tokenizer, "\n").enable_truncation(8)
+    assert tokenizer.to_json() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "leading"), [("bert", ["[CLS]"]), ("llama", ["<s>"]), ("gpt2", []), ("t5", [])]
+)
+def test_a_prompt_begins_as_the_template_does_and_ends_in_the_separator(kind, leading):
+    tokenizer = ours(kind)
+    assert [tokenizer.inner.id_to_token(id_) for id_ in leading_ids(tokenizer)] == leading
+    separator = separator_ids(tokenizer, " = ")
+    expected = [*leading_ids(tokenizer), *tokenizer.encode("The fox"), *separator]
+    assert make_prompter(tokenizer, " = ").encode("The fox").ids == expected
+
+
+def test_a_cut_prompt_keeps_its_separator():
+    prompter = make_prompter(ours("gpt2"), "\n")
+    prompter.enable_truncation(5)
+    assert prompter.encode("The quick brown fox").ids[-1:] == ours("gpt2").encode("\n")
+
+
+def test_a_separator_is_a_special_token_or_text_and_never_vanishes():
+    bert, gpt = ours("bert"), ours("gpt2")
+    assert separator_ids(bert, "[SEP]") == [bert.sep_id]
+    assert separator_ids(bert, "\n") == [bert.sep_id]  # a WordPiece has no line ends
+    assert separator_ids(gpt, "<|endoftext|>") == [gpt.end_id]
+    assert separator_ids(gpt, "\n") == gpt.encode("\n")
+    assert separator_ids(gpt, "") == []
