@@ -9,13 +9,14 @@ from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.model.families import FAMILIES
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.layer_plan import layer_kinds
+from flaxmill.model.lora import LORA_FIELDS
 from flaxmill.model.weight_places import flatten, tensor_key
 
 LOGGER = logging.getLogger("flaxmill.weights")
 
 _ONLY_TRAINING = {
     "family", "dtype", "attention", "remat", "scan_layers",
-    "initializer", "initializer_std", "dropout", "attention_dropout",
+    "initializer", "initializer_std", "dropout", "attention_dropout", *LORA_FIELDS,
 }  # fmt: skip
 _IDS = ("pad_id", "bos_id", "eos_id", "decoder_start_id")
 
@@ -28,6 +29,11 @@ def fit_family(config: ModelConfig) -> tuple[FamilyDescription, ModelConfig]:
     Raises:
       ValueError: no family has this model; names the nearest and the fields in which it differs.
     """
+    if config.lora_rank is not None:
+        raise ValueError(
+            f"model.lora_rank={config.lora_rank}: a family's files have no place for adapters; "
+            "merge them first (merge_lora)"
+        )
     if config.head == "lm" and config.causal is False:
         LOGGER.warning("a hybrid model is exported as its causal half: files know one mask, not one a row")
         config = dataclasses.replace(config, causal=True)

@@ -1,13 +1,17 @@
 """LoRA (Hu et al. 2021): which projections have a low-rank product beside their frozen matrix."""
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from flaxmill.model.config import ModelConfig
 
+LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_targets")
 LORA_A, LORA_B = "lora_a", "lora_b"
 """What the factors are called beside their kernel: [*in_dims, rank] and [rank, *out_dims]."""
+
+_TASK_HEAD = ("pooler", "classifier")
 
 
 class Lora(NamedTuple):
@@ -29,8 +33,16 @@ def is_adapter(path: tuple[str, ...]) -> bool:
     return path[-1] in (LORA_A, LORA_B)
 
 
+def head_beside_adapters(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Groups of params that are trained whole beside adapters: a task's head, which begins anew."""
+    return tuple(group for group in _TASK_HEAD if "classifier" in params and group in params)
+
+
 def without_lora(config: "ModelConfig") -> "ModelConfig":
     """The base model: the same without adapters."""
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    unset = {name: defaults[name] for name in ("lora_rank", "lora_alpha", "lora_targets")}
-    return dataclasses.replace(config, **unset)
+    return with_lora_of(config, type(config)())
+
+
+def with_lora_of(config: "ModelConfig", other: "ModelConfig") -> "ModelConfig":
+    """The model with such adapters as another has."""
+    return dataclasses.replace(config, **{name: getattr(other, name) for name in LORA_FIELDS})

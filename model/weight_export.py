@@ -44,6 +44,15 @@ def export_tensors(parameters: Sequence[Leaf], params: Params) -> Iterator[tuple
     )
 
 
+def to_host(value: Any) -> np.ndarray:
+    """All of an array; every process gets it, where it is spread over them."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        from jax.experimental import multihost_utils  # half a second that most runs need not wait
+
+        value = multihost_utils.process_allgather(value, tiled=True)
+    return np.asarray(value)
+
+
 def _assemble(parts: Sequence[_Source], flat: dict[Any, Any]) -> np.ndarray:
     stored, shape = parts[0].place.stored, parts[0].place.stored_shape
     assert [part.place.stored.part for part in parts] == list(range(stored.parts)), parts[0].place.name
@@ -54,11 +63,7 @@ def _on_host(source: _Source, value: Any) -> np.ndarray:
     if isinstance(value, jax.Array) and _is_on_one_cpu(value):
         value = np.asarray(value)  # a view
     layer = value[source.layer] if source.leaf.is_stacked else value
-    if isinstance(layer, jax.Array) and not layer.is_fully_addressable:
-        from jax.experimental import multihost_utils  # half a second that most runs need not wait
-
-        layer = multihost_utils.process_allgather(layer, tiled=True)
-    return np.asarray(layer)[tuple(slice(size) for size in source.place.shape)]  # padding stays behind
+    return to_host(layer)[tuple(slice(size) for size in source.place.shape)]  # padding stays behind
 
 
 def _is_on_one_cpu(value: jax.Array) -> bool:

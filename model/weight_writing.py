@@ -14,6 +14,7 @@ from flaxmill.model.stored_tensors import copy_blocked
 from flaxmill.model.weight_files import INDEX, LEGACY, LEGACY_INDEX, SINGLE
 
 MAX_SHARD_BYTES = 5_000_000_000
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class PartialFiles:
@@ -50,16 +51,18 @@ class PartialFiles:
         self.write_text(name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     def commit(self) -> None:
-        """Replace the model that the directory held.
+        """Replace the model, or the adapters, that the directory held.
 
-        config.json, without which there is no model, goes first and comes last.
+        The config without which there is none goes first and comes last.
         """
-        (self._directory / "config.json").unlink(missing_ok=True)
-        names = (SINGLE, INDEX, LEGACY, LEGACY_INDEX, "generation_config.json")
+        configs = ("config.json", ADAPTER_CONFIG)
+        for name in configs:
+            (self._directory / name).unlink(missing_ok=True)
+        names = (SINGLE, INDEX, LEGACY, LEGACY_INDEX, ADAPTER_WEIGHTS, "generation_config.json")
         stale = [self._directory / name for name in names]
         for path in (*stale, *self._directory.glob("model-*-of-*.safetensors")):
             path.unlink(missing_ok=True)
-        for name in sorted(self._temporary, key="config.json".__eq__):
+        for name in sorted(self._temporary, key=configs.__contains__):
             os.replace(self._temporary[name], self._directory / name)
 
 

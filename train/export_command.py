@@ -7,7 +7,8 @@ from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override, take_paths
 
 DESCRIPTION = """Writes the newest weights of RUN, or those of --step, to HF_DIR: config.json,
-model.safetensors and the tokenizer, as transformers' from_pretrained loads them."""
+model.safetensors and the tokenizer, as transformers' from_pretrained loads them. Adapters of LoRA are merged
+into the weights, or written by themselves for PEFT with --adapter."""
 
 _CLASSES = {
     "lm": "AutoModelForCausalLM",
@@ -26,6 +27,8 @@ class ExportArguments:
 
     step: int | None = None
     """The checkpoint to write; None: the newest."""
+    adapter: bool = False
+    """Write the adapters of a LoRA run alone, and its task's head, as PEFT loads them."""
     overwrite: bool = False
     """Replace the model in an HF_DIR that is not empty."""
     mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
@@ -39,11 +42,18 @@ def run(arguments: list[str]) -> None:
         ExportArguments(), flags, program="flaxmill export", usage="RUN HF_DIR", description=DESCRIPTION
     )
     from flaxmill.train.progress import short_number
-    from flaxmill.train.run_export import export_run
+    from flaxmill.train.run_export import export_adapter, export_run
 
-    exported = export_run(
-        run_dir, target, step=parsed.step, overwrite=parsed.overwrite, mesh_config=parsed.mesh
-    )
+    export = export_adapter if parsed.adapter else export_run
+    exported = export(run_dir, target, step=parsed.step, overwrite=parsed.overwrite, mesh_config=parsed.mesh)
+    if parsed.adapter:
+        num_bytes = short_number(exported.num_bytes)
+        print(
+            f"wrote {target}: adapters of step {exported.step}, {num_bytes}B of float32\n"
+            f"load them with peft.PeftModel.from_pretrained(model, {str(target)!r}), model being the "
+            f"{exported.architecture} that training began from"
+        )
+        return
     print(
         f"wrote {target}: {exported.architecture} of step {exported.step}, "
         f"{short_number(exported.num_bytes)}B of float32\n"

@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flaxmill.data.tokenization import Tokenizer, canonical_json
+from flaxmill.model.adapter_export import save_adapter
+from flaxmill.model.adapters import merge_lora
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import save_huggingface
+from flaxmill.model.weight_writing import ADAPTER_WEIGHTS
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.init_from import is_run
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, TOKENIZER_FILE, read_config
 from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE, TOKENIZER_FILES, find_tokenizer
@@ -34,6 +39,7 @@ def export_run(
     """Write the checkpoint of `step` (None: the newest) to `target`, with the run's tokenizer.
 
     The tokenizer's files and the generation settings of an imported run are given back as they came.
+    Adapters of LoRA are merged into the weights.
 
     Args:
       overwrite: replace the model in a `target` that is not empty.
@@ -46,11 +52,12 @@ def export_run(
     _check_target(target, overwrite)
     mesh = make_mesh(mesh_config or MeshConfig(data=1))
     params, _, step = load_params(run, experiment, mesh, step)
+    model, params = merge_lora(experiment.model, params)
     kept = _kept_tokenizer(run)
     try:
         own = None if kept else run / TOKENIZER_FILE
         tokenizer_json = own.read_text(encoding="utf-8") if own else None
-        save_huggingface(target, experiment.model, params, tokenizer_json=tokenizer_json)
+        save_huggingface(target, model, params, tokenizer_json=tokenizer_json)
         for name in (*kept, GENERATION_FILE):
             if (run / HUGGINGFACE / name).is_file():
                 shutil.copyfile(run / HUGGINGFACE / name, target / name)
@@ -59,6 +66,39 @@ def export_run(
     architecture = json.loads((target / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     num_bytes = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     return Exported(step, experiment.model, architecture, num_bytes)
+
+
+def export_adapter(
+    run: Path,
+    target: Path,
+    *,
+    step: int | None = None,
+    overwrite: bool = False,
+    mesh_config: MeshConfig | None = None,
+) -> Exported:
+    """Write a LoRA run's adapters, and the head of its task, for PEFT; arguments as of `export_run`.
+
+    Raises:
+      ValueError: as `export_run`, or the run has no adapters.
+    """
+    experiment = read_config(run)
+    if experiment.model.lora_rank is None:
+        raise ValueError(f"{run} has no adapters: its model.lora_rank is None; export it without --adapter")
+    _check_target(target, overwrite)
+    mesh = make_mesh(mesh_config or MeshConfig(data=1))
+    params, _, step = load_params(run, experiment, mesh, step)
+    try:
+        architecture = save_adapter(target, experiment.model, params, _base_name(experiment))
+    except OSError as error:
+        raise ValueError(f"{target} cannot be written ({error}); give another directory") from None
+    num_bytes = (target / ADAPTER_WEIGHTS).stat().st_size
+    return Exported(step, experiment.model, architecture, num_bytes)
+
+
+def _base_name(experiment: Experiment) -> str | None:
+    """The Hugging Face directory that the run started from; a run is none that PEFT could load."""
+    source = experiment.init_from
+    return None if source is None or is_run(Path(source)) else source
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

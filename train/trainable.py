@@ -12,12 +12,9 @@ import numpy as np
 
 from flaxmill.model.apply import Params, unflatten
 from flaxmill.model.layer_plan import LAYER_GROUPS
-from flaxmill.model.lora import is_adapter
+from flaxmill.model.lora import head_beside_adapters, is_adapter
 from flaxmill.model.stored_tensors import Path
 from flaxmill.model.weight_places import flatten, group_of, tensor_key
-
-TASK_HEAD = ("pooler", "classifier")
-"""Groups of params that LoRA trains whole, where there is a classifier: they begin anew for each task."""
 
 _NUMBERS = re.compile(r"(?<![^/*])layers\.(\d+)(?:-(\d+))?(?=/|$)")
 
@@ -66,7 +63,7 @@ def choose_trainable(freeze: Sequence[str], params: Params) -> Trainable:
     numbers = layer_numbers(params)
     trained = {path: np.ones(len(numbers[path]) if path in numbers else 1, bool) for path in flat}
     if any(is_adapter(path) for path in flat):
-        heads = TASK_HEAD if "classifier" in params else ()
+        heads = head_beside_adapters(params)
         for path in flat:
             trained[path][:] = is_adapter(path) or path[0] in heads
     for pattern in freeze:
