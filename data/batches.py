@@ -8,7 +8,12 @@ import numpy as np
 from flaxmill.data.config import TASK_OBJECTIVES, DataConfig, Objective
 from flaxmill.data.dataset import LAYOUTS, Dataset
 from flaxmill.data.draws import MASKED_PLACES, ROW_ORDER, bits, permute
-from flaxmill.data.example_batches import NO_EXAMPLE, make_example_batch, target_tokens
+from flaxmill.data.example_batches import (
+    NO_EXAMPLE,
+    check_class_weights,
+    make_example_batch,
+    target_tokens,
+)
 from flaxmill.data.held_out import Split
 from flaxmill.data.masking import Masked, mask_tokens, max_predictions
 from flaxmill.data.packing import next_in_document, unpack_rows
@@ -68,6 +73,7 @@ class Batches:
         self._pad_id = dataset.tokenizer.pad_id or 0
         self._is_special = special_lookup(dataset.tokenizer)
         self._decoder = target_tokens(dataset, decoder_start_id)
+        self._class_weights = check_class_weights(config.class_weights, dataset.labels)
         # Rows of plan c are _plan_ends[c] .. _plan_ends[c+1]-1; packed rows are one plan.
         rows_per_plan = dataset.statistics[split].get("rows_per_copy", [self.num_rows])
         self._plan_ends = np.cumsum([0, *rows_per_plan])
@@ -85,9 +91,10 @@ class Batches:
         Labelled examples have the first four, right-padded, and example_numbers [n], the number of the
         row's example in its split, -1 beyond the end of a held-out one; besides, segments [n,T] where two
         texts are read, and
-        classification: labels [n], int32, -1 where unknown, or float32 numbers;
+        classification: labels [n], int32, -1 where unknown, or float32 numbers, and weights [n];
         token_classification: targets [n,T], the class of a word at its first piece, where weights are 1;
-        question_answering: starts and ends [n], first and last token of the answer, 0 where it is not here;
+        question_answering: starts and ends [n], first and last token of the answer, 0 where it is not here,
+        and weights [n], 1;
         seq2seq, encoder-decoder: decoder_tokens, decoder_mask, targets and weights [n,U];
         seq2seq, decoder: targets and weights [n,T], 1 on the target and its end token alone.
         """
@@ -175,7 +182,8 @@ class Batches:
         return batch | {"segments": segments, "nsp_labels": stored["label"]}
 
     def _examples(self, source: _Source, numbers: np.ndarray) -> Batch:
-        return make_example_batch(self._dataset.read(self._split, source.row), self._dataset, self._decoder)
+        stored = self._dataset.read(self._split, source.row)
+        return make_example_batch(stored, self._dataset, self._decoder, self._class_weights)
 
     def _mask(self, tokens: np.ndarray, is_real: np.ndarray, keys: np.ndarray) -> Masked:
         mask_id = self.tokenizer.mask_id

@@ -54,6 +54,8 @@ class DataConfig:
     """category: a label is one of a set of strings; number: it is a number to predict (regression)."""
     labels: tuple[str, ...] = ()
     """The categories in the order of their numbers; empty: those of the training examples, sorted."""
+    class_weights: tuple[float, ...] = ()
+    """Classification: what each label's examples count in the loss, in the order of `labels`; empty: 1."""
     documents: Documents = "files"
     """files: a file is a document, a long one is cut to pieces of at most 32 KiB; blank_lines: Google
     BERT's format, one sentence a line and a blank line after each document."""

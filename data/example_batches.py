@@ -30,11 +30,14 @@ def target_tokens(dataset: Dataset, decoder_start_id: int | None) -> TargetToken
     return TargetTokens(start_id, tokenizer.pad_id or 0)
 
 
-def make_example_batch(stored: Stored, dataset: Dataset, decoder: TargetTokens) -> Batch:
+def make_example_batch(
+    stored: Stored, dataset: Dataset, decoder: TargetTokens, class_weights: np.ndarray
+) -> Batch:
     """The batch of stored rows [n,...], before rows beyond the end are blanked; see Batches.rows."""
     match dataset.layout:
         case "labelled":
             batch = _inputs(stored) | {"segments": stored["segments"], "labels": stored["label"]}
+            batch["weights"] = _label_weights(stored["label"], dataset, class_weights)
             if dataset.settings["pair_column"] is None:
                 del batch["segments"]
         case "tagged":
@@ -45,12 +48,34 @@ def make_example_batch(stored: Stored, dataset: Dataset, decoder: TargetTokens) 
                 "segments": stored["segments"],
                 "starts": stored["start"],
                 "ends": stored["end"],
+                "weights": np.ones(len(stored["start"]), bool),
             }
         case "sources":
             batch = _inputs(stored) | _decoder_inputs(stored, decoder)
         case _:
             batch = _prompts(stored)
     return batch | {"example_numbers": stored["number"]}
+
+
+def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> np.ndarray:
+    """A weight for each label, ready to be indexed.
+
+    Raises:
+      ValueError: there are more or fewer than labels, or one is negative.
+    """
+    if weights and (len(weights) != len(labels) or min(weights) < 0):
+        raise ValueError(
+            f"data.class_weights={', '.join(map(str, weights))} must be one number of 0 or more for each of "
+            f"the {len(labels)} labels ({', '.join(labels)})"
+        )
+    return np.asarray(weights or (1.0,) * len(labels), np.float32)
+
+
+def _label_weights(labels: np.ndarray, dataset: Dataset, class_weights: np.ndarray) -> np.ndarray:
+    """[n]: what each example counts; nothing where its label is unknown."""
+    if dataset.settings["label_column"] is None:
+        return np.zeros(len(labels), np.float32)
+    return class_weights[labels] if len(class_weights) else np.ones(len(labels), np.float32)
 
 
 def _inputs(stored: Stored) -> Batch:

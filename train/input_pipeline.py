@@ -34,6 +34,7 @@ def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batc
         objective=experiment.objective,
         batch_size=rows,
         seed=experiment.seed,
+        decoder_start_id=experiment.model.decoder_start_id,
     )
 
 

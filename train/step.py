@@ -68,7 +68,7 @@ def make_train_step(
         params, optimizer_state = merge(kept[0], frozen), kept[1]
         new_state = TrainState(params, optimizer_state, state.step + 1, state.skipped + ~finite)
         metrics |= {"grad_norm": grad_norm, "learning_rate": learning_rate, "skipped": ~finite}
-        metrics |= {"num_tokens": batch["mask"].sum(), "skipped_steps": new_state.skipped}
+        metrics |= {"num_tokens": _count_tokens(batch), "skipped_steps": new_state.skipped}
         if experiment.log_digests:
             metrics |= {"batch_digest": _digest_batch(batch), "key": jax.random.key_data(key)}
         if signals is not None:
@@ -77,6 +77,11 @@ def make_train_step(
 
     of_state = state_shardings(experiment.model, optimizer, mesh)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None))
+
+
+def _count_tokens(batch: Batch) -> jax.Array:
+    """Real tokens, an encoder-decoder's targets included."""
+    return batch["mask"].sum() + (batch["decoder_mask"].sum() if "decoder_mask" in batch else 0)
 
 
 def _digest_batch(batch: Batch) -> jax.Array:
