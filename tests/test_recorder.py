@@ -116,7 +116,7 @@ def test_time_before_a_restart_of_the_clock_does_not_count(make_recorder, monkey
     make, rows = make_recorder
     recorder = make()
     now[0] = 50.0
-    recorder.restart_clock()
+    recorder.record_evaluation(1, None)
     now[0] = 52.0
     recorder.record(0, device_metrics(), 0.0)
     recorder.flush()

@@ -53,6 +53,8 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._config = config
         self._read_only = read_only
+        self.best_step: int | None = None
+        """One that stays however old it is."""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
         self._written: set[int] = set()
@@ -322,4 +324,4 @@ class Checkpoints:
             raise save_failure(error, path) from error
         if is_main():
             steps = self.steps()
-            drop(self.directory, set(steps) - choose_kept(self._config, steps))
+            drop(self.directory, set(steps) - choose_kept(self._config, steps, self.best_step))

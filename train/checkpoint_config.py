@@ -28,11 +28,11 @@ class CheckpointConfig:
             raise ValueError(f"checkpoint.every_minutes={self.every_minutes} must be greater than 0, or None")
 
 
-def choose_kept(config: CheckpointConfig, steps: Sequence[int]) -> set[int]:
-    """Which of these steps, ascending, stay."""
+def choose_kept(config: CheckpointConfig, steps: Sequence[int], best: int | None = None) -> set[int]:
+    """Which of these steps, ascending, stay; that of the best evaluation does."""
     kept = set(steps[-config.keep_last :])
     if config.keep_every is not None:
         kept |= {step for step in steps if step % config.keep_every == 0}
     # A rollback goes to what was due by steps, whatever a preemption or the clock saved since.
     scheduled = [step for step in steps if step % config.every == 0]
-    return kept | set(scheduled[-1:])
+    return kept | set(scheduled[-1:]) | ({best} & set(steps))

@@ -66,11 +66,16 @@ def _add(totals: tuple[dict[str, float], dict[str, float]], sums: Any) -> None:
 def compare_with_counting(
     metrics: dict[str, float], objective: str, statistics: dict[str, Any]
 ) -> dict[str, float]:
-    """Add the entropies that counting reaches on the same text, and bits per byte for causal models."""
+    """Add what counting reaches on the same text: entropies, the share of the commonest label, the variance
+    of numbers; and bits per byte for causal models."""
     compared = dict(metrics)
     for name in ("unigram_entropy", "bigram_entropy", "nsp_majority"):
         if name in statistics:
             compared[f"eval_{name}"] = statistics[name]
+    if counts := statistics.get("label_counts"):
+        compared["eval_majority"] = max(counts) / sum(counts)
+    if "label_std" in statistics:
+        compared["eval_variance"] = statistics["label_std"] ** 2
     causal = metrics.get("eval_causal_loss", metrics["eval_loss"] if objective == "causal" else None)
     if causal is not None and statistics["num_bytes"]:
         tokens_per_byte = statistics["num_tokens"] / statistics["num_bytes"]
@@ -97,6 +102,20 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
             f"held-out next-sentence accuracy {metrics['eval_nsp_accuracy']:.3f}, "
             f"majority share {get('eval_nsp_majority', math.nan):.3f}"
         )
+    if "eval_accuracy" in metrics:
+        accuracy, loss = metrics["eval_accuracy"], metrics["eval_loss"]
+        lines.append(f"held-out accuracy {accuracy:.3f}, loss {loss:.3f} nats")
+    if "eval_start_accuracy" in metrics:
+        lines.append(
+            f"held-out answers: start found {metrics['eval_start_accuracy']:.3f}, "
+            f"end {metrics['eval_end_accuracy']:.3f}, loss {metrics['eval_loss']:.3f} nats"
+        )
+    if "eval_variance" in metrics:
+        lines.append(
+            f"held-out squared error {metrics['eval_loss']:.4f}, variance {metrics['eval_variance']:.4f}"
+        )
+    if "eval_majority" in metrics:
+        lines.append(f"share of the commonest label {metrics['eval_majority']:.3f}")
     if "eval_unigram_entropy" in metrics:
         lines.append(
             f"counting words alone: unigram entropy {metrics['eval_unigram_entropy']:.3f} nats, "

@@ -10,6 +10,7 @@ from flaxmill.data.config import DataConfig, Objective
 from flaxmill.data.tfds_rows import PREFIX
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.best import BestConfig
 from flaxmill.train.checkpoint_config import CheckpointConfig
 from flaxmill.train.optimizer import OptimizerConfig
 from flaxmill.train.spikes import SpikeConfig
@@ -84,6 +85,7 @@ class Experiment:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     spike: SpikeConfig = field(default_factory=SpikeConfig)
+    best: BestConfig = field(default_factory=BestConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps"):

@@ -13,6 +13,7 @@ from flaxmill.data.dataset import Dataset
 from flaxmill.model.apply import count_params
 from flaxmill.sharding.mesh import make_mesh
 from flaxmill.sharding.processes import agree_on, any_process, is_main
+from flaxmill.train.best import check_best
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.compilation_cache import enable_compilation_cache
@@ -20,6 +21,7 @@ from flaxmill.train.experiment import Experiment, check_mesh, from_dict, to_dict
 from flaxmill.train.init_from import adopt_source
 from flaxmill.train.input_pipeline import prepare_data
 from flaxmill.train.metrics import MetricsWriter
+from flaxmill.train.objectives import evaluation_names
 from flaxmill.train.peers import Peers
 from flaxmill.train.progress import short_number, warn
 from flaxmill.train.provenance import versions
@@ -65,6 +67,10 @@ def prepare_all(
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)
+    names = [
+        f"eval_{name}" for name in evaluation_names(experiment.objective, experiment.model, experiment.z_loss)
+    ]
+    check_best(experiment.best, names, experiment.eval_every)
     check_run_directory(experiment, extend=extend)
     _check_alike(experiment, dataset, {"extend": extend, "allow_other_data": allow_other_data})
     return experiment, mesh, dataset

@@ -9,6 +9,7 @@ import jax
 import optax
 
 from flaxmill.data.batches import Batches
+from flaxmill.data.config import TASK_OBJECTIVES
 from flaxmill.model.apply import Params, abstract_params
 from flaxmill.sharding.processes import agree_on, is_main
 from flaxmill.train.bad_batches import write_bad_batches
@@ -33,7 +34,8 @@ from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_
 
 
 class Result(NamedTuple):
-    """Where the run is, how far it came, and what the last evaluation said (empty when preempted)."""
+    """Where the run is, how far it came, and what the last evaluation said, or the best where the run follows
+    one (empty when preempted)."""
 
     directory: Path
     step: int
@@ -157,6 +159,7 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
         recorder.flush()
         recorder.sync()  # every row below a checkpoint's step is on disk before it commits
         peers.at(step, "saving")
+        checkpoints.best_step = recorder.best.step
         checkpoints.save(step, state, recorder.metadata() | provenance(experiment, job.dataset, mesh))
         schedule.saved(step)
 
@@ -168,20 +171,13 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
         return Result(job.directory, step, True, {})
 
     def evaluate_now(step: int) -> dict[str, float] | None:
-        recorder.flush()
-        tell = lambda number: peers.at(step, f"evaluating batch {number}")  # noqa: E731
-        metrics = evaluate(
-            steps.eval_step, state.params, steps.valid_batches, experiment, mesh, signals, tell
-        )
-        if metrics is not None:
-            recorder.write({"step": step, **metrics})
-        recorder.restart_clock()
-        return metrics
+        return _evaluate(step, state.params, job, steps, recorder, signals)
 
     if first and _evaluates_at(first, experiment):
         evaluate_now(first)  # a run that was stopped here had no time left for it
+    last = first if recorder.best.is_waited_out else experiment.steps
     peers.at(first, "compiling")
-    batches = read_ahead(steps.train_batches, mesh, first, experiment.steps, recorder.batch_offset)
+    batches = read_ahead(steps.train_batches, mesh, first, last, recorder.batch_offset)
     for step, batch, data_seconds in batches:
         state, metrics = steps.train_step(state, batch, signals.inputs())
         if job.stop is not None:
@@ -193,32 +189,50 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
         asked = signals.agreed(recorder.signals)
         if asked.stop:
             return leave(done)
-        if schedule.is_due(done, asked.save) or done == experiment.steps:
+        evaluates = _evaluates_at(done, experiment)
+        if schedule.is_due(done, asked.save) or done == last or (evaluates and recorder.best.is_followed):
             save(done)
-        if _evaluates_at(done, experiment):
+        if evaluates:
             evaluated = evaluate_now(done)
             if evaluated is None:
                 return leave(done)
             progress.say(f"step {done}: held-out loss {evaluated['eval_loss']:.3f}")
-    evaluated = evaluate_now(experiment.steps)
+            if recorder.best.is_waited_out:
+                last = done
+                break
+    evaluated = evaluate_now(last)
     if evaluated is None:
-        return leave(experiment.steps)
+        return leave(last)
     checkpoints.wait()
-    return _conclude(job, steps, state.params, evaluated, progress)
+    if recorder.best.is_followed:
+        progress.say(f"{'stopped early: ' if last < experiment.steps else ''}{recorder.best.describe()}")
+    return _conclude(last, job, steps, state.params, recorder.best.metrics or evaluated, progress)
+
+
+def _evaluate(
+    step: int, params: Params, job: Job, steps: _Steps, recorder: Recorder, signals: Signals
+) -> dict[str, float] | None:
+    """Measure the held-out rows and write what was found; None where a signal came first."""
+    recorder.flush()
+    tell = lambda number: job.peers.at(step, f"evaluating batch {number}")  # noqa: E731
+    metrics = evaluate(steps.eval_step, params, steps.valid_batches, job.experiment, job.mesh, signals, tell)
+    recorder.record_evaluation(step, metrics)
+    return metrics
 
 
 def _conclude(
-    job: Job, steps: _Steps, params: Params, evaluated: dict[str, float], progress: ProgressLine
+    step: int, job: Job, steps: _Steps, params: Params, evaluated: dict[str, float], progress: ProgressLine
 ) -> Result:
-    """The last evaluation beside what counting reaches, and a sample."""
+    """The last evaluation, or the best, beside what counting reaches, and a sample."""
     experiment, dataset = job.experiment, job.dataset
     compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
     progress.say(describe_evaluation(compared))
-    if jax.process_count() == 1:  # it decodes on one host
+    # It decodes on one host; of labelled examples `flaxmill eval` writes down what was predicted.
+    if jax.process_count() == 1 and experiment.objective not in TASK_OBJECTIVES:
         sample = sample_text(experiment, params, steps.valid_batches, dataset.tokenizer, job.mesh)
         progress.say(f"\n{sample}")
     progress.say(f"\nsaved in {job.directory}")
-    return Result(job.directory, experiment.steps, False, compared)
+    return Result(job.directory, step, False, compared)
 
 
 def _with_batches(error: DivergenceError, job: Job, batches: Batches) -> DivergenceError:

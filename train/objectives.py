@@ -110,6 +110,16 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
     return {"loss": total} | parts
 
 
+def evaluation_names(objective: str, config: ModelConfig, z_loss: float) -> list[str]:
+    """What `combine` gives, of a resolved model."""
+    terms = TERMS[objective]
+    sums = dict.fromkeys([*terms, *(f"{term}_weight" for term in terms)], 1.0)
+    sums |= {"rows": 1.0, "causal_rows": 1.0, "log_z_squared": 1.0}
+    if config.num_classes != 1:
+        sums |= dict.fromkeys((f"{term}_correct" for term in terms), 1.0)
+    return [*combine(objective, z_loss, sums, sums)]
+
+
 def _accuracy_name(objective: str, term: str) -> str:
     return "accuracy" if objective in TASK_OBJECTIVES and len(TERMS[objective]) == 1 else f"{term}_accuracy"
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import jax
 from jax.sharding import Mesh
 
+from flaxmill.train.best import Best
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
 from flaxmill.train.flops import peak_flops, step_flops
@@ -69,6 +70,7 @@ class Recorder:
         """Batches that rollbacks have skipped: step s reads batch s + this."""
         self._rollbacks: int = metadata.get("rollbacks", 0)
         self._spikes = SpikeDetector(experiment.spike, metadata.get("losses", []))
+        self.best = Best(experiment.best, metadata)
         self.signals: list[int] | None = None
         """What the newest step that was read says of all processes' wishes."""
         self._flops = step_flops(
@@ -112,10 +114,13 @@ class Recorder:
         assert self._pending is None, "counters are whole only after a flush"
         counters = {"num_tokens": self._num_tokens, "skipped_in_row": self._skipped_in_row}
         counters |= {"batch_offset": self.batch_offset, "rollbacks": self._rollbacks}
-        return counters | {"losses": self._spikes.losses}
+        return counters | {"losses": self._spikes.losses} | self.best.metadata()
 
-    def restart_clock(self) -> None:
-        """Do not count the time since the last step, such as an evaluation's, to the next."""
+    def record_evaluation(self, step: int, metrics: dict[str, float] | None) -> None:
+        """Write an evaluation, None: it was given up; its time does not count to the next step."""
+        if metrics is not None:
+            self.best.update(step, metrics)
+            self.write({"step": step, **metrics})
         self._clock = time.perf_counter()
 
     def write(self, row: dict[str, Any]) -> None:

@@ -9,12 +9,14 @@ from jax.sharding import Mesh
 
 from flaxmill.data.dataset import Dataset
 from flaxmill.model.apply import Params
+from flaxmill.train.best import find_best_step
 from flaxmill.train.checkpoint import PARAMS, Checkpoints
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.initial_weights import initial_params
+from flaxmill.train.metrics import read_metrics
 from flaxmill.train.progress import warn
 from flaxmill.train.provenance import describe_other_data
-from flaxmill.train.run_directory import CHECKPOINTS, IMPORTED_STEP
+from flaxmill.train.run_directory import CHECKPOINTS, IMPORTED_STEP, METRICS_FILE
 from flaxmill.train.state import TrainState, abstract_state, init_state, placed_params, start_state
 
 
@@ -80,7 +82,10 @@ def restore_or_init(
 def load_params(
     run: Path, experiment: Experiment, mesh: Mesh, step: int | None = None
 ) -> tuple[Params, dict[str, Any], int]:
-    """Parameters of the checkpoint of `step` (None: the newest whole one) on the mesh; its metadata and step.
+    """Parameters of the checkpoint of `step` on the mesh; its metadata and step.
+
+    Args:
+      step: None: that of the best evaluation, if the run follows one, else the newest whole one.
 
     Raises:
       ValueError: there is no such checkpoint.
@@ -91,6 +96,8 @@ def load_params(
         steps = checkpoints.steps()
         if not steps:
             raise ValueError(f"{run} holds no checkpoint yet; train it first, or wait for its first save")
+        if step is None:
+            step = find_best_step(experiment.best, read_metrics(run / METRICS_FILE), steps)
         if step is not None and step not in steps:
             raise ValueError(f"{run} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
 

@@ -29,7 +29,7 @@ FREE_FIELDS = frozenset(
         *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
     }
 )
-FREE_SECTIONS = ("mesh.", "checkpoint.")
+FREE_SECTIONS = ("mesh.", "checkpoint.", "best.")
 # What may change of an imported model before its first step: how it is computed and regularised.
 FREE_OF_IMPORT = frozenset(
     f"model.{name}" for name in ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
