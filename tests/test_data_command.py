@@ -48,3 +48,27 @@ def test_steps_differ_and_repeat(flags, capsys):
 
     first, second, again = shown("0"), shown("1"), shown("0")
     assert first == again != second
+
+
+def test_card_describes_the_data(flags, capsys):
+    run(["card", *flags])
+    out = capsys.readouterr().out
+    assert out.startswith("source       data.files=")
+    assert "held out\n" in out
+    assert "documents" in out
+
+
+def test_statistics_that_are_lists_are_printed(flags, capsys):
+    run(
+        [
+            "prepare",
+            *flags,
+            "--objective",
+            "mlm_nsp",
+            "--data.tokenizer",
+            "wordpiece",
+            "--data.vocab-size",
+            "200",
+        ]
+    )
+    assert "rows_per_copy " in capsys.readouterr().out
