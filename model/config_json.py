@@ -4,7 +4,7 @@ Readers return keyword arguments of ModelConfig, writers return keys of config.j
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from flaxmill.model.config import LayerKind, ModelConfig
@@ -60,7 +60,11 @@ def write_num_labels(config: ModelConfig) -> dict[str, Any]:
     num_labels = 2 if config.num_labels is None else config.num_labels
     if num_labels == 2:
         return {}
-    names = [f"LABEL_{index}" for index in range(num_labels)]
+    return write_labels([f"LABEL_{index}" for index in range(num_labels)])
+
+
+def write_labels(names: Sequence[str]) -> dict[str, Any]:
+    """Names of the classes, both ways."""
     return {
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from flaxmill.model.apply import Params, unflatten
 from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config_json import write_labels
 from flaxmill.model.families import FAMILIES
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.family_fit import fit_family
@@ -92,12 +93,19 @@ def read_huggingface_config(directory: str | os.PathLike, head: Head | None = No
     return _read_config(family, settings, head, tensor_names(directory))
 
 
+def read_labels(directory: str | os.PathLike) -> tuple[str, ...]:
+    """The names of the classes of a directory's model, in the order of their numbers."""
+    names = _read_settings(Path(directory)).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return tuple(str(names[number]) for number in sorted(names, key=int))
+
+
 def save_huggingface(
     directory: str | os.PathLike,
     config: ModelConfig,
     params: Params,
     *,
     tokenizer_json: str | None = None,
+    labels: Sequence[str] = (),
 ) -> None:
     """Write a directory that transformers loads: config.json, safetensors and, of an lm, generation settings.
 
@@ -105,6 +113,7 @@ def save_huggingface(
 
     Args:
       tokenizer_json: text of a tokenizer.json, to be saved for `AutoTokenizer`.
+      labels: names of the classes; (): LABEL_0 and so on.
 
     Raises:
       ValueError: no family has this model (`fit_family`).
@@ -124,7 +133,8 @@ def save_huggingface(
             write_tokenizer(files, tokenizer_json, config)
         if config.head == "lm":
             files.write_json("generation_config.json", _generation_settings(config))
-        files.write_json("config.json", _settings(family, config))
+        names = write_labels(labels) if config.num_classes == len(labels) else {}
+        files.write_json("config.json", _settings(family, config) | names)
         files.commit()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from flaxmill.train.command_line import COMMANDS, main
 
-TRAIN, EVALUATE = "flaxmill.train.loop", "flaxmill.train.evaluation"
+TRAIN, EVALUATE = "flaxmill.train.loop", "flaxmill.train.run_evaluation"
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_other_errors_pass_through(replaced):
 
 
 def test_interrupt_is_one_line(flaxmill, replaced):
-    def evaluate_run(run_dir, data, mesh):
+    def evaluate_run(run_dir, other, mesh, output):
         raise KeyboardInterrupt
 
     replaced(EVALUATE, evaluate_run)
@@ -212,8 +212,8 @@ def test_interrupt_is_one_line(flaxmill, replaced):
 def test_eval_prints_a_table_or_one_json_object(flaxmill, replaced):
     calls = []
 
-    def evaluate_run(run_dir, data, mesh):
-        calls.append((str(run_dir), None if data is None else str(data)))
+    def evaluate_run(run_dir, other, mesh, output):
+        calls.append((str(run_dir), other and tuple(other)))
         return {"step": 1200, "eval_loss": 4.5, "bits_per_byte": float("nan")}
 
     replaced(EVALUATE, evaluate_run)
@@ -225,7 +225,7 @@ def test_eval_prints_a_table_or_one_json_object(flaxmill, replaced):
     code, out, _ = flaxmill("eval", "run", "--json", "--data", "a.txt")
     assert code == 0
     assert json.loads(out) == {"step": 1200, "eval_loss": 4.5, "bits_per_byte": None}
-    assert calls == [("run", None), ("run", "a.txt")]
+    assert calls == [("run", None), ("run", ("a.txt", {}, False))]
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from flaxmill.train.evaluation import (
     compare_with_counting,
     describe_evaluation,
     evaluate,
-    evaluate_run,
 )
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.metrics import read_metrics
+from flaxmill.train.other_data import OtherData
 from flaxmill.train.resolution import resolve
+from flaxmill.train.run_evaluation import evaluate_run
 from flaxmill.train.step import make_eval_step
 
 pytestmark = pytest.mark.slow
@@ -144,7 +145,7 @@ def test_a_run_can_be_evaluated_on_another_text(finished, tmp_path):
     directory, metrics = finished
     easy = tmp_path / "easy.txt"
     easy.write_text("the " * 4000)
-    found = evaluate_run(directory, data=easy)
+    found = evaluate_run(directory, OtherData(str(easy), {}))
     assert found["step"] == 3
     assert found["eval_loss"] != metrics["eval_loss"]
     assert found["eval_unigram_entropy"] < 1 < metrics["eval_unigram_entropy"]
@@ -164,7 +165,7 @@ def test_a_run_whose_text_has_changed_is_not_evaluated_on_it(finished, corpus):
     other.write_text(corpus.read_text().replace("the", "thy"))
     config["data"]["files"] = [str(other)]
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"its text has changed.*another text with --data FILE"):
+    with pytest.raises(ValueError, match=r"its text has changed.*on other data with --data FILE"):
         evaluate_run(directory)
 
 

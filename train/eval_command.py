@@ -4,14 +4,19 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override
 
-DESCRIPTION = (
-    "Measures the last checkpoint of RUN, a run directory, on its held-out text or on that of --data."
-)
+if TYPE_CHECKING:
+    from flaxmill.train.other_data import OtherData
+
+COLUMNS = ("text_column", "pair_column", "label_column", "target_column")
+
+DESCRIPTION = """Measures RUN, a run directory (its best checkpoint where it follows one, else the newest) or
+that of a Hugging Face model, on its held-out data or on --data. Of labelled examples it writes the
+predictions beside the inputs, and draws which label is taken for which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +24,16 @@ class EvalArguments:
     """What `flaxmill eval` takes."""
 
     data: str | None = None
-    """A text file or glob to measure on; None: the held-out text of the run."""
+    """A file or glob to measure on; None: the held-out data of the run."""
+    text_column: str | None = None
+    """Column of --data with the text; this and the next three: None: as in the run."""
+    pair_column: str | None = None
+    label_column: str | None = None
+    target_column: str | None = None
+    unlabelled: bool = False
+    """--data has no labels: predict only."""
+    output: str | None = None
+    """Folder for predictions; None: RUN/eval-STEP."""
     json: bool = False
     """Print one JSON object instead of a table."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -33,11 +47,23 @@ def run(arguments: list[str]) -> None:
     parsed = override(EvalArguments(), flags, program="flaxmill eval", usage="RUN", description=DESCRIPTION)
     if not named:
         raise ValueError("no run given; it comes first: flaxmill eval RUN, where RUN is a run directory")
-    from flaxmill.train.evaluation import evaluate_run
+    from flaxmill.train.run_evaluation import evaluate_run
 
     mesh = None if parsed.mesh == MeshConfig() else parsed.mesh
-    measured = evaluate_run(Path(arguments[0]), Path(parsed.data) if parsed.data else None, mesh)
+    output = None if parsed.output is None else Path(parsed.output)
+    measured = evaluate_run(Path(arguments[0]).expanduser(), _other_data(parsed), mesh, output)
     print(_json(measured) if parsed.json else _table(measured))
+
+
+def _other_data(parsed: EvalArguments) -> "OtherData | None":
+    from flaxmill.train.other_data import OtherData
+
+    columns = {name: getattr(parsed, name) for name in COLUMNS if getattr(parsed, name) is not None}
+    if parsed.data is None:
+        if given := [*columns, *(["unlabelled"] if parsed.unlabelled else [])]:
+            raise ValueError(f"--{given[0].replace('_', '-')} is about the file of --data; add --data FILE")
+        return None
+    return OtherData(parsed.data, columns, parsed.unlabelled)
 
 
 def _json(measured: dict[str, Any]) -> str:

@@ -1,9 +1,7 @@
 """Losses on held-out text, beside what counting words would reach."""
 
-import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,17 +9,11 @@ from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.model.apply import Params
-from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.compilation_cache import enable_compilation_cache
-from flaxmill.train.experiment import Experiment, check_mesh
-from flaxmill.train.input_pipeline import eval_batch_size, make_batches, prepare_data, read_ahead
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.input_pipeline import read_ahead
 from flaxmill.train.objectives import combine
-from flaxmill.train.provenance import describe_other_data
-from flaxmill.train.restoring import load_params
-from flaxmill.train.run_directory import TOKENIZER_FILE, read_config
 from flaxmill.train.signals import Signals
-from flaxmill.train.step import EvalStep, make_eval_step
+from flaxmill.train.step import EvalStep
 
 
 def evaluate(
@@ -122,47 +114,3 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
             f"bigram {get('eval_bigram_entropy') or math.nan:.3f}"
         )
     return "\n".join(lines)
-
-
-def evaluate_run(
-    run: Path, data: Path | None = None, mesh_config: MeshConfig | None = None
-) -> dict[str, Any]:
-    """Evaluate the newest checkpoint of a run on its own held-out text, or on the text files of `data`.
-
-    Args:
-      mesh_config: None: as many devices as divide the rows of an evaluation step.
-
-    Raises:
-      ValueError: no such run, no checkpoint in it, its text has changed, or `data` cannot be read.
-    """
-    cache = cache_directory()
-    enable_compilation_cache(cache)
-    experiment = read_config(run)
-    devices = math.gcd(eval_batch_size(experiment), jax.device_count())
-    experiment = dataclasses.replace(experiment, mesh=mesh_config or MeshConfig(data=devices))
-    if data is not None:
-        experiment = _on_other_text(experiment, data, run / TOKENIZER_FILE)
-    mesh = make_mesh(experiment.mesh)
-    check_mesh(experiment, mesh)
-    params, metadata, step = load_params(run, experiment, mesh)
-    dataset = prepare_data(experiment, cache, lambda line: None)
-    statistics = dict(dataset.statistics["valid"])
-    if data is None:
-        if other := describe_other_data(metadata, dataset):
-            raise ValueError(f"{run} {other}; restore the data, or measure another text with --data FILE")
-    else:
-        del statistics["bigram_entropy"]  # counted on the very text that is measured
-    batches = make_batches(dataset, "valid", experiment)
-    with jax.set_mesh(mesh):
-        eval_step = make_eval_step(experiment, batches.max_predictions)
-        metrics = evaluate(eval_step, params, batches, experiment, mesh)
-    assert metrics is not None, "nobody asked it to stop"
-    return {"step": step, **compare_with_counting(metrics, experiment.objective, statistics)}
-
-
-def _on_other_text(experiment: Experiment, data: Path, tokenizer: Path) -> Experiment:
-    files = (str(data.absolute()),)
-    changed = dataclasses.replace(
-        experiment.data, files=files, valid_files=files, tokenizer=str(tokenizer.absolute())
-    )
-    return dataclasses.replace(experiment, data=changed, eval_batches=None)

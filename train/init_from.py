@@ -8,6 +8,7 @@ from flaxmill.data.tokenization import TRAINED
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.family_fit import describe
 from flaxmill.model.huggingface import read_huggingface_config
+from flaxmill.model.weight_files import read_json
 from flaxmill.train.experiment import HEAD_OF_OBJECTIVE, Experiment
 from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, TOKENIZER_FILE, read_config
 from flaxmill.train.run_import import find_tokenizer
@@ -26,9 +27,12 @@ class Source(NamedTuple):
     tokenizer: Path | None
 
 
-def is_run(source: Path) -> bool:
-    """Whether it is a run directory, and not one of Hugging Face's."""
-    return (source / CHECKPOINTS).is_dir()
+def is_huggingface(directory: Path) -> bool:
+    """Whether it holds a model of Hugging Face's, and not a run."""
+    file = directory / CONFIG_FILE
+    if (directory / CHECKPOINTS).is_dir() or not file.is_file():
+        return False
+    return "model_type" in read_json(file)
 
 
 def read_source(experiment: Experiment) -> Source:
@@ -39,17 +43,17 @@ def read_source(experiment: Experiment) -> Source:
     """
     assert experiment.init_from is not None
     path, head = Path(experiment.init_from), HEAD_OF_OBJECTIVE[experiment.objective]
-    if is_run(path):
-        file = path / TOKENIZER_FILE
-        # Each reads its own: a head of theirs is none of ours.
-        model = dataclasses.replace(read_config(path).model, head=head, pooler=None)
-        return Source(model, file if file.is_file() else None)
+    if is_huggingface(path):
+        return Source(read_huggingface_config(path, head), find_tokenizer(path))
     if not (path / CONFIG_FILE).is_file():
         raise ValueError(
             f"init_from={path} is no run and no Hugging Face model: it has no {CONFIG_FILE}; "
             "give a run directory, or one with a model's config.json and weights"
         )
-    return Source(read_huggingface_config(path, head), find_tokenizer(path))
+    file = path / TOKENIZER_FILE
+    # What a head of theirs reads is none of ours.
+    model = dataclasses.replace(read_config(path).model, head=head, pooling=None, pooler=None)
+    return Source(model, file if file.is_file() else None)
 
 
 def adopt_source(experiment: Experiment) -> Experiment:

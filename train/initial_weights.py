@@ -12,7 +12,7 @@ from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.huggingface import load_huggingface
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.init_from import check_body, is_run, read_source
+from flaxmill.train.init_from import check_body, is_huggingface, read_source
 from flaxmill.train.provenance import tokenizer_digest
 from flaxmill.train.run_directory import CHECKPOINTS, read_config
 from flaxmill.train.state import placed_params
@@ -36,7 +36,9 @@ def initial_params(
     if source.tokenizer is not None:
         _check_tokenizer(path, source.tokenizer, tokenizer)
     check_body(experiment.model, source.model, path)
-    return _load_run(path, experiment, mesh, say) if is_run(path) else _load_huggingface(experiment, mesh)
+    if is_huggingface(path):
+        return _load_huggingface(experiment, mesh)
+    return _load_run(path, experiment, mesh, say)
 
 
 def _check_tokenizer(path: Path, theirs: Path, ours: Tokenizer) -> None:

@@ -57,7 +57,8 @@ def export_run(
     try:
         own = None if kept else run / TOKENIZER_FILE
         tokenizer_json = own.read_text(encoding="utf-8") if own else None
-        save_huggingface(target, model, params, tokenizer_json=tokenizer_json)
+        labels = experiment.data.labels
+        save_huggingface(target, model, params, tokenizer_json=tokenizer_json, labels=labels)
         for name in (*kept, GENERATION_FILE):
             if (run / HUGGINGFACE / name).is_file():
                 shutil.copyfile(run / HUGGINGFACE / name, target / name)

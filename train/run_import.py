@@ -1,5 +1,6 @@
 """Makes a run of a Hugging Face model: its weights are the checkpoint of step 0, where training begins."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import jax
 from flaxmill.data.config import DataConfig, Objective
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.config import Head, ModelConfig
-from flaxmill.model.huggingface import load_huggingface, read_huggingface_config
+from flaxmill.model.huggingface import load_huggingface, read_huggingface_config, read_labels
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import PARAMS, CheckpointConfig, Checkpoints
 from flaxmill.train.experiment import Experiment
@@ -41,7 +42,14 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
-_OBJECTIVES: dict[Head, Objective] = {"lm": "causal", "mlm": "mlm", "mlm_nsp": "mlm_nsp"}
+_OBJECTIVES: dict[Head, Objective] = {
+    "lm": "causal",
+    "mlm": "mlm",
+    "mlm_nsp": "mlm_nsp",
+    "classification": "classification",
+    "token_classification": "token_classification",
+    "qa": "question_answering",
+}
 _LEARNING_RATE = 5e-5  # the usual peak for trained weights: that of fresh ones would undo them
 
 
@@ -70,9 +78,10 @@ def import_run(
     model = read_huggingface_config(source, head)
     found = find_tokenizer(source) if tokenizer is None else tokenizer
     loaded = None if found is None else Tokenizer.load(found)
-    experiment = _experiment(source, run, model)
+    experiment = imported_experiment(source, model, run / TOKENIZER_FILE)
+    experiment = dataclasses.replace(experiment, run_dir=str(run))
     if loaded is not None and is_trainable(model):
-        experiment = resolve(experiment, loaded)
+        experiment = resolve(experiment, loaded, experiment.data.labels)
     check_run_directory(experiment)
     mesh = make_mesh(mesh_config or MeshConfig(data=1))
     with jax.set_mesh(mesh):
@@ -95,7 +104,7 @@ def find_tokenizer(directory: Path) -> Path | None:
 
 def is_trainable(model: ModelConfig) -> bool:
     """Whether there is an objective for the model's head."""
-    return model.head in _OBJECTIVES and model.encoder_layers is None
+    return model.head in _OBJECTIVES
 
 
 def _check_places(source: Path, run: Path) -> None:
@@ -108,18 +117,23 @@ def _check_places(source: Path, run: Path) -> None:
         raise ValueError(f"{run} is not empty; give the import a new directory")
 
 
-def _experiment(source: Path, run: Path, model: ModelConfig) -> Experiment:
+def imported_experiment(source: Path, model: ModelConfig, tokenizer: Path) -> Experiment:
+    """What trains or measures the model of `source` further, on data still to be named."""
     assert model.head is not None
     objective = _OBJECTIVES.get(model.head, "causal" if model.causal else "mlm")
+    if model.encoder_layers is not None:
+        objective = "seq2seq"
+    has_labels = objective in ("classification", "token_classification") and model.num_classes != 1
     longest = DataConfig.sequence_length if model.max_positions is None else model.max_positions
     data = DataConfig(
-        tokenizer=str((run / TOKENIZER_FILE).absolute()),
+        tokenizer=str(tokenizer.absolute()),
         sequence_length=min(longest, DataConfig.sequence_length),
+        labels=read_labels(source) if has_labels else (),
+        label_type="number" if model.num_classes == 1 else "category",
     )
     return Experiment(
         name=source.resolve().name,
         objective=objective,
-        run_dir=str(run),
         model=model,
         data=data,
         optimizer=OptimizerConfig(learning_rate=_LEARNING_RATE),

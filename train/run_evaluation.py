@@ -1,0 +1,115 @@
+"""`flaxmill eval` in Python: a run or a Hugging Face model, measured on its held-out data or on other."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from flaxmill.data.config import TASK_OBJECTIVES
+from flaxmill.data.dataset import Dataset
+from flaxmill.model.apply import Params
+from flaxmill.model.huggingface import load_huggingface, read_huggingface_config
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.evaluation import compare_with_counting, evaluate
+from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.init_from import is_huggingface
+from flaxmill.train.input_pipeline import eval_batch_size, make_batches, prepare_data
+from flaxmill.train.other_data import OtherData, on_other_data
+from flaxmill.train.predictions import Model
+from flaxmill.train.provenance import describe_other_data
+from flaxmill.train.resolution import resolve
+from flaxmill.train.restoring import load_params
+from flaxmill.train.run_directory import TOKENIZER_FILE, read_config
+from flaxmill.train.run_import import find_tokenizer, imported_experiment
+from flaxmill.train.step import make_eval_step
+from flaxmill.train.task_evaluation import evaluate_examples, is_labelled
+
+
+def evaluate_run(
+    source: Path,
+    other: OtherData | None = None,
+    mesh_config: MeshConfig | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Measure the checkpoint that is used of a run (the best, or the newest), or a Hugging Face model.
+
+    Of text: losses and what counting reaches; of labelled examples: the scores of the task, with the
+    predictions written to `output`.
+
+    Args:
+      mesh_config: None: as many devices as divide the rows of an evaluation step.
+      output: None: RUN/eval-STEP, and nothing is written of text.
+
+    Raises:
+      ValueError: no such model, no checkpoint in it, its data has changed, or `other` cannot be read.
+    """
+    cache = cache_directory()
+    enable_compilation_cache(cache)
+    experiment = _read_experiment(source, other)
+    devices = math.gcd(eval_batch_size(experiment), jax.device_count())
+    experiment = dataclasses.replace(experiment, mesh=mesh_config or MeshConfig(data=devices))
+    mesh = make_mesh(experiment.mesh)
+    check_mesh(experiment, mesh)
+    params, metadata, step = _load(source, experiment, mesh)
+    dataset = prepare_data(experiment, cache, lambda line: None)
+    changed = describe_other_data(metadata, dataset) if other is None else None
+    if changed:
+        raise ValueError(f"{source} {changed}; restore the data, or measure on other data with --data FILE")
+    if is_huggingface(source):
+        experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
+    output = output or (Path(f"{source.name}-eval") if is_huggingface(source) else source / f"eval-{step}")
+    with jax.set_mesh(mesh):
+        measured = _measure(experiment, params, dataset, mesh, output, counts_itself=other is not None)
+    return ({} if is_huggingface(source) else {"step": step}) | measured
+
+
+def _measure(
+    experiment: Experiment,
+    params: Params,
+    dataset: Dataset,
+    mesh: Mesh,
+    output: Path,
+    counts_itself: bool,
+) -> dict[str, Any]:
+    """`counts_itself`: what counting reaches was counted on the very data that is measured."""
+    batches = make_batches(dataset, "valid", experiment)
+    is_task = experiment.objective in TASK_OBJECTIVES
+    measured: dict[str, Any] = {}
+    if not is_task or is_labelled(experiment.data, experiment.objective):
+        metrics = evaluate(
+            make_eval_step(experiment, batches.max_predictions), params, batches, experiment, mesh
+        )
+        assert metrics is not None, "nobody asked it to stop"
+        statistics = dict(dataset.statistics["valid"])
+        if counts_itself:
+            statistics.pop("bigram_entropy", None)
+        measured |= compare_with_counting(metrics, experiment.objective, statistics)
+    if is_task:
+        model = Model(experiment, params, mesh, dataset.tokenizer)
+        measured |= evaluate_examples(model, batches, output)
+    return measured
+
+
+def _read_experiment(source: Path, other: OtherData | None) -> Experiment:
+    if not is_huggingface(source):
+        experiment, tokenizer = read_config(source), source / TOKENIZER_FILE
+    else:
+        if other is None:
+            raise ValueError(f"{source} is no run, which has held-out data of its own; add --data FILE")
+        tokenizer = find_tokenizer(source)
+        if tokenizer is None:
+            raise ValueError(f"{source} has no tokenizer.json or vocab.txt; put the model's own there")
+        experiment = imported_experiment(source, read_huggingface_config(source), tokenizer)
+    return experiment if other is None else on_other_data(experiment, other, tokenizer)
+
+
+def _load(source: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, dict[str, Any], int]:
+    if not is_huggingface(source):
+        return load_params(source, experiment, mesh)
+    with jax.set_mesh(mesh):
+        return load_huggingface(source, mesh=mesh)[1], {}, 0

@@ -1,0 +1,103 @@
+"""Scores of predictions beside what was wanted, by the libraries that others score with."""
+
+import importlib
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+
+def load_library(module: str) -> Any:
+    """A module of the extra `tasks`.
+
+    Raises:
+      ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ValueError(
+            f"scores need {module.partition('.')[0]}, which is not installed; pip install 'flaxmill[tasks]'"
+        ) from None
+
+
+def classification_scores(
+    wanted: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
+) -> dict[str, float]:
+    """accuracy, f1_macro, Matthews' correlation, and of two labels f1, of the second."""
+    metrics = load_library("sklearn.metrics")
+    scores = {
+        "accuracy": metrics.accuracy_score(wanted, predicted),
+        "f1_macro": metrics.f1_score(wanted, predicted, labels=labels, average="macro", zero_division=0),
+        "matthews": metrics.matthews_corrcoef(wanted, predicted),
+        "majority": max(Counter(wanted).values()) / len(wanted),
+    }
+    if len(labels) == 2:
+        scores["f1"] = metrics.f1_score(wanted, predicted, pos_label=labels[1], zero_division=0)
+    return {name: float(value) for name, value in scores.items()}
+
+
+def regression_scores(wanted: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """Pearson's and Spearman's correlation, and the mean squared error; correlations of constants are NaN."""
+    stats, metrics = load_library("scipy.stats"), load_library("sklearn.metrics")
+    scores = {"mean_squared_error": float(metrics.mean_squared_error(wanted, predicted))}
+    varies = len(set(wanted)) > 1 and len(set(predicted)) > 1
+    for name, correlate in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        scores[name] = float(correlate(wanted, predicted).statistic) if varies else float("nan")
+    return scores
+
+
+def tag_scores(
+    wanted: Sequence[Sequence[str]], predicted: Sequence[Sequence[str | None]], labels: Sequence[str]
+) -> dict[str, float]:
+    """As `classification_scores`, over all words; a word that was cut off, None, is wrong."""
+    flat_wanted = [tag for tags in wanted for tag in tags]
+    flat_predicted = ["" if tag is None else tag for tags in predicted for tag in tags]
+    return classification_scores(flat_wanted, flat_predicted, labels)
+
+
+def answer_scores(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, float]:
+    """exact_match and f1 of SQuAD (Rajpurkar et al. 2016, 2018): the best over the answers of a question.
+
+    A question without an answer wants the empty text.
+    """
+    exact = [
+        max(float(_normal(p) == _normal(w)) for w in each or [""]) for each, p in _pairs(wanted, predicted)
+    ]
+    overlap = [max(_word_f1(w, p) for w in each or [""]) for each, p in _pairs(wanted, predicted)]
+    return {"exact_match": sum(exact) / len(exact), "f1": sum(overlap) / len(overlap)}
+
+
+def text_scores(wanted: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+    """BLEU and chrF of sacrebleu (0 to 100), ROUGE-1, -2 and -L F-measures (0 to 1), and exact_match."""
+    sacrebleu, rouge = load_library("sacrebleu"), load_library("rouge_score.rouge_scorer")
+    names = ("rouge1", "rouge2", "rougeL")
+    scorer = rouge.RougeScorer(names, use_stemmer=False)
+    each = [scorer.score(w, p) for w, p in zip(wanted, predicted, strict=True)]
+    scores = {name: sum(score[name].fmeasure for score in each) / len(each) for name in names}
+    exact = [w.strip() == p.strip() for w, p in zip(wanted, predicted, strict=True)]
+    return {
+        "exact_match": sum(exact) / len(exact),
+        "bleu": float(sacrebleu.corpus_bleu(list(predicted), [list(wanted)]).score),
+        "chrf": float(sacrebleu.corpus_chrf(list(predicted), [list(wanted)]).score),
+        **scores,
+    }
+
+
+def _pairs(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> list[tuple[Sequence[str], str]]:
+    return list(zip(wanted, predicted, strict=True))
+
+
+def _normal(text: str) -> str:
+    """Without case, punctuation, articles and needless blanks, as SQuAD compares."""
+    kept = "".join(character for character in text.lower() if character not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+def _word_f1(wanted: str, predicted: str) -> float:
+    wanted_words, words = _normal(wanted).split(), _normal(predicted).split()
+    if not wanted_words or not words:
+        return float(wanted_words == words)
+    shared = sum((Counter(wanted_words) & Counter(words)).values())
+    return 2 * shared / (len(wanted_words) + len(words))
