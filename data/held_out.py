@@ -16,6 +16,8 @@ Item = TypeVar("Item")
 
 # Two on either side, so that a random second sentence can come from another document.
 _LEAST = 2
+# A draw of its own for each example takes longer than reading it.
+_DRAWS_AT_ONCE = 4096
 
 
 class SplitCorpus(NamedTuple):
@@ -76,8 +78,15 @@ def draw_split(
         return
     ranked = np.argsort(uniform(HELD_OUT, config.seed, np.arange(count)))
     smallest = set(ranked[: _LEAST if count >= 2 * _LEAST else 1].tolist())
+    is_held_out = np.zeros(0, bool)
     for number, item in enumerate(read()):
-        held_out = number in smallest if count < horizon else _is_held_out(number, config)
+        if count < horizon:
+            held_out = number in smallest
+        else:
+            if number % _DRAWS_AT_ONCE == 0:
+                draws = uniform(HELD_OUT, config.seed, number + np.arange(_DRAWS_AT_ONCE))
+                is_held_out = draws < config.valid_fraction
+            held_out = is_held_out[number % _DRAWS_AT_ONCE]
         yield ("valid" if held_out else "train"), item
 
 
@@ -97,10 +106,6 @@ def _horizon(config: DataConfig) -> int:
         draws = uniform(HELD_OUT, config.seed, numbers)
     held_out = draws < config.valid_fraction
     return 1 + max(int(np.flatnonzero(side)[_LEAST - 1]) for side in (held_out, ~held_out))
-
-
-def _is_held_out(number: int, config: DataConfig) -> bool:
-    return uniform(HELD_OUT, config.seed, number)[0] < config.valid_fraction
 
 
 def _split_text(document: Document, config: DataConfig) -> Iterator[tuple[Split, Document]]:

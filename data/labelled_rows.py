@@ -44,7 +44,7 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
         labels = np.array([label_of(example) for example in examples])
         inputs = [example.texts if is_pair else example.texts[0] for example in examples]
-        encodings = framer.encode_batch(inputs)
+        encodings = framer.encode_batch_fast(inputs)
         ids = [encoding.ids for encoding in encodings]
         check_tokens(ids, examples)
         rows = {

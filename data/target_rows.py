@@ -21,7 +21,7 @@ def make_source_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     truncate(framer, config, is_pair=False)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        encodings = framer.encode_batch([example.texts[0] for example in examples])
+        encodings = framer.encode_batch_fast([example.texts[0] for example in examples])
         ids = [encoding.ids for encoding in encodings]
         targets, is_cut = _encode_targets(tokenizer, examples, config)
         rows = {
@@ -50,7 +50,7 @@ def make_prompt_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     framer.enable_truncation(room)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        encodings = framer.encode_batch([example.texts[0] for example in examples])
+        encodings = framer.encode_batch_fast([example.texts[0] for example in examples])
         prompts = [encoding.ids for encoding in encodings]
         check_tokens(prompts, examples)
         targets, is_cut = _encode_targets(tokenizer, examples, config)
