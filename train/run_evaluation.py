@@ -88,7 +88,9 @@ def _measure(
         statistics = dict(dataset.statistics["valid"])
         if counts_itself:
             statistics.pop("bigram_entropy", None)
-        measured |= compare_with_counting(metrics, experiment.objective, statistics)
+        compared = compare_with_counting(metrics, experiment.objective, statistics)
+        # The scores of a task say the rest better.
+        measured |= {"eval_loss": metrics["eval_loss"]} if is_task else compared
     if is_task:
         model = Model(experiment, params, mesh, dataset.tokenizer)
         measured |= evaluate_examples(model, batches, output)

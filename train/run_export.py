@@ -13,7 +13,7 @@ from flaxmill.model.huggingface import save_huggingface
 from flaxmill.model.weight_writing import ADAPTER_WEIGHTS
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.init_from import is_run
+from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, TOKENIZER_FILE, read_config
 from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE, TOKENIZER_FILES, find_tokenizer
@@ -99,7 +99,7 @@ def export_adapter(
 def _base_name(experiment: Experiment) -> str | None:
     """The Hugging Face directory that the run started from; a run is none that PEFT could load."""
     source = experiment.init_from
-    return None if source is None or is_run(Path(source)) else source
+    return source if source is not None and is_huggingface(Path(source)) else None
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
