@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from flaxmill.data.dataset import Dataset
-from flaxmill.data.preparation import prepare
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics import read_metrics
@@ -73,7 +72,7 @@ def run(arguments: list[str]) -> None:
 
 def _prepare(arguments: list[str]) -> None:
     config, rest = take_config(arguments)
-    dataset = _dataset(_override("prepare", DataArguments(config=config), rest).config)
+    _, dataset = _open(_override("prepare", DataArguments(config=config), rest).config)
     print(f"directory    {dataset.directory}")
     print(f"fingerprint  {dataset.fingerprint}")
     print(f"tokenizer    {dataset.vocab_size:,} ids")
@@ -85,7 +84,8 @@ def _card(arguments: list[str]) -> None:
     from flaxmill.data.card import describe_dataset
 
     config, rest = take_config(arguments)
-    print(describe_dataset(_dataset(_override("card", DataArguments(config=config), rest).config)))
+    _, dataset = _open(_override("card", DataArguments(config=config), rest).config)
+    print(describe_dataset(dataset))
 
 
 def _show(arguments: list[str]) -> None:
@@ -94,8 +94,7 @@ def _show(arguments: list[str]) -> None:
 
     config, rest = take_config(arguments)
     parsed = _override("show", ShowArguments(config=config), rest)
-    experiment = parsed.config
-    dataset = _dataset(experiment)
+    experiment, dataset = _open(parsed.config)
     batches = make_batches(dataset, "train", experiment)
     num_rows = min(parsed.rows, experiment.batch_size)
     number = parsed.step + _batch_offset(experiment, parsed.step)
@@ -119,14 +118,14 @@ def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:
     return override(default, flags, program=program, usage=CONFIG_USAGE, description=SUMMARIES[action])
 
 
-def _dataset(experiment: Experiment) -> Dataset:
-    return prepare(
-        experiment.data,
-        experiment.objective,
-        cache=cache_directory(),
-        log=lambda line: print(line, file=sys.stderr, flush=True),
-        has_encoder=experiment.model.encoder_layers is not None,
-    )
+def _open(experiment: Experiment) -> tuple[Experiment, Dataset]:
+    """The experiment as training has it, and its data; a model to start from may decide the tokenizer."""
+    from flaxmill.train.init_from import adopt_source
+    from flaxmill.train.input_pipeline import prepare_data
+
+    experiment = adopt_source(experiment)
+    log = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    return experiment, prepare_data(experiment, cache_directory(), log)
 
 
 def _number(value: Any) -> str:
