@@ -41,7 +41,7 @@ def trained(replaced):
     def train(experiment, *, extend, heading, **others):
         calls.append(SimpleNamespace(experiment=experiment, extend=extend, **others))
         print(heading)
-        return SimpleNamespace(preempted=False)
+        return SimpleNamespace(preempted=False, metrics={"eval_loss": float(experiment.seed)})
 
     replaced(TRAIN, train)
     return calls
@@ -63,6 +63,20 @@ def test_train_without_a_name_trains_gpt_tiny(flaxmill, trained):
     assert trained[0].experiment.name == "gpt_tiny"
     assert trained[0].extend is False
     assert out == "gpt_tiny: as configured\n"
+
+
+def test_several_seeds_train_a_run_each_and_end_with_mean_and_deviation(flaxmill, trained):
+    code, out, _ = flaxmill("train", "--num-seeds", "3", "--seed", "5", "--run-dir", "r")
+    assert code == 0
+    runs = [(call.experiment.seed, call.experiment.run_dir) for call in trained]
+    assert runs == [(5, "r/seed-5"), (6, "r/seed-6"), (7, "r/seed-7")]
+    assert out.endswith("3 seeds        mean  deviation\neval_loss    6.0000     1.0000\n")
+
+
+def test_several_seeds_need_a_place_and_are_several(flaxmill, trained):
+    for flags, rule in ((["--num-seeds", "3"], "give --run-dir"), (["--num-seeds", "1"], "must be 2 or more")):
+        assert rule in one_line(flaxmill("train", *flags))
+    assert trained == []
 
 
 def test_train_prints_what_differs_from_the_named_config(flaxmill, trained):

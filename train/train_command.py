@@ -4,12 +4,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from flaxmill.sharding.processes import find_launch, start_processes
+from flaxmill.sharding.processes import find_launch, is_main, start_processes
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
 from flaxmill.train.overrides import INLINE, override
 from flaxmill.train.peers import Peers
 from flaxmill.train.run_directory import describe, differences
+from flaxmill.train.seeds import describe_spread, seeded
 
 if TYPE_CHECKING:
     from flaxmill.train.preemption import StopSignal
@@ -28,6 +29,8 @@ class TrainArguments:
     """Let the run in --run-dir continue to more steps than it was started with."""
     allow_other_data: bool = False
     """Let the run in --run-dir continue on a text or tokenizer other than its own."""
+    num_seeds: int | None = None
+    """Train as many runs, of seeds from --seed on, in folders of --run-dir, and print means and deviations."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where there are many; None: as Slurm, Open MPI, JobSet or a TPU pod say."""
     num_processes: int | None = None
@@ -51,6 +54,8 @@ def run(arguments: list[str], stop: "StopSignal") -> bool:
         usage=CONFIG_USAGE,
         description=DESCRIPTION,
     )
+    config, num_seeds = parsed.config, parsed.num_seeds
+    experiments = [config] if num_seeds is None else seeded(config, num_seeds)
     peers = Peers(heartbeat_seconds=parsed.heartbeat_seconds, stall_seconds=parsed.stall_seconds)
     launch = find_launch(
         os.environ,
@@ -62,15 +67,26 @@ def run(arguments: list[str], stop: "StopSignal") -> bool:
         start_processes(launch, heartbeat_seconds=parsed.heartbeat_seconds)
     from flaxmill.train.loop import train
 
-    changed = differences(named, parsed.config)
-    heading = f"{named.name}: {describe(changed) if changed else 'as configured'}"
+    results = []
     with peers:
         stop.leave = peers.leave_preempted
-        return train(
-            parsed.config,
-            extend=parsed.extend,
-            allow_other_data=parsed.allow_other_data,
-            stop=stop,
-            peers=peers,
-            heading=heading,
-        ).preempted
+        for experiment in experiments:
+            result = train(
+                experiment,
+                extend=parsed.extend,
+                allow_other_data=parsed.allow_other_data,
+                stop=stop,
+                peers=peers,
+                heading=_heading(named, experiment),
+            )
+            if result.preempted:
+                return True
+            results.append(result.metrics)
+    if len(results) > 1 and is_main():
+        print(f"\n{describe_spread(results)}")
+    return False
+
+
+def _heading(named: Experiment, experiment: Experiment) -> str:
+    changed = differences(named, experiment)
+    return f"{named.name}: {describe(changed) if changed else 'as configured'}"
