@@ -8,6 +8,8 @@ import pytest
 
 from flaxmill.model import ModelConfig, abstract_params, apply, count_params
 from flaxmill.train.flops import peak_flops, step_flops
+from flaxmill.train.per_layer import merge
+from flaxmill.train.trainable import choose_trainable
 
 GPT = ModelConfig(
     vocab_size=512,
@@ -30,6 +32,24 @@ def test_the_forward_third_agrees_with_what_xla_counts(config):
     assert cost is not None
     # XLA also counts norms, softmax and activations: some percent at this width.
     assert step_flops(config, 4, 64).full / 3 == pytest.approx(cost["flops"], rel=0.06)
+
+
+def test_a_step_of_lora_agrees_with_what_xla_counts():
+    """No gradients of frozen matrices; those of their inputs, and of adapters."""
+    targets = ("query", "key", "value", "out", "up", "gate", "down")
+    config = dataclasses.replace(GATED, lora_rank=4, lora_targets=targets)
+    params = abstract_params(config)
+    trained, frozen = choose_trainable((), params).split(params)
+    tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+
+    def loss(trained, frozen, tokens):
+        return apply(config, merge(trained, frozen), {"tokens": tokens})["logits"].sum()
+
+    cost = jax.jit(jax.value_and_grad(loss)).lower(trained, frozen, tokens).compile().cost_analysis()
+    assert cost is not None
+    # XLA leaves out what a sum as a loss makes constant, and counts norms, softmax and activations.
+    assert step_flops(config, 4, 64).full == pytest.approx(cost["flops"], rel=0.1)
+    assert step_flops(config, 4, 64).full < 0.8 * step_flops(GATED, 4, 64).full
 
 
 def test_a_long_model_costs_six_flops_a_weight_and_token():

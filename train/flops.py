@@ -18,6 +18,7 @@ PEAKS = {
     "TPU v6": 918e12,
 }
 BACKWARD = 2  # gradients of the inputs and of the weights, each as much as the forward pass
+FROZEN_BACKWARD = 1  # of the inputs alone, where LoRA trains other weights
 
 
 class StepFlops(NamedTuple):
@@ -33,18 +34,34 @@ class StepFlops(NamedTuple):
 def step_flops(
     config: ModelConfig, batch_size: int, num_tokens: int, predictions: int | None = None
 ) -> StepFlops:
-    """FLOPs of one update on [batch_size, num_tokens], with a head on `predictions` places of a row."""
+    """FLOPs of one update on [batch_size, num_tokens], with a head on `predictions` places of a row.
+
+    What `optimizer.freeze` saves is not taken off.
+    """
     D, F, H = config.embed_dim, config.hidden_dim, config.dim_per_head
     projections = D * H * (2 * config.num_heads + 2 * config.kv_heads)
     mlp = D * F * (3 if config.gated_mlp else 2)
     places = num_tokens if predictions is None else predictions
     head = D * config.padded_vocab_size + (0 if config.head == "lm" else D * D)
     matmuls = 2 * batch_size * (num_tokens * config.num_layers * (projections + mlp) + places * head)
+    adapters = 2 * batch_size * num_tokens * config.num_layers * _adapter_weights(config)
+    backward = BACKWARD if config.lora_rank is None else FROZEN_BACKWARD
+    products = (1 + backward) * matmuls + (1 + BACKWARD) * adapters
     pair = 4 * batch_size * config.num_heads * H
     reaches = [_reach(config, kind, num_tokens) for kind in layer_kinds(config)]
     all_pairs = pair * sum(reach * num_tokens for reach in reaches)
     seen = pair * sum(reach * (num_tokens - reach / 2) for reach in reaches) if config.causal else all_pairs
-    return StepFlops((1 + BACKWARD) * (matmuls + all_pairs), (1 + BACKWARD) * (matmuls + seen))
+    return StepFlops(products + (1 + BACKWARD) * all_pairs, products + (1 + BACKWARD) * seen)
+
+
+def _adapter_weights(config: ModelConfig) -> int:
+    """Of one layer, LoRA's factors: rank x (inputs + outputs) of each projection that has them."""
+    if config.lora_rank is None:
+        return 0
+    heads, kv_heads = (config.dim_per_head * count for count in (config.num_heads, config.kv_heads))
+    others = {"query": heads, "key": kv_heads, "value": kv_heads, "out": heads}
+    sizes = [others.get(target, config.hidden_dim) + config.embed_dim for target in config.lora_targets]
+    return config.lora_rank * sum(sizes)
 
 
 def _reach(config: ModelConfig, kind: LayerKind, num_tokens: int) -> int:
