@@ -1,79 +1,229 @@
-"""Text out of a causal model, and words into an encoder's gaps."""
+"""Text out of a causal model or an encoder-decoder: token ids in, token ids out."""
 
-# B batch, T tokens, V vocab
+# B prompts (as many as the mesh splits evenly), P prompt tokens, S source tokens, M new tokens, R texts
 
 import dataclasses
-import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.apply import Params, apply, bind, token_logits
+from flaxmill.model.apply import Params
+from flaxmill.model.beam_search import search_beams
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.transformer import Batch, complete_batch
+from flaxmill.model.decoder import Source, UnrolledModel, read_source, unroll
+from flaxmill.model.decoding import NO_TOKEN, Rules, continue_decoding, start
+from flaxmill.model.generation_config import GenerationConfig, check_generates, check_prompts, room
+from flaxmill.model.sampling import Filters
+from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
+
+Prompts = Sequence[Sequence[int]]
+Ending = Callable[[Sequence[int]], int | None]
+"""Given the new tokens of a text, how many of them to keep, or None while the text goes on."""
+
+_CHUNK = 16  # tokens between two looks of the host: often enough to read along, rare enough to cost nothing
+_LENGTHS = 16  # prompts and caches are as long as the next multiple, so that few lengths compile
+
+
+class Generator:
+    """A model ready to decode: its weights laid out for reading token by token, once.
+
+    On a mesh (`jax.set_mesh`) rows are split over its data axes and heads over its tensor axis; the mesh of
+    the making is that of every call.
+    """
+
+    def __init__(self, config: ModelConfig, params: Params) -> None:
+        """Raises ValueError where the model predicts no next token."""
+        check_generates(config)
+        # A model of both objectives attends as its rows ask; here they are all causal.
+        self.config = dataclasses.replace(config, causal=True)
+        self._model: UnrolledModel = jax.jit(unroll, static_argnums=0)(self.config, params)
+
+    def generate(
+        self, prompts: Prompts, options: GenerationConfig | None = None, ending: Ending | None = None
+    ) -> list[list[int]]:
+        """The new tokens alone of each text, the `num_samples` texts of a prompt next to each other.
+
+        Prompts of an encoder-decoder are sources: with whatever its training put around them. A text ends
+        with its end token, at `max_new_tokens`, or where learned positions end.
+
+        Args:
+          ending: ends texts early, for instance at a stop string.
+
+        Raises:
+          ValueError: an empty prompt, one that leaves no room, or with ids that the model has not.
+        """
+        options = options or GenerationConfig()
+        texts: list[list[int]] = [[] for _ in range(len(prompts) * options.num_samples)]
+        for news in self.stream(prompts, options, ending):
+            for text, new in zip(texts, news, strict=True):
+                text += new
+        return texts
+
+    def stream(
+        self, prompts: Prompts, options: GenerationConfig | None = None, ending: Ending | None = None
+    ) -> Iterator[list[list[int]]]:
+        """As `generate`, bit by bit: the tokens that each text has gained since the last time. Beam search
+        knows none of them before the end."""
+        options = options or GenerationConfig()
+        check_prompts(self.config, prompts)
+        steps = self._num_steps(prompts, options)
+        chunks = self._beams(prompts, options, steps) if options.num_beams > 1 else None
+        chunks = self._tokens(prompts, options, steps) if chunks is None else chunks
+        texts = [_Text(ending) for _ in range(len(prompts) * options.num_samples)]
+        for chunk_CR in chunks:
+            yield [text.add(column) for text, column in zip(texts, chunk_CR.T, strict=False)]
+            if all(text.has_ended for text in texts):
+                return
+
+    def _num_steps(self, prompts: Prompts, options: GenerationConfig) -> int:
+        """Tokens that the longest prompt leaves room for; what a decoder reads first is one token."""
+        longest = max(map(len, prompts)) if self.config.encoder_layers is None else 1
+        left = room(self.config, longest)
+        return options.max_new_tokens if left is None else min(options.max_new_tokens, left)
+
+    def _tokens(self, prompts: Prompts, options: GenerationConfig, steps: int) -> Iterator[np.ndarray]:
+        tokens_BP, first_B, source = self._read(prompts)
+        rules, top_k = self._rules(options, steps), options.top_k
+        keys_R = _keys(options, len(tokens_BP))
+        copies, num_slots = options.num_samples, _rounded_up(tokens_BP.shape[1] + steps, _LENGTHS)
+        state = start(
+            self._model,
+            tokens_BP,
+            first_B,
+            source,
+            rules,
+            keys_R,
+            num_slots=num_slots,
+            copies=copies,
+            top_k=top_k,
+        )
+        if source is not None and copies > 1:
+            source = _repeated(source, copies)
+        yield np.asarray(state.tokens)[None]
+        for done in range(1, steps, _CHUNK):
+            num_steps = min(_CHUNK, steps - done)
+            state, chunk_CR = continue_decoding(
+                self._model, source, state, rules, jnp.int32(num_steps), chunk=_CHUNK, top_k=top_k
+            )
+            yield np.asarray(chunk_CR)[:num_steps]
+
+    def _beams(self, prompts: Prompts, options: GenerationConfig, steps: int) -> Iterator[np.ndarray]:
+        tokens_BP, first_B, source = self._read(prompts)
+        rules = self._rules(options, steps)
+        lengths_M = np.arange(1, steps + 1, dtype=np.float64)
+        beams = search_beams(
+            self._model,
+            tokens_BP,
+            first_B,
+            source,
+            rules,
+            jnp.asarray(lengths_M**options.length_penalty, jnp.float32),
+            num_slots=_rounded_up(tokens_BP.shape[1] + steps, _LENGTHS),
+            num_beams=options.num_beams,
+            num_ends=rules.end.size,
+            ending=options.early_stopping,
+        )
+        best_BSM = np.asarray(beams.tokens)[:, : options.num_samples]
+        yield best_BSM.reshape(-1, steps).T
+
+    def _read(self, prompts: Prompts) -> tuple[np.ndarray, np.ndarray, Source | None]:
+        """What the decoder reads first: [B,P] tokens and the number of each row's first; and the source."""
+        rows = [*prompts, *[prompts[0]] * (_num_rows(len(prompts)) - len(prompts))]
+        if self.config.encoder_layers is None:
+            tokens_BP, first_B = _padded_left(rows)
+            return tokens_BP, first_B, None
+        tokens_BS, mask_BS = _padded_right(rows)
+        source = jax.jit(read_source)(self._model, tokens_BS, mask_BS)
+        start_id = self.config.decoder_start_id
+        start_id = self.config.pad_id if start_id is None else start_id
+        tokens_B1 = np.full((len(rows), 1), start_id or 0, np.int32)
+        return tokens_B1, np.zeros(len(rows), np.int32), source
+
+    def _rules(self, options: GenerationConfig, steps: int) -> Rules:
+        own = () if self.config.eos_id is None else (self.config.eos_id,)
+        ends = own if options.end_ids is None else options.end_ids
+        penalty = None if options.repetition_penalty == 1 else options.repetition_penalty
+        filters = Filters(penalty, options.temperature or None, options.top_p, options.min_p)
+        return Rules(
+            filters=Filters(*(None if value is None else jnp.float32(value) for value in filters)),
+            end=jnp.asarray(ends, jnp.int32),
+            suppressed=jnp.asarray(options.suppressed_ids, jnp.int32) if options.suppressed_ids else None,
+            forced_end=jnp.int32(steps - 1) if options.forced_end and ends else None,
+        )
 
 
 def generate(
     config: ModelConfig,
     params: Params,
-    prompts_BT: np.ndarray,
-    *,
-    num_tokens: int,
-    window: int,
-    seed: int = 0,
-    temperature: float = 0.8,
-    top_k: int = 40,
-) -> np.ndarray:
-    """Sample a continuation of each prompt, from its `top_k` likeliest tokens at each place.
-
-    The whole window runs again for every token: one compiled shape, no cache.
-
-    Args:
-      prompts_BT: int32, prompts of equal length.
-      window: most tokens that the model reads at once; what is older is forgotten.
-
-    Returns: int32 [B, num_tokens], the new tokens alone.
-    """
-    texts_BT = np.asarray(prompts_BT, np.int32)
-    start = texts_BT.shape[1]
-    assert start > 0, "a prompt has at least one token"
-    for index in range(num_tokens):
-        visible_BT = texts_BT[:, -window:]
-        padded_BT = np.pad(visible_BT, ((0, 0), (0, window - visible_BT.shape[1])))
-        key = jax.random.fold_in(jax.random.key(seed), index)
-        last = visible_BT.shape[1] - 1
-        next_B = _next_token(config, top_k, params, padded_BT, last, key, temperature)
-        texts_BT = np.concatenate([texts_BT, np.asarray(next_B)[:, None]], axis=1)
-    return texts_BT[:, start:]
+    prompts: Prompts,
+    options: GenerationConfig | None = None,
+    ending: Ending | None = None,
+) -> list[list[int]]:
+    """`Generator.generate`, of a model that is used once."""
+    return Generator(config, params).generate(prompts, options, ending)
 
 
-def fill_masks(config: ModelConfig, params: Params, batch: Batch, mask_id: int) -> np.ndarray:
-    """`tokens` [B,T] with the likeliest token at every place that holds `mask_id`."""
-    best_BT = np.asarray(_best_tokens(config, params, batch))
-    tokens_BT = np.asarray(batch["tokens"])
-    return np.where(tokens_BT == mask_id, best_BT, tokens_BT)
+class _Text:
+    """The new tokens of one text, and whether there will be more."""
+
+    def __init__(self, ending: Ending | None) -> None:
+        self.tokens: list[int] = []
+        self.has_ended = False
+        self._ending = ending
+
+    def add(self, column: np.ndarray) -> list[int]:
+        """What of a chunk belongs to the text."""
+        if self.has_ended:
+            return []
+        before = len(self.tokens)
+        new = column[column != NO_TOKEN].tolist()
+        self.has_ended = len(new) < len(column)
+        self.tokens += new
+        kept = self._ending(self.tokens) if self._ending is not None else None
+        if kept is not None:
+            self.has_ended = True
+            self.tokens = self.tokens[:kept]
+        return self.tokens[before:]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _next_token(
-    config: ModelConfig,
-    top_k: int,
-    params: Params,
-    tokens_BT: jax.Array,
-    last: jax.Array,
-    key: jax.Array,
-    temperature: float,
-) -> jax.Array:
-    config = dataclasses.replace(config, causal=True)  # a hybrid model attends as its rows ask
-    model = bind(config, params)
-    hidden_BTD = model(complete_batch(config, {"tokens": tokens_BT}))
-    logits_BV = token_logits(model, hidden_BTD[:, last][:, None])[:, 0]
-    best_Bk, ids_Bk = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))
-    choice_B = jax.random.categorical(key, best_Bk / temperature)
-    return jnp.take_along_axis(ids_Bk, choice_B[:, None], 1)[:, 0]
+def _keys(options: GenerationConfig, num_prompts: int) -> jax.Array:
+    """One key for each sample of a prompt, the same for every prompt: a row knows nothing of its batch."""
+    key = jax.random.key(options.seed)
+    samples = jnp.tile(jnp.arange(options.num_samples), num_prompts)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, samples)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _best_tokens(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
-    return apply(config, params, batch)["logits"].argmax(-1)
+def _repeated(source: Source, copies: int) -> Source:
+    return jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), source)
+
+
+def _num_rows(num_prompts: int) -> int:
+    """As many rows as the mesh in use splits evenly."""
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else num_shards(mesh_axes("batch", ACTIVATION_RULES, mesh), mesh)
+    return _rounded_up(num_prompts, shards)
+
+
+def _padded_left(rows: Prompts) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [B,P] tokens, and [B] where each row begins."""
+    length = _rounded_up(max(map(len, rows)), _LENGTHS)
+    tokens_BP = np.zeros((len(rows), length), np.int32)
+    for row, tokens in enumerate(rows):
+        tokens_BP[row, length - len(tokens) :] = tokens
+    return tokens_BP, np.asarray([length - len(tokens) for tokens in rows], np.int32)
+
+
+def _padded_right(rows: Prompts) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [B,S] tokens and mask."""
+    length = _rounded_up(max(map(len, rows)), _LENGTHS)
+    tokens_BS, mask_BS = np.zeros((2, len(rows), length), np.int32)
+    for row, tokens in enumerate(rows):
+        tokens_BS[row, : len(tokens)] = tokens
+        mask_BS[row, : len(tokens)] = 1
+    return tokens_BS, mask_BS
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

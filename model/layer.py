@@ -2,6 +2,7 @@
 
 # B batch, T query tokens, S key tokens, D model, N heads, K key-value heads, H head dim, F mlp
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,9 @@ from flaxmill.model.mlp import MLP
 from flaxmill.model.norms import Norm
 from flaxmill.model.positions import Turns, rotary
 from flaxmill.sharding.rules import constrain
+
+Attend = Callable[[jax.Array], jax.Array]
+"""From normed hidden states [B,T,D] to what is added to them."""
 
 
 class Surroundings(NamedTuple):
@@ -65,24 +69,44 @@ class Attention(nnx.Module):
         **visible: Any,
     ) -> jax.Array:
         """Attend from `x_BTD` to `keys_BSD`; `visible` says who sees whom, as `attention` takes it."""
-        config = self.config
+        q_BTNH = self.queries(x_BTD, turns)
+        return self.mix(q_BTNH, *self.keys_and_values(keys_BSD, turns), key=key, **visible)
+
+    def queries(self, x_BTD: jax.Array, turns: Turns | None) -> jax.Array:
+        """[B,T,N,H], turned as their positions ask."""
         q_BTNH = constrain(self.query(x_BTD), "batch", "tokens", "heads", "head_dim")
+        return _placed(q_BTNH, self.query_norm, turns)
+
+    def keys_and_values(self, keys_BSD: jax.Array, turns: Turns | None) -> tuple[jax.Array, jax.Array]:
+        """Both [B,S,K,H], the keys turned as their positions ask."""
         k_BSKH = constrain(self.key(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
         v_BSKH = constrain(self.value(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
-        if self.query_norm is not None and self.key_norm is not None:
-            q_BTNH, k_BSKH = self.query_norm(q_BTNH), self.key_norm(k_BSKH)
-        if turns is not None:
-            q_BTNH, k_BSKH = rotary(q_BTNH, turns), rotary(k_BSKH, turns)
+        return _placed(k_BSKH, self.key_norm, turns), v_BSKH
+
+    def mix(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        **visible: Any,
+    ) -> jax.Array:
+        """[B,T,D]: what the queries read of the values."""
         mixed_BTNH = attention(
             q_BTNH,
             k_BSKH,
             v_BSKH,
-            scale=config.logits_factor,
-            dropout_rate=config.attention_dropout_rate,
+            scale=self.config.logits_factor,
+            dropout_rate=self.config.attention_dropout_rate,
             key=key,
-            backend=config.attention,
+            backend=self.config.attention,
             **visible,
         )
+        return self.project(mixed_BTNH)
+
+    def project(self, mixed_BTNH: jax.Array) -> jax.Array:
+        """[B,T,D] of what the heads have read."""
         return self.out(constrain(mixed_BTNH, "batch", "tokens", "heads", "head_dim"))
 
 
@@ -105,40 +129,47 @@ class Layer(nnx.Module):
         self, x_BTD: jax.Array, around: Surroundings, kind: LayerKind, key: jax.Array | None
     ) -> jax.Array:
         keys = split_key(key, 5)
-        if self.config.parallel_residual:
-            y_BTD = self._attend(_normed(self.attention_norm, x_BTD), around, kind, keys[0])
-            y_BTD = self._drop(y_BTD, keys[1]) + self._drop(self.mlp(self.mlp_norm(x_BTD)), keys[2])
-            return constrain(x_BTD + y_BTD, "batch", "tokens", None)
-        with jax.named_scope("attention_block"):
-            attend = lambda x_BTD: self._attend(x_BTD, around, kind, keys[0])  # noqa: E731
-            x_BTD = self._block(x_BTD, attend, self.attention_norm, keys[1])
-        if self.cross_attention is not None:
-            with jax.named_scope("cross_attention_block"):
-                attend = lambda x_BTD: self._attend_encoded(x_BTD, around, keys[3])  # noqa: E731
-                x_BTD = self._block(x_BTD, attend, self.cross_attention_norm, keys[4])
-        with jax.named_scope("mlp_block"):
-            x_BTD = self._block(x_BTD, self.mlp, self.mlp_norm, keys[2])
-        return constrain(x_BTD, "batch", "tokens", None)
+        turns, visible = around.turns.get(kind), self.visible(around, kind)
+        attend = lambda x_BTD: self.attention(x_BTD, x_BTD, turns=turns, key=keys[0], **visible)  # noqa: E731
+        attend_encoded = lambda x_BTD: self._attend_encoded(x_BTD, around, keys[3])  # noqa: E731
+        return self.connect(x_BTD, attend, attend_encoded, (keys[1], keys[4], keys[2]))
 
-    def _block(self, x_BTD: jax.Array, run: Any, norm: Norm | None, key: jax.Array | None) -> jax.Array:
-        """x + run(norm(x)), or norm(x + run(x)) where the norm comes after."""
-        if self.config.norm_position == "pre":
-            return x_BTD + self._drop(run(_normed(norm, x_BTD)), key)
-        return _normed(norm, x_BTD + self._drop(run(x_BTD), key))
-
-    def _attend(
-        self, x_BTD: jax.Array, around: Surroundings, kind: LayerKind, key: jax.Array | None
-    ) -> jax.Array:
-        return self.attention(
-            x_BTD,
-            x_BTD,
-            turns=around.turns.get(kind),
-            key=key,
+    def visible(self, around: Surroundings, kind: LayerKind) -> dict[str, Any]:
+        """Who sees whom in self-attention, as `attention` takes it."""
+        return dict(
             documents_BT=around.documents,
             causal=around.causal,
             window=self.config.window if kind == "local" else None,
             bias_NTS=around.bias,
         )
+
+    def connect(
+        self,
+        x_BTD: jax.Array,
+        attend: Attend,
+        attend_encoded: Attend,
+        keys: tuple[jax.Array | None, ...] = (None, None, None),
+    ) -> jax.Array:
+        """Norms, residual connections and MLP around two functions that attend; `attend_encoded` is used
+        where the layer attends to an encoder. The keys drop out what attend, attend_encoded and MLP give."""
+        if self.config.parallel_residual:
+            y_BTD = self._drop(attend(_normed(self.attention_norm, x_BTD)), keys[0])
+            y_BTD = y_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)), keys[2])
+            return constrain(x_BTD + y_BTD, "batch", "tokens", None)
+        with jax.named_scope("attention_block"):
+            x_BTD = self._block(x_BTD, attend, self.attention_norm, keys[0])
+        if self.cross_attention is not None:
+            with jax.named_scope("cross_attention_block"):
+                x_BTD = self._block(x_BTD, attend_encoded, self.cross_attention_norm, keys[1])
+        with jax.named_scope("mlp_block"):
+            x_BTD = self._block(x_BTD, self.mlp, self.mlp_norm, keys[2])
+        return constrain(x_BTD, "batch", "tokens", None)
+
+    def _block(self, x_BTD: jax.Array, run: Attend, norm: Norm | None, key: jax.Array | None) -> jax.Array:
+        """x + run(norm(x)), or norm(x + run(x)) where the norm comes after."""
+        if self.config.norm_position == "pre":
+            return x_BTD + self._drop(run(_normed(norm, x_BTD)), key)
+        return _normed(norm, x_BTD + self._drop(run(x_BTD), key))
 
     def _attend_encoded(self, x_BTD: jax.Array, around: Surroundings, key: jax.Array | None) -> jax.Array:
         assert self.cross_attention is not None
@@ -155,6 +186,11 @@ class Layer(nnx.Module):
 
     def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
         return dropout(x_BTD, self.config.dropout, key)
+
+
+def _placed(x_BTNH: jax.Array, norm: Norm | None, turns: Turns | None) -> jax.Array:
+    x_BTNH = _normed(norm, x_BTNH)
+    return x_BTNH if turns is None else rotary(x_BTNH, turns)
 
 
 def _normed(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:

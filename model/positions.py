@@ -87,6 +87,10 @@ class RelativeBias(nnx.Module):
         buckets_TS = relative_buckets(distances_TS, num_buckets, self.max_distance, self.causal)
         return jnp.transpose(self.embedding[...][buckets_TS], (2, 0, 1))
 
+    def to_past(self, num_distances: int) -> jax.Array:
+        """[N,S]: of a query and the key that stands 0, 1, ... before it."""
+        return self(num_distances, 1)[:, :, 0]
+
 
 def relative_buckets(distances: np.ndarray, num_buckets: int, max_distance: int, causal: bool) -> np.ndarray:
     """The bucket of each distance (key - query): one for each small one, then wider by a constant factor.

@@ -50,13 +50,14 @@ class Stack(nnx.Module):
         encoded_documents_BS: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states [B,T,D] of embedded tokens; `batch` holds their documents and positions."""
-        around = self._surroundings(batch, encoded_BSD, encoded_documents_BS)
+        around = self.surroundings(batch, encoded_BSD, encoded_documents_BS)
         x_BTD = self._run_layers(x_BTD, around, key)
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
-    def _surroundings(
+    def surroundings(
         self, batch: Batch, encoded_BSD: jax.Array | None, encoded_documents_BS: jax.Array | None
     ) -> Surroundings:
+        """What the layers attend by, of a batch's documents and positions."""
         config = self.config
         assert config.causal is not None, "causal is resolved before the model is made"
         positions_BT, num_tokens = batch["positions"], batch["positions"].shape[1]

@@ -7,7 +7,9 @@ from jax.sharding import Mesh
 from flaxmill.data.batches import Batches
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.apply import Params
-from flaxmill.model.generation import fill_masks, generate
+from flaxmill.model.generation import generate
+from flaxmill.model.generation_config import GenerationConfig, room
+from flaxmill.model.mask_filling import fill_masks
 from flaxmill.sharding.placement import place_rows
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 from flaxmill.train.experiment import Experiment
@@ -23,21 +25,20 @@ def sample_text(
     continuation of `experiment.prompt`, for the others a held-out text with its gaps filled."""
     with jax.set_mesh(mesh):
         if experiment.objective in ("causal", "hybrid"):
-            return _continuation(experiment, params, tokenizer, mesh)
+            return _continuation(experiment, params, tokenizer)
         return _filled_text(experiment, params, batches, tokenizer, mesh)
 
 
-def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer, mesh: Mesh) -> str:
+def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer) -> str:
     prompt = tokenizer.encode(experiment.prompt) or [tokenizer.end_id or 0]
-    tokens = generate(
-        experiment.model,
-        params,
-        np.tile(np.asarray(prompt, np.int32), (_num_rows(mesh), 1)),
-        num_tokens=SAMPLE_TOKENS,
-        window=experiment.data.sequence_length,
-        seed=experiment.seed,
+    options = GenerationConfig(
+        max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=experiment.seed, end_ids=()
     )
-    continued = tokenizer.decode(tokens[0].tolist(), skip_specials=False)
+    # Of a long prompt its end: at least half of the model's positions are for what is new.
+    positions = room(experiment.model, 0)
+    kept = prompt if positions is None else prompt[-max(positions - SAMPLE_TOKENS, positions // 2, 1) :]
+    tokens = generate(experiment.model, params, [kept], options)[0]
+    continued = tokenizer.decode(tokens, skip_specials=False)
     return f"{experiment.prompt!r} continues:\n{experiment.prompt}{continued}"
 
 
