@@ -1,0 +1,121 @@
+"""Greedy decoding beside transformers' `generate`: GPT-2's 124M shape, random weights, float32, one CPU.
+
+Command: python benchmarks/generation.py [ROUNDS]
+Needs PyTorch and transformers (the extra `parity`). Batches of 1 and 8 prompts of 32 tokens, 128 new tokens
+each; both sides in one run on the same weights and prompts, taking turns; medians. What binds both is reading
+the weights once a step, so bytes a second stand beside the peak that a plain sum over memory reaches here.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from flaxmill.model import GenerationConfig, Generator, ModelConfig, load_huggingface
+
+PROMPT_TOKENS, NEW_TOKENS = 32, 128
+BARS = {1: 0.8, 8: 1.0}  # of transformers' tokens a second, by batch
+PEAK_BYTES = 2**29
+
+
+class Contestants(NamedTuple):
+    """The same weights on both sides."""
+
+    ours: Generator
+    config: ModelConfig
+    theirs: Any
+    num_weights: int
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    print(
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}; load {os.getloadavg()[0]:.1f}"
+    )
+    peak = peak_bandwidth()
+    print(f"peak: a sum over {PEAK_BYTES / 2**20:.0f} MiB reads {peak / 1e9:.1f} GB/s")
+    both = make_contestants()
+    prompts = np.random.default_rng(0).integers(0, 50_000, (max(BARS), PROMPT_TOKENS))
+    runs = {batch: (ours(both, prompts[:batch]), theirs(both, prompts[:batch])) for batch in BARS}
+    for batch, (run, other) in runs.items():
+        first, again = seconds(run), seconds(run)
+        equal = np.array_equal(run(), other())
+        print(f"batch {batch}: compiled in {first - again:.1f} s; the tokens are equal: {equal}")
+    measured = {batch: ([], []) for batch in BARS}
+    for _ in range(rounds):
+        for batch, contestants in runs.items():
+            for times, run in zip(measured[batch], contestants, strict=True):
+                times.append(seconds(run))
+    for batch, times in measured.items():
+        own, other = map(statistics.median, times)
+        report(both, batch, own, other, peak)
+    print(f"medians of {rounds} runs; load {os.getloadavg()[0]:.1f}")
+
+
+def make_contestants() -> Contestants:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(bos_token_id=None, eos_token_id=None)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    with tempfile.TemporaryDirectory() as directory:
+        model.save_pretrained(directory)
+        config, params = load_huggingface(directory)
+    num_weights = (
+        sum(leaf.size for leaf in jax.tree.leaves(params)) - params["embed"]["positions"]["embedding"].size
+    )
+    return Contestants(Generator(config, params), config, model, num_weights)
+
+
+def ours(both: Contestants, prompts_BT: np.ndarray) -> Callable[[], np.ndarray]:
+    options = GenerationConfig(max_new_tokens=NEW_TOKENS)
+    return lambda: np.asarray(both.ours.generate(prompts_BT.tolist(), options))
+
+
+def theirs(both: Contestants, prompts_BT: np.ndarray) -> Callable[[], np.ndarray]:
+    inputs = torch.from_numpy(prompts_BT)
+    settings = {"do_sample": False, "max_new_tokens": NEW_TOKENS, "pad_token_id": 0}
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            tokens = both.theirs.generate(inputs, attention_mask=torch.ones_like(inputs), **settings)
+        return tokens[:, PROMPT_TOKENS:].numpy()
+
+    return run
+
+
+def report(both: Contestants, batch: int, ours_seconds: float, theirs_seconds: float, peak: float) -> None:
+    mean_length = PROMPT_TOKENS + NEW_TOKENS / 2
+    per_token = 2 * both.config.num_layers * both.config.embed_dim
+    step_bytes = 4 * (both.num_weights + batch * mean_length * per_token)
+    for name, taken in (("flaxmill", ours_seconds), ("transformers", theirs_seconds)):
+        rate = step_bytes * NEW_TOKENS / taken
+        print(
+            f"batch {batch}: {name:12} {batch * NEW_TOKENS / taken:6.1f} tokens/s, "
+            f"{taken / NEW_TOKENS * 1e3:5.1f} ms a step, "
+            f"{rate / 1e9:5.1f} GB/s, {rate / peak:4.0%} of the peak"
+        )
+    print(f"batch {batch}: ratio {theirs_seconds / ours_seconds:.2f} (bar {BARS[batch]:.2f})")
+
+
+def peak_bandwidth() -> float:
+    """Bytes a second that all cores together read."""
+    values = torch.ones(PEAK_BYTES // 4)
+    return PEAK_BYTES / min(seconds(values.sum) for _ in range(9))
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`flaxmill generate`: text from a trained model, or words for the gaps of a text."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from flaxmill.model.generation_config import GenerationConfig
+from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.overrides import INLINE, override
+
+if TYPE_CHECKING:
+    from flaxmill.train.text_model import TextModel
+
+USAGE = "SOURCE PROMPT [PROMPT ...]"
+DESCRIPTION = """Continues each PROMPT with the model of SOURCE, a run or a Hugging Face directory: the newest
+weights. Of an encoder-decoder the prompt is the source. An encoder fills the mask tokens of its prompts, and
+reads of the flags --candidates, --json and --mesh alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateArguments:
+    """What `flaxmill generate` takes."""
+
+    stop: tuple[str, ...] = ()
+    """A text ends before this string; may be repeated."""
+    candidates: int = 5
+    """Words shown for each gap that an encoder fills."""
+    json: bool = False
+    """Print one JSON object, {"text": [...], "tokens": [[...]]}: what is new alone."""
+    mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
+    """Devices to compute on."""
+    decoding: Annotated[GenerationConfig, INLINE] = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(f"candidates={self.candidates} must be at least 1")
+        if "" in self.stop:
+            raise ValueError("stop='' would end every text before it begins; give it some text")
+
+
+def run(arguments: list[str]) -> None:
+    """Generate and print."""
+    flags_from = next((i for i, text in enumerate(arguments) if text.startswith("--") or text == "-h"), None)
+    words, flags = arguments[:flags_from], [] if flags_from is None else arguments[flags_from:]
+    parsed = override(
+        GenerateArguments(), flags, program="flaxmill generate", usage=USAGE, description=DESCRIPTION
+    )
+    if len(words) < 2:
+        given = "neither is given" if not words else "no prompt is given"
+        raise ValueError(f"SOURCE and a PROMPT come first, {given}: flaxmill generate {USAGE}")
+    source, *prompts = words
+    from flaxmill.train.text_model import load_text_model
+
+    model = load_text_model(Path(source).expanduser(), parsed.mesh)
+    if model.config.head == "lm":
+        _generate(model, prompts, parsed)
+    else:
+        _fill(model, prompts, parsed)
+
+
+def _generate(model: "TextModel", prompts: list[str], arguments: GenerateArguments) -> None:
+    from flaxmill.train.text_generation import stream_texts, write_texts
+
+    options, stop = arguments.decoding, arguments.stop
+    shown = "" if model.config.encoder_layers else prompts[0]
+    if arguments.json:
+        written = write_texts(model, prompts, options, stop)
+        print(json.dumps({"text": written.texts, "tokens": written.tokens}))
+    elif len(prompts) == options.num_samples == 1:
+        begins = True
+        for news in stream_texts(model, prompts, options, stop):
+            sys.stdout.write(shown * begins + news[0])
+            sys.stdout.flush()
+            begins = False
+        print()
+    else:
+        written = write_texts(model, prompts, options, stop)
+        for number, text in enumerate(written.texts):
+            prompt = prompts[number // options.num_samples]
+            print(f"{prompt!r} {'gives' if model.config.encoder_layers else 'continues'}:\n{text}\n")
+
+
+def _fill(model: "TextModel", prompts: list[str], arguments: GenerateArguments) -> None:
+    from flaxmill.train.gap_filling import fill_gaps
+
+    filled = fill_gaps(model, prompts, arguments.candidates)
+    if arguments.json:
+        print(
+            json.dumps(
+                {
+                    "text": [one.text for one in filled],
+                    "tokens": [one.tokens for one in filled],
+                    "candidates": [
+                        [[candidate._asdict() for candidate in gap] for gap in one.candidates]
+                        for one in filled
+                    ],
+                }
+            )
+        )
+        return
+    for one in filled:
+        print(one.text)
+        for number, gap in enumerate(one.candidates):
+            words = "  ".join(f"{candidate.text} {candidate.probability:.3f}" for candidate in gap)
+            print(f"  gap {number}: {words}")
