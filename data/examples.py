@@ -59,7 +59,10 @@ def _check_columns(row: Row, config: DataConfig, objective: str) -> None:
         for column in ("question", "context", "answers"):
             if column not in row.values:
                 raise _no_column(
-                    f"objective=question_answering reads the column {column!r}, which is", row, column
+                    f"objective=question_answering reads the column {column!r}, which is",
+                    row,
+                    column,
+                    "rename one of these",
                 )
         return
     fields = {
@@ -70,12 +73,15 @@ def _check_columns(row: Row, config: DataConfig, objective: str) -> None:
     for field in fields:
         column = getattr(config, field)
         if column is not None and column not in row.values:
-            raise _no_column(f"data.{field}={column!r} is", row, column)
+            may_miss = field in ("label_column", "target_column")
+            fix = "name one of these, or None to predict" if may_miss else "name one of these"
+            raise _no_column(f"data.{field}={column!r} is", row, column, fix)
 
 
-def _no_column(what: str, row: Row, column: str) -> ValueError:
+def _no_column(what: str, row: Row, column: str, fix: str) -> ValueError:
     names = [str(name) for name in row.values]
-    return ValueError(f"{what} no column of {row.file}; it has {', '.join(names)}{nearest(column, names)}")
+    has = f"{what} no column of {row.file}; it has {', '.join(names)}"
+    return ValueError(f"{has}{nearest(column, names) or f'; {fix}'}")
 
 
 def _read_labelled(row: Row, config: DataConfig) -> Example:

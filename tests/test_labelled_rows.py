@@ -42,6 +42,23 @@ def test_texts_are_framed_and_cut_as_transformers_does(kind):
     assert num_cut == sum(len(ids) > LENGTH for ids in untruncated) > 0
 
 
+def test_a_vocabulary_alone_reads_as_transformers_bert_does(tmp_path):
+    import transformers
+
+    vocabulary = ours("bert").inner.get_vocab()
+    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    texts, pairs = draw_texts(8), draw_texts(9)
+    tokenize = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    expected = tokenize(texts, pairs, truncation=True, max_length=LENGTH)
+    tokenizer = Tokenizer.load(tmp_path / "vocab.txt")
+    rows, _ = encode(tokenizer, make_examples(texts, pairs), pair_column="pair")
+    for row, ids in enumerate(expected["input_ids"]):
+        np.testing.assert_array_equal(rows["tokens"][row, : len(ids)], ids)
+        np.testing.assert_array_equal(rows["segments"][row, : len(ids)], expected["token_type_ids"][row])
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gpt2"])
 def test_of_a_pair_the_longer_text_is_cut_first_as_transformers_does(kind):
     texts, pairs = draw_texts(1), draw_texts(2)
