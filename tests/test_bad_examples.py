@@ -1,0 +1,108 @@
+"""Bad examples end a command in one line that names file, row, rule and fix, with exit code 2."""
+
+import json
+
+import pytest
+
+SQUAD = {"context": "The fox.", "qas": [{"id": "q7", "question": "Who?"}]}
+
+
+def squad(answer: str, start: int) -> str:
+    question = SQUAD["qas"][0] | {"answers": [{"text": answer, "answer_start": start}]}
+    return json.dumps({"data": [{"paragraphs": [SQUAD | {"qas": [question]}]}]})
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "content", "flags", "message"),
+    [
+        (
+            "classification",
+            "a.csv",
+            "input,label\na,x\n",
+            (),
+            "data.text_column='text' is no column of {}; it has",
+        ),
+        (
+            "classification",
+            "a.csv",
+            'text,label\na,x\n"b\nb",\n',
+            (),
+            "row 2 (line 3) of {} has no label in the",
+        ),
+        (
+            "classification",
+            "a.tsv",
+            "text\tlabel\n \tx\n",
+            (),
+            "row 1 (line 2) of {}: the text in 'text' is empty",
+        ),
+        (
+            "classification",
+            "a.csv",
+            "text,label\na,x,y\n",
+            (),
+            "row 1 (line 2) of {} cannot be read (it has 3 fiel",
+        ),
+        (
+            "classification",
+            "a.jsonl",
+            '{"text": "a"\n',
+            (),
+            "row 1 of {} cannot be read (Expecting ',' delimiter",
+        ),
+        ("classification", "a.csv", "text,label\n", (), "data.files={} holds no examples; give files with"),
+        (
+            "classification",
+            "a.csv",
+            "text,label\na,x\nb,y\n",
+            ("--data.labels", "x"),
+            "row 2 (line 3) of {}: the label 'y' is unknown; known are x; correct it",
+        ),
+        (
+            "classification",
+            "a.csv",
+            "text,label\na,x\nb,y\n",
+            ("--data.label-type", "number"),
+            "row 1 (line 2) of {}: the label 'x' in 'label' is no number, as data.label_type=number needs",
+        ),
+        (
+            "token_classification",
+            "a.conll",
+            "a O\nb\n",
+            (),
+            "line 2 of {} cannot be read ('b' has no tag beside it)",
+        ),
+        (
+            "question_answering",
+            "a.json",
+            squad("cat", 4),
+            (),
+            "question 'q7' of {}: the answer 'cat' does not stand",
+        ),
+        (
+            "question_answering",
+            "a.json",
+            squad("fox", 3),
+            (),
+            "at character 3 of its context; it stands at 4: correct",
+        ),
+        (
+            "seq2seq",
+            "a.csv",
+            "text,target\na,\n",
+            (),
+            "row 1 (line 2) of {}: the text in 'target' is empty; fill it",
+        ),
+    ],
+)
+def test_a_bad_example_ends_in_one_line_and_code_2(
+    flaxmill, tmp_path, objective, name, content, flags, message
+):
+    path = tmp_path / name
+    path.write_text(content)
+    data = ("--data.files", path, "--data.valid-files", path, "--data.tokenizer", "wordpiece")
+    code, _, error = flaxmill("data", "prepare", "--objective", objective, *data, *flags)
+    (line,) = [line for line in error.splitlines() if line.startswith("flaxmill: ")]
+    assert code == 2
+    assert message.format(path) in line
+    assert "Traceback" not in error
