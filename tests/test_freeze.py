@@ -1,6 +1,7 @@
 """What optimizer.freeze names stays as it is, costs no gradient and has no state; all else trains on."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from small_steps import ROWS, as_jax, random_rows, take_steps, tiny_model
 
-from flaxmill.model.apply import abstract_params, init_params
+from flaxmill.model.apply import abstract_params, count_params, init_params
 from flaxmill.model.weight_places import flatten
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.experiment import Experiment
@@ -18,7 +19,7 @@ from flaxmill.train.optimizer import OptimizerConfig, make_optimizer
 from flaxmill.train.per_layer import merge
 from flaxmill.train.state import abstract_state
 from flaxmill.train.step import make_train_step
-from flaxmill.train.trainable import choose_trainable, layer_numbers
+from flaxmill.train.trainable import choose_trainable, count_trained, layer_numbers
 
 MODEL = tiny_model()
 PARAMS = abstract_params(MODEL)
@@ -207,7 +208,29 @@ def test_a_mesh_of_eight_trains_the_same():
             assert value.tobytes() == flatten(one.after.params)[path].tobytes()
 
 
+def test_trained_parameters_are_counted():
+    assert count_trained((), MODEL) == count_params(MODEL)
+    assert count_trained(("embed/*",), MODEL) == count_params(MODEL) - 101 * 16
+    only_last = count_trained(("embed/*", "layers.0-2/*", "final_norm/*"), MODEL)
+    assert only_last == sum(leaf.size for leaf in jax.tree.leaves(PARAMS["last_layers"]))
+    half = count_trained(("layers.1/*",), MODEL)
+    assert half == count_params(MODEL) - sum(leaf.size for leaf in jax.tree.leaves(PARAMS["layers"])) // 2
+
+
 def test_parts_of_a_tree_come_together_again():
     trained, frozen = choose_trainable(FROZEN, PARAMS).split(PARAMS)
     assert flatten(trained).keys().isdisjoint(flatten(frozen))
     assert merge(trained, frozen) == PARAMS
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_trains_and_refuses_a_pattern_before_it_begins(make_experiment, capsys):
+    from flaxmill.train import train
+
+    experiment = make_experiment(steps=2, optimizer=OptimizerConfig(freeze=("embd/*",)))
+    with pytest.raises(ValueError, match=r"did you mean embed/\*\?"):
+        train(experiment)
+    assert experiment.run_dir is not None
+    assert not Path(experiment.run_dir).exists()
+    train(dataclasses.replace(experiment, optimizer=OptimizerConfig(freeze=("embed/*", "layers.0/*"))))
+    assert " parameters (12.8k trained), 2 layers of 32" in capsys.readouterr().out

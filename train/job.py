@@ -37,6 +37,7 @@ from flaxmill.train.run_directory import (
 )
 from flaxmill.train.signals import Stop
 from flaxmill.train.trackers import Trackers
+from flaxmill.train.trainable import count_trained
 
 
 class Job(NamedTuple):
@@ -67,6 +68,7 @@ def prepare_all(
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)
+    count_trained(experiment.optimizer.freeze, experiment.model)  # refuses patterns that fit nothing
     names = [
         f"eval_{name}" for name in evaluation_names(experiment.objective, experiment.model, experiment.z_loss)
     ]
@@ -129,9 +131,11 @@ def describe_job(job: Job, start: Start) -> str:
         begins = f"continues {where} at step {first} of"
     else:
         begins = f"trains{' imported weights' if imported else ''} {where} for"
+    total, trained = count_params(model), count_trained(experiment.optimizer.freeze, model)
+    share = "" if trained == total else f" ({short_number(trained)} trained)"
     return (
         f"{experiment.name} {begins} {experiment.steps} steps: "
-        f"{short_number(count_params(model))} parameters, {model.num_layers} layers of {model.embed_dim}, "
+        f"{short_number(total)} parameters{share}, {model.num_layers} layers of {model.embed_dim}, "
         f"vocabulary {model.vocab_size}; {short_number(num_tokens)} tokens of text; "
         f"{', '.join(kinds)}: {axes}{processes}"
     )

@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.apply import Params, unflatten
+from flaxmill.model.apply import Params, abstract_params, logical_axes, unflatten
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import LAYER_GROUPS
 from flaxmill.model.lora import head_beside_adapters, is_adapter
 from flaxmill.model.stored_tensors import Path
@@ -74,6 +76,20 @@ def choose_trainable(freeze: Sequence[str], params: Params) -> Trainable:
     frozen = frozenset(path for path, mask in trained.items() if not mask.any())
     partly = {path: mask for path, mask in trained.items() if mask.any() and not mask.all()}
     return Trainable(frozen, partly)
+
+
+def count_trained(freeze: Sequence[str], config: ModelConfig) -> int:
+    """Number of parameters that are trained, counted as `count_params` counts them all."""
+    params, axes = flatten(abstract_params(config)), flatten(logical_axes(config))
+    trainable, vocab_size = choose_trainable(freeze, unflatten(params)), config.vocab_size
+    assert vocab_size is not None
+
+    def size(path: Path) -> float:
+        sizes = zip(axes[path], params[path].shape, strict=True)
+        count = math.prod(vocab_size if axis == "vocab" else size for axis, size in sizes)
+        return count * float(np.mean(trainable.layers.get(path, True)))
+
+    return round(sum(size(path) for path in params if path not in trainable.frozen))
 
 
 def layer_numbers(params: Params) -> dict[Path, range]:
