@@ -152,7 +152,8 @@ def test_direction_that_contradicts_the_objective_is_refused(objective, causal):
 def test_tokenizer_without_the_special_tokens_is_refused(objective, lacking, words):
     with pytest.raises(ValueError, match=rf"objective={objective} needs the token {words}"):
         resolved(objective=objective, tokenizer=Specials(**lacking))
-    assert resolved(objective="causal", tokenizer=Specials(**lacking))
+    for other in ("causal", "classification", "token_classification", "seq2seq"):
+        assert resolved(objective=other, tokenizer=Specials(**lacking))
 
 
 def test_one_segment_embedding_is_too_few_for_pairs():

@@ -62,7 +62,7 @@ def _filled(value: Any, derived: Any) -> Any:
 
 
 def _check_specials(objective: str, tokenizer: "Tokenizer") -> None:
-    needed = {} if objective == "causal" else {"[MASK]": tokenizer.mask_id}
+    needed = {"[MASK]": tokenizer.mask_id} if objective in ("mlm", "mlm_nsp", "hybrid") else {}
     if objective == "mlm_nsp":
         needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
     lacking = [token for token, token_id in needed.items() if token_id is None]
