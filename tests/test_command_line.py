@@ -74,7 +74,8 @@ def test_several_seeds_train_a_run_each_and_end_with_mean_and_deviation(flaxmill
 
 
 def test_several_seeds_need_a_place_and_are_several(flaxmill, trained):
-    for flags, rule in ((["--num-seeds", "3"], "give --run-dir"), (["--num-seeds", "1"], "must be 2 or more")):
+    bad = ((["--num-seeds", "3"], "give --run-dir"), (["--num-seeds", "1"], "must be 2 or more"))
+    for flags, rule in bad:
         assert rule in one_line(flaxmill("train", *flags))
     assert trained == []
 
