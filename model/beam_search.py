@@ -70,6 +70,7 @@ def search_beams(
     whole = Beams(empty_BWM, jnp.full((B, W), NONE))
     nothing = jnp.zeros((B, W), bool)
     state = Search(repeat_cache(cache, W), seen, growing, whole, nothing, ~nothing[:, 0], jnp.int32(0))
+    rules = rules._replace(limits=repeat_rows(rules.limits, W))
     source = None if source is None else jax.tree.map(lambda x: repeat_rows(x, W), source)
     grow = functools.partial(_grow, rules=rules, divisors_M=divisors_M, num_ends=num_ends, ending=ending)
 
@@ -89,7 +90,7 @@ def _grow(
     state: Search, logits: jax.Array, *, rules: Rules, divisors_M: jax.Array, num_ends: int, ending: str
 ) -> Search:
     """Every beam by one token: the best continuations go on, those that end are kept as whole texts."""
-    B, W, M = state.growing.tokens.shape
+    B, W = state.growing.scores.shape
     V = logits.shape[-1]
     # So many that W of them go on even if every end token of every beam is among them.
     num_candidates = min(max(2, 1 + num_ends) * W, W * V)
@@ -98,7 +99,8 @@ def _grow(
     scores_BK, places_BK = jax.lax.top_k(scores_BWV.reshape(B, W * V), num_candidates)
     parents_BK, chosen_BK = places_BK // V, (places_BK % V).astype(jnp.int32)
     tokens_BKM = _pick(state.growing.tokens, parents_BK).at[:, :, state.step].set(chosen_BK)
-    ends_BK = jnp.isin(chosen_BK, rules.end) | (state.step + 1 == M)
+    limits_B = rules.limits.reshape(B, W)[:, 0]
+    ends_BK = jnp.isin(chosen_BK, rules.end) | (state.step + 1 >= limits_B)[:, None]
 
     growing_scores_BW, kept_BW = jax.lax.top_k(scores_BK + NONE * ends_BK, W)
     growing = Beams(_pick(tokens_BKM, kept_BW), growing_scores_BW)
@@ -117,9 +119,9 @@ def _grow(
         tokens_BKM, scores_BK / divisors_M[state.step] + NONE * (~ends_BK + is_shut_B[:, None])
     )
     whole, is_whole_BW = _best(state.whole, state.is_whole, candidates, ends_BK, W)
-    longest = M - 1 if ending == "never" else state.step
-    longest = jnp.where(divisors_M[-1] > 1, longest, state.step)
-    hoped_B = growing.scores[:, 0] / divisors_M[longest]
+    # What a growing text may reach: where length is rewarded, at the greatest length it can have.
+    grows = (ending == "never") & (divisors_M[-1] > 1)
+    hoped_B = growing.scores[:, 0] / divisors_M[jnp.where(grows, limits_B - 1, state.step)]
     worst_B = jnp.where(is_whole_BW.all(1), whole.scores.min(1), NONE)
     is_open_B = state.is_open & (hoped_B > worst_B)
     cache = state.cache._replace(layers=layers)

@@ -30,8 +30,10 @@ class Rules(NamedTuple):
     """int32 [E]."""
     suppressed: jax.Array | None
     """int32 ids, or None."""
-    forced_end: jax.Array | None
-    """Number of the step at which only an end token may be chosen, or None."""
+    limits: jax.Array
+    """int32 [B]: most tokens of each text."""
+    forces_end: jax.Array | None
+    """bool: whether only an end token may be the last that fits; None: no."""
 
 
 class State(NamedTuple):
@@ -117,9 +119,9 @@ def adjust_scores(
         scores_BV = penalize_repetition(scores_BV, seen_BV, penalty)
     if rules.suppressed is not None:
         scores_BV = without_tokens(scores_BV, rules.suppressed)
-    if rules.forced_end is not None:
-        forced_V = only_end_tokens(scores_BV, rules.end)
-        scores_BV = jnp.where(step == rules.forced_end, forced_V, scores_BV)
+    if rules.forces_end is not None:
+        is_last_B1 = (step + 1 == rules.limits)[:, None] & rules.forces_end
+        scores_BV = jnp.where(is_last_B1, only_end_tokens(scores_BV, rules.end), scores_BV)
     return scores_BV
 
 
@@ -149,7 +151,7 @@ def _choose(state: State, logits_BV: jax.Array, rules: Rules, top_k: int | None)
         else:
             keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
             tokens_B = draw_tokens(filter_logits(scores_BV, rules.filters, top_k), keys_B)
-        is_done_B = state.is_done | jnp.isin(tokens_B, rules.end)
+        is_done_B = state.is_done | jnp.isin(tokens_B, rules.end) | (state.step + 1 >= rules.limits)
         seen_BV = state.seen
         if seen_BV is not None:
             seen_BV = seen_BV.at[jnp.arange(tokens_B.size), tokens_B].set(True)

@@ -1,6 +1,7 @@
 """Text out of a causal model or an encoder-decoder: token ids in, token ids out."""
 
-# B prompts (as many as the mesh splits evenly), P prompt tokens, S source tokens, M new tokens, R texts
+# B prompts (as many as the mesh splits evenly), P prompt tokens, S source tokens, M new tokens, N samples of
+# a prompt, R texts, C steps of a chunk
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from flaxmill.model.apply import Params
 from flaxmill.model.beam_search import search_beams
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.decoder import Source, UnrolledModel, read_source, unroll
-from flaxmill.model.decoding import NO_TOKEN, Rules, continue_decoding, start
+from flaxmill.model.decoding import NO_TOKEN, Rules, continue_decoding, repeat_rows, start
 from flaxmill.model.generation_config import GenerationConfig, check_generates, check_prompts, room
 from flaxmill.model.sampling import Filters
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
@@ -68,26 +69,26 @@ class Generator:
         knows none of them before the end."""
         options = options or GenerationConfig()
         check_prompts(self.config, prompts)
-        steps = self._num_steps(prompts, options)
-        chunks = self._beams(prompts, options, steps) if options.num_beams > 1 else None
-        chunks = self._tokens(prompts, options, steps) if chunks is None else chunks
+        rows = [*prompts, *[prompts[0]] * (_num_rows(len(prompts)) - len(prompts))]
+        chunks = (self._beams if options.num_beams > 1 else self._tokens)(rows, options)
         texts = [_Text(ending) for _ in range(len(prompts) * options.num_samples)]
         for chunk_CR in chunks:
             yield [text.add(column) for text, column in zip(texts, chunk_CR.T, strict=False)]
             if all(text.has_ended for text in texts):
                 return
 
-    def _num_steps(self, prompts: Prompts, options: GenerationConfig) -> int:
-        """Tokens that the longest prompt leaves room for; what a decoder reads first is one token."""
-        longest = max(map(len, prompts)) if self.config.encoder_layers is None else 1
-        left = room(self.config, longest)
-        return options.max_new_tokens if left is None else min(options.max_new_tokens, left)
+    def _limits(self, prompts: Prompts, options: GenerationConfig) -> np.ndarray:
+        """[B]: most new tokens after each prompt; of an encoder-decoder one token is read before them."""
+        lengths = [len(prompt) if self.config.encoder_layers is None else 1 for prompt in prompts]
+        left = [room(self.config, length) for length in lengths]
+        most = options.max_new_tokens
+        return np.asarray([most if tokens is None else min(most, tokens) for tokens in left], np.int32)
 
-    def _tokens(self, prompts: Prompts, options: GenerationConfig, steps: int) -> Iterator[np.ndarray]:
-        tokens_BP, first_B, source = self._read(prompts)
-        rules, top_k = self._rules(options, steps), options.top_k
-        keys_R = _keys(options, len(tokens_BP))
-        copies, num_slots = options.num_samples, _rounded_up(tokens_BP.shape[1] + steps, _LENGTHS)
+    def _tokens(self, rows: Prompts, options: GenerationConfig) -> Iterator[np.ndarray]:
+        tokens_BP, first_B, source = self._read(rows)
+        copies, top_k = options.num_samples, options.top_k
+        limits_R = np.repeat(self._limits(rows, options), copies)
+        rules, steps, keys_R = self._rules(options, limits_R), int(limits_R.max()), _keys(options, len(rows))
         state = start(
             self._model,
             tokens_BP,
@@ -95,23 +96,25 @@ class Generator:
             source,
             rules,
             keys_R,
-            num_slots=num_slots,
+            num_slots=_rounded_up(tokens_BP.shape[1] + steps, _LENGTHS),
             copies=copies,
             top_k=top_k,
         )
-        if source is not None and copies > 1:
-            source = _repeated(source, copies)
+        source = jax.tree.map(lambda x: repeat_rows(x, copies), source)
         yield np.asarray(state.tokens)[None]
         for done in range(1, steps, _CHUNK):
+            if np.asarray(state.is_done).all():
+                return
             num_steps = min(_CHUNK, steps - done)
             state, chunk_CR = continue_decoding(
                 self._model, source, state, rules, jnp.int32(num_steps), chunk=_CHUNK, top_k=top_k
             )
             yield np.asarray(chunk_CR)[:num_steps]
 
-    def _beams(self, prompts: Prompts, options: GenerationConfig, steps: int) -> Iterator[np.ndarray]:
-        tokens_BP, first_B, source = self._read(prompts)
-        rules = self._rules(options, steps)
+    def _beams(self, rows: Prompts, options: GenerationConfig) -> Iterator[np.ndarray]:
+        tokens_BP, first_B, source = self._read(rows)
+        limits_B = self._limits(rows, options)
+        rules, steps = self._rules(options, limits_B), int(limits_B.max())
         lengths_M = np.arange(1, steps + 1, dtype=np.float64)
         beams = search_beams(
             self._model,
@@ -125,12 +128,11 @@ class Generator:
             num_ends=rules.end.size,
             ending=options.early_stopping,
         )
-        best_BSM = np.asarray(beams.tokens)[:, : options.num_samples]
-        yield best_BSM.reshape(-1, steps).T
+        best_BNM = np.asarray(beams.tokens)[:, : options.num_samples]
+        yield best_BNM.reshape(-1, steps).T
 
-    def _read(self, prompts: Prompts) -> tuple[np.ndarray, np.ndarray, Source | None]:
+    def _read(self, rows: Prompts) -> tuple[np.ndarray, np.ndarray, Source | None]:
         """What the decoder reads first: [B,P] tokens and the number of each row's first; and the source."""
-        rows = [*prompts, *[prompts[0]] * (_num_rows(len(prompts)) - len(prompts))]
         if self.config.encoder_layers is None:
             tokens_BP, first_B = _padded_left(rows)
             return tokens_BP, first_B, None
@@ -141,7 +143,7 @@ class Generator:
         tokens_B1 = np.full((len(rows), 1), start_id or 0, np.int32)
         return tokens_B1, np.zeros(len(rows), np.int32), source
 
-    def _rules(self, options: GenerationConfig, steps: int) -> Rules:
+    def _rules(self, options: GenerationConfig, limits: np.ndarray) -> Rules:
         own = () if self.config.eos_id is None else (self.config.eos_id,)
         ends = own if options.end_ids is None else options.end_ids
         penalty = None if options.repetition_penalty == 1 else options.repetition_penalty
@@ -150,7 +152,8 @@ class Generator:
             filters=Filters(*(None if value is None else jnp.float32(value) for value in filters)),
             end=jnp.asarray(ends, jnp.int32),
             suppressed=jnp.asarray(options.suppressed_ids, jnp.int32) if options.suppressed_ids else None,
-            forced_end=jnp.int32(steps - 1) if options.forced_end and ends else None,
+            limits=jnp.asarray(limits),
+            forces_end=jnp.bool_(True) if options.forced_end and ends else None,
         )
 
 
@@ -193,10 +196,6 @@ def _keys(options: GenerationConfig, num_prompts: int) -> jax.Array:
     key = jax.random.key(options.seed)
     samples = jnp.tile(jnp.arange(options.num_samples), num_prompts)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, samples)
-
-
-def _repeated(source: Source, copies: int) -> Source:
-    return jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), source)
 
 
 def _num_rows(num_prompts: int) -> int:

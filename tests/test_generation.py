@@ -127,6 +127,15 @@ def test_a_text_ends_where_the_learned_positions_end(generator):
     assert len(texts[0]) == 48 - len(PROMPTS[0])
 
 
+@pytest.mark.parametrize("beams", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_a_long_prompt_leaves_a_short_one_its_room(generator, beams):
+    options = GenerationConfig(max_new_tokens=20, **beams)
+    long = [1] * 44
+    texts = generator.generate([long, PROMPTS[0]], options)
+    assert [len(text) for text in texts] == [4, 20]
+    assert texts == generator.generate([long], options) + generator.generate([PROMPTS[0]], options)
+
+
 def test_a_model_of_both_objectives_generates_causally():
     both = dataclasses.replace(CONFIG, causal=False)
     options = GenerationConfig(max_new_tokens=5)
