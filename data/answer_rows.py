@@ -107,6 +107,8 @@ def _answer_span(encoding: tokenizers.Encoding, answers: Sequence[Answer]) -> tu
     begin, end = answers[0].start, answers[0].start + len(answers[0].text)
     if offsets[0, 0] > begin or offsets[-1, 1] < end:
         return 0, 0
-    first = np.searchsorted(offsets[:, 0], begin, side="right") - 1
-    last = np.searchsorted(offsets[:, 1], end, side="left")
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    # Of the bytes of one character, which share its offsets, the first begins it and the last ends it.
+    first = np.searchsorted(starts, starts[np.searchsorted(starts, begin, side="right") - 1])
+    last = np.searchsorted(ends, ends[np.searchsorted(ends, end)], side="right") - 1
     return int(places[first]), int(places[last])

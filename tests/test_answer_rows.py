@@ -90,6 +90,15 @@ def test_an_answer_inside_a_token_is_that_token():
     assert spelled in "brown"
 
 
+def test_an_answer_of_one_character_has_all_its_bytes():
+    context, tokenizer = "The 🙂 fox", ours("roberta")
+    example = Example(("Who?", context), [Answer("🙂", 4)], {}, "question 1")
+    rows, _ = make_answer_encoder(CONFIG, tokenizer, ())([example], 0)
+    ids = rows["tokens"][0, rows["start"][0] : rows["end"][0] + 1]
+    assert len(ids) > 1
+    assert tokenizer.decode(ids).strip() == "🙂"
+
+
 def test_a_question_that_leaves_no_room_is_refused_unless_the_context_fits():
     question = " ".join(["fox"] * 14)
     encode = make_answer_encoder(CONFIG, ours("bert"), ())
