@@ -8,8 +8,9 @@ from typing import NamedTuple
 from flaxmill.data.config import DataConfig
 from flaxmill.data.corpora import Document
 from flaxmill.data.example_files import ExampleFiles, find_examples
-from flaxmill.data.examples import Example, make_examples, nearest
+from flaxmill.data.examples import Example, make_examples
 from flaxmill.data.held_out import Split, SplitCorpus, draw_split
+from flaxmill.data.spelling import did_you_mean
 
 # Labels that an error lists; more would not be read.
 _MAX_LABELS_SHOWN = 20
@@ -105,7 +106,7 @@ def number_labels(labels: tuple[str, ...]) -> Callable[[str, str], int]:
             more = f" and {len(labels) - _MAX_LABELS_SHOWN} more" if len(labels) > _MAX_LABELS_SHOWN else ""
             raise ValueError(
                 f"{place}: the label {label!r:.60} is unknown; known are {shown}{more}"
-                f"{nearest(label, labels) or '; correct it, or name it in data.labels'}"
+                f"; {did_you_mean(label, labels) or 'correct it, or name it in data.labels'}"
             )
         return numbers[label]
 

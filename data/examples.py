@@ -1,11 +1,11 @@
 """Labelled examples: what a task reads of a row and what it must answer, checked row by row."""
 
-import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.spelling import did_you_mean
 from flaxmill.data.tables import Row, unreadable
 
 
@@ -47,12 +47,6 @@ def make_examples(rows: Iterator[Row], config: DataConfig, objective: str) -> It
         yield read[objective](row, config)
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A question that names the nearest of the known words, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _check_columns(row: Row, config: DataConfig, objective: str) -> None:
     """The first row stands for its file: what it lacks is a column that is not there."""
     if objective == "question_answering":
@@ -81,7 +75,7 @@ def _check_columns(row: Row, config: DataConfig, objective: str) -> None:
 def _no_column(what: str, row: Row, column: str, fix: str) -> ValueError:
     names = [str(name) for name in row.values]
     has = f"{what} no column of {row.file}; it has {', '.join(names)}"
-    return ValueError(f"{has}{nearest(column, names) or f'; {fix}'}")
+    return ValueError(f"{has}; {did_you_mean(column, names) or fix}")
 
 
 def _read_labelled(row: Row, config: DataConfig) -> Example:

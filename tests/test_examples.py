@@ -74,7 +74,7 @@ def test_answers_are_read_as_squad_and_as_tables_have_them():
             {"text_column": "texts", "pair_column": "b"},
             r"data.pair_column='b' is no column",
         ),
-        ("classification", {"text_column": "texts", "label_column": "lable"}, r"; did you mean 'label'\?$"),
+        ("classification", {"text_column": "texts", "label_column": "lable"}, r"; did you mean label\?$"),
         (
             "seq2seq",
             {"text_column": "texts"},

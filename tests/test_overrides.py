@@ -6,7 +6,7 @@ import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.train.experiment import Experiment, flatten
-from flaxmill.train.overrides import INLINE, did_you_mean, flag_types, override
+from flaxmill.train.overrides import INLINE, flag_types, override
 
 
 def parse(*arguments: str, default: Experiment | None = None) -> Experiment:
@@ -166,8 +166,3 @@ def test_help_explains_fields_and_shows_the_values_of_the_config(capsys):
     assert "--model.num-layers" in text
     assert "default: 1234" in text
     assert "Rows of an update over all devices" in text
-
-
-def test_did_you_mean_is_silent_about_strangers():
-    assert did_you_mean("trian", ["train", "data"]) == "did you mean train?"
-    assert did_you_mean("xyzzy", ["train", "data"]) == ""

@@ -10,8 +10,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from flaxmill.data.spelling import did_you_mean
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.overrides import did_you_mean
 from flaxmill.train.run_directory import CONFIG_FILE, read_config
 
 DEFAULT_CONFIG = "gpt_tiny"

@@ -82,12 +82,6 @@ def flag_types(cls: type, prefix: str = "") -> dict[str, Any]:
     return flags
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A question naming the nearest of the known words, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else ""
-
-
 def _read_flags(arguments: list[str], types_of_flags: dict[str, Any], program: str) -> list[str]:
     """Check each flag and its value alone, and write them as tyro reads them without doubt: --flag=value."""
     normalised = []
