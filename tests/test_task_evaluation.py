@@ -1,0 +1,177 @@
+"""`flaxmill eval` on labelled examples: scores, predictions beside the inputs, agreement with transformers."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from small_tasks import NUM_VALID, task_experiment, write_task
+
+from flaxmill.data.preparation import prepare
+from flaxmill.model.config import ModelConfig
+from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.loop import train
+from flaxmill.train.other_data import OtherData
+from flaxmill.train.run_evaluation import evaluate_run
+from flaxmill.train.run_export import export_run
+
+pytestmark = pytest.mark.slow
+
+SCORES = {
+    "classify": {"accuracy", "f1_macro", "matthews", "majority"},
+    "regress": {"mean_squared_error", "pearson", "spearman"},
+    "tag": {"accuracy", "f1_macro", "matthews", "majority"},
+    "answer": {"exact_match", "f1"},
+    "translate": {"exact_match", "bleu", "chrf", "rouge1", "rouge2", "rougeL"},
+    "continue": {"exact_match", "bleu", "chrf", "rouge1", "rouge2", "rougeL"},
+}
+BODY = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+BODY |= {"intermediate_size": 64, "max_position_embeddings": 40, "hidden_dropout_prob": 0.0}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """{task: directory of a run of a few steps}, each made when first asked for."""
+    made = {}
+
+    def make(name, steps=4):
+        if name not in made:
+            directory = tmp_path_factory.mktemp(name)
+            files = write_task(name, directory)
+            made[name] = train(task_experiment(name, files, directory / "run", steps=steps)).directory
+        return made[name]
+
+    return make
+
+
+def predictions_in(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_task_has_its_scores_and_a_prediction_beside_each_input(name, trained, tmp_path):
+    measured = evaluate_run(trained(name), output=tmp_path)
+    assert set(measured) == {"step", "eval_loss", "num_examples"} | SCORES[name]
+    assert measured["num_examples"] == NUM_VALID
+    rows = predictions_in(tmp_path)
+    assert len(rows) == NUM_VALID
+    assert all({"prediction", "text" if name != "answer" else "context"} <= set(row) for row in rows)
+    assert (tmp_path / "confusion_matrix.png").exists() == (name == "classify")
+
+
+def test_json_is_one_object_whose_keys_are_the_scores(trained, flaxmill):
+    run = trained("classify")
+    code, out, _ = flaxmill("eval", run, "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == pytest.approx(evaluate_run(run)["accuracy"])
+    assert (run / "eval-4" / "predictions.jsonl").is_file()
+
+
+def test_other_data_have_columns_of_their_own_or_no_labels(trained, tmp_path, flaxmill):
+    other = tmp_path / "other.csv"
+    other.write_text("input,kind\nthe cat,animal\nred soup,food\n")
+    columns = {"text_column": "input", "label_column": "kind"}
+    labelled = evaluate_run(trained("classify"), OtherData(str(other), columns), output=tmp_path / "a")
+    assert labelled["num_examples"] == 2
+    unlabelled = OtherData(str(other), {"text_column": "input"}, unlabelled=True)
+    assert evaluate_run(trained("classify"), unlabelled, output=tmp_path / "b") == {
+        "step": 4,
+        "num_examples": 2,
+    }
+    same = [[row["prediction"] for row in predictions_in(tmp_path / folder)] for folder in "ab"]
+    assert same[0] == same[1]
+    code, _, err = flaxmill("eval", trained("classify"), "--data", other, "--text-column", "input")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "'label' is no column of" in err
+    code, _, err = flaxmill("eval", trained("classify"), "--unlabelled")
+    assert code == 2
+    assert "add --data FILE" in err
+
+
+def write_bert(directory, architecture, tokenizer, num_labels):
+    import transformers
+
+    config = transformers.BertConfig(**BODY, num_labels=num_labels, attention_probs_dropout_prob=0.0)
+    model = getattr(transformers, architecture)(config)
+    model.save_pretrained(directory)
+    tokenizer.save(directory / "tokenizer.json")
+
+
+def exported(name, tmp_path, architecture, **changes):
+    """A run that begins with a model of transformers', and that model after it was trained, read back."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    files = write_task(name, tmp_path)
+    experiment = task_experiment(name, files, tmp_path / "run", steps=3, **changes)
+    dataset = prepare(experiment.data, experiment.objective, cache=cache_directory(), log=lambda line: None)
+    write_bert(tmp_path / "bert", architecture, dataset.tokenizer, len(dataset.labels) or 2)
+    begun = dataclasses.replace(experiment, init_from=str(tmp_path / "bert"), model=ModelConfig())
+    run = train(begun).directory
+    export_run(run, tmp_path / "out")
+    model = getattr(transformers, architecture).from_pretrained(tmp_path / "out").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    return files, run, model, tokenizer
+
+
+@pytest.mark.parametrize("name", ["classify", "pairs"])
+def test_an_exported_classifier_gives_transformers_the_same_probabilities(name, tmp_path):
+    import torch
+
+    data = {"data": {"tokenizer": "wordpiece"}}
+    files, run, model, tokenizer = exported(name, tmp_path, "BertForSequenceClassification", **data)
+    measured = evaluate_run(run, output=tmp_path)
+    with files[1].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    texts = [[row["text"] for row in rows], *([[row["pair"] for row in rows]] if name == "pairs" else [])]
+    inputs = tokenizer(*texts, padding=True, truncation="longest_first", max_length=32, return_tensors="pt")
+    labels = torch.tensor([model.config.label2id[row["label"]] for row in rows])
+    with torch.no_grad():
+        outputs = model(**inputs, labels=labels)
+    theirs = outputs.logits.softmax(-1).numpy()
+    ours = [
+        [row["probabilities"][label] for label in model.config.label2id] for row in predictions_in(tmp_path)
+    ]
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    assert measured["eval_loss"] == pytest.approx(float(outputs.loss), rel=1e-6)
+
+
+def test_an_exported_tagger_gives_transformers_the_same_tags(tmp_path):
+    import torch
+
+    files, run, model, tokenizer = exported("tag", tmp_path, "BertForTokenClassification")
+    evaluate_run(run, output=tmp_path)
+    examples = [json.loads(line) for line in files[1].read_text().splitlines()]
+    for example, row in zip(examples, predictions_in(tmp_path), strict=True):
+        encoded = tokenizer(example["text"], is_split_into_words=True, return_tensors="pt")
+        with torch.no_grad():
+            classes = model(**encoded).logits[0].argmax(-1)
+        words = encoded.word_ids()
+        first = [words.index(number) for number in range(len(example["text"]))]
+        assert row["prediction"] == [model.config.id2label[int(classes[place])] for place in first]
+
+
+def test_an_exported_reader_gives_transformers_the_same_logits(tmp_path):
+    import torch
+
+    from flaxmill.data.example_corpus import read_examples
+
+    _, run, model, tokenizer = exported("answer", tmp_path, "BertForQuestionAnswering")
+    evaluate_run(run, output=tmp_path)
+    from flaxmill.train.run_directory import read_config
+
+    examples = read_examples(read_config(run).data, "question_answering", "valid")
+    for example, row in zip(examples, predictions_in(tmp_path), strict=True):
+        encoded = tokenizer(*example.texts, return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**encoded)
+        start, end = outputs.start_logits[0].numpy(), outputs.end_logits[0].numpy()
+        inside = [place for place, sequence in enumerate(encoded.sequence_ids()) if sequence == 1]
+        spans = [(start[i] + end[j], i, j) for i in inside for j in inside if i <= j < i + 30]
+        score, i, j = max(spans)
+        assert row["score"] == pytest.approx(score - start[0] - end[0], abs=1e-4)
+        if row["prediction"]:
+            offsets = tokenizer(*example.texts, return_offsets_mapping=True)["offset_mapping"]
+            assert row["prediction"] == example.texts[1][offsets[i][0] : offsets[j][1]]
