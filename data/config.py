@@ -22,7 +22,15 @@ TASK_OBJECTIVES: tuple[Objective, ...] = (
 )
 LabelType = Literal["category", "number"]
 Documents = Literal["files", "blank_lines"]
-Embedded = Literal["all", "prose", "code"]
+EmbeddedText = Literal["all", "prose", "code"]
+EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
+EMBEDDED_TASKS: dict[str, tuple[EmbeddedTask, ...]] = {
+    "classification": ("classification", "areas", "pairs"),
+    "token_classification": ("tags",),
+    "question_answering": ("answers",),
+    "seq2seq": ("summaries", "translation"),
+}
+"""The examples inside the running Python that each objective can learn from; by itself the first."""
 
 # [CLS] A [SEP] B [SEP] with the shortest short pair (2 pieces) fits in this, and little less would be a row.
 MIN_SEQUENCE_LENGTH = 8
@@ -36,8 +44,8 @@ class DataConfig:
     """The corpus, its tokenizer and the shape of its rows; a value that no run could use is a ValueError."""
 
     files: tuple[str, ...] = ()
-    """Files or globs; empty: the corpus embedded in the running Python. Labelled examples: .csv, .tsv,
-    .jsonl, .parquet, .conll, SQuAD's .json, or tfds:NAME."""
+    """Files or globs; empty: the corpus embedded in the running Python, or examples made from it. Labelled
+    examples: .csv, .tsv, .jsonl, .parquet, .conll, SQuAD's .json, or tfds:NAME."""
     valid_files: tuple[str, ...] = ()
     """Held-out text or examples; empty: a share of those of `files`."""
     valid_fraction: float = 0.05
@@ -59,8 +67,9 @@ class DataConfig:
     documents: Documents = "files"
     """files: a file is a document, a long one is cut to pieces of at most 32 KiB; blank_lines: Google
     BERT's format, one sentence a line and a blank line after each document."""
-    embedded: Embedded = "all"
-    """Which part of the embedded corpus: its documentation, its source code, or both."""
+    embedded: EmbeddedText | EmbeddedTask = "all"
+    """Which part of the embedded corpus: its documentation, its source code, or both; of examples made from
+    it, all: the first that the objective learns from."""
     tokenizer: str = "bpe"
     """bpe, wordpiece, bytes, or the path of a tokenizer.json or vocab.txt."""
     vocab_size: int = 2048
@@ -88,7 +97,7 @@ class DataConfig:
 
     def __post_init__(self):
         _require_choice("documents", self.documents, get_args(Documents))
-        _require_choice("embedded", self.embedded, get_args(Embedded))
+        _require_choice("embedded", self.embedded, (*get_args(EmbeddedText), *get_args(EmbeddedTask)))
         if not self.tokenizer:
             raise ValueError("data.tokenizer='' names no tokenizer; use bpe, wordpiece, bytes or a path")
         _require_choice("label_type", self.label_type, get_args(LabelType))

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from flaxmill.data.config import Embedded
+from flaxmill.data.config import EmbeddedText
 from flaxmill.data.corpora import Corpus, Document, cut_text
 
 # Tests, bundled applications and generated tables are either not what a reader calls code, or repetitive.
@@ -27,7 +27,7 @@ _TRIPLE_QUOTED = re.compile(
 )
 
 
-def embedded_corpus(part: Embedded) -> Corpus:
+def embedded_corpus(part: EmbeddedText) -> Corpus:
     """Prose (the language reference's topics, docstrings), code without docstrings, or both.
 
     Docstrings are taken out of the code, so that no held-out text also stands in the training split.
@@ -67,7 +67,7 @@ def find_sources() -> list[tuple[Path, int]]:
 
 
 @functools.cache
-def _documents(part: Embedded) -> tuple[Document, ...]:
+def _documents(part: EmbeddedText) -> tuple[Document, ...]:
     """All documents, kept since a cold start reads them for the tokenizer and again for the rows."""
     documents: list[Document] = []
     if part != "code":

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.corpora import Document
+from flaxmill.data.embedded_corpus import choose_embedded, embedded_inventory, embedded_rows
 from flaxmill.data.example_files import ExampleFiles, find_examples
 from flaxmill.data.examples import Example, make_examples
 from flaxmill.data.held_out import Split, SplitCorpus, draw_split
@@ -28,6 +29,8 @@ class ExampleCorpus(NamedTuple):
 def split_examples(config: DataConfig, objective: str) -> ExampleCorpus:
     """The config's examples with their splits. Raises ValueError for missing files; bad rows raise when
     they are streamed."""
+    if not config.files:
+        return _embedded_corpus(config, objective)
     files = find_examples(config, "files", objective)
     read = lambda: _require_examples(files, config, objective)  # noqa: E731
     if not config.valid_files:
@@ -127,6 +130,17 @@ def as_documents(corpus: ExampleCorpus, objective: str) -> SplitCorpus:
 def canonical_example(split: Split, example: Example) -> bytes:
     """Equal for equal examples wherever they stand: what a fingerprint hashes."""
     return json.dumps([split, example.texts, example.wanted], ensure_ascii=False).encode()
+
+
+def _embedded_corpus(config: DataConfig, objective: str) -> ExampleCorpus:
+    task = choose_embedded(config, objective)
+    inventory, num_bytes = embedded_inventory(task)
+
+    def stream() -> Iterator[tuple[Split, Example]]:
+        splits, rows = zip(*embedded_rows(task), strict=True)
+        yield from zip(splits, make_examples(iter(rows), config, objective), strict=True)
+
+    return ExampleCorpus(f"data.embedded={task}", {"embedded": inventory}, num_bytes, stream)
 
 
 def _require_examples(files: ExampleFiles, config: DataConfig, objective: str) -> Iterator[Example]:

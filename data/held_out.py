@@ -2,11 +2,11 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, EmbeddedText
 from flaxmill.data.corpora import Corpus, Document, file_corpus
 from flaxmill.data.draws import HELD_OUT, uniform
 from flaxmill.data.embedded import embedded_corpus
@@ -35,7 +35,7 @@ def split_corpus(config: DataConfig) -> SplitCorpus:
     if config.files:
         corpus = file_corpus(config.files, config.documents, "data.files")
     else:
-        corpus = embedded_corpus(config.embedded)
+        corpus = embedded_corpus(_text_part(config))
     if not config.valid_files:
         return SplitCorpus(
             corpus.name,
@@ -88,6 +88,16 @@ def draw_split(
                 is_held_out = draws < config.valid_fraction
             held_out = is_held_out[number % _DRAWS_AT_ONCE]
         yield ("valid" if held_out else "train"), item
+
+
+def _text_part(config: DataConfig) -> EmbeddedText:
+    known = get_args(EmbeddedText)
+    if config.embedded not in known:
+        raise ValueError(
+            f"data.embedded={config.embedded} holds labelled examples, and this objective learns from text; "
+            f"use {', '.join(known)}"
+        )
+    return config.embedded  # type: ignore[return-value]  # it is one of them
 
 
 def _require_text(corpus: Corpus) -> Iterator[Document]:
