@@ -1,5 +1,6 @@
 """From a prepared dataset to global arrays on the mesh, read ahead while the device works."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,12 +9,15 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
+from flaxmill.data.config import DataConfig
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.held_out import Split
 from flaxmill.data.preparation import prepare
+from flaxmill.data.tokenization import TRAINED
 from flaxmill.sharding.placement import local_rows, place_rows
 from flaxmill.sharding.rules import platform
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.run_directory import TOKENIZER_FILE
 
 BATCHES_AHEAD = 2
 
@@ -21,7 +25,16 @@ BATCHES_AHEAD = 2
 def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]) -> Dataset:
     """The experiment's dataset, of rows as its model reads them, from the cache or made there."""
     has_encoder = experiment.model.encoder_layers is not None
-    return prepare(experiment.data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder)
+    data = _with_kept_tokenizer(experiment)
+    return prepare(data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder)
+
+
+def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
+    """The run's own copy of a tokenizer whose file is gone, as may be what the run started from."""
+    data, kept = experiment.data, Path(experiment.run_dir or "") / TOKENIZER_FILE
+    if experiment.run_dir is None or data.tokenizer in TRAINED or Path(data.tokenizer).is_file():
+        return data
+    return dataclasses.replace(data, tokenizer=str(kept.absolute())) if kept.is_file() else data
 
 
 def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batches:
