@@ -68,12 +68,12 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None) -> Text
         tokenizer = _load_tokenizer(find_tokenizer(source), source)
         has_separator, separator = False, _SEPARATOR
     _check_vocabulary(config, tokenizer, source)
-    config = _with_start(config, tokenizer)
-    read = _reader(config, tokenizer, separator, has_separator)
+    config = with_decoder_start(config, tokenizer)
+    read = make_reader(config, tokenizer, separator, has_separator)
     return TextModel(config, params, mesh, tokenizer, read, _decoding(settings, config, tokenizer, is_run))
 
 
-def _reader(
+def make_reader(
     config: ModelConfig, tokenizer: Tokenizer, separator: str, has_separator: bool
 ) -> Callable[[str], list[int]]:
     """How a prompt becomes ids: a source as encoders read it, or a prompt as its training framed it."""
@@ -88,7 +88,7 @@ def _reader(
     return lambda text: framer.encode(text).ids
 
 
-def _with_start(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """What the decoder of an encoder-decoder reads first, as in training (data/example_batches.py)."""
     known = (config.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id, 0)
     start_id = next(id_ for id_ in known if id_ is not None)
