@@ -33,14 +33,10 @@ class ExampleFiles(NamedTuple):
 def find_examples(config: DataConfig, field: str, objective: str) -> ExampleFiles:
     """What data.files or data.valid_files (`field`) name.
 
-    Raises ValueError where there is nothing, a file is missing, or its suffix says no format.
+    Raises ValueError where a file is missing, or its suffix says no format.
     """
     patterns: Sequence[str] = getattr(config, field)
-    if not patterns:
-        raise ValueError(
-            f"objective={objective} learns from labelled examples, and data.{field} names none; give "
-            "a .csv, .tsv, .jsonl, .parquet, .conll or SQuAD .json file, or tfds:NAME"
-        )
+    assert patterns, field
     found: dict[str, ExampleFiles] = {}
     for pattern in patterns:
         for source in _find(pattern, config, field, objective):

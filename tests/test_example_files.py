@@ -34,13 +34,6 @@ def test_nothing_is_read_before_the_rows_are(files):
     assert find(files / "b.csv").inventory
 
 
-def test_no_files_at_all_is_refused_with_what_could_be_given():
-    with pytest.raises(
-        ValueError, match=r"^objective=classification learns from labelled examples, and data.files"
-    ):
-        find()
-
-
 @pytest.mark.parametrize(
     ("name", "objective", "known"),
     [
