@@ -1,4 +1,4 @@
-"""`flaxmill eval` on labelled examples: scores, predictions beside the inputs, agreement with transformers."""
+"""`flaxmill eval` on labelled examples: scores, predictions beside the inputs, as transformers has them."""
 
 import csv
 import dataclasses
