@@ -159,7 +159,7 @@ def _settings(config: ModelConfig, tensors: TensorMap, base: str | None) -> dict
 
 def _is_target(key: str, config: ModelConfig) -> bool:
     *_, projection, leaf = key.split("/")
-    return "layers/" in key and leaf == "kernel" and projection in config.lora_targets
+    return "layers/" in key and leaf == "kernel" and projection in config.lora_projections
 
 
 def _module(name: str) -> str:

@@ -141,8 +141,9 @@ class ModelConfig:
     """Train low-rank factors beside frozen projections (LoRA, Hu et al. 2021) of this rank; None: no LoRA."""
     lora_alpha: float = 16.0
     """The product of the factors counts lora_alpha / lora_rank times."""
-    lora_targets: tuple[LoraTarget, ...] = ("query", "value")
-    """Projections that have factors, of attention (also to an encoder) and MLP, in every layer."""
+    lora_targets: tuple[LoraTarget, ...] = ()
+    """Projections that have factors, of attention (also to an encoder) and MLP, in every layer; (): query and
+    value, as the paper has it."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """auto: splash on TPU, cuDNN on GPU, XLA elsewhere and where those cannot serve."""
     remat: Literal["none", "dots", "full"] = "none"
@@ -184,6 +185,10 @@ class ModelConfig:
     def scales_embeddings(self) -> bool:
         sinusoidal = self.positions == "sinusoidal"
         return sinusoidal if self.scale_embeddings is None else self.scale_embeddings
+
+    @property
+    def lora_projections(self) -> tuple[LoraTarget, ...]:
+        return self.lora_targets or ("query", "value")
 
     @property
     def pooled_place(self) -> Literal["first", "last", "mean"]:

@@ -164,8 +164,8 @@ def _check_lora(config: "ModelConfig") -> None:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"model.lora_targets={unknown[0]} is unknown; {hint}there are {', '.join(known)}")
     _require(
-        len(set(targets)) == len(targets) > 0,
-        f"model.lora_targets={' '.join(targets)} must name one projection or more, each once",
+        len(set(targets)) == len(targets),
+        f"model.lora_targets={' '.join(targets)} names a projection twice; name each once",
     )
     _require(
         "gate" not in targets or config.gated_mlp,

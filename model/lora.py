@@ -23,7 +23,7 @@ class Lora(NamedTuple):
 
 def lora_of(config: "ModelConfig", projection: str) -> Lora | None:
     """What stands beside the projection of this name; None: nothing."""
-    if config.lora_rank is None or projection not in config.lora_targets:
+    if config.lora_rank is None or projection not in config.lora_projections:
         return None
     return Lora(config.lora_rank, config.lora_alpha / config.lora_rank)
 

@@ -60,7 +60,7 @@ def _adapter_weights(config: ModelConfig) -> int:
         return 0
     heads, kv_heads = (config.dim_per_head * count for count in (config.num_heads, config.kv_heads))
     others = {"query": heads, "key": kv_heads, "value": kv_heads, "out": heads}
-    sizes = [others.get(target, config.hidden_dim) + config.embed_dim for target in config.lora_targets]
+    sizes = [others.get(target, config.hidden_dim) + config.embed_dim for target in config.lora_projections]
     return config.lora_rank * sum(sizes)
 
 
