@@ -14,7 +14,7 @@ from flaxmill.train.state import param_shardings
 CONFIG = ModelConfig(
     vocab_size=101,
     max_positions=48,
-    num_layers=3,
+    num_layers=2,
     embed_dim=32,
     num_heads=4,
     layer_pattern=("global", "local"),
@@ -32,6 +32,15 @@ def params(config=CONFIG):
     return jax.jit(lambda: init_params(config, jax.random.key(0)))()
 
 
+_read = jax.jit(apply, static_argnums=0)
+
+
+def logits_from_scratch(tokens, config=CONFIG):
+    """[T,V] after each of the tokens; the row is padded to a length that compiles once."""
+    padded = np.asarray([[*tokens] + [0] * (48 - len(tokens))])
+    return np.asarray(_read(config, params(), {"tokens": padded})["logits"][0, : len(tokens)], np.float64)
+
+
 @pytest.fixture(scope="module")
 def generator():
     return Generator(CONFIG, params())
@@ -39,13 +48,9 @@ def generator():
 
 def test_greedy_tokens_are_the_likeliest_from_scratch(generator):
     texts = generator.generate(PROMPTS, GenerationConfig(max_new_tokens=20))
-    rows = [[*prompt, *text] for prompt, text in zip(PROMPTS, texts, strict=True)]
-    longest = max(map(len, rows))
-    tokens_BT = np.asarray([row + [0] * (longest - len(row)) for row in rows])
-    best_BT = jax.jit(functools.partial(apply, CONFIG))(params(), {"tokens": tokens_BT})["logits"].argmax(-1)
-    for number, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
-        start = len(prompt) - 1
-        assert text == best_BT[number, start : start + len(text)].tolist()
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        best = logits_from_scratch([*prompt, *text]).argmax(-1)
+        assert text == best[len(prompt) - 1 : -1].tolist()
 
 
 def test_a_seed_gives_a_prompt_the_same_texts_in_any_batch(generator):
@@ -68,7 +73,7 @@ def test_first_tokens_are_drawn_from_the_model_s_distribution(generator):
     num_samples = 4000
     options = GenerationConfig(max_new_tokens=1, temperature=0.7, top_k=6, num_samples=num_samples)
     drawn = np.bincount([text[0] for text in generator.generate(PROMPTS[:1], options)], minlength=101)
-    logits = np.asarray(apply(CONFIG, params(), {"tokens": np.asarray(PROMPTS[:1])})["logits"][0, -1], float)
+    logits = logits_from_scratch(PROMPTS[0])[-1]
     probs = np.exp((logits - logits.max()) / 0.7)
     probs[np.argsort(-probs)[6:]] = 0
     expected = num_samples * probs / probs.sum()
@@ -116,10 +121,9 @@ def test_beams_are_sorted_and_at_least_as_likely_as_the_greedy_text(generator):
 
 
 def _log_probability(prompt, text):
-    tokens = np.asarray([[*prompt, *text]])
-    logits = jax.nn.log_softmax(apply(CONFIG, params(), {"tokens": tokens})["logits"])[0]
-    places = np.arange(len(prompt) - 1, tokens.size - 1)
-    return float(logits[places, text].sum())
+    logits = logits_from_scratch([*prompt, *text])[len(prompt) - 1 : -1]
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return float(log_probs[np.arange(len(text)), text].sum())
 
 
 def test_a_text_ends_where_the_learned_positions_end(generator):
@@ -145,8 +149,8 @@ def test_a_model_of_both_objectives_generates_causally():
 def test_bfloat16_decodes_what_it_reads_from_scratch():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     text = generate(config, params(), PROMPTS[:1], GenerationConfig(max_new_tokens=1))[0]
-    logits = apply(config, params(), {"tokens": np.asarray(PROMPTS[:1])})["logits"][0, -1]
-    assert float(logits.max() - logits[text[0]]) < 0.05  # the two round differently
+    logits = logits_from_scratch(PROMPTS[0], config)[-1]
+    assert logits.max() - logits[text[0]] < 0.05  # the two round differently
 
 
 SHARDED = [
