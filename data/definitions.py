@@ -1,8 +1,7 @@
-"""Documented functions, methods and classes of the standard library, as its sources define them."""
+"""Functions, methods and classes of the standard library, as its sources define them."""
 
 import ast
 import functools
-import inspect
 import re
 import textwrap
 import warnings
@@ -18,14 +17,14 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 class Definition(NamedTuple):
-    """One definition that has a docstring.
+    """One definition.
 
     identity: `module:Class.method`, unique.
     group: `module:Class`, the definition at its module's top level that it belongs to.
     is_class: whether it is a class.
     header: the source from `def` or `class` to the colon, on one line.
-    docstring: cleaned as `inspect.getdoc` does.
-    body: the source after the docstring, dedented; "" where there is none.
+    docstring: cleaned as `inspect.getdoc` does; "" where there is none.
+    body: the rest of the source, dedented; "" where there is none.
     """
 
     identity: str
@@ -46,7 +45,7 @@ class Definition(NamedTuple):
 
 @functools.cache
 def read_definitions() -> tuple[Definition, ...]:
-    """All documented definitions in a fixed order; where a name is defined twice, the first."""
+    """All definitions of more than one line, in a fixed order; where a name is defined twice, the first."""
     found: dict[str, Definition] = {}
     for module, source in read_modules():
         lines = source.splitlines()
@@ -88,19 +87,17 @@ def _walk(
 
 
 def _describe(module: str, names: tuple[str, ...], node: _Definition, lines: list[str]) -> Definition | None:
-    docstring = node.body[0]
-    if not (isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)):
+    first, docstring = node.body[0], ast.get_docstring(node) or ""
+    if first.lineno == node.lineno or not docstring.isascii():
         return None
-    text, start = docstring.value.value, docstring.lineno
-    if not isinstance(text, str) or not text.strip() or not text.isascii() or start == node.lineno:
-        return None
-    header = " ".join(" ".join(lines[node.lineno - 1 : start - 1]).split())
-    body = textwrap.dedent("\n".join(lines[docstring.end_lineno or start : node.end_lineno]))
+    # A decorator of the first inner definition belongs to the body.
+    start = min([first.lineno, *(d.lineno for d in getattr(first, "decorator_list", []))])
+    rest = (first.end_lineno or start) if docstring else start - 1
     return Definition(
         identity=f"{module}:{'.'.join(names)}",
         group=f"{module}:{names[0]}",
         is_class=isinstance(node, ast.ClassDef),
-        header=header,
-        docstring=inspect.cleandoc(text),
-        body=body.strip("\n"),
+        header=" ".join(" ".join(lines[node.lineno - 1 : start - 1]).split()),
+        docstring=docstring,
+        body=textwrap.dedent("\n".join(lines[rest : node.end_lineno])).strip("\n"),
     )

@@ -1,102 +1,119 @@
 """Labelled examples for every task objective, made from what is inside the running Python."""
 
+import ast
+import collections
+import functools
 import hashlib
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flaxmill.data.definition_questions import ask, make_context
 from flaxmill.data.definitions import Definition, parse_source, read_definitions, read_modules
-from flaxmill.data.draws import EMBEDDED_EXAMPLES, permute, uniform
+from flaxmill.data.draws import EMBEDDED_EXAMPLES, uniform
 from flaxmill.data.library_areas import area_of
 from flaxmill.data.notations import draw_notations
+from flaxmill.data.source_expressions import find_expressions
+from flaxmill.data.source_questions import ask
 from flaxmill.data.source_roles import tag_lines
+from flaxmill.data.source_statements import judge
 
 Example = dict[str, Any]
 
 _HELD_OUT_SHARE = 0.15
-_SPLIT, _PARTNER, _QUESTION, _MODULE = range(2, 6)  # second keys of draws; 1 is that of the notations
+_SPLIT, _QUESTION, _SAMPLE = range(2, 5)  # second keys of draws; 1 is that of the notations
+
 # A docstring of which more than this share of the word triples stood in earlier ones repeats them.
 _MOST_REPEATED = 0.5
 _LEAST_WORDS = 6
-_MOST_CODE, _MOST_TEXT = 200, 200  # characters of either side of a pair: a row of 128 tokens holds both
-_UNANSWERABLE_SHARE = 0.15
-_TAGGED_MODULES_SHARE = 0.15
+_MOST_SOURCE = 280  # characters of a function: a row of 128 tokens holds it, and a statement or question
+# Shares of the functions and of the modules: all of them would be more than a few minutes of training read.
+_FUNCTIONS_SHARE, _EXPRESSIONS_SHARE, _LINES_SHARE = 0.6, 0.5, 0.3
+_MOST_OF_A_LABEL = 1200
+_STATEMENTS_OF_A_FUNCTION = 2
+_UNANSWERABLE_SHARE = 0.06  # of the questions that nothing answers, since those are most of all
 
 
 def embedded_examples(task: str) -> Iterator[Example]:
     """The task's examples in a fixed order, with the columns that DataConfig names, `id` and `split`.
 
-    Split "valid" holds about 15%. What is alike stays together: all definitions of one class, all lines of one
-    module; docstrings that mostly repeat earlier ones are left out. Python's version decides the rest.
+    Split "valid" holds about 15%. What is alike stays together, as all that one class defines does; what
+    repeats is left out. Python's version decides the rest.
 
     Args:
-      task: classification, pairs, answers, tags, summaries or translation.
+      task: classification, areas, pairs, answers, tags, summaries or translation.
     """
-    return _TASKS[task]()
+    return TASKS[task]()
 
 
 def _classification() -> Iterator[Example]:
-    """`text`: a docstring's first paragraph below the definition's head; `label`: the library's area."""
+    """`text`: an expression; `label`: what it is at its top, a call, a comparison and so on."""
+    found: dict[str, Example] = {}
+    for group, tree, lines in _top_level(_EXPRESSIONS_SHARE):
+        for text, construct in find_expressions(tree, lines):
+            found.setdefault(text, dict(id=text, split=_split(group), text=text, label=construct))
+    counts = collections.Counter(example["label"] for example in found.values())
+    for text, example in found.items():
+        if _draw(_SAMPLE, text) < _MOST_OF_A_LABEL / counts[example["label"]]:
+            yield example
+
+
+def _areas() -> Iterator[Example]:
+    """`text`: a docstring; `label`: the area of the library. Its words alone tell much."""
     for definition in _distinct_definitions():
         if area := area_of(definition.module):
             yield _example(definition, text=definition.docstring, label=area)
 
 
 def _pairs() -> Iterator[Example]:
-    """`text`: source without its docstring; `pair`: a docstring; `label`: whether it is that source's, or one
-    of another. Each text stands in one pair of either label, so that neither alone tells."""
-    splits: dict[str, list[Definition]] = {"train": [], "valid": []}
-    for definition in _distinct_definitions():
-        if not definition.is_class and definition.body:
-            splits[_split(definition.group)].append(definition)
-    for definitions in splits.values():
-        others = permute(range(len(definitions)), len(definitions), EMBEDDED_EXAMPLES, _PARTNER)
-        for number, definition in enumerate(definitions):
-            text = f"{definition.header}\n{definition.body}"[:_MOST_CODE]
-            for label, partner in (("same", definition), ("other", definitions[others[number]])):
-                if label == "same" or partner is not definition:
-                    pair = partner.docstring[:_MOST_TEXT]
-                    yield _example(definition, label, text=text, pair=pair, label=label)
+    """`text`: a function; `pair`: a statement on it; `label`: whether that holds, yes or no.
+
+    Each statement holds as often as not, so that it alone does not tell. The function alone tells a little:
+    of a long one more is true.
+    """
+    balance: collections.Counter[tuple[str, str]] = collections.Counter()
+    for definition, source, tree in _functions():
+        judged, split = judge(tree), _split(definition.group)
+        signs = {statement: 1 if holds else -1 for statement, holds in judged.items()}
+        # Those whose answer here makes up most for their answers so far.
+        statements = sorted(
+            signs, key=lambda said, split=split, signs=signs: signs[said] * balance[split, said]
+        )
+        for statement in statements[:_STATEMENTS_OF_A_FUNCTION]:
+            balance[split, statement] += signs[statement]
+            label = "yes" if judged[statement] else "no"
+            yield _example(definition, statement, text=source, pair=statement, label=label)
 
 
 def _answers() -> Iterator[Example]:
     """SQuAD's columns: `question`, `context`, `answers` (text and answer_start), `is_impossible`."""
-    for definition in _distinct_definitions():
-        if (context := make_context(definition)) is None:
-            continue
-        for number, (kind, question, answer, start) in enumerate(ask(definition, context)):
-            if answer is None and _draw(_QUESTION, f"{definition.identity} {question}") > 0.2:
+    for definition, source, tree in _functions():
+        for question, answer in ask(source, tree):
+            if answer is None and _draw(_QUESTION, definition.identity + question) >= _UNANSWERABLE_SHARE:
                 continue
-            found = [] if answer is None else [{"text": answer, "answer_start": start}]
-            yield _example(
-                definition,
-                f"{kind}{number}",
-                question=question,
-                context=context,
-                answers=found,
-                is_impossible=answer is None,
-            )
+            answers = [] if answer is None else [dict(text=source[slice(*answer)], answer_start=answer[0])]
+            columns = dict(question=question, context=source, answers=answers, is_impossible=not answers)
+            yield _example(definition, question, **columns)
 
 
 def _tags() -> Iterator[Example]:
     """`text`: the words of a line of source; `label`: the role of each."""
     seen: set[tuple[str, ...]] = set()
-    for module, source in read_modules():
-        if _draw(_MODULE, module) >= _TAGGED_MODULES_SHARE:
-            continue
-        for line, words, tags in tag_lines(source):
+    for group, tree, lines in _top_level(_LINES_SHARE):
+        for line, words, tags in tag_lines(tree, lines):
             if tuple(words) not in seen:
                 seen.add(tuple(words))
-                yield dict(id=f"{module}:{line}", split=_split(module), text=words, label=tags)
+                identity = f"{group.partition(':')[0]}:{line}"
+                yield dict(id=identity, split=_split(group), text=words, label=tags)
 
 
 def _summaries() -> Iterator[Example]:
     """`text`: a docstring without its first line; `target`: that line."""
     for definition in _distinct_definitions():
-        first, _, rest = definition.docstring.partition("\n\n")
-        if rest.strip() and len(first.split()) >= 3 and "\n" not in first:
-            yield _example(definition, text=rest.strip(), target=first)
+        first, _, rest = definition.docstring.partition("\n")
+        ends = first.endswith((".", ":")) or rest.startswith("\n")
+        if ends and " -> " not in first and rest.strip() and len(first.split()) >= 3:
+            yield _example(definition, text=f"{definition.header}\n{rest.strip()}", target=first)
 
 
 def _translation() -> Iterator[Example]:
@@ -105,8 +122,9 @@ def _translation() -> Iterator[Example]:
         yield dict(id=infix, split=_split(infix), text=infix, target=reverse_polish)
 
 
-_TASKS: dict[str, Callable[[], Iterator[Example]]] = {
+TASKS: dict[str, Callable[[], Iterator[Example]]] = {
     "classification": _classification,
+    "areas": _areas,
     "pairs": _pairs,
     "answers": _answers,
     "tags": _tags,
@@ -115,14 +133,43 @@ _TASKS: dict[str, Callable[[], Iterator[Example]]] = {
 }
 
 
-def _distinct_definitions() -> Iterator[Definition]:
-    seen: set[tuple[str, ...]] = set()
+def _top_level(share: float) -> Iterator[tuple[str, ast.stmt, list[str]]]:
+    """(group, statement, lines of its module) of what stands at the top of a share of the modules."""
+    for module, source in read_modules():
+        if _draw(_SAMPLE, module) < share:
+            lines = source.splitlines()
+            for node in parse_source(source).body:
+                yield f"{module}:{getattr(node, 'name', node.lineno)}", node, lines
+
+
+@functools.cache
+def _functions() -> tuple[tuple[Definition, str, ast.stmt], ...]:
+    """Short functions that differ from one another, with their source and its syntax, docstrings left out."""
+    found: dict[str, tuple[Definition, str, ast.stmt]] = {}
     for definition in read_definitions():
-        words = re.findall(r"\w+", definition.docstring.lower())
-        triples = set(zip(words, words[1:], words[2:], strict=False))
-        if len(words) >= _LEAST_WORDS and len(triples & seen) <= _MOST_REPEATED * len(triples):
+        source = f"{definition.header}\n{textwrap.indent(definition.body, '    ')}"
+        if definition.is_class or not definition.body or len(source) > _MOST_SOURCE or source in found:
+            continue
+        if _draw(_SAMPLE, definition.identity) < _FUNCTIONS_SHARE and (body := parse_source(source).body):
+            found[source] = definition, source, body[0]
+    return tuple(found.values())
+
+
+@functools.cache
+def _distinct_definitions() -> tuple[Definition, ...]:
+    """Those whose docstrings repeat little; the longest are chosen first, since they hold the shorter."""
+    definitions, words = read_definitions(), {}
+    for number, definition in enumerate(definitions):
+        if len(found := re.findall(r"\w+", definition.docstring.lower())) >= _LEAST_WORDS:
+            words[number] = found
+    chosen: list[int] = []
+    seen: set[tuple[str, ...]] = set()
+    for number, found in sorted(words.items(), key=lambda item: -len(item[1])):
+        triples = set(zip(found, found[1:], found[2:], strict=False))
+        if len(triples & seen) <= _MOST_REPEATED * len(triples):
             seen |= triples
-            yield definition
+            chosen.append(number)
+    return tuple(definitions[number] for number in sorted(chosen))
 
 
 def _example(definition: Definition, suffix: str = "", /, **columns: Any) -> Example:

@@ -5,8 +5,8 @@ AREAS: dict[str, str] = {
     "email": "email mailbox mimetypes quopri",
     "files": "_compression _pyio bz2 dbm filecmp fileinput fnmatch genericpath glob gzip io lzma ntpath os "
     "pathlib posixpath shelve shutil stat tarfile tempfile zipfile",
-    "formats": "_markupbase argparse cmd codecs configparser csv difflib getopt gettext html json locale optparse "
-    "plistlib pprint re shlex string stringprep textwrap tomllib xml",
+    "formats": "_markupbase argparse cmd codecs configparser csv difflib getopt gettext html json locale "
+    "optparse plistlib pprint re shlex string stringprep textwrap tomllib xml",
     "interfaces": "curses tkinter turtle",
     "language": "_collections_abc abc ast code codeop collections compileall contextlib dataclasses dis enum "
     "functools importlib inspect modulefinder operator pickle pickletools pkgutil py_compile pyclbr pydoc "

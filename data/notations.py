@@ -7,7 +7,7 @@ from flaxmill.data.draws import EMBEDDED_EXAMPLES, make_draw
 _NUM_EXPRESSIONS = 24_000
 _OPERANDS = "abcdefghij"
 _STRENGTH = {"+": 1, "-": 1, "*": 2, "/": 2}
-_LEAST_OPERANDS, _MOST_OPERANDS = 3, 5
+_LEAST_OPERANDS, _MOST_OPERANDS = 3, 6
 
 # A name, or an operator and its two sides.
 Expression = str | tuple[str, "Expression", "Expression"]

@@ -2,9 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
-
-from flaxmill.data.definitions import parse_source
+from collections.abc import Iterator, Sequence
 
 # A name or a number, a string, or one sign of an operator; strings with blanks are left out with their line.
 _WORD = re.compile(r"""\w+|"[^"\s\\]*"|'[^'\s\\]*'|[^\w\s"']""")
@@ -15,15 +13,13 @@ OTHER = "O"
 _Words = list[tuple[str, int]]
 
 
-def tag_lines(source: str) -> Iterator[tuple[int, list[str], list[str]]]:
+def tag_lines(tree: ast.AST, lines: Sequence[str]) -> Iterator[tuple[int, list[str], list[str]]]:
     """(line number, words, their tags) of the statements, or heads of statements, that fill one line.
 
-    A name is a function or class that is defined, a parameter, the name of an argument, a module or name that
-    is imported, an attribute, a method that is called, a function that is called, a variable that is assigned,
-    or one that is read. `source` is ASCII.
+    A name is a function or class that is defined, a parameter, the name of an argument, what is imported, an
+    attribute, a method or function that is called, a variable that is assigned, or one that is read.
+    `lines` are those of the whole module, in ASCII.
     """
-    lines = source.splitlines()
-    tree = parse_source(source)
     roles = dict(_roles(tree, lines))
     for number in sorted(_lines_of_statements(tree, lines)):
         words = _split(lines[number - 1])
@@ -38,18 +34,17 @@ def _split(line: str) -> _Words | None:
     return words if sum(len(word) for word, _ in words) == len("".join(line.split())) else None
 
 
-def _lines_of_statements(tree: ast.Module, lines: list[str]) -> Iterator[int]:
+def _lines_of_statements(tree: ast.AST, lines: Sequence[str]) -> Iterator[int]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.stmt) or "#" in lines[node.lineno - 1]:
             continue
         inner = getattr(node, "body", None)
-        if inner is None and node.end_lineno == node.lineno:
-            yield node.lineno
-        elif inner and inner[0].lineno > node.lineno and lines[node.lineno - 1].endswith(":"):
+        is_head = inner and inner[0].lineno > node.lineno and lines[node.lineno - 1].endswith(":")
+        if is_head or (inner is None and node.end_lineno == node.lineno):
             yield node.lineno
 
 
-def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[tuple[int, int], str]]:
+def _roles(tree: ast.AST, lines: Sequence[str]) -> Iterator[tuple[tuple[int, int], str]]:
     """((line, column), role) of names; that of a call comes after that of what is called, and replaces it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -74,11 +69,14 @@ def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[tuple[int, int]
 
 
 def _end(node: ast.Attribute) -> tuple[int, int]:
-    assert node.end_lineno is not None and node.end_col_offset is not None
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
     return node.end_lineno, node.end_col_offset - len(node.attr)
 
 
-def _imported(node: ast.Import | ast.ImportFrom, lines: list[str]) -> Iterator[tuple[tuple[int, int], str]]:
+def _imported(
+    node: ast.Import | ast.ImportFrom, lines: Sequence[str]
+) -> Iterator[tuple[tuple[int, int], str]]:
     for match in re.compile(r"\w+").finditer(lines[node.lineno - 1], node.col_offset):
         if match[0] not in {"import", "from", "as"}:
             yield (node.lineno, match.start()), "imported"
