@@ -1,5 +1,6 @@
 """The weights of another model as the beginning of a run: the whole body, and the head where both have it."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.model.adapters import merge_lora, with_fresh_adapters
 from flaxmill.model.apply import Params, abstract_params, init_params
 from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.huggingface import load_huggingface
+from flaxmill.model.lora import with_lora_of, without_lora
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.init_from import check_body, is_huggingface, read_source
@@ -36,9 +39,12 @@ def initial_params(
     if source.tokenizer is not None:
         _check_tokenizer(path, source.tokenizer, tokenizer)
     check_body(experiment.model, source.model, path)
-    if is_huggingface(path):
-        return _load_huggingface(experiment, mesh)
-    return _load_run(path, experiment, mesh, say)
+    model = experiment.model
+    base = dataclasses.replace(experiment, model=without_lora(model))
+    loaded = _load_huggingface(base, mesh) if is_huggingface(path) else _load_run(path, base, mesh, say)
+    if model.lora_rank is None:
+        return loaded
+    return with_fresh_adapters(model, loaded, jax.random.key(experiment.seed), mesh)
 
 
 def _check_tokenizer(path: Path, theirs: Path, ours: Tokenizer) -> None:
@@ -50,8 +56,10 @@ def _check_tokenizer(path: Path, theirs: Path, ours: Tokenizer) -> None:
 
 
 def _load_run(run: Path, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> Params:
+    """The whole of its body, into which adapters of its own are merged."""
     theirs = read_config(run)
-    wanted, stored = placed_params(experiment.model, mesh), abstract_params(theirs.model)
+    adapted = with_lora_of(experiment.model, theirs.model)
+    wanted, stored = placed_params(adapted, mesh), abstract_params(theirs.model)
     of_head = [group for group in HEAD_PARAMETERS if group in wanted]
     fresh = [group for group in of_head if _shapes(stored.get(group)) != _shapes(wanted[group])]
     unused = [group for group in HEAD_PARAMETERS if group in stored and group not in wanted]
@@ -68,7 +76,7 @@ def _load_run(run: Path, experiment: Experiment, mesh: Mesh, say: Callable[[str]
         loaded |= _draw(experiment, wanted, fresh)
     if unused:
         say(f"{run} has {' and '.join(unused)}, which this model has not: left out")
-    return loaded
+    return merge_lora(adapted, loaded)[1]
 
 
 def _load_huggingface(experiment: Experiment, mesh: Mesh) -> Params:
