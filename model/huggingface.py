@@ -121,6 +121,9 @@ def save_huggingface(
     family, config = fit_family(config)
     if tokenizer_json is not None:
         config = _with_token_ids(config, token_ids(tokenizer_json))
+    if config.head == "classification" and config.pooled_place == "last" and config.pad_id is None:
+        # By it transformers finds where rows of a batch end; rows here hold no end token of their own.
+        config = replace(config, pad_id=config.eos_id)
     parameters = leaves(config, family.tensors(config))
     tensors = export_tensors(parameters, params)
     if jax.process_index() > 0:  # one process writes; all take part where parameters are spread over them
