@@ -1,4 +1,4 @@
-"""A run that starts from another model has its shape and tokenizer, and refuses one that computes otherwise."""
+"""A run that starts from another model has its shape and tokenizer; what computes otherwise is refused."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ from flaxmill.data.preparation import prepare
 from flaxmill.model.adapters import merge_lora
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import load_huggingface, save_huggingface
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.init_from import adopt_source, check_body, is_huggingface
 from flaxmill.train.loop import train
@@ -41,7 +42,8 @@ def gpt_neo(task):
     directory, _, tokenizer = task
     config = transformers.GPTNeoConfig(
         vocab_size=300, hidden_size=32, num_layers=2, num_heads=4, intermediate_size=64, window_size=8,
-        attention_types=[[["global", "local"], 1]], max_position_embeddings=40, bos_token_id=0, eos_token_id=0,
+        attention_types=[[["global", "local"], 1]], max_position_embeddings=40,
+        bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     transformers.GPTNeoForCausalLM(config).save_pretrained(directory / "neo")
     tokenizer.save(directory / "neo" / "tokenizer.json")
@@ -109,10 +111,7 @@ def test_fine_tuning_begins_with_the_body_of_the_source(begin, gpt_neo):
     still = dataclasses.replace(experiment.optimizer, learning_rate=1e-12)
     result = train(dataclasses.replace(experiment, optimizer=still))
     resolved = read_config(result.directory)
-    with jax.set_mesh(
-        jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
-    ) as mesh:
-        params, _, _ = load_params(result.directory, resolved, jax.sharding.get_abstract_mesh() and mesh)
+    params, _, _ = load_params(result.directory, resolved, make_mesh(MeshConfig(data=1)))
     _, base = load_huggingface(gpt_neo)
     for group in ("embed", "layers", "final_norm"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), params[group], base[group])
@@ -139,7 +138,7 @@ def test_adapters_of_the_source_are_merged_before_new_ones_are_drawn(begin, gpt_
     second = begin(first, model_is=lora, run_dir=str(tmp_path / "second"))
     still = dataclasses.replace(second.optimizer, learning_rate=1e-12)
     result = train(dataclasses.replace(second, optimizer=still))
-    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(data=1))
     merged = []
     for run in (first, result.directory):
         resolved = read_config(run)
