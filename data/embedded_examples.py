@@ -26,7 +26,7 @@ _SPLIT, _QUESTION, _SAMPLE = range(2, 5)  # second keys of draws; 1 is that of t
 # A docstring of which more than this share of the word triples stood in earlier ones repeats them.
 _MOST_REPEATED = 0.5
 _LEAST_WORDS = 6
-_MOST_SOURCE = 280  # characters of a function: a row of 128 tokens holds it, and a statement or question
+_MOST_SOURCE = 280  # characters: a row of 128 tokens holds them, and a statement or question
 # Shares of the functions and of the modules: all of them would be more than a few minutes of training read.
 _FUNCTIONS_SHARE, _EXPRESSIONS_SHARE, _LINES_SHARE = 0.6, 0.5, 0.3
 _MOST_OF_A_LABEL = 1200
@@ -108,12 +108,14 @@ def _tags() -> Iterator[Example]:
 
 
 def _summaries() -> Iterator[Example]:
-    """`text`: a docstring without its first line; `target`: that line."""
+    """`text`: a definition's head, its docstring without the first line, and the front of its source;
+    `target`: that line."""
     for definition in _distinct_definitions():
         first, _, rest = definition.docstring.partition("\n")
-        ends = first.endswith((".", ":")) or rest.startswith("\n")
-        if ends and " -> " not in first and rest.strip() and len(first.split()) >= 3:
-            yield _example(definition, text=f"{definition.header}\n{rest.strip()}", target=first)
+        is_whole = not rest or rest.startswith("\n") or first.endswith((".", ":"))
+        text = "\n".join(filter(None, (rest.strip(), definition.body)))[:_MOST_SOURCE]
+        if is_whole and text and " -> " not in first and len(first.split()) >= 3:
+            yield _example(definition, text=f"{definition.header}\n{text}", target=first)
 
 
 def _translation() -> Iterator[Example]:
