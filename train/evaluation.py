@@ -59,7 +59,7 @@ def compare_with_counting(
     metrics: dict[str, float], objective: str, statistics: dict[str, Any]
 ) -> dict[str, float]:
     """Add what counting reaches on the same text: entropies, the share of the commonest label, the variance
-    of numbers; and bits per byte for causal models."""
+    of numbers; and bits per byte and perplexity for causal models."""
     compared = dict(metrics)
     for name in ("unigram_entropy", "bigram_entropy", "nsp_majority"):
         if name in statistics:
@@ -72,6 +72,7 @@ def compare_with_counting(
     if causal is not None and statistics["num_bytes"]:
         tokens_per_byte = statistics["num_tokens"] / statistics["num_bytes"]
         compared["eval_bits_per_byte"] = causal * tokens_per_byte / math.log(2)
+        compared["eval_perplexity"] = math.exp(min(causal, 700.0))  # what a float can hold
     return compared
 
 

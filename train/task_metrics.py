@@ -34,7 +34,8 @@ def classification_scores(
         "majority": max(Counter(wanted).values()) / len(wanted),
     }
     if len(labels) == 2:
-        scores["f1"] = metrics.f1_score(wanted, predicted, pos_label=labels[1], zero_division=0)
+        second = [labels[1]]  # a word that was cut off is of neither label, and no binary score knows that
+        scores["f1"] = metrics.f1_score(wanted, predicted, labels=second, average="macro", zero_division=0)
     return {name: float(value) for name, value in scores.items()}
 
 

@@ -1,0 +1,66 @@
+"""Scores are those of the libraries and papers that define them."""
+
+import math
+import sys
+
+import pytest
+
+from flaxmill.train.task_metrics import (
+    answer_scores,
+    classification_scores,
+    regression_scores,
+    tag_scores,
+    text_scores,
+)
+
+
+def test_two_labels_have_f1_of_the_second():
+    wanted, predicted = ["no", "no", "yes", "yes", "yes"], ["no", "yes", "yes", "yes", "no"]
+    scores = classification_scores(wanted, predicted, ["no", "yes"])
+    assert scores["accuracy"] == pytest.approx(3 / 5)
+    assert scores["f1"] == pytest.approx(2 / 3)
+    assert scores["f1_macro"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    # (TP TN - FP FN) / sqrt of the four sums of the table
+    assert scores["matthews"] == pytest.approx((2 * 1 - 1 * 1) / math.sqrt(3 * 3 * 2 * 2))
+    assert scores["majority"] == pytest.approx(3 / 5)
+
+
+def test_a_word_that_was_cut_off_is_wrong():
+    scores = tag_scores([["a", "b"], ["a"]], [["a", None], ["a"]], ["a", "b"])
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_correlations_of_constants_are_not_numbers():
+    scores = regression_scores([1.0, 2.0, 4.0], [1.0, 2.0, 3.0])
+    assert scores["spearman"] == pytest.approx(1)
+    assert scores["pearson"] == pytest.approx(0.9819805)
+    assert scores["mean_squared_error"] == pytest.approx(1 / 3)
+    assert math.isnan(regression_scores([1.0, 2.0], [3.0, 3.0])["pearson"])
+
+
+def test_answers_compare_as_squad_does():
+    scores = answer_scores(
+        [["the Eiffel Tower", "Eiffel Tower, Paris"], [], ["in 1889"]], ["Eiffel tower!", "", "1889 or 1890"]
+    )
+    # Case, articles and punctuation do not count; of three words one is shared with the two wanted.
+    assert scores["exact_match"] == pytest.approx(2 / 3)
+    assert scores["f1"] == pytest.approx((1 + 1 + 2 * 1 / (2 + 3)) / 3)
+
+
+def test_an_answer_where_there_is_none_is_wrong():
+    assert answer_scores([[], ["yes"]], ["no", ""]) == {"exact_match": 0.0, "f1": 0.0}
+
+
+def test_equal_texts_have_full_scores():
+    scores = text_scores(["one two three four five"], ["one two three four five"])
+    assert scores == pytest.approx(
+        {"exact_match": 1, "bleu": 100, "chrf": 100, "rouge1": 1, "rouge2": 1, "rougeL": 1}
+    )
+
+
+def test_a_library_that_is_missing_is_named_with_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(
+        ValueError, match=r"needs? sacrebleu, which is not installed; pip install 'flaxmill\[tasks\]'"
+    ):
+        text_scores(["a"], ["a"])

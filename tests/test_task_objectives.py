@@ -1,0 +1,101 @@
+"""Losses of task heads: classes weighed as torch weighs them, padding without effect, errors squared."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxmill.model.apply import init_params
+from flaxmill.model.config import ModelConfig
+from flaxmill.train.objectives import combine, denominators, evaluation_names, numerators
+
+SHAPE = {"vocab_size": 50, "max_positions": 16, "num_layers": 1, "embed_dim": 16, "num_heads": 2}
+SHAPE |= {"causal": False, "initializer_std": 0.5}
+
+
+def make_batch(num_rows=6, **labels):
+    random = np.random.default_rng(0)
+    lengths = random.integers(4, 13, num_rows)
+    mask = (np.arange(12) < lengths[:, None]).astype(np.int32)
+    tokens = random.integers(1, 50, (num_rows, 12)).astype(np.int32) * mask
+    return {"tokens": tokens, "mask": mask, "documents": mask, "positions": np.arange(12) * mask} | labels
+
+
+def loss_of(objective, config, batch):
+    params = init_params(config, jax.random.key(0))
+    sums = numerators(objective, config, params, batch, max_predictions=None)
+    return combine(objective, 0.0, sums, denominators(objective, batch)), params
+
+
+def test_weighed_classes_are_torchs():
+    import torch
+
+    from flaxmill.model.apply import apply
+
+    config = ModelConfig(**SHAPE, head="classification", num_labels=3)
+    labels, class_weights = np.array([0, 2, 1, 1, 0, 2], np.int32), np.array([1.0, 0.2, 5.0], np.float32)
+    batch = make_batch(labels=labels, weights=class_weights[labels])
+    metrics, params = loss_of("classification", config, batch)
+    logits = torch.tensor(np.asarray(apply(config, params, batch)["logits"]))
+    criterion = torch.nn.CrossEntropyLoss(weight=torch.tensor(class_weights))
+    expected = criterion(logits, torch.tensor(labels, dtype=torch.long))
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_numbers_have_squared_errors_and_no_accuracy():
+    config = ModelConfig(**SHAPE, head="classification", num_labels=1)
+    batch = make_batch(labels=np.zeros(6, np.float32), weights=np.ones(6, np.float32))
+    metrics, _ = loss_of("classification", config, batch)
+    assert set(metrics) == {"loss"} | {"classification_loss"} & set(metrics)
+    assert float(metrics["loss"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "head", "labels"),
+    [
+        ("classification", "classification", {"labels": (), "weights": ()}),
+        ("token_classification", "token_classification", {"targets": (12,), "weights": (12,)}),
+        ("question_answering", "qa", {"starts": (), "ends": (), "weights": ()}),
+    ],
+)
+def test_rows_beyond_the_end_change_nothing(objective, head, labels):
+    config = ModelConfig(**SHAPE, head=head, num_labels=2)
+    values = {
+        name: np.ones((6, *shape), np.float32 if name == "weights" else np.int32)
+        for name, shape in labels.items()
+    }
+    batch = make_batch(**values)
+    padded = {name: np.concatenate([value, np.zeros_like(value[:2])]) for name, value in batch.items()}
+    alone, _ = loss_of(objective, config, batch)
+    beside, _ = loss_of(objective, config, padded)
+    assert np.isfinite(float(beside["loss"]))
+    for name, value in alone.items():
+        assert float(beside[name]) == pytest.approx(float(value), rel=1e-6)
+    gradient = jax.grad(lambda params: loss_with(params, objective, config, padded))(
+        init_params(config, jax.random.key(0))
+    )
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
+
+
+def loss_with(params, objective, config, batch):
+    sums = numerators(objective, config, params, batch, max_predictions=None)
+    return combine(objective, 0.0, sums, denominators(objective, batch))["loss"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "head", "names"),
+    [
+        ("causal", "lm", {"loss", "causal_accuracy"}),
+        ("classification", "classification", {"loss", "accuracy"}),
+        ("token_classification", "token_classification", {"loss", "accuracy"}),
+        (
+            "question_answering",
+            "qa",
+            {"loss", "start_loss", "end_loss", "start_accuracy", "end_accuracy"},
+        ),
+        ("seq2seq", "lm", {"loss", "accuracy"}),
+    ],
+)
+def test_what_an_evaluation_gives_is_known_before_it(objective, head, names):
+    config = ModelConfig(**(SHAPE | {"head": head, "num_labels": 3, "causal": objective == "causal"}))
+    assert set(evaluation_names(objective, config, 0.0)) == names
