@@ -1,9 +1,4 @@
-"""A classifier of texts: what a Python expression is at its top, or whatever your CSV labels.
-
-Command:  flaxmill train classify
-          flaxmill train classify --init-from DIR --data.files train.csv --data.valid-files valid.csv \
-              --data.text-column input --data.label-column label --run-dir RUN
-"""
+"""DOC"""
 
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
@@ -16,9 +11,9 @@ config = Experiment(
     objective="classification",
     steps=600,
     batch_size=16,
-    eval_every=100,
+    eval_every=150,
     best=BestConfig(metric="eval_accuracy"),
     model=ModelConfig(dropout=0.1, scan_layers=False),
-    data=DataConfig(tokenizer="wordpiece"),
-    optimizer=OptimizerConfig(learning_rate=5e-4, schedule="linear", beta2=0.999, weight_decay=0.01),
+    data=DataConfig(tokenizer="wordpiece", sequence_length=64),
+    optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", beta2=0.999, weight_decay=0.01),
 )

@@ -1,0 +1,19 @@
+"""DOC"""
+
+from flaxmill.data.config import DataConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.train.best import BestConfig
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.optimizer import OptimizerConfig
+
+config = Experiment(
+    name="seq2seq",
+    objective="seq2seq",
+    steps=600,
+    batch_size=64,
+    eval_every=150,
+    best=BestConfig(metric="eval_loss"),
+    model=ModelConfig(encoder_layers=2, scan_layers=False),
+    data=DataConfig(embedded="translation", vocab_size=300, sequence_length=48, target_length=48),
+    optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", beta2=0.999, weight_decay=0.01),
+)
