@@ -67,7 +67,7 @@ def test_classes_are_the_labels_of_the_data_or_one_number():
     assert (experiment.model.num_labels, experiment.data.labels) == (3, ("a", "b", "c"))
     number = resolved(objective="classification", data=DataConfig(label_type="number"))
     assert number.model.num_labels == 1
-    with pytest.raises(ValueError, match="model.num_labels=4 contradicts the data, which has 3"):
+    with pytest.raises(ValueError, match=r"model.num_labels=4 contradicts the data, which has 3"):
         resolved(objective="classification", labels=("a", "b", "c"), model=ModelConfig(num_labels=4))
 
 
@@ -93,9 +93,9 @@ def test_classification_reads_the_place_that_has_seen_the_whole_row(model, cls_i
 def test_an_encoder_decoder_is_trained_by_seq2seq_alone():
     model = ModelConfig(encoder_layers=2)
     assert resolved(objective="seq2seq", model=model).model.head == "lm"
-    with pytest.raises(ValueError, match="which objective=causal cannot train"):
+    with pytest.raises(ValueError, match=r"which objective=causal cannot train"):
         resolved(model=model)
-    with pytest.raises(ValueError, match="data.target_length=90 is longer than model.max_positions=80"):
+    with pytest.raises(ValueError, match=r"data.target_length=90 is longer than model.max_positions=80"):
         resolved(
             objective="seq2seq",
             model=ModelConfig(max_positions=80),

@@ -30,7 +30,7 @@ class TrainArguments:
     allow_other_data: bool = False
     """Let the run in --run-dir continue on a text or tokenizer other than its own."""
     num_seeds: int | None = None
-    """Train as many runs, of seeds from --seed on, each in a folder of --run-dir, and print mean and deviation."""
+    """Train as many runs, of seeds from --seed on, in folders of --run-dir; print means and deviations."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where there are many; None: as Slurm, Open MPI, JobSet or a TPU pod say."""
     num_processes: int | None = None
