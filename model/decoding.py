@@ -52,7 +52,7 @@ class State(NamedTuple):
     """int32 []: tokens chosen so far."""
 
 
-@functools.partial(jax.jit, static_argnames=("num_slots", "copies", "top_k"))
+@functools.partial(jax.jit, static_argnames=("num_slots", "copies"))
 def start(
     model: UnrolledModel,
     tokens_BP: jax.Array,
@@ -63,7 +63,6 @@ def start(
     *,
     num_slots: int,
     copies: int,
-    top_k: int | None,
 ) -> State:
     """Read the prompts and choose the first token of `copies` texts of each."""
     logits_BV, cache = read_prompt(model, tokens_BP, first_B, num_slots, source)
@@ -73,10 +72,10 @@ def start(
         seen_BV = repeat_rows(tokens_seen(tokens_BP, first_B, logits_BV.shape[-1]), copies)
     none_B = jnp.zeros(logits_BV.shape[0], jnp.int32)
     state = State(cache, none_B, none_B.astype(bool), seen_BV, keys_B, jnp.int32(0))
-    return _choose(state, logits_BV, rules, top_k)
+    return _choose(state, logits_BV, rules)
 
 
-@functools.partial(jax.jit, static_argnames=("chunk", "top_k"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="chunk", donate_argnames="state")
 def continue_decoding(
     model: UnrolledModel,
     source: Source | None,
@@ -85,7 +84,6 @@ def continue_decoding(
     num_steps: jax.Array,
     *,
     chunk: int,
-    top_k: int | None,
 ) -> tuple[State, jax.Array]:
     """Up to `num_steps` more tokens of each row, fewer once all rows are done.
 
@@ -96,7 +94,7 @@ def continue_decoding(
         number, state, chosen_CB = carry
         was_done_B = state.is_done
         logits_BV, cache = read_token(model, state.tokens, state.cache, source)
-        state = _choose(state._replace(cache=cache), logits_BV, rules, top_k)
+        state = _choose(state._replace(cache=cache), logits_BV, rules)
         new_B = jnp.where(was_done_B, NO_TOKEN, state.tokens)
         return number + 1, state, chosen_CB.at[number].set(new_B)
 
@@ -143,14 +141,14 @@ def repeat_rows(x: jax.Array, copies: int) -> jax.Array:
     return x if copies == 1 else constrain(jnp.repeat(x, copies, axis=0), "batch", *(None,) * (x.ndim - 1))
 
 
-def _choose(state: State, logits_BV: jax.Array, rules: Rules, top_k: int | None) -> State:
+def _choose(state: State, logits_BV: jax.Array, rules: Rules) -> State:
     with jax.named_scope("choose_token"):
         scores_BV = adjust_scores(logits_BV, rules, state.seen, state.step)
         if rules.filters.temperature is None:
             tokens_B = scores_BV.argmax(-1).astype(jnp.int32)
         else:
             keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
-            tokens_B = draw_tokens(filter_logits(scores_BV, rules.filters, top_k), keys_B)
+            tokens_B = draw_tokens(filter_logits(scores_BV, rules.filters), keys_B)
         is_done_B = state.is_done | jnp.isin(tokens_B, rules.end) | (state.step + 1 >= rules.limits)
         seen_BV = state.seen
         if seen_BV is not None:

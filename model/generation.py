@@ -86,7 +86,7 @@ class Generator:
 
     def _tokens(self, rows: Prompts, options: GenerationConfig) -> Iterator[np.ndarray]:
         tokens_BP, first_B, source = self._read(rows)
-        copies, top_k = options.num_samples, options.top_k
+        copies = options.num_samples
         limits_R = np.repeat(self._limits(rows, options), copies)
         rules, steps, keys_R = self._rules(options, limits_R), int(limits_R.max()), _keys(options, len(rows))
         state = start(
@@ -98,7 +98,6 @@ class Generator:
             keys_R,
             num_slots=_rounded_up(tokens_BP.shape[1] + steps, _LENGTHS),
             copies=copies,
-            top_k=top_k,
         )
         source = jax.tree.map(lambda x: repeat_rows(x, copies), source)
         yield np.asarray(state.tokens)[None]
@@ -107,7 +106,7 @@ class Generator:
                 return
             num_steps = min(_CHUNK, steps - done)
             state, chunk_CR = continue_decoding(
-                self._model, source, state, rules, jnp.int32(num_steps), chunk=_CHUNK, top_k=top_k
+                self._model, source, state, rules, jnp.int32(num_steps), chunk=_CHUNK
             )
             yield np.asarray(chunk_CR)[:num_steps]
 
@@ -147,7 +146,7 @@ class Generator:
         own = () if self.config.eos_id is None else (self.config.eos_id,)
         ends = own if options.end_ids is None else options.end_ids
         penalty = None if options.repetition_penalty == 1 else options.repetition_penalty
-        filters = Filters(penalty, options.temperature or None, options.top_p, options.min_p)
+        filters = Filters(penalty, options.temperature or None, options.top_k, options.top_p, options.min_p)
         return Rules(
             filters=Filters(*(None if value is None else jnp.float32(value) for value in filters)),
             end=jnp.asarray(ends, jnp.int32),

@@ -35,10 +35,11 @@ def params(config=CONFIG):
 _read = jax.jit(apply, static_argnums=0)
 
 
-def logits_from_scratch(tokens, config=CONFIG):
+def logits_from_scratch(tokens, config=CONFIG, weights=None):
     """[T,V] after each of the tokens; the row is padded to a length that compiles once."""
     padded = np.asarray([[*tokens] + [0] * (48 - len(tokens))])
-    return np.asarray(_read(config, params(), {"tokens": padded})["logits"][0, : len(tokens)], np.float64)
+    logits = _read(config, params() if weights is None else weights, {"tokens": padded})["logits"]
+    return np.asarray(logits[0, : len(tokens)], np.float64)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,15 @@ def test_bfloat16_decodes_what_it_reads_from_scratch():
     text = generate(config, params(), PROMPTS[:1], GenerationConfig(max_new_tokens=1))[0]
     logits = logits_from_scratch(PROMPTS[0], config)[-1]
     assert logits.max() - logits[text[0]] < 0.05  # the two round differently
+
+
+def test_adapters_are_read_as_in_training():
+    config = dataclasses.replace(CONFIG, lora_rank=2)
+    weights = jax.tree.map(lambda leaf: leaf + 0.1, params(config))  # lora_b begins at zero
+    text = generate(config, weights, PROMPTS[:1], GenerationConfig(max_new_tokens=6))[0]
+    best = logits_from_scratch([*PROMPTS[0], *text], config, weights).argmax(-1)
+    assert text == best[len(PROMPTS[0]) - 1 : -1].tolist()
+    assert text != generate(CONFIG, params(), PROMPTS[:1], GenerationConfig(max_new_tokens=6))[0]
 
 
 SHARDED = [

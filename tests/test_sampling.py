@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxmill.model.sampling import Filters, draw_tokens, filter_logits, only_end_tokens, penalize_repetition
+from flaxmill.model.sampling import (
+    Filters,
+    draw_tokens,
+    filter_logits,
+    only_end_tokens,
+    penalize_repetition,
+)
 
 V = 30
 
@@ -39,7 +45,7 @@ CASES = [
 
 
 def _filtered(logits, temperature=1.0, top_k=None, top_p=None, min_p=None):
-    return filter_logits(jnp.asarray(logits)[None], Filters(None, temperature, top_p, min_p), top_k)
+    return filter_logits(jnp.asarray(logits)[None], Filters(None, temperature, top_k, top_p, min_p))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -95,3 +101,10 @@ def test_repetition_moves_seen_tokens_down():
 def test_a_forced_end_leaves_no_other_token():
     forced = only_end_tokens(jnp.zeros((1, 4)), jnp.asarray([1, 3]))
     np.testing.assert_array_equal(jnp.isfinite(forced), [False, True, False, True])
+
+
+def test_the_border_of_a_filter_is_exact_at_every_magnitude():
+    logits = jnp.asarray([[-1e30, -3.0, -0.0, 1e-30, 5.0, 1e30]])
+    for top_k in range(1, 7):
+        kept = jnp.isfinite(filter_logits(logits, Filters(None, 1.0, top_k)))
+        np.testing.assert_array_equal(kept[0], np.arange(6) >= 6 - top_k)
