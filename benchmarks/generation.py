@@ -1,9 +1,11 @@
 """Greedy decoding beside transformers' `generate`: GPT-2's 124M shape, random weights, float32, one CPU.
 
-Command: python benchmarks/generation.py [ROUNDS]
+Command: python benchmarks/generation.py [ROUNDS [THREADS]]
 Needs PyTorch and transformers (the extra `parity`). Batches of 1 and 8 prompts of 32 tokens, 128 new tokens
 each; both sides in one run on the same weights and prompts, taking turns; medians. What binds both is reading
 the weights once a step, so bytes a second stand beside the peak that a plain sum over memory reaches here.
+CPU time is given too: beside other work it moves less than the time that passes, in which threads wait for
+each other. THREADS are PyTorch's; to hold both sides to one, also start with `taskset -c 0`.
 """
 
 import os
@@ -26,6 +28,13 @@ BARS = {1: 0.8, 8: 1.0}  # of transformers' tokens a second, by batch
 PEAK_BYTES = 2**29
 
 
+class Taken(NamedTuple):
+    """Seconds that passed, and seconds of CPU."""
+
+    wall: float
+    cpu: float
+
+
 class Contestants(NamedTuple):
     """The same weights on both sides."""
 
@@ -37,6 +46,7 @@ class Contestants(NamedTuple):
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else os.cpu_count() or 1)
     print(
         f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}; load {os.getloadavg()[0]:.1f}"
@@ -47,16 +57,19 @@ def main() -> None:
     prompts = np.random.default_rng(0).integers(0, 50_000, (max(BARS), PROMPT_TOKENS))
     runs = {batch: (ours(both, prompts[:batch]), theirs(both, prompts[:batch])) for batch in BARS}
     for batch, (run, other) in runs.items():
-        first, again = seconds(run), seconds(run)
+        first, again = measure(run).cpu, measure(run).cpu
         equal = np.array_equal(run(), other())
-        print(f"batch {batch}: compiled in {first - again:.1f} s; the tokens are equal: {equal}")
+        print(
+            f"batch {batch}: compiled in {first - again:.1f} s of CPU; the tokens are equal: {equal}",
+            flush=True,
+        )
     measured = {batch: ([], []) for batch in BARS}
     for _ in range(rounds):
         for batch, contestants in runs.items():
             for times, run in zip(measured[batch], contestants, strict=True):
-                times.append(seconds(run))
+                times.append(measure(run))
     for batch, times in measured.items():
-        own, other = map(statistics.median, times)
+        own, other = (Taken(*map(statistics.median, zip(*of_side, strict=True))) for of_side in times)
         report(both, batch, own, other, peak)
     print(f"medians of {rounds} runs; load {os.getloadavg()[0]:.1f}")
 
@@ -91,30 +104,33 @@ def theirs(both: Contestants, prompts_BT: np.ndarray) -> Callable[[], np.ndarray
     return run
 
 
-def report(both: Contestants, batch: int, ours_seconds: float, theirs_seconds: float, peak: float) -> None:
+def report(both: Contestants, batch: int, own: Taken, other: Taken, peak: float) -> None:
     mean_length = PROMPT_TOKENS + NEW_TOKENS / 2
     per_token = 2 * both.config.num_layers * both.config.embed_dim
     step_bytes = 4 * (both.num_weights + batch * mean_length * per_token)
-    for name, taken in (("flaxmill", ours_seconds), ("transformers", theirs_seconds)):
-        rate = step_bytes * NEW_TOKENS / taken
+    for name, taken in (("flaxmill", own), ("transformers", other)):
+        rate = step_bytes * NEW_TOKENS / taken.wall
         print(
-            f"batch {batch}: {name:12} {batch * NEW_TOKENS / taken:6.1f} tokens/s, "
-            f"{taken / NEW_TOKENS * 1e3:5.1f} ms a step, "
+            f"batch {batch}: {name:12} {batch * NEW_TOKENS / taken.wall:6.1f} tokens/s, "
+            f"{taken.wall / NEW_TOKENS * 1e3:5.1f} ms a step ({taken.cpu / NEW_TOKENS * 1e3:.1f} of CPU), "
             f"{rate / 1e9:5.1f} GB/s, {rate / peak:4.0%} of the peak"
         )
-    print(f"batch {batch}: ratio {theirs_seconds / ours_seconds:.2f} (bar {BARS[batch]:.2f})")
+    print(
+        f"batch {batch}: ratio {other.wall / own.wall:.2f} (bar {BARS[batch]:.2f}), "
+        f"of CPU time {other.cpu / own.cpu:.2f}"
+    )
 
 
 def peak_bandwidth() -> float:
     """Bytes a second that all cores together read."""
     values = torch.ones(PEAK_BYTES // 4)
-    return PEAK_BYTES / min(seconds(values.sum) for _ in range(9))
+    return PEAK_BYTES / min(measure(values.sum).wall for _ in range(9))
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+def measure(run: Callable[[], Any]) -> Taken:
+    wall, cpu = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - started
+    return Taken(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_logits_equal_those_from_scratch_at_every_token(loaded):
         full_BT[:, longest + number] = new_B
         logits_BV, cache = step(model, jnp.asarray(new_B), cache, source)
         cached.append(logits_BV)
-    mask_BT = np.pad(mask_BP, ((0, 0), (0, STEPS)), constant_values=True).astype(np.int32)
+    mask_BT = np.concatenate([mask_BP, np.ones((len(prompts), STEPS))], axis=1).astype(np.int32)
     if source is None:
         batch = {"tokens": full_BT, "mask": mask_BT}
     else:
