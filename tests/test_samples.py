@@ -10,8 +10,8 @@ from flaxmill.model import init_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train import samples
 from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.experiment import resolve
 from flaxmill.train.input_pipeline import make_batches
+from flaxmill.train.resolution import resolve
 from flaxmill.train.samples import sample_text
 
 
