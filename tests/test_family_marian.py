@@ -1,6 +1,5 @@
 """The original Transformer as Marian stores it: outputs equal torch's, files go back and forth unchanged."""
 
-
 import jax
 import numpy as np
 import pytest

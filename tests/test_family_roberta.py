@@ -1,6 +1,5 @@
 """RoBERTa: outputs equal torch's, files go back and forth unchanged, the published size counts right."""
 
-
 import jax
 import numpy as np
 import pytest

@@ -19,7 +19,6 @@ from flaxmill.model.huggingface import load_huggingface
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.checkpoint import CheckpointConfig
-from flaxmill.train.evaluation import evaluate_run
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.loop import train
@@ -27,6 +26,7 @@ from flaxmill.train.optimizer import OptimizerConfig
 from flaxmill.train.parity_models import make_reference
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import check_run_directory, read_config
+from flaxmill.train.run_evaluation import evaluate_run
 from flaxmill.train.run_export import export_run
 from flaxmill.train.run_import import import_run
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,12 @@ SCORES = {
     "translate": {"exact_match", "bleu", "chrf", "rouge1", "rouge2", "rougeL"},
     "continue": {"exact_match", "bleu", "chrf", "rouge1", "rouge2", "rougeL"},
 }
-BODY = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+BODY: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 BODY |= {"intermediate_size": 64, "max_position_embeddings": 40, "hidden_dropout_prob": 0.0}
 
 
@@ -92,7 +98,8 @@ def test_other_data_have_columns_of_their_own_or_no_labels(trained, tmp_path, fl
 def write_bert(directory, architecture, tokenizer, num_labels):
     import transformers
 
-    config = transformers.BertConfig(**BODY, num_labels=num_labels, attention_probs_dropout_prob=0.0)
+    settings: dict[str, Any] = BODY | {"num_labels": num_labels, "attention_probs_dropout_prob": 0.0}
+    config = transformers.BertConfig(**settings)
     model = getattr(transformers, architecture)(config)
     model.save_pretrained(directory)
     tokenizer.save(directory / "tokenizer.json")

@@ -35,4 +35,4 @@ def choose_kept(config: CheckpointConfig, steps: Sequence[int], best: int | None
         kept |= {step for step in steps if step % config.keep_every == 0}
     # A rollback goes to what was due by steps, whatever a preemption or the clock saved since.
     scheduled = [step for step in steps if step % config.every == 0]
-    return kept | set(scheduled[-1:]) | ({best} & set(steps))
+    return kept | set(scheduled[-1:]) | {step for step in steps if step == best}
