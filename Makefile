@@ -45,5 +45,5 @@ sweep: $(TESTABLE)
 soak: $(INSTALLED)
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
-bench: $(INSTALLED)
+bench: $(TESTABLE)
 	set -e; for benchmark in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done

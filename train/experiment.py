@@ -30,6 +30,15 @@ HEAD_OF_OBJECTIVE: dict[str, Head] = {
     "seq2seq": "lm",
 }
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
+OBJECTIVE_OF_HEAD: dict[Head, Objective] = {
+    "lm": "causal",
+    "mlm": "mlm",
+    "mlm_nsp": "mlm_nsp",
+    "classification": "classification",
+    "token_classification": "token_classification",
+    "qa": "question_answering",
+}
+"""What trains a model that comes with a head."""
 DERIVED_FIELDS = (
     *("model.vocab_size", "model.max_positions", "model.head", "model.causal"),
     *("model.num_labels", "model.pooling", "data.labels"),

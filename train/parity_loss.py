@@ -8,16 +8,8 @@ import jax.numpy as jnp
 from flaxmill.model.apply import Params, apply
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.transformer import Batch
+from flaxmill.train.experiment import OBJECTIVE_OF_HEAD
 from flaxmill.train.objectives import combine, denominators, numerators
-
-OBJECTIVES = {
-    "lm": "causal",
-    "mlm": "mlm",
-    "mlm_nsp": "mlm_nsp",
-    "classification": "classification",
-    "token_classification": "token_classification",
-    "qa": "question_answering",
-}
 
 
 def parity_loss(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
@@ -27,8 +19,8 @@ def parity_loss(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
     and `ends` with `weights` [B]. A model without a head has half the mean squared distance of its hidden
     states to `distance_to` [B,T,D], plus half the mean square of what it pools.
     """
-    if config.head in OBJECTIVES:
-        objective = OBJECTIVES[config.head]
+    if config.head in OBJECTIVE_OF_HEAD:
+        objective = OBJECTIVE_OF_HEAD[config.head]
         # As in training, masked places are gathered before the head.
         places = batch["tokens"].shape[1] if config.head in ("mlm", "mlm_nsp") else None
         sums = numerators(objective, config, params, batch, max_predictions=places)

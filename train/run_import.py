@@ -6,13 +6,13 @@ from pathlib import Path
 
 import jax
 
-from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.config import DataConfig
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.huggingface import load_huggingface, read_huggingface_config, read_labels
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import PARAMS, CheckpointConfig, Checkpoints
-from flaxmill.train.experiment import Experiment
+from flaxmill.train.experiment import OBJECTIVE_OF_HEAD, Experiment
 from flaxmill.train.optimizer import OptimizerConfig
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run_directory import (
@@ -42,14 +42,6 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
-_OBJECTIVES: dict[Head, Objective] = {
-    "lm": "causal",
-    "mlm": "mlm",
-    "mlm_nsp": "mlm_nsp",
-    "classification": "classification",
-    "token_classification": "token_classification",
-    "qa": "question_answering",
-}
 _LEARNING_RATE = 5e-5  # the usual peak for trained weights: that of fresh ones would undo them
 
 
@@ -104,7 +96,7 @@ def find_tokenizer(directory: Path) -> Path | None:
 
 def is_trainable(model: ModelConfig) -> bool:
     """Whether there is an objective for the model's head."""
-    return model.head in _OBJECTIVES
+    return model.head in OBJECTIVE_OF_HEAD
 
 
 def _check_places(source: Path, run: Path) -> None:
@@ -120,7 +112,7 @@ def _check_places(source: Path, run: Path) -> None:
 def imported_experiment(source: Path, model: ModelConfig, tokenizer: Path) -> Experiment:
     """What trains or measures the model of `source` further, on data still to be named."""
     assert model.head is not None
-    objective = _OBJECTIVES.get(model.head, "causal" if model.causal else "mlm")
+    objective = OBJECTIVE_OF_HEAD.get(model.head, "causal" if model.causal else "mlm")
     if model.encoder_layers is not None:
         objective = "seq2seq"
     has_labels = objective in ("classification", "token_classification") and model.num_classes != 1
