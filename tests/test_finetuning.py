@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 from launching import assert_same_end, values_of
-from small_tasks import TASKS, task_experiment, write_task
+from small_tasks import task_data, task_experiment
+from task_files import TASKS
 
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
@@ -19,14 +20,14 @@ MESH_TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """{task: (files, directory of a run that nothing happened to)}, each made when first asked for."""
+    """{task: (data, directory of a run that nothing happened to)}, each made when first asked for."""
     made = {}
 
     def make(name):
         if name not in made:
             directory = tmp_path_factory.mktemp(name)
-            files = write_task(name, directory)
-            made[name] = files, train(task_experiment(name, files, directory / "straight")).directory
+            data = task_data(name, directory)
+            made[name] = data, train(task_experiment(name, data, directory / "straight")).directory
         return made[name]
 
     return make
@@ -34,40 +35,46 @@ def straight(tmp_path_factory):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_run_that_stops_on_the_way_ends_as_one_that_does_not(name, straight, tmp_path, stop_after):
-    files, directory = straight(name)
-    experiment = task_experiment(name, files, tmp_path / "stopped")
+    data, directory = straight(name)
+    experiment = task_experiment(name, data, tmp_path / "stopped")
     assert train(experiment, stop=stop_after(3)).preempted
     assert train(experiment).step == 8
     assert_same_end(tmp_path / "stopped", directory, 8)
 
 
-@pytest.mark.parametrize("name", ["pairs", "tag", "answer", "translate"])
+@pytest.mark.parametrize("name", ["pairs", "tagging", "answers", "translation"])
 def test_losses_are_those_of_one_device_on_any_mesh(name, straight, tmp_path):
-    files, directory = straight(name)
+    data, directory = straight(name)
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
-    train(task_experiment(name, files, tmp_path / "mesh", mesh=mesh))
+    train(task_experiment(name, data, tmp_path / "mesh", mesh=mesh))
     found, expected = values_of(tmp_path / "mesh"), values_of(directory)
     assert found.keys() == expected.keys()
     for step, values in expected.items():
         assert found[step] == pytest.approx(values, rel=MESH_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["classify", "answer", "translate"])
+@pytest.mark.parametrize("name", ["classification", "answers", "translation"])
 def test_microbatches_change_nothing(name, straight, tmp_path):
-    files, _ = straight(name)
+    data, _ = straight(name)
     no_dropout = {"model": {"dropout": 0.0}}
     for accumulate, run in ((1, "whole"), (4, "parts")):
-        train(task_experiment(name, files, tmp_path / run, accumulate=accumulate, **no_dropout))
+        train(task_experiment(name, data, tmp_path / run, accumulate=accumulate, **no_dropout))
     found, expected = values_of(tmp_path / "parts"), values_of(tmp_path / "whole")
     for step, values in expected.items():
         assert found[step] == pytest.approx(values, rel=MESH_TOLERANCE)
 
 
 def test_a_run_ends_early_keeps_its_best_checkpoint_and_stays_ended(tmp_path):
-    files = write_task("classify", tmp_path)
     best = BestConfig(metric="eval_loss", patience=2)
     # Without learning no evaluation is better than the first.
-    experiment = task_experiment("classify", files, tmp_path / "run", steps=40, eval_every=2, best=best)
+    experiment = task_experiment(
+        "classification",
+        task_data("classification", tmp_path),
+        tmp_path / "run",
+        steps=40,
+        eval_every=2,
+        best=best,
+    )
     still = dataclasses.replace(experiment.optimizer, learning_rate=1e-12)
     experiment = dataclasses.replace(
         experiment, optimizer=still, checkpoint=CheckpointConfig(every=100, keep_last=1)

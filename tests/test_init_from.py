@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from small_tasks import task_experiment, write_task
+from small_tasks import task_data, task_experiment
 
 from flaxmill.data.preparation import prepare
 from flaxmill.model.adapters import merge_lora
@@ -24,12 +24,11 @@ OPEN = ModelConfig()  # what a task's config says of the body: nothing
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    """(directory, files, tokenizer of 300 ids) of a small classification."""
+    """(directory, data, tokenizer of 300 ids or less) of a small classification."""
     directory = tmp_path_factory.mktemp("task")
-    files = write_task("classify", directory)
-    experiment = task_experiment("classify", files, directory / "run")
-    dataset = prepare(experiment.data, "classification", cache=cache_directory(), log=lambda line: None)
-    return directory, files, dataset.tokenizer
+    data = task_data("classification", directory, tokenizer="bpe")
+    dataset = prepare(data, "classification", cache=cache_directory(), log=lambda line: None)
+    return directory, data, dataset.tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +54,10 @@ def begin(task, tmp_path):
     """An experiment of the task that starts from `source`."""
 
     def make(source, **changes):
-        _, files, _ = task
+        _, data, _ = task
         changes = {"steps": 2, "model_is": OPEN, "run_dir": str(tmp_path / "run")} | changes
         model = changes.pop("model_is")
-        experiment = task_experiment("classify", files, tmp_path / "run")
+        experiment = task_experiment("classification", data, tmp_path / "run")
         return dataclasses.replace(experiment, init_from=str(source), model=model, **changes)
 
     return make
@@ -155,7 +154,7 @@ def test_names_of_the_labels_reach_the_export_and_come_back(begin, gpt_neo, tmp_
     run = train(begin(gpt_neo)).directory
     export_run(run, tmp_path / "out")
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert settings["id2label"] == {"0": "animal", "1": "food", "2": "place"}
+    assert settings["id2label"] == {"0": "animal", "1": "other", "2": "weather"}
     valid = read_config(run).data.valid_files[0]
     ours = evaluate_run(run, OtherData(valid, {}), output=tmp_path / "a")
     theirs = evaluate_run(tmp_path / "out", OtherData(valid, {}), output=tmp_path / "b")

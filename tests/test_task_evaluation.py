@@ -1,13 +1,13 @@
 """`flaxmill eval` on labelled examples: scores, predictions beside the inputs, as transformers has them."""
 
-import csv
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_tasks import NUM_VALID, task_experiment, write_task
+from small_tasks import NUM_VALID, task_data, task_experiment
 
 from flaxmill.data.preparation import prepare
 from flaxmill.model.config import ModelConfig
@@ -20,12 +20,12 @@ from flaxmill.train.run_export import export_run
 pytestmark = pytest.mark.slow
 
 SCORES = {
-    "classify": {"accuracy", "f1_macro", "matthews", "majority"},
-    "regress": {"mean_squared_error", "pearson", "spearman"},
-    "tag": {"accuracy", "f1_macro", "matthews", "majority"},
-    "answer": {"exact_match", "f1"},
-    "translate": {"exact_match", "bleu", "chrf", "rouge1", "rouge2", "rougeL"},
-    "continue": {"exact_match", "bleu", "chrf", "rouge1", "rouge2", "rougeL"},
+    "classification": {"accuracy", "f1_macro", "matthews", "majority"},
+    "regression": {"mean_squared_error", "pearson", "spearman"},
+    "tagging": {"accuracy", "f1", "f1_macro", "matthews", "majority"},
+    "answers": {"exact_match", "f1"},
+    "translation": {"exact_match", "bleu", "chrf", "rouge1", "rouge2", "rougeL"},
+    "prompts": {"exact_match", "bleu", "chrf", "rouge1", "rouge2", "rougeL"},
 }
 BODY: dict[str, Any] = {
     "vocab_size": 300,
@@ -33,7 +33,7 @@ BODY: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
-BODY |= {"intermediate_size": 64, "max_position_embeddings": 40, "hidden_dropout_prob": 0.0}
+BODY |= {"intermediate_size": 64, "max_position_embeddings": 64, "hidden_dropout_prob": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def trained(tmp_path_factory):
     def make(name, steps=4):
         if name not in made:
             directory = tmp_path_factory.mktemp(name)
-            files = write_task(name, directory)
-            made[name] = train(task_experiment(name, files, directory / "run", steps=steps)).directory
+            data = task_data(name, directory)
+            made[name] = train(task_experiment(name, data, directory / "run", steps=steps)).directory
         return made[name]
 
     return make
@@ -62,12 +62,12 @@ def test_a_task_has_its_scores_and_a_prediction_beside_each_input(name, trained,
     assert measured["num_examples"] == NUM_VALID
     rows = predictions_in(tmp_path)
     assert len(rows) == NUM_VALID
-    assert all({"prediction", "text" if name != "answer" else "context"} <= set(row) for row in rows)
-    assert (tmp_path / "confusion_matrix.png").exists() == (name == "classify")
+    assert all({"prediction", "text" if name != "answers" else "context"} <= set(row) for row in rows)
+    assert (tmp_path / "confusion_matrix.png").exists() == (name == "classification")
 
 
 def test_json_is_one_object_whose_keys_are_the_scores(trained, flaxmill):
-    run = trained("classify")
+    run = trained("classification")
     code, out, _ = flaxmill("eval", run, "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == pytest.approx(evaluate_run(run)["accuracy"])
@@ -76,21 +76,21 @@ def test_json_is_one_object_whose_keys_are_the_scores(trained, flaxmill):
 
 def test_other_data_have_columns_of_their_own_or_no_labels(trained, tmp_path, flaxmill):
     other = tmp_path / "other.csv"
-    other.write_text("input,kind\nthe cat,animal\nred soup,food\n")
+    other.write_text("input,kind\nthe fox,animal\nold stones,weather\n")
     columns = {"text_column": "input", "label_column": "kind"}
-    labelled = evaluate_run(trained("classify"), OtherData(str(other), columns), output=tmp_path / "a")
+    labelled = evaluate_run(trained("classification"), OtherData(str(other), columns), output=tmp_path / "a")
     assert labelled["num_examples"] == 2
     unlabelled = OtherData(str(other), {"text_column": "input"}, unlabelled=True)
-    assert evaluate_run(trained("classify"), unlabelled, output=tmp_path / "b") == {
+    assert evaluate_run(trained("classification"), unlabelled, output=tmp_path / "b") == {
         "step": 4,
         "num_examples": 2,
     }
     same = [[row["prediction"] for row in predictions_in(tmp_path / folder)] for folder in "ab"]
     assert same[0] == same[1]
-    code, _, err = flaxmill("eval", trained("classify"), "--data", other, "--text-column", "input")
+    code, _, err = flaxmill("eval", trained("classification"), "--data", other, "--text-column", "input")
     assert (code, err.count("\n")) == (2, 1)
     assert "'label' is no column of" in err
-    code, _, err = flaxmill("eval", trained("classify"), "--unlabelled")
+    code, _, err = flaxmill("eval", trained("classification"), "--unlabelled")
     assert code == 2
     assert "add --data FILE" in err
 
@@ -105,14 +105,14 @@ def write_bert(directory, architecture, tokenizer, num_labels):
     tokenizer.save(directory / "tokenizer.json")
 
 
-def exported(name, tmp_path, architecture, **changes):
+def exported(name, tmp_path, architecture, **settings):
     """A run that begins with a model of transformers', and that model after it was trained, read back."""
     import torch
     import transformers
 
     torch.manual_seed(0)
-    files = write_task(name, tmp_path)
-    experiment = task_experiment(name, files, tmp_path / "run", steps=3, **changes)
+    data = task_data(name, tmp_path, **settings)
+    experiment = task_experiment(name, data, tmp_path / "run", steps=3)
     dataset = prepare(experiment.data, experiment.objective, cache=cache_directory(), log=lambda line: None)
     write_bert(tmp_path / "bert", architecture, dataset.tokenizer, len(dataset.labels) or 2)
     begun = dataclasses.replace(experiment, init_from=str(tmp_path / "bert"), model=ModelConfig())
@@ -120,20 +120,19 @@ def exported(name, tmp_path, architecture, **changes):
     export_run(run, tmp_path / "out")
     model = getattr(transformers, architecture).from_pretrained(tmp_path / "out").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    return files, run, model, tokenizer
+    return data, run, model, tokenizer
 
 
-@pytest.mark.parametrize("name", ["classify", "pairs"])
+@pytest.mark.parametrize("name", ["classification", "pairs"])
 def test_an_exported_classifier_gives_transformers_the_same_probabilities(name, tmp_path):
     import torch
 
-    data = {"data": {"tokenizer": "wordpiece"}}
-    files, run, model, tokenizer = exported(name, tmp_path, "BertForSequenceClassification", **data)
+    data, run, model, tokenizer = exported(name, tmp_path, "BertForSequenceClassification")
     measured = evaluate_run(run, output=tmp_path)
-    with files[1].open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    texts = [[row["text"] for row in rows], *([[row["pair"] for row in rows]] if name == "pairs" else [])]
-    inputs = tokenizer(*texts, padding=True, truncation="longest_first", max_length=32, return_tensors="pt")
+    rows = [json.loads(line) for line in Path(data.valid_files[0]).read_text().splitlines()]
+    texts = [[row[column] for row in rows] for column in ("text", "pair") if column in rows[0]]
+    options = {"padding": True, "truncation": "longest_first", "max_length": data.sequence_length}
+    inputs = tokenizer(*texts, **options, return_tensors="pt")
     labels = torch.tensor([model.config.label2id[row["label"]] for row in rows])
     with torch.no_grad():
         outputs = model(**inputs, labels=labels)
@@ -148,9 +147,9 @@ def test_an_exported_classifier_gives_transformers_the_same_probabilities(name, 
 def test_an_exported_tagger_gives_transformers_the_same_tags(tmp_path):
     import torch
 
-    files, run, model, tokenizer = exported("tag", tmp_path, "BertForTokenClassification")
+    data, run, model, tokenizer = exported("tagging", tmp_path, "BertForTokenClassification")
     evaluate_run(run, output=tmp_path)
-    examples = [json.loads(line) for line in files[1].read_text().splitlines()]
+    examples = [json.loads(line) for line in Path(data.valid_files[0]).read_text().splitlines()]
     for example, row in zip(examples, predictions_in(tmp_path), strict=True):
         encoded = tokenizer(example["text"], is_split_into_words=True, return_tensors="pt")
         with torch.no_grad():
@@ -165,7 +164,7 @@ def test_an_exported_reader_gives_transformers_the_same_logits(tmp_path):
 
     from flaxmill.data.example_corpus import read_examples
 
-    _, run, model, tokenizer = exported("answer", tmp_path, "BertForQuestionAnswering")
+    _, run, model, tokenizer = exported("answers", tmp_path, "BertForQuestionAnswering", sequence_length=40)
     evaluate_run(run, output=tmp_path)
     from flaxmill.train.run_directory import read_config
 

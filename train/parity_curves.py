@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import load_huggingface
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.experiment import Experiment
+from flaxmill.train.experiment import OBJECTIVE_OF_HEAD, Experiment
 from flaxmill.train.optimizer import OptimizerConfig, make_optimizer
 from flaxmill.train.parity_batches import ParityBatch, make_parity_batch, row_length
-from flaxmill.train.parity_loss import OBJECTIVES
 from flaxmill.train.parity_models import SMALL, make_reference
 from flaxmill.train.schedule import make_schedule
 from flaxmill.train.state import TrainState
@@ -54,7 +53,7 @@ def _experiment(config: ModelConfig, num_steps: int) -> Experiment:
     assert config.head is not None
     return Experiment(
         name="parity",
-        objective=OBJECTIVES[config.head],  # type: ignore[arg-type]
+        objective=OBJECTIVE_OF_HEAD[config.head],
         steps=num_steps,
         model=config,
         optimizer=OPTIMIZER,
