@@ -17,12 +17,12 @@ COMMANDS = {
     "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
     "data": "data prepare|show|card [CONFIG | FILE.py]      prepare or describe data, or show a batch of it",
     "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
-    "generate": "generate SOURCE PROMPT [--field value ...]      text from a run or a Hugging Face directory",
+    "generate": "generate SOURCE PROMPT [--field value ...]     text from a run or a Hugging Face directory",
     "import": "import HF_DIR RUN [--field value ...]          make a run of a Hugging Face model",
     "export": "export RUN HF_DIR [--step N]                   write a run's weights for Hugging Face",
     "parity": "parity DIRECTORY [--json]                      compare a model with PyTorch",
     "checkpoints": "checkpoints RUN [--json]                       list checkpoints: whole or damaged",
-    "verify-resume": "verify-resume [CONFIG | FILE.py] [--json]    prove that resume is exact",
+    "verify-resume": "verify-resume [CONFIG | FILE.py] [--json]      prove that resume is exact",
     "configs": "configs                                        list the experiments",
 }
 
