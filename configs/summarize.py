@@ -1,4 +1,5 @@
-"""DOC"""
+"""DOC
+"""
 
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
@@ -9,11 +10,11 @@ from flaxmill.train.optimizer import OptimizerConfig
 config = Experiment(
     name="summarize",
     objective="seq2seq",
-    steps=800,
+    steps=480,
     batch_size=16,
-    eval_every=200,
+    eval_every=120,
     best=BestConfig(metric="eval_loss"),
-    model=ModelConfig(encoder_layers=2, dropout=0.1, scan_layers=False),
-    data=DataConfig(embedded="summaries", sequence_length=128, target_length=24),
+    model=ModelConfig(dropout=0.1, scan_layers=False),
+    data=DataConfig(embedded="summaries", target_length=24),
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", beta2=0.999, weight_decay=0.01),
 )

@@ -19,6 +19,7 @@ from flaxmill.model.generation import Generator
 from flaxmill.model.generation_config import GenerationConfig
 from flaxmill.sharding.placement import place_rows
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.text_model import with_decoder_start
 
 MAX_ANSWER_TOKENS = 30
 _CANDIDATES = 20  # likeliest starts and ends of which the best pair is looked for, as in transformers' run_qa
@@ -129,7 +130,7 @@ def _best_span(start_T: np.ndarray, end_T: np.ndarray, offsets_T2: np.ndarray) -
 def _texts(model: Model, batches: Batches) -> Iterator[Prediction]:
     """Greedily decoded."""
     experiment = model.experiment
-    generator = Generator(experiment.model, model.params)
+    generator = Generator(with_decoder_start(experiment.model, model.tokenizer), model.params)
     closing = model.tokenizer.closing_id
     options = GenerationConfig(
         max_new_tokens=experiment.data.target_length, end_ids=() if closing is None else (closing,)
