@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flaxmill.model import ModelConfig, apply, init_params
-from flaxmill.train.objectives import TERMS, combine, denominators, numerators
+from flaxmill.train.objectives import combine, denominators, numerators
 
 GPT = ModelConfig(
     vocab_size=101, max_positions=16, num_layers=1, embed_dim=32, num_heads=4, causal=True, head="lm"
@@ -31,7 +31,7 @@ CONFIGS = {
     "mlm_nsp": BERT,
     "hybrid": HYBRID,
 }
-every_objective = pytest.mark.parametrize("objective", TERMS)
+every_objective = pytest.mark.parametrize("objective", ["causal", "mlm", "mlm_nsp", "hybrid"])
 masked_objectives = pytest.mark.parametrize("objective", ["mlm", "mlm_nsp"])
 
 
