@@ -221,11 +221,12 @@ def test_the_imported_weights_are_the_checkpoint_of_step_0(gpt2, tmp_path):
     ("name", "said", "refusal"),
     [
         ("gpt2", "--data.tokenizer FILE", "tokenizer.json"),
-        ("bert_classification", "no objective trains it yet; with --head mlm", "tokenizer.json"),
-        ("t5", "no objective trains it yet", "tokenizer.json"),
+        ("bert_classification", "objective classification", "suffix '.txt' names no format"),
+        ("t5", "objective seq2seq", "suffix '.txt' names no format"),
+        ("bert_encoder", "no objective trains it as it is; with --head mlm", "tokenizer.json"),
     ],
 )
-def test_a_model_that_cannot_be_trained_as_it_is_can_be_kept_and_given_back(
+def test_a_model_that_cannot_be_trained_on_this_can_be_kept_and_given_back(
     flaxmill, corpus, tmp_path, name, said, refusal
 ):
     make_reference(name, tmp_path / "model")

@@ -42,13 +42,13 @@ def run(arguments: list[str]) -> None:
         f"{short_number(count_params(model))} parameters, vocabulary {model.vocab_size}"
     )
     if not is_trainable(model):
-        other = f"; with --head {'lm' if model.causal else 'mlm'} its body can be trained further"
-        print(f"no objective trains it yet{'' if model.encoder_layers else other}")
+        head = "lm" if model.causal else "mlm"
+        print(f"no objective trains it as it is; with --head {head} its body can be trained further")
         return
     has_tokenizer = (run_dir / TOKENIZER_FILE).is_file()
     tokenizer_flag = "" if has_tokenizer else "--data.tokenizer FILE "
     print(
-        f"train it further on your text, objective {experiment.objective}:\n"
+        f"train it further on your data, objective {experiment.objective}:\n"
         f"flaxmill train --run-dir {run_dir} --data.files 'FILES' {tokenizer_flag}--data.sequence-length "
         f"{experiment.data.sequence_length} --steps {experiment.steps}"
     )
