@@ -13,7 +13,7 @@ config = Experiment(
     batch_size=16,
     eval_every=150,
     best=BestConfig(metric="eval_accuracy"),
-    model=ModelConfig(dropout=0.1, scan_layers=False, num_segments=2),
+    model=ModelConfig(dropout=0.1, scan_layers=False),
     data=DataConfig(pair_column="pair", tokenizer="wordpiece"),
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", beta2=0.999, weight_decay=0.01),
 )
