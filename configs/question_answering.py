@@ -1,4 +1,9 @@
-"""DOC"""
+"""Answers found in a text: questions on a function's source, or SQuAD's.
+
+Command:  flaxmill train question_answering --init-from RUN_OF_bert_tiny --run-dir RUN
+Cost:     160 s of CPU time after the 180 s of bert_tiny; no accelerator and no network.
+Expected: held-out exact match 0.50, F1 0.58. Never answering: 0.15; the nearest sentence: F1 0.31.
+"""
 
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig

@@ -1,4 +1,9 @@
-"""DOC"""
+"""A translation by an encoder-decoder: arithmetic from infix to reverse Polish notation, or your own texts.
+
+Command:  flaxmill train seq2seq --run-dir RUN [--init-from T5_DIR --data.files F.jsonl]
+Cost:     250 s of CPU time; no accelerator and no network.
+Expected: 0.99 of the held-out expressions exactly right (flaxmill eval). Operands, then operators: 0.04.
+"""
 
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig

@@ -1,4 +1,9 @@
-"""DOC
+"""A summary by a decoder: the first line of a docstring from the rest and the source, or your own texts.
+
+Command:  flaxmill train summarize --init-from RUN --run-dir SUMMARIES
+          RUN: flaxmill train gpt_tiny --data.embedded code --data.sequence-length 128 (no docstrings)
+Cost:     120 s of CPU time; no accelerator and no network.
+Expected: held-out ROUGE-L 0.126 (flaxmill eval); copying the first sentence has 0.120.
 """
 
 from flaxmill.data.config import DataConfig

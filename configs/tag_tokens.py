@@ -1,4 +1,9 @@
-"""DOC"""
+"""A tag for each word: the role of every name in a line of Python, or the entities of your CoNLL file.
+
+Command:  flaxmill train tag_tokens --run-dir RUN [--init-from DIR]
+Cost:     65 s of CPU time; no accelerator and no network.
+Expected: held-out accuracy 0.983. The commonest tag of each word: 0.804.
+"""
 
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
