@@ -1,7 +1,7 @@
 """A decision on two texts: whether a statement holds of a function's source, or the labels of your pairs.
 
 Command:  flaxmill train classify_pairs --run-dir RUN [--init-from DIR]
-Cost:     110 s of CPU time; no accelerator and no network.
+Cost:     100 s of CPU time; no accelerator and no network.
 Expected: PAIRS
 """
 
