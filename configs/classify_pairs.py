@@ -2,7 +2,7 @@
 
 Command:  flaxmill train classify_pairs --run-dir RUN [--init-from DIR]
 Cost:     100 s of CPU time; no accelerator and no network.
-Expected: PAIRS
+Expected: held-out accuracy 0.71; from a bert_tiny run 0.82. Majority 0.50, bag of words 0.71.
 """
 
 from flaxmill.data.config import DataConfig
