@@ -14,7 +14,7 @@ from flaxmill.train.predictions import Model, Prediction, predict
 from flaxmill.train.task_metrics import (
     answer_scores,
     classification_scores,
-    load_library,
+    find_library,
     regression_scores,
     tag_scores,
     text_scores,
@@ -29,9 +29,6 @@ def evaluate_examples(model: Model, batches: Batches, folder: Path) -> dict[str,
 
     `folder` gets predictions.jsonl, each example's columns with `prediction`, and of categories a picture
     of which label is taken for which.
-
-    Raises:
-      ValueError: the libraries that score are not installed.
     """
     experiment = model.experiment
     examples = list(read_examples(experiment.data, experiment.objective, "valid"))
@@ -84,7 +81,9 @@ def draw_confusion(
     """A picture of how many examples of each label (rows) are taken for each (columns)."""
     if len(labels) > MAX_LABELS_DRAWN:
         return
-    metrics, figures = load_library("sklearn.metrics"), load_library("matplotlib.figure")
+    metrics, figures = find_library("sklearn.metrics"), find_library("matplotlib.figure")
+    if metrics is None or figures is None:
+        return
     size = 3 + 0.6 * len(labels)
     axes = figures.Figure(figsize=(size + 1, size), layout="constrained").subplots()
     counts = metrics.confusion_matrix(

@@ -7,31 +7,31 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from flaxmill.train.progress import warn
 
-def load_library(module: str) -> Any:
-    """A module of the extra `tasks`.
 
-    Raises:
-      ValueError: it is not installed.
-    """
+def find_library(module: str) -> Any:
+    """A module of the extra `tasks`; None, and a warning, where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ValueError(
-            f"scores need {module.partition('.')[0]}, which is not installed; pip install 'flaxmill[tasks]'"
-        ) from None
+        name = module.partition(".")[0]
+        warn(f"what {name} scores and draws is left out: it is not installed; pip install 'flaxmill[tasks]'")
+        return None
 
 
 def classification_scores(
     wanted: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
 ) -> dict[str, float]:
     """accuracy, f1_macro, Matthews' correlation, and of two labels f1, of the second."""
-    metrics = load_library("sklearn.metrics")
-    scores = {
-        "accuracy": metrics.accuracy_score(wanted, predicted),
+    right = sum(w == p for w, p in zip(wanted, predicted, strict=True))
+    scores = {"accuracy": right / len(wanted), "majority": max(Counter(wanted).values()) / len(wanted)}
+    metrics = find_library("sklearn.metrics")
+    if metrics is None:
+        return scores
+    scores |= {
         "f1_macro": metrics.f1_score(wanted, predicted, labels=labels, average="macro", zero_division=0),
         "matthews": metrics.matthews_corrcoef(wanted, predicted),
-        "majority": max(Counter(wanted).values()) / len(wanted),
     }
     if len(labels) == 2:
         second = [labels[1]]  # a word that was cut off is of neither label, and no binary score knows that
@@ -41,8 +41,11 @@ def classification_scores(
 
 def regression_scores(wanted: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
     """Pearson's and Spearman's correlation, and the mean squared error; correlations of constants are NaN."""
-    stats, metrics = load_library("scipy.stats"), load_library("sklearn.metrics")
-    scores = {"mean_squared_error": float(metrics.mean_squared_error(wanted, predicted))}
+    squares = [(w - p) ** 2 for w, p in zip(wanted, predicted, strict=True)]
+    scores = {"mean_squared_error": sum(squares) / len(squares)}
+    stats = find_library("scipy.stats")
+    if stats is None:
+        return scores
     varies = len(set(wanted)) > 1 and len(set(predicted)) > 1
     for name, correlate in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
         scores[name] = float(correlate(wanted, predicted).statistic) if varies else float("nan")
@@ -72,18 +75,17 @@ def answer_scores(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> 
 
 def text_scores(wanted: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
     """BLEU and chrF of sacrebleu (0 to 100), ROUGE-1, -2 and -L F-measures (0 to 1), and exact_match."""
-    sacrebleu, rouge = load_library("sacrebleu"), load_library("rouge_score.rouge_scorer")
-    names = ("rouge1", "rouge2", "rougeL")
-    scorer = rouge.RougeScorer(names, use_stemmer=False)
-    each = [scorer.score(w, p) for w, p in zip(wanted, predicted, strict=True)]
-    scores = {name: sum(score[name].fmeasure for score in each) / len(each) for name in names}
     exact = [w.strip() == p.strip() for w, p in zip(wanted, predicted, strict=True)]
-    return {
-        "exact_match": sum(exact) / len(exact),
-        "bleu": float(sacrebleu.corpus_bleu(list(predicted), [list(wanted)]).score),
-        "chrf": float(sacrebleu.corpus_chrf(list(predicted), [list(wanted)]).score),
-        **scores,
-    }
+    scores = {"exact_match": sum(exact) / len(exact)}
+    if (sacrebleu := find_library("sacrebleu")) is not None:
+        scores["bleu"] = float(sacrebleu.corpus_bleu(list(predicted), [list(wanted)]).score)
+        scores["chrf"] = float(sacrebleu.corpus_chrf(list(predicted), [list(wanted)]).score)
+    if (rouge := find_library("rouge_score.rouge_scorer")) is not None:
+        names = ("rouge1", "rouge2", "rougeL")
+        scorer = rouge.RougeScorer(names, use_stemmer=False)
+        each = [scorer.score(w, p) for w, p in zip(wanted, predicted, strict=True)]
+        scores |= {name: sum(score[name].fmeasure for score in each) / len(each) for name in names}
+    return scores
 
 
 def _pairs(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> list[tuple[Sequence[str], str]]:
