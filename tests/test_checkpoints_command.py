@@ -68,6 +68,12 @@ def test_whole_checkpoints_are_listed_with_where_they_come_from(run, capsys):
     assert found[2]["num_bytes"] == sum(path.stat().st_size for path in files)
 
 
+def test_a_run_may_be_named_from_where_one_stands(run, capsys, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    code, found = listed(capsys, run.name)
+    assert (code, [one["verdict"] for one in found]) == (0, ["whole"] * 3)
+
+
 def test_damaged_ones_are_named_and_the_exit_code_says_so(run, capsys):
     file = flip_a_byte(run / "checkpoints" / "20")
     (run / "checkpoints" / "30" / "_CHECKPOINT_METADATA").unlink()

@@ -148,7 +148,7 @@ def _read_database(path: Path, part: str) -> dict[str, dict[str, Any]] | None:
         raise DefectError(f"{part}/{_DATABASE} is missing")
     file = f"{part}/{_DATABASE}"
     try:
-        store = tensorstore.KvStore.open(f"file://{path / part}/").result()
+        store = tensorstore.KvStore.open(f"file://{path.absolute() / part}/").result()
         root = tensorstore.ocdbt.dump(store).result()["versions"][-1]["root"]["location"]
         piece = _piece(part, root)
         file = piece.file

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.best import BestConfig
 from flaxmill.train.experiment import Experiment, to_dict
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
 from flaxmill.train.overrides import INLINE, override
@@ -89,6 +90,7 @@ def trial(arguments: list[str], run_dir: str, save_every: int, on_mesh_after: bo
         log_every=1,
         log_digests=True,
         eval_every=None,
+        best=BestConfig(),  # without evaluations on the way there is none to follow
         eval_batches=min(config.eval_batches or MAX_EVAL_BATCHES, MAX_EVAL_BATCHES),
         trackers=(),
         mesh=parsed.mesh_after if on_mesh_after else config.mesh,
