@@ -5,7 +5,9 @@ import json
 import pytest
 
 from flaxmill.train import loop
+from flaxmill.train.best import BestConfig
 from flaxmill.train.experiment import to_dict
+from flaxmill.train.verify_trial import trial
 
 CONFIG = """
 import json
@@ -58,6 +60,12 @@ def test_a_sound_config_is_proved_and_nothing_left_behind(flaxmill, write_config
     assert "steps 8 -> 12" in out  # what was changed for the proof
     assert "killed by SIGKILL" in err
     assert kept_runs(tmp_path) == []
+
+
+def test_a_run_that_follows_its_best_evaluation_is_tried_without_evaluations(write_config):
+    path = write_config(eval_every=2, best=BestConfig(metric="eval_loss"))
+    experiment = trial([str(path), "--num-steps", "4"], "elsewhere", 2)
+    assert (experiment.eval_every, experiment.best) == (None, BestConfig())
 
 
 @pytest.mark.slow
