@@ -21,6 +21,7 @@ TASK_OBJECTIVES: tuple[Objective, ...] = (
     "seq2seq",
 )
 LabelType = Literal["category", "number"]
+Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
@@ -64,6 +65,8 @@ class DataConfig:
     """The categories in the order of their numbers; empty: those of the training examples, sorted."""
     class_weights: tuple[float, ...] = ()
     """Classification: what each label's examples count in the loss, in the order of `labels`; empty: 1."""
+    quotes: Quotes = "double"
+    """CSV and TSV: double: a field may stand in double quotes; none: they are text, as in GLUE's files."""
     documents: Documents = "files"
     """files: a file is a document, a long one is cut to pieces of at most 32 KiB; blank_lines: Google
     BERT's format, one sentence a line and a blank line after each document."""
@@ -101,6 +104,7 @@ class DataConfig:
         if not self.tokenizer:
             raise ValueError("data.tokenizer='' names no tokenizer; use bpe, wordpiece, bytes or a path")
         _require_choice("label_type", self.label_type, get_args(LabelType))
+        _require_choice("quotes", self.quotes, get_args(Quotes))
         for field in ("files", "valid_files", "labels"):
             if isinstance(value := getattr(self, field), str):
                 raise ValueError(f"data.{field}={value!r} is a string; write a tuple, ({value!r},)")

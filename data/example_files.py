@@ -13,12 +13,8 @@ from flaxmill.data.squad import read_squad
 from flaxmill.data.tables import Reader, Row, read_csv, read_jsonl, read_parquet, read_tsv
 from flaxmill.data.tfds_rows import PREFIX, open_tfds, read_tfds
 
-_TABLES: dict[str, Reader] = {
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-    ".jsonl": read_jsonl,
-    ".parquet": read_parquet,
-}
+_DELIMITED = {".csv": read_csv, ".tsv": read_tsv}
+_TABLES = {".jsonl": read_jsonl, ".parquet": read_parquet}
 
 
 class ExampleFiles(NamedTuple):
@@ -68,9 +64,11 @@ def _reader(path: Path, config: DataConfig, objective: str) -> Reader:
         return read_squad
     if objective == "token_classification" and suffix == ".conll":
         return functools.partial(read_conll, word_column=config.text_column, tag_column=config.label_column)
+    if suffix in _DELIMITED:
+        return functools.partial(_DELIMITED[suffix], quotes=config.quotes)
     if suffix in _TABLES:
         return _TABLES[suffix]
-    known = [*_TABLES]
+    known = [*_DELIMITED, *_TABLES]
     known += [".json"] if objective == "question_answering" else []
     known += [".conll"] if objective == "token_classification" else []
     raise ValueError(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxmill.data.config import Quotes
+
 # csv refuses fields above 128 KiB unless told otherwise; an article can be longer.
 _MAX_FIELD_CHARACTERS = 1 << 30
 _PARQUET_ROWS = 1024
@@ -26,14 +28,17 @@ class Row(NamedTuple):
 Reader = Callable[[Path], Iterator[Row]]
 
 
-def read_csv(path: Path) -> Iterator[Row]:
-    """Rows under a header; fields may be quoted and hold line ends. Raises ValueError for a bad row."""
-    return _read_delimited(path, ",")
+def read_csv(path: Path, quotes: Quotes = "double") -> Iterator[Row]:
+    """Rows under a header; fields may be quoted, as `data.quotes` says, and then hold line ends.
+
+    Raises ValueError for a bad row.
+    """
+    return _read_delimited(path, ",", quotes)
 
 
-def read_tsv(path: Path) -> Iterator[Row]:
+def read_tsv(path: Path, quotes: Quotes = "double") -> Iterator[Row]:
     """As read_csv, with tabs between the fields."""
-    return _read_delimited(path, "\t")
+    return _read_delimited(path, "\t", quotes)
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
@@ -87,10 +92,11 @@ def unreadable(place: str, reason: str) -> ValueError:
     return ValueError(f"{place} cannot be read ({reason}); correct or delete it")
 
 
-def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
+def _read_delimited(path: Path, delimiter: str, quotes: Quotes) -> Iterator[Row]:
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
+    quoting = csv.QUOTE_NONE if quotes == "none" else csv.QUOTE_MINIMAL
     # Strict: otherwise one quote that is never closed swallows the rest of the file as a field.
-    reader = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
+    reader = csv.reader(read_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
     header: list[str] | None = None
     number = 0
     while True:
@@ -98,7 +104,8 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise unreadable(f"{where} of {path}", f'{error}; a quote inside quotes is written ""') from None
+            rule = 'a quote inside quotes is written ""; where quotes are text use data.quotes=none'
+            raise unreadable(f"{where} of {path}", f"{error}; {rule}") from None
         if fields is None:
             return
         if not fields:

@@ -28,6 +28,15 @@ def test_tabs_separate_the_fields_of_a_tsv(tmp_path):
     assert [row.values for row in read_tsv(path)] == [{"text": "a, b", "label": "x"}]
 
 
+def test_quotes_are_text_where_the_config_says_so(tmp_path):
+    path = write(tmp_path, "a.tsv", 'text\tlabel\n"no" he said, "\tx\n')
+    assert [row.values for row in read_tsv(path, quotes="none")] == [
+        {"text": '"no" he said, "', "label": "x"}
+    ]
+    with pytest.raises(ValueError, match=r"where quotes are text use data\.quotes=none"):
+        list(read_tsv(path))
+
+
 def test_a_field_may_be_longer_than_the_csv_module_allows_at_first(tmp_path):
     path = write(tmp_path, "a.csv", "text\n" + "x" * 200_000 + "\n")
     assert [len(row.values["text"]) for row in read_csv(path)] == [200_000]
