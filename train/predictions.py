@@ -64,13 +64,13 @@ def predict(model: Model, batches: Batches, examples: Sequence[Example]) -> list
 
 
 def _numbers(model: Model, batches: Batches) -> Iterator[Prediction]:
-    for _, outputs in _run(model, batches):
+    for outputs in _run(model, batches):
         yield from (Prediction(float(value), {}) for value in outputs["logits"][:, 0])
 
 
 def _labels(model: Model, batches: Batches) -> Iterator[Prediction]:
     labels = model.experiment.data.labels
-    for _, outputs in _run(model, batches):
+    for outputs in _run(model, batches):
         for probabilities_C in _softmax(outputs["logits"]):
             shares = {label: float(share) for label, share in zip(labels, probabilities_C, strict=True)}
             yield Prediction(labels[int(probabilities_C.argmax())], {"probabilities": shares})
@@ -79,7 +79,7 @@ def _labels(model: Model, batches: Batches) -> Iterator[Prediction]:
 def _tags(model: Model, batches: Batches, examples: Sequence[Example]) -> Iterator[Prediction]:
     labels, data = model.experiment.data.labels, model.experiment.data
     words = locate_words(examples, data, model.tokenizer)
-    rows = (row for _, outputs in _run(model, batches) for row in outputs["logits"].argmax(-1))
+    rows = (row for outputs in _run(model, batches) for row in outputs["logits"].argmax(-1))
     for example, classes_T, words_T in zip(examples, rows, words, strict=True):
         tags: list[str | None] = [None] * len(example.texts)
         for place in np.flatnonzero(words_T != NO_WORD):
@@ -102,7 +102,7 @@ def _answers(model: Model, batches: Batches, examples: Sequence[Example]) -> lis
     places = locate_contexts(examples, model.experiment.data, model.tokenizer)
     logits = (
         ends
-        for _, outputs in _run(model, batches)
+        for outputs in _run(model, batches)
         for ends in zip(outputs["start_logits"], outputs["end_logits"], strict=True)
     )
     for (number, offsets_T2), (start_T, end_T) in zip(places, logits, strict=True):
@@ -135,8 +135,9 @@ def _texts(model: Model, batches: Batches) -> Iterator[Prediction]:
     options = GenerationConfig(
         max_new_tokens=experiment.data.target_length, end_ids=() if closing is None else (closing,)
     )
-    for rows in _real_rows(batches):
-        for tokens in generator.generate(_prompts(rows), options):
+    for number in range(batches.num_batches):
+        rows = batches.batch(number)
+        for tokens in generator.generate(_prompts(_keep_real(rows, rows)), options):
             yield Prediction(model.tokenizer.decode(tokens), {})
 
 
@@ -149,8 +150,8 @@ def _prompts(rows: Batch) -> list[list[int]]:
     return [tokens[:length].tolist() for tokens, length in zip(rows["tokens"], lengths, strict=True)]
 
 
-def _run(model: Model, batches: Batches) -> Iterator[tuple[Batch, Outputs]]:
-    """Each batch and the head's outputs, without the rows beyond the end."""
+def _run(model: Model, batches: Batches) -> Iterator[Outputs]:
+    """The head's outputs for each batch."""
 
     def outputs_of(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         outputs = apply(model.experiment.model, params, batch)
@@ -160,15 +161,13 @@ def _run(model: Model, batches: Batches) -> Iterator[tuple[Batch, Outputs]]:
     for number in range(batches.num_batches):
         rows = batches.batch(number)
         outputs = jax.device_get(compiled(model.params, place_rows(model.mesh, rows, batches.batch_size)))
-        real = rows["example_numbers"] >= 0
-        yield ({n: v[real] for n, v in rows.items()}, {n: np.asarray(v)[real] for n, v in outputs.items()})
+        yield _keep_real(outputs, rows)
 
 
-def _real_rows(batches: Batches) -> Iterator[Batch]:
-    for number in range(batches.num_batches):
-        rows = batches.batch(number)
-        real = rows["example_numbers"] >= 0
-        yield {name: values[real] for name, values in rows.items()}
+def _keep_real(values: dict[str, np.ndarray], rows: Batch) -> dict[str, np.ndarray]:
+    """Without the rows beyond the end of the split."""
+    is_real = rows["example_numbers"] >= 0
+    return {name: np.asarray(value)[is_real] for name, value in values.items()}
 
 
 def _softmax(logits_BC: np.ndarray) -> np.ndarray:
