@@ -10,6 +10,7 @@ from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
 from flaxmill.train.checkpoint import CheckpointConfig
 from flaxmill.train.loop import train
+from flaxmill.train.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +85,10 @@ def test_a_run_ends_early_keeps_its_best_checkpoint_and_stays_ended(tmp_path):
     steps = {int(path.name) for path in (result.directory / "checkpoints").iterdir()}
     assert len(steps) == 2
     assert min(steps) >= first
+    evaluated = [
+        row["step"] for row in read_metrics(result.directory / "metrics.jsonl") if "eval_loss" in row
+    ]
+    assert evaluated == sorted(set(evaluated))  # the last one too was made once
     rows = len((result.directory / "metrics.jsonl").read_text().splitlines())
     again = train(experiment)
     assert (again.step, again.metrics) == (result.step, result.metrics)

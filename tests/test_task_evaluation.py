@@ -12,8 +12,11 @@ from small_tasks import NUM_VALID, task_data, task_experiment
 from flaxmill.data.preparation import prepare
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.evaluation import evaluation_names
 from flaxmill.train.loop import train
+from flaxmill.train.metrics import read_metrics
 from flaxmill.train.other_data import OtherData
+from flaxmill.train.run_directory import read_config
 from flaxmill.train.run_evaluation import evaluate_run
 from flaxmill.train.run_export import export_run
 
@@ -64,6 +67,22 @@ def test_a_task_has_its_scores_and_a_prediction_beside_each_input(name, trained,
     assert len(rows) == NUM_VALID
     assert all({"prediction", "text" if name != "answers" else "context"} <= set(row) for row in rows)
     assert (tmp_path / "confusion_matrix.png").exists() == (name == "classification")
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_what_a_run_evaluates_is_known_before_it_and_is_what_eval_says(name, trained, tmp_path):
+    run = trained(name)
+    *_, row = read_metrics(run / "metrics.jsonl")
+    assert {key for key in row if key != "step"} == set(evaluation_names(read_config(run)))
+    measured = evaluate_run(run, output=tmp_path)
+    # Words that were cut off are wrong in the end, and not seen on the way; here there is none.
+    shared = {"accuracy", "f1", "f1_macro", "matthews"} & measured.keys()
+    shared -= {"f1"} if name == "answers" else set()
+    assert shared == {key.removeprefix("eval_") for key in row} & SCORES[name]
+    # float32 sums on the way, float64 in the end.
+    assert [row[f"eval_{score}"] for score in shared] == pytest.approx(
+        [measured[s] for s in shared], rel=1e-4
+    )
 
 
 def test_json_is_one_object_whose_keys_are_the_scores(trained, flaxmill):

@@ -3,11 +3,13 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 
 from flaxmill.train.task_metrics import (
     answer_scores,
     classification_scores,
+    counted_scores,
     regression_scores,
     tag_scores,
     text_scores,
@@ -25,9 +27,32 @@ def test_two_labels_have_f1_of_the_second():
     assert scores["majority"] == pytest.approx(3 / 5)
 
 
+def test_counts_of_an_evaluation_score_as_their_rows_do():
+    random = np.random.default_rng(0)
+    wanted, predicted = random.integers(0, 3, 50), random.integers(0, 3, 50)
+    confusion = np.zeros((3, 3))
+    np.add.at(confusion, (wanted, predicted), 1)
+    expected = classification_scores([*map(str, wanted)], [*map(str, predicted)], ["0", "1", "2"])
+    del expected["majority"]
+    assert counted_scores({"confusion": confusion, "loss": 1.0}) == pytest.approx(expected, rel=1e-12)
+    assert counted_scores({"causal": 1.0}) == {}
+
+
 def test_a_word_that_was_cut_off_is_wrong():
     scores = tag_scores([["a", "b"], ["a"]], [["a", None], ["a"]], ["a", "b"])
     assert scores["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_entities_are_right_when_words_and_kind_are():
+    wanted = [["B-PER", "I-PER", "O", "B-LOC"], ["I-LOC", "B-LOC", "I-PER"]]
+    predicted = [["B-PER", "I-PER", "O", "I-LOC"], ["I-LOC", "I-LOC", None]]
+    labels = ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
+    scores = tag_scores(wanted, predicted, labels)
+    # Wanted are 2 + 3 (an I- of another kind begins one), predicted 2 + 1, the same are the first two.
+    assert scores["entity_precision"] == pytest.approx(2 / 3)
+    assert scores["entity_recall"] == pytest.approx(2 / 5)
+    assert scores["entity_f1"] == pytest.approx(2 * 2 / (3 + 5))
+    assert "entity_f1" not in tag_scores([["a", "O"]], [["a", "O"]], ["O", "a"])
 
 
 def test_correlations_of_constants_are_not_numbers():

@@ -113,8 +113,6 @@ def check_best(config: BestConfig, names: Collection[str], eval_every: int | Non
     Raises:
       ValueError: the metric is none of them, or no evaluation comes before the end.
     """
-    if config.metric is None:
-        return
     if config.metric not in names:
         raise ValueError(
             f"best.metric={config.metric} is not what this run evaluates; "

@@ -5,15 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.model.apply import Params
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import read_ahead
-from flaxmill.train.objectives import combine
+from flaxmill.train.objectives import TERMS, Sums, combine
 from flaxmill.train.signals import Signals
 from flaxmill.train.step import EvalStep
+from flaxmill.train.task_metrics import counted_scores
 
 
 def evaluate(
@@ -25,14 +27,15 @@ def evaluate(
     signals: Signals | None = None,
     tell: Callable[[int], None] = lambda number: None,
 ) -> dict[str, float] | None:
-    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows.
+    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows, and of
+    categories the scores that counting gives.
 
     Args:
       signals: asked after every batch; when they say stop the evaluation is given up and None returned.
       tell: is given the number of each batch.
     """
     num_batches = min(batches.num_batches, experiment.eval_batches or batches.num_batches)
-    totals: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    totals: tuple[Sums, Sums] = ({}, {})
     pending: Any = None  # read one batch late, so that the device never waits for the host
     for number, rows, _ in read_ahead(batches, mesh, 0, num_batches):
         tell(number)
@@ -44,15 +47,30 @@ def evaluate(
         pending = sums, agreed
     if pending is not None:
         _add(totals, pending[0])
-    metrics = combine(experiment.objective, experiment.z_loss, *totals)
-    return {f"eval_{name}": float(value) for name, value in metrics.items()}
+    return {f"eval_{name}": float(value) for name, value in _measures(experiment, totals).items()}
 
 
-def _add(totals: tuple[dict[str, float], dict[str, float]], sums: Any) -> None:
+def evaluation_names(experiment: Experiment) -> list[str]:
+    """What `evaluate` gives, of a resolved experiment."""
+    terms, num_classes = TERMS[experiment.objective], experiment.model.num_classes or 0
+    sums: Sums = dict.fromkeys([*terms, *(f"{term}_weight" for term in terms)], 1.0)
+    sums |= {"rows": 1.0, "causal_rows": 1.0, "log_z_squared": 1.0}
+    if num_classes != 1:
+        sums |= dict.fromkeys((f"{term}_correct" for term in terms), 1.0)
+    if experiment.objective in ("classification", "token_classification") and num_classes != 1:
+        sums["confusion"] = np.eye(num_classes)
+    return [f"eval_{name}" for name in _measures(experiment, (sums, sums))]
+
+
+def _measures(experiment: Experiment, totals: tuple[Sums, Sums]) -> dict[str, Any]:
+    return combine(experiment.objective, experiment.z_loss, *totals) | counted_scores(totals[0])
+
+
+def _add(totals: tuple[Sums, Sums], sums: Any) -> None:
     """Sum in float64: there may be many batches."""
     for total, part in zip(totals, jax.device_get(sums), strict=True):
         for name, value in part.items():
-            total[name] = total.get(name, 0.0) + float(value)
+            total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)
 
 
 def compare_with_counting(

@@ -17,11 +17,11 @@ from flaxmill.train.best import check_best
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.evaluation import evaluation_names
 from flaxmill.train.experiment import Experiment, check_mesh, from_dict, to_dict, with_absolute_paths
 from flaxmill.train.init_from import adopt_source
 from flaxmill.train.input_pipeline import prepare_data
 from flaxmill.train.metrics import MetricsWriter
-from flaxmill.train.objectives import evaluation_names
 from flaxmill.train.peers import Peers
 from flaxmill.train.progress import short_number, warn
 from flaxmill.train.provenance import versions
@@ -69,10 +69,8 @@ def prepare_all(
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)
     count_trained(experiment.optimizer.freeze, experiment.model)  # refuses patterns that fit nothing
-    names = [
-        f"eval_{name}" for name in evaluation_names(experiment.objective, experiment.model, experiment.z_loss)
-    ]
-    check_best(experiment.best, names, experiment.eval_every)
+    if experiment.best.metric is not None:
+        check_best(experiment.best, evaluation_names(experiment), experiment.eval_every)
     check_run_directory(experiment, extend=extend)
     _check_alike(experiment, dataset, {"extend": extend, "allow_other_data": allow_other_data})
     return experiment, mesh, dataset

@@ -173,8 +173,8 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
     def evaluate_now(step: int) -> dict[str, float] | None:
         return _evaluate(step, state.params, job, steps, recorder, signals)
 
-    if first and _evaluates_at(first, experiment):
-        evaluate_now(first)  # a run that was stopped here had no time left for it
+    # A run that was stopped here had no time left for its evaluation.
+    evaluated = evaluate_now(first) if first and _evaluates_at(first, experiment) else None
     last = first if recorder.best.is_waited_out else experiment.steps
     peers.at(first, "compiling")
     batches = read_ahead(steps.train_batches, mesh, first, last, recorder.batch_offset)
@@ -200,7 +200,8 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
             if recorder.best.is_waited_out:
                 last = done
                 break
-    evaluated = evaluate_now(last)
+    if not recorder.best.is_waited_out:  # such a run ends with an evaluation
+        evaluated = evaluate_now(last)
     if evaluated is None:
         return leave(last)
     checkpoints.wait()

@@ -23,7 +23,7 @@ from flaxmill.train.experiment import CLASS_OBJECTIVES
 from flaxmill.train.task_objectives import task_sums
 
 Sums = dict[str, Any]
-"""Scalars by name, all additive over batches."""
+"""Scalars, and counts of a task, by name, all additive over batches."""
 
 TERMS = {
     "causal": ("causal",),
@@ -108,16 +108,6 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
     if len(TERMS[objective]) == 1 and not z_loss:
         del parts[f"{TERMS[objective][0]}_loss"]
     return {"loss": total} | parts
-
-
-def evaluation_names(objective: str, config: ModelConfig, z_loss: float) -> list[str]:
-    """What `combine` gives, of a resolved model."""
-    terms = TERMS[objective]
-    sums = dict.fromkeys([*terms, *(f"{term}_weight" for term in terms)], 1.0)
-    sums |= {"rows": 1.0, "causal_rows": 1.0, "log_z_squared": 1.0}
-    if config.num_classes != 1:
-        sums |= dict.fromkeys((f"{term}_correct" for term in terms), 1.0)
-    return [*combine(objective, z_loss, sums, sums)]
 
 
 def _accuracy_name(objective: str, term: str) -> str:

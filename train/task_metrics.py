@@ -4,8 +4,10 @@ import importlib
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from flaxmill.train.progress import warn
 
@@ -23,19 +25,36 @@ def find_library(module: str) -> Any:
 def classification_scores(
     wanted: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
 ) -> dict[str, float]:
-    """accuracy, f1_macro, Matthews' correlation, and of two labels f1, of the second."""
-    right = sum(w == p for w, p in zip(wanted, predicted, strict=True))
-    scores = {"accuracy": right / len(wanted), "majority": max(Counter(wanted).values()) / len(wanted)}
+    """accuracy, f1_macro, Matthews' correlation, of two labels f1, of the second; the majority's share."""
+    majority = max(Counter(wanted).values()) / len(wanted)
+    return _class_scores(Counter(zip(wanted, predicted, strict=True)), labels) | {"majority": majority}
+
+
+def counted_scores(sums: Mapping[str, Any]) -> dict[str, float]:
+    """Those of `classification_scores`, without the majority, from the `confusion` that `task_sums` counts;
+    none where there is none."""
+    if "confusion" not in sums:
+        return {}
+    counts = sums["confusion"]
+    pairs = {(int(wanted), int(taken)): counts[wanted, taken] for wanted, taken in np.argwhere(counts)}
+    return _class_scores(pairs, range(len(counts))) if pairs else {}
+
+
+def _class_scores(pairs: Mapping[tuple[Any, Any], float], labels: Sequence[Any]) -> dict[str, float]:
+    """`pairs`: how often each (wanted, predicted) came."""
+    counts = list(pairs.values())
+    right = sum(count for (wanted, predicted), count in pairs.items() if wanted == predicted)
+    scores = {"accuracy": right / sum(counts)}
     metrics = find_library("sklearn.metrics")
     if metrics is None:
         return scores
-    scores |= {
-        "f1_macro": metrics.f1_score(wanted, predicted, labels=labels, average="macro", zero_division=0),
-        "matthews": metrics.matthews_corrcoef(wanted, predicted),
-    }
+    wanted, predicted = zip(*pairs, strict=True)
+    of = dict(average="macro", zero_division=0, sample_weight=counts)
+    scores["f1_macro"] = metrics.f1_score(wanted, predicted, labels=list(labels), **of)
+    scores["matthews"] = metrics.matthews_corrcoef(wanted, predicted, sample_weight=counts)
     if len(labels) == 2:
-        second = [labels[1]]  # a word that was cut off is of neither label, and no binary score knows that
-        scores["f1"] = metrics.f1_score(wanted, predicted, labels=second, average="macro", zero_division=0)
+        # Macro of one: a word that was cut off is of neither label, and no binary score knows that.
+        scores["f1"] = metrics.f1_score(wanted, predicted, labels=[labels[1]], **of)
     return {name: float(value) for name, value in scores.items()}
 
 
@@ -55,10 +74,17 @@ def regression_scores(wanted: Sequence[float], predicted: Sequence[float]) -> di
 def tag_scores(
     wanted: Sequence[Sequence[str]], predicted: Sequence[Sequence[str | None]], labels: Sequence[str]
 ) -> dict[str, float]:
-    """As `classification_scores`, over all words; a word that was cut off, None, is wrong."""
+    """As `classification_scores`, over all words; a word that was cut off, None, is wrong.
+
+    Where the labels are O, B-KIND and I-KIND also entity_precision, entity_recall and entity_f1, over spans
+    as CoNLL's conlleval counts them (Tjong Kim Sang and De Meulder 2003): right are those of the same words
+    and kind.
+    """
     flat_wanted = [tag for tags in wanted for tag in tags]
     flat_predicted = ["" if tag is None else tag for tags in predicted for tag in tags]
-    return classification_scores(flat_wanted, flat_predicted, labels)
+    scores = classification_scores(flat_wanted, flat_predicted, labels)
+    marks = {label.partition("-")[0] for label in labels if label != "O"}
+    return scores | (_entity_scores(wanted, predicted) if marks and marks <= {"B", "I"} else {})
 
 
 def answer_scores(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, float]:
@@ -86,6 +112,33 @@ def text_scores(wanted: Sequence[str], predicted: Sequence[str]) -> dict[str, fl
         each = [scorer.score(w, p) for w, p in zip(wanted, predicted, strict=True)]
         scores |= {name: sum(score[name].fmeasure for score in each) / len(each) for name in names}
     return scores
+
+
+def _entity_scores(
+    wanted: Sequence[Sequence[str]], predicted: Sequence[Sequence[str | None]]
+) -> dict[str, float]:
+    spans = [(_entities(w), _entities(p)) for w, p in zip(wanted, predicted, strict=True)]
+    right = sum(len(w & p) for w, p in spans)
+    num_wanted, num_predicted = (sum(len(pair[side]) for pair in spans) for side in (0, 1))
+    return {
+        "entity_precision": right / max(num_predicted, 1),
+        "entity_recall": right / max(num_wanted, 1),
+        "entity_f1": 2 * right / max(num_wanted + num_predicted, 1),
+    }
+
+
+def _entities(tags: Sequence[str | None]) -> set[tuple[int, int, str]]:
+    """(start, end, kind) of each; I- continues an entity of its kind, and else begins one."""
+    found: set[tuple[int, int, str]] = set()
+    start, kind = 0, None
+    for place, tag in enumerate([*tags, None]):
+        mark, _, its_kind = (tag or "O").partition("-")
+        if kind is not None and (mark != "I" or its_kind != kind):
+            found.add((start, place, kind))
+            kind = None
+        if mark != "O" and kind is None:
+            start, kind = place, its_kind
+    return found
 
 
 def _pairs(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> list[tuple[Sequence[str], str]]:

@@ -1,6 +1,6 @@
-"""What fine-tuning minimises: the losses of a task head over a batch, as sums."""
+"""What fine-tuning minimises: the losses of a task head over a batch, as sums, beside what scores count."""
 
-# B batch, T tokens, C classes, D model
+# B batch, T tokens, C and P classes wanted and predicted, D model
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,36 @@ Sums = dict[str, jax.Array]
 
 
 def task_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch, key: jax.Array | None) -> Sums:
-    """Weighted sums of losses and of right answers, named for the terms of the head's objective.
+    """Weighted sums of losses and of right answers, named for the terms of the head's objective, and the
+    counts that scores of categories are computed from.
 
     `weights` is [B], or [B,T] where every token has a class; a row or token without a label has weight 0.
+    Of categories there is also `confusion` [C,C]: of each label (rows) the number that was taken for each
+    class (columns), each labelled row or token once, whatever its weight.
     """
     logits = model.class_logits(hidden_BTD, batch["documents"], key)
     match model.config.head:
         case "classification" if model.config.num_classes == 1:
             return _regression_sums(logits[:, 0], batch)
         case "classification":
-            return _class_sums("classification", logits, batch["labels"], batch["weights"])
+            is_known = (batch["documents"] > 0).any(1) & (batch["labels"] >= 0)
+            return _class_sums("classification", logits, batch["labels"], batch["weights"]) | {
+                "confusion": _confusion(batch["labels"], logits, is_known)
+            }
         case "token_classification":
-            return _class_sums("token_classification", logits, batch["targets"], batch["weights"])
+            return _class_sums("token_classification", logits, batch["targets"], batch["weights"]) | {
+                "confusion": _confusion(batch["targets"], logits, batch["weights"] > 0)
+            }
         case "qa":
             return _answer_sums(logits, batch)
     raise AssertionError(f"no task objective trains the head {model.config.head}")
+
+
+def _confusion(labels: jax.Array, logits: jax.Array, is_known: jax.Array) -> jax.Array:
+    num_classes = logits.shape[-1]
+    wanted = jax.nn.one_hot(labels, num_classes) * is_known[..., None]
+    predicted = jax.nn.one_hot(logits.argmax(-1), num_classes)
+    return jnp.einsum("...C,...P->CP", wanted, predicted)  # exact: whole numbers of float32
 
 
 def _regression_sums(predicted_B: jax.Array, batch: Batch) -> Sums:
