@@ -259,6 +259,25 @@ def test_slow_saves_by_the_clock_do_not_pile_up_and_two_processes_roll_back_alik
     assert not read & {row["batch_digest"] for row in second}, "a batch that was skipped came again"
 
 
+LOADS_SLOWLY = """
+import sys, time
+
+class Slow:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "flaxmill.train.loop" and sys.argv[-1] == "1":
+            time.sleep({seconds})
+
+sys.meta_path.insert(0, Slow)
+"""
+
+
+def test_a_process_that_loads_its_libraries_slowly_is_not_taken_for_dead(config):
+    before = LOADS_SLOWLY.format(seconds=HEARTBEAT_SECONDS + 2)
+    with Group(config, config.parent / "loading", 2, "--steps", 2, before=before) as group:
+        assert group.wait() == [0, 0], group.errors
+
+
 def test_processes_with_different_seeds_end_at_once_and_name_the_seed(config):
     with Group(config, config.parent / "seeds", 2, own_flags={1: ["--seed", 7]}) as group:
         codes = group.wait()

@@ -65,10 +65,11 @@ def run(arguments: list[str], stop: "StopSignal") -> bool:
     )
     if launch is not None:
         start_processes(launch, heartbeat_seconds=parsed.heartbeat_seconds)
-    from flaxmill.train.loop import train
-
     results = []
     with peers:
+        # Under the watch: while one process still loads its libraries, it must be heard by those that have.
+        from flaxmill.train.loop import train
+
         stop.leave = peers.leave_preempted
         for experiment in experiments:
             result = train(
