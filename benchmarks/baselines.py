@@ -97,7 +97,7 @@ def answer(train: Examples, valid: Examples) -> Iterator[tuple[str, Scores]]:
 
 
 def summarize(train: Examples, valid: Examples) -> Iterator[tuple[str, Scores]]:
-    """The first sentence below the definition's head, and the target that is most frequent in training."""
+    """The first sentence below the definition's head, the words of its name, and the most frequent target."""
     wanted = [example["target"] for example in valid]
     scorer = RougeScorer(["rougeL"])  # it drops signs, so it is of no use in translation
 
@@ -106,8 +106,10 @@ def summarize(train: Examples, valid: Examples) -> Iterator[tuple[str, Scores]]:
         return {"ROUGE-L": statistics.mean(rouge), **_text_scores(found, wanted)}
 
     frequent = collections.Counter(example["target"] for example in train).most_common(1)[0][0]
-    bodies = (example["text"].partition("\n")[2] for example in valid)
+    names, _, bodies = zip(*(example["text"].split("\n", 2) for example in valid), strict=True)
     yield "copy the first sentence", scores([_SENTENCE_END.split(body)[0] for body in bodies])
+    yield "the name as words", scores(list(names))
+    yield "'Return the' and the name", scores([f"Return the {name}." for name in names])
     yield "most frequent target", scores([frequent] * len(wanted))
 
 

@@ -4,12 +4,12 @@ import ast
 import collections
 import functools
 import hashlib
-import re
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from flaxmill.data.definitions import Definition, parse_source, read_definitions, read_modules
+from flaxmill.data.docstrings import distinct_definitions, make_repeats, sum_up
 from flaxmill.data.draws import EMBEDDED_EXAMPLES, uniform
 from flaxmill.data.library_areas import area_of
 from flaxmill.data.notations import draw_notations
@@ -23,9 +23,6 @@ Example = dict[str, Any]
 _HELD_OUT_SHARE = 0.15
 _SPLIT, _QUESTION, _SAMPLE = range(2, 5)  # second keys of draws; 1 is that of the notations
 
-# A docstring of which more than this share of the word triples stood in earlier ones repeats them.
-_MOST_REPEATED = 0.5
-_LEAST_WORDS = 6
 _MOST_SOURCE = 280  # characters: a row of 128 tokens holds them, and a statement or question
 # Shares of the functions and of the modules: all of them would be more than a few minutes of training read.
 _FUNCTIONS_SHARE, _EXPRESSIONS_SHARE, _LINES_SHARE = 0.6, 0.5, 0.3
@@ -60,7 +57,7 @@ def _classification() -> Iterator[Example]:
 
 def _areas() -> Iterator[Example]:
     """`text`: a docstring; `label`: the area of the library. Its words alone tell much."""
-    for definition in _distinct_definitions():
+    for definition in distinct_definitions():
         if area := area_of(definition.module):
             yield _example(definition, text=definition.docstring, label=area)
 
@@ -108,14 +105,20 @@ def _tags() -> Iterator[Example]:
 
 
 def _summaries() -> Iterator[Example]:
-    """`text`: a definition's head, its docstring without the first line, and the front of its source;
-    `target`: that line."""
-    for definition in _distinct_definitions():
-        first, _, rest = definition.docstring.partition("\n")
-        is_whole = not rest or rest.startswith("\n") or first.endswith((".", ":"))
-        text = "\n".join(filter(None, (rest.strip(), definition.body)))[:_MOST_SOURCE]
-        if is_whole and text and " -> " not in first and len(first.split()) >= 3:
-            yield _example(definition, text=f"{definition.header}\n{text}", target=first)
+    """`text`: see `sum_up`; `target`: the first line of a docstring.
+
+    Held out are definitions whose docstrings repeat no others. Those to learn from are all that do not repeat
+    these, though they may repeat one another: there are few, and a small model needs every one.
+    """
+    held_out = [one for one in distinct_definitions() if _split(one.group) == "valid" and sum_up(one)]
+    repeats = make_repeats(held_out)
+    learned = (one for one in read_definitions() if _split(one.group) == "train" and not repeats(one))
+    found: set[tuple[str, str]] = set()
+    for definition in (*learned, *held_out):
+        summed_up = sum_up(definition)
+        if summed_up and summed_up not in found:
+            found.add(summed_up)
+            yield _example(definition, text=summed_up[0], target=summed_up[1])
 
 
 def _translation() -> Iterator[Example]:
@@ -155,23 +158,6 @@ def _functions() -> tuple[tuple[Definition, str, ast.stmt], ...]:
         if _draw(_SAMPLE, definition.identity) < _FUNCTIONS_SHARE and (body := parse_source(source).body):
             found[source] = definition, source, body[0]
     return tuple(found.values())
-
-
-@functools.cache
-def _distinct_definitions() -> tuple[Definition, ...]:
-    """Those whose docstrings repeat little; the longest are chosen first, since they hold the shorter."""
-    definitions, words = read_definitions(), {}
-    for number, definition in enumerate(definitions):
-        if len(found := re.findall(r"\w+", definition.docstring.lower())) >= _LEAST_WORDS:
-            words[number] = found
-    chosen: list[int] = []
-    seen: set[tuple[str, ...]] = set()
-    for number, found in sorted(words.items(), key=lambda item: -len(item[1])):
-        triples = set(zip(found, found[1:], found[2:], strict=False))
-        if len(triples & seen) <= _MOST_REPEATED * len(triples):
-            seen |= triples
-            chosen.append(number)
-    return tuple(definitions[number] for number in sorted(chosen))
 
 
 def _example(definition: Definition, suffix: str = "", /, **columns: Any) -> Example:

@@ -7,7 +7,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 _CACHE = tempfile.TemporaryDirectory(prefix="flaxmill-tests-")
 os.environ["FLAXMILL_CACHE"] = _CACHE.name
-# The same programs with less work for LLVM, and fusions as plain loops: they compile in a quarter of the time.
+# The same programs with less work for LLVM, and fusions as plain loops: a quarter of the time to compile.
 _QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _QUICK_TO_COMPILE)
 
