@@ -1,9 +1,10 @@
 """A summary by a decoder: the first line of a docstring from the rest and the source, or your own texts.
 
-Command:  flaxmill train summarize --init-from RUN --run-dir SUMMARIES
-          RUN: flaxmill train gpt_tiny --data.embedded code --data.sequence-length 128 (no docstrings)
-Cost:     120 s of CPU time; no accelerator and no network.
-Expected: held-out ROUGE-L 0.126 (flaxmill eval); copying the first sentence has 0.120.
+Command:  flaxmill train summarize --init-from CODE --run-dir RUN
+          CODE: flaxmill train gpt_tiny --data.embedded code --data.sequence-length 128
+                --batch-size 16 --steps 5000 (code without docstrings)
+Cost:     180 s of CPU time after the 1,100 s of CODE; no accelerator and no network.
+Expected: held-out ROUGE-L 0.18 (flaxmill eval); copying the first sentence has 0.12.
 """
 
 from flaxmill.data.config import DataConfig
@@ -15,9 +16,9 @@ from flaxmill.train.optimizer import OptimizerConfig
 config = Experiment(
     name="summarize",
     objective="seq2seq",
-    steps=480,
+    steps=900,
     batch_size=16,
-    eval_every=120,
+    eval_every=150,
     best=BestConfig(metric="eval_loss"),
     model=ModelConfig(dropout=0.1, scan_layers=False),
     data=DataConfig(embedded="summaries", target_length=24),

@@ -15,6 +15,8 @@ from flaxmill.train.checkpoint import PARAMS, Checkpoints
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run_directory import CHECKPOINTS, open_run_directory, write_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def make_run(make_experiment, tmp_path):

@@ -20,6 +20,8 @@ from flaxmill.train.parity_measure import Flaxmill
 from flaxmill.train.torch_reference import measure_reference
 from flaxmill.train.trainable import names_of
 
+pytestmark = pytest.mark.slow
+
 ALL = ("query", "key", "value", "out", "up", "down")
 GATED = (*ALL, "gate")
 RANK, ALPHA = 3, 6.0

@@ -14,6 +14,8 @@ from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.resolution import resolve
 from flaxmill.train.samples import sample_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def sample(make_experiment, monkeypatch):

@@ -11,6 +11,8 @@ from flaxmill.model import GenerationConfig, ModelConfig, generate, init_params,
 from flaxmill.train.text_generation import stream_texts, write_texts
 from flaxmill.train.text_model import load_text_model, make_reader, with_decoder_start
 
+pytestmark = pytest.mark.slow
+
 DECODER = ModelConfig(
     vocab_size=258, max_positions=64, num_layers=1, embed_dim=16, num_heads=2, causal=True, head="lm"
 )

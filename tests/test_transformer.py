@@ -155,7 +155,8 @@ def test_a_hole_in_the_mask_moves_no_position(config):
     batch = {"tokens": tokens, "mask": mask}
     first, second = (apply(config, params, b)["logits"] for b in (batch, batch | {"positions": positions}))
     real = np.asarray(mask, bool)
-    np.testing.assert_array_equal(first[real], second[real])
+    # Positions that are constants of the program are turned into sines and cosines when it is compiled.
+    np.testing.assert_allclose(first[real], second[real], atol=1e-5)
 
 
 @functools.lru_cache
