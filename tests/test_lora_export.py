@@ -71,21 +71,21 @@ MODELS = [
     ("bert_classification", ALL),
     ("llama", GATED),
     ("t5", ALL),
-    pytest.param("bert_qa", ALL, marks=pytest.mark.slow),
-    pytest.param("bert_tokens", ALL, marks=pytest.mark.slow),
-    pytest.param("bert_encoder", ALL, marks=pytest.mark.slow),
-    pytest.param("roberta_classification", ALL, marks=pytest.mark.slow),
-    pytest.param("modernbert", GATED, marks=pytest.mark.slow),
-    pytest.param("modernbert_classification", ("query", "value", "gate"), marks=pytest.mark.slow),
-    pytest.param("gpt_neo_classification", ALL, marks=pytest.mark.slow),
-    pytest.param("gpt_neox", ALL, marks=pytest.mark.slow),
-    pytest.param("gpt_neox_classification", ("key", "out"), marks=pytest.mark.slow),
-    pytest.param("llama_classification", ("query", "value"), marks=pytest.mark.slow),
-    pytest.param("mistral", GATED, marks=pytest.mark.slow),
-    pytest.param("qwen2", GATED, marks=pytest.mark.slow),
-    pytest.param("qwen3", GATED, marks=pytest.mark.slow),
-    pytest.param("t5_v1_1", GATED, marks=pytest.mark.slow),
-    pytest.param("marian", ALL, marks=pytest.mark.slow),
+    ("bert_qa", ALL),
+    ("bert_tokens", ALL),
+    ("bert_encoder", ALL),
+    ("roberta_classification", ALL),
+    ("modernbert", GATED),
+    ("modernbert_classification", ("query", "value", "gate")),
+    ("gpt_neo_classification", ALL),
+    ("gpt_neox", ALL),
+    ("gpt_neox_classification", ("key", "out")),
+    ("llama_classification", ("query", "value")),
+    ("mistral", GATED),
+    ("qwen2", GATED),
+    ("qwen3", GATED),
+    ("t5_v1_1", GATED),
+    ("marian", ALL),
 ]
 
 
@@ -143,7 +143,6 @@ def test_an_export_replaces_the_other_kind_in_its_directory(torch_reference, tmp
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("adapter")]
 
 
-@pytest.mark.slow
 def test_a_run_exports_its_merged_weights_or_its_adapters(make_experiment, flaxmill, tmp_path):
     from flaxmill.train import train
 
