@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -70,6 +71,16 @@ def test_a_model_that_is_nowhere_set_is_that_of_the_source(begin, gpt_neo):
     assert (model.causal, model.pooled_place) == (True, "last")
     assert (model.dropout, model.remat) == (0.2, "full")
     assert adopted.data.tokenizer == str(gpt_neo / "tokenizer.json")
+
+
+def test_a_source_without_a_tokenizer_is_refused_unless_one_is_named(begin, gpt_neo, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(gpt_neo, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    experiment = begin(bare)
+    with pytest.raises(ValueError, match=r"^init_from=.*bare has no tokenizer.json or vocab.txt"):
+        adopt_source(experiment)
+    named = dataclasses.replace(experiment.data, tokenizer=str(gpt_neo / "tokenizer.json"))
+    assert adopt_source(dataclasses.replace(experiment, data=named)).model.vocab_size is not None
 
 
 def test_a_body_that_is_set_and_a_tokenizer_that_is_named_stay(begin, gpt_neo):

@@ -63,7 +63,7 @@ def adopt_source(experiment: Experiment) -> Experiment:
     source's, whose embeddings it must index. A run that has begun has both in its own config, so that the
     source may be gone.
 
-    Raises ValueError as `read_source` does.
+    Raises ValueError as `read_source` does, and where the tokenizer is open and the source has none.
     """
     if experiment.init_from is None:
         return experiment
@@ -73,7 +73,12 @@ def adopt_source(experiment: Experiment) -> Experiment:
         own = {name: getattr(model, name) for name in _OWN_FIELDS}
         own |= {name: getattr(model, name) or getattr(source.model, name) for name in ("pooling", "pooler")}
         model = dataclasses.replace(source.model, **own)
-    if data.tokenizer in TRAINED and source.tokenizer is not None:
+    if data.tokenizer in TRAINED:
+        if source.tokenizer is None:
+            raise ValueError(
+                f"init_from={experiment.init_from} has no tokenizer.json or vocab.txt, and its weights know "
+                "nothing of one trained anew; put the model's own there, or name it as data.tokenizer"
+            )
         data = dataclasses.replace(data, tokenizer=str(source.tokenizer))
     return dataclasses.replace(experiment, model=model, data=data)
 
