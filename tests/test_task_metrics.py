@@ -38,6 +38,11 @@ def test_counts_of_an_evaluation_score_as_their_rows_do():
     assert counted_scores({"causal": 1.0}) == {}
 
 
+def test_one_label_alone_is_scored_without_a_warning():
+    scores = counted_scores({"confusion": np.array([[4.0, 0], [0, 0]])})
+    assert scores == {"accuracy": 1, "f1_macro": 0.5, "matthews": 0, "f1": 0}
+
+
 def test_a_word_that_was_cut_off_is_wrong():
     scores = tag_scores([["a", "b"], ["a"]], [["a", None], ["a"]], ["a", "b"])
     assert scores["accuracy"] == pytest.approx(2 / 3)

@@ -3,6 +3,7 @@
 import importlib
 import re
 import string
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,7 +52,9 @@ def _class_scores(pairs: Mapping[tuple[Any, Any], float], labels: Sequence[Any])
     wanted, predicted = zip(*pairs, strict=True)
     of = dict(average="macro", zero_division=0, sample_weight=counts)
     scores["f1_macro"] = metrics.f1_score(wanted, predicted, labels=list(labels), **of)
-    scores["matthews"] = metrics.matthews_corrcoef(wanted, predicted, sample_weight=counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of one label alone, where it is 0
+        scores["matthews"] = metrics.matthews_corrcoef(wanted, predicted, sample_weight=counts)
     if len(labels) == 2:
         # Macro of one: a word that was cut off is of neither label, and no binary score knows that.
         scores["f1"] = metrics.f1_score(wanted, predicted, labels=[labels[1]], **of)
