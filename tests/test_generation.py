@@ -11,6 +11,8 @@ from flaxmill.model import GenerationConfig, Generator, ModelConfig, apply, gene
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.state import param_shardings
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ModelConfig(
     vocab_size=101,
     max_positions=48,
@@ -170,7 +172,6 @@ SHARDED = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", SHARDED)
 @pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
 def test_a_mesh_changes_no_text(kind, options):

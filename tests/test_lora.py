@@ -21,6 +21,8 @@ from flaxmill.train.overrides import override
 from flaxmill.train.state import abstract_state, param_shardings
 from flaxmill.train.trainable import choose_trainable, names_of
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ("query", "key", "value", "out", "up", "gate", "down")
 BASE = tiny_model(gated_mlp=True, num_kv_heads=2)
 LORA = dataclasses.replace(BASE, lora_rank=2, lora_alpha=6.0, lora_targets=TARGETS)
@@ -242,7 +244,6 @@ def test_training_moves_adapters_alone():
     assert all(0 < step["grad_norm"] < 100 and not step["skipped"] for step in taken.metrics)
 
 
-@pytest.mark.slow
 def test_bfloat16_trains_adapters_in_float32():
     taken = take_steps(dataclasses.replace(ONE_GROUP, dtype="bfloat16"), ADAMW)
     whole = take_steps(ONE_GROUP, ADAMW)
@@ -253,7 +254,6 @@ def test_bfloat16_trains_adapters_in_float32():
         assert mine["loss"] == pytest.approx(other["loss"], rel=0.01)  # bfloat16 has 8 bits
 
 
-@pytest.mark.slow
 def test_a_mesh_of_eight_trains_the_same():
     config = dataclasses.replace(LORA, num_kv_heads=4)
     one = take_steps(config, ADAMW)
@@ -266,7 +266,6 @@ def test_a_mesh_of_eight_trains_the_same():
             assert value.tobytes() == flatten(one.after.params)[path].tobytes()
 
 
-@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit(make_experiment, stop_after, tmp_path):
     from flaxmill.train import train
     from flaxmill.train.checkpoint import CheckpointConfig
