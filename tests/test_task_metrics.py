@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from flaxmill.train import task_metrics
 from flaxmill.train.task_metrics import (
     answer_scores,
     classification_scores,
@@ -88,12 +89,14 @@ def test_equal_texts_have_full_scores():
     )
 
 
-def test_without_a_library_its_scores_are_left_out_and_the_extra_is_named(monkeypatch, capsys):
+def test_without_a_library_its_scores_are_left_out_and_the_extra_is_named_once(monkeypatch, capsys):
     for module in ("sacrebleu", "rouge_score.rouge_scorer", "sklearn.metrics", "scipy.stats"):
         monkeypatch.setitem(sys.modules, module, None)
+    task_metrics._warn_missing.cache_clear()
     assert text_scores(["a"], ["a"]) == {"exact_match": 1.0}
     assert classification_scores(["a", "b"], ["a", "a"], ["a", "b"]) == {"accuracy": 0.5, "majority": 0.5}
     assert regression_scores([1.0], [3.0]) == {"mean_squared_error": 4.0}
+    assert counted_scores({"confusion": np.eye(2)}) == {"accuracy": 1.0}
     warned = capsys.readouterr().err
     assert "what sacrebleu scores and draws is left out" in warned
     assert warned.count("pip install 'flaxmill[tasks]'") == 4

@@ -11,6 +11,7 @@ import pytest
 
 from flaxmill import model
 from flaxmill.model import ModelConfig, init_params
+from flaxmill.model.transformer import complete_batch
 
 GPT = ModelConfig(
     vocab_size=101, max_positions=16, num_layers=2, embed_dim=32, num_heads=4, causal=True, head="lm"
@@ -153,8 +154,9 @@ def test_a_hole_in_the_mask_moves_no_position(config):
     mask = jnp.ones_like(tokens).at[:, 4:6].set(0)
     positions = jnp.broadcast_to(jnp.arange(10), tokens.shape)
     batch = {"tokens": tokens, "mask": mask}
-    first, second = (apply(config, params, b)["logits"] for b in (batch, batch | {"positions": positions}))
     real = np.asarray(mask, bool)
+    np.testing.assert_array_equal(complete_batch(config, batch)["positions"][real], positions[real])
+    first, second = (apply(config, params, b)["logits"] for b in (batch, batch | {"positions": positions}))
     # Positions that are constants of the program are turned into sines and cosines when it is compiled.
     np.testing.assert_allclose(first[real], second[real], atol=1e-5)
 

@@ -108,6 +108,7 @@ def check_best(config: BestConfig, names: Collection[str], eval_every: int | Non
     """Refuse what could never be followed.
 
     Args:
+      config: with a metric.
       names: what the run's evaluations give.
 
     Raises:

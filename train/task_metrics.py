@@ -1,5 +1,6 @@
 """Scores of predictions beside what was wanted, by the libraries that others score with."""
 
+import functools
 import importlib
 import re
 import string
@@ -14,13 +15,17 @@ from flaxmill.train.progress import warn
 
 
 def find_library(module: str) -> Any:
-    """A module of the extra `tasks`; None, and a warning, where it is not installed."""
+    """A module of the extra `tasks`; None, and at first a warning, where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        name = module.partition(".")[0]
-        warn(f"what {name} scores and draws is left out: it is not installed; pip install 'flaxmill[tasks]'")
+        _warn_missing(module.partition(".")[0])
         return None
+
+
+@functools.cache  # a run evaluates often, and says this once
+def _warn_missing(name: str) -> None:
+    warn(f"what {name} scores and draws is left out: it is not installed; pip install 'flaxmill[tasks]'")
 
 
 def classification_scores(
