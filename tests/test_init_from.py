@@ -79,8 +79,9 @@ def test_a_source_without_a_tokenizer_is_refused_unless_one_is_named(begin, gpt_
     experiment = begin(bare)
     with pytest.raises(ValueError, match=r"^init_from=.*bare has no tokenizer.json or vocab.txt"):
         adopt_source(experiment)
-    named = dataclasses.replace(experiment.data, tokenizer=str(gpt_neo / "tokenizer.json"))
-    assert adopt_source(dataclasses.replace(experiment, data=named)).model.vocab_size is not None
+    for tokenizer in (str(gpt_neo / "tokenizer.json"), "bytes"):
+        named = dataclasses.replace(experiment.data, tokenizer=tokenizer)
+        assert adopt_source(dataclasses.replace(experiment, data=named)).data.tokenizer == tokenizer
 
 
 def test_a_body_that_is_set_and_a_tokenizer_that_is_named_stay(begin, gpt_neo):

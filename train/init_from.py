@@ -73,13 +73,13 @@ def adopt_source(experiment: Experiment) -> Experiment:
         own = {name: getattr(model, name) for name in _OWN_FIELDS}
         own |= {name: getattr(model, name) or getattr(source.model, name) for name in ("pooling", "pooler")}
         model = dataclasses.replace(source.model, **own)
-    if data.tokenizer in TRAINED:
-        if source.tokenizer is None:
-            raise ValueError(
-                f"init_from={experiment.init_from} has no tokenizer.json or vocab.txt, and its weights know "
-                "nothing of one trained anew; put the model's own there, or name it as data.tokenizer"
-            )
+    if data.tokenizer in TRAINED and source.tokenizer is not None:
         data = dataclasses.replace(data, tokenizer=str(source.tokenizer))
+    elif data.tokenizer in TRAINED and data.tokenizer != "bytes":  # which are the same everywhere
+        raise ValueError(
+            f"init_from={experiment.init_from} has no tokenizer.json or vocab.txt, and its weights know "
+            "nothing of one trained anew; put the model's own there, or name it as data.tokenizer"
+        )
     return dataclasses.replace(experiment, model=model, data=data)
 
 
