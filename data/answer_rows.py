@@ -19,7 +19,7 @@ OUTSIDE = -1
 
 def make_answer_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
     """Question, then context, in windows that share data.stride tokens of it; trains on the first answer."""
-    framer = _make_framer(tokenizer)
+    framer = _make_framer(tokenizer, config)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
         windows = list(_windows(framer, examples, config))
@@ -48,7 +48,7 @@ def locate_contexts(
 
     The text of an answer from token i to j is context[offsets[i, 0] : offsets[j, 1]].
     """
-    framer = _make_framer(tokenizer)
+    framer = _make_framer(tokenizer, config)
     for number, example in enumerate(examples):
         for _, encoding in _windows(framer, [example], config):
             offsets = np.full((config.sequence_length, 2), OUTSIDE, np.int32)
@@ -57,8 +57,8 @@ def locate_contexts(
             yield number, offsets
 
 
-def _make_framer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    framer = make_framer(tokenizer, "")
+def _make_framer(tokenizer: Tokenizer, config: DataConfig) -> tokenizers.Tokenizer:
+    framer = make_framer(tokenizer, "", markup=config.reads_markup_in_examples)
     assert framer.num_special_tokens_to_add(True), "a tokenizer without [CLS] is refused before"
     return framer
 

@@ -13,6 +13,7 @@ from flaxmill.data.corpora import Document
 from flaxmill.data.dataset import Layout, record_format
 from flaxmill.data.entropy import TokenSample, bigram_entropy, unigram_entropy
 from flaxmill.data.finishing import finish_dataset
+from flaxmill.data.framing import document_frame
 from flaxmill.data.held_out import Split, SplitCorpus
 from flaxmill.data.packing import Packer
 from flaxmill.data.pairs import Window, cut_pairs, make_sentence_document
@@ -34,14 +35,16 @@ class _SplitTotals:
     """What is counted of a split while it streams by."""
 
     def __init__(self):
-        self.num_documents = self.num_tokens = self.num_bytes = 0
+        self.num_documents = self.num_tokens = self.num_leading = self.num_bytes = 0
         self.sample = TokenSample()
 
-    def add(self, document: Document, tokens: np.ndarray) -> None:
+    def add(self, document: Document, tokens: np.ndarray, num_leading: int = 0) -> None:
+        """num_leading: tokens at the front that stand before the text, and are never predicted."""
         self.num_documents += 1
         self.num_tokens += len(tokens)
+        self.num_leading += num_leading
         self.num_bytes += len(document.text.encode())
-        self.sample.add(tokens)
+        self.sample.add(tokens[num_leading:])
 
 
 class _PackedRows:
@@ -51,16 +54,18 @@ class _PackedRows:
         self.totals = _SplitTotals()
         self.writers = [ShardWriter(directory, split, format_)]
         self._packer = Packer(config.sequence_length)
+        self._config = config
 
     def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
-        """Ends each document with the end token, or frames it in [CLS] and [SEP]."""
-        before = [] if tokenizer.cls_id is None else [tokenizer.cls_id]
-        after = [] if tokenizer.closing_id is None else [tokenizer.closing_id]
+        """Frames each document, see `document_frame`."""
+        before, after = document_frame(tokenizer, self._config.framing)
+        texts = [document.text for document in documents]
+        encoded = tokenizer.encode_batch(texts, markup=self._config.reads_markup_in_text)
         framed = []
-        for document, ids in zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True):
+        for document, ids in zip(documents, encoded, strict=True):
             if ids:
                 framed.append(np.array([*before, *ids, *after], np.int32))
-                self.totals.add(document, framed[-1])
+                self.totals.add(document, framed[-1], len(before))
         self.writers[0].write(self._packer.add(framed))
 
     def finish(self) -> None:
@@ -84,7 +89,8 @@ class _PairRows:
         assert tokenizer.sep_id is not None
         self._special_ids = tokenizer.cls_id, tokenizer.sep_id
         sentences = [split_sentences(document) for document in documents]
-        ids = iter(tokenizer.encode_batch([text for texts in sentences for text in texts]))
+        flat = [text for texts in sentences for text in texts]
+        ids = iter(tokenizer.encode_batch(flat, markup=self._config.reads_markup_in_text))
         for document, texts in zip(documents, sentences, strict=True):
             made = make_sentence_document(self.totals.num_documents, [next(ids) for _ in texts])
             if len(made.tokens):
@@ -191,6 +197,7 @@ def _statistics(rows: dict, tokenizer: Tokenizer) -> dict[Split, dict[str, Any]]
         statistics[split] = {
             "num_documents": totals.num_documents,
             "num_tokens": totals.num_tokens,
+            "num_leading": totals.num_leading,
             "num_bytes": totals.num_bytes,
             "num_rows": sum(rows_per_copy),
         }

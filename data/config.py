@@ -23,6 +23,7 @@ TASK_OBJECTIVES: tuple[Objective, ...] = (
 LabelType = Literal["category", "number"]
 Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
+Framing = Literal["template", "end", "spelled"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
 EMBEDDED_TASKS: dict[str, tuple[EmbeddedTask, ...]] = {
@@ -32,6 +33,9 @@ EMBEDDED_TASKS: dict[str, tuple[EmbeddedTask, ...]] = {
     "seq2seq": ("summaries", "translation"),
 }
 """The examples inside the running Python that each objective can learn from; by itself the first."""
+
+TRAINED = ("bpe", "wordpiece", "bytes")
+"""Tokenizers that are trained on the data; any other is a path."""
 
 # [CLS] A [SEP] B [SEP] with the shortest short pair (2 pieces) fits in this, and little less would be a row.
 MIN_SEQUENCE_LENGTH = 8
@@ -74,9 +78,17 @@ class DataConfig:
     """Which part of the embedded corpus: its documentation, its source code, or both; of examples made from
     it, all: the first that the objective learns from."""
     tokenizer: str = "bpe"
-    """bpe, wordpiece, bytes, or the path of a tokenizer.json or vocab.txt."""
+    """bpe, wordpiece, bytes, or the path of a tokenizer.json, vocab.txt, vocab.json with merges.txt or
+    SentencePiece model, or of the directory that holds one."""
     vocab_size: int = 2048
     """What a trained tokenizer aims at; a loaded one has the size it has."""
+    framing: Framing = "template"
+    """Around a document of text: template: what the tokenizer's own template puts there, such as LLaMA's <s>,
+    and an end token; end: the end token alone; spelled: as end, with the tokens' roles told by their
+    spelling, as version 0.1.0 did."""
+    markup: bool | None = None
+    """Read a special token that a text spells as that token; None: in labelled examples, as transformers
+    does, and not in text, where it could end a document."""
     sequence_length: int = 128
     """Tokens of a row."""
     target_length: int = 64
@@ -103,6 +115,7 @@ class DataConfig:
         _require_choice("embedded", self.embedded, (*get_args(EmbeddedText), *get_args(EmbeddedTask)))
         if not self.tokenizer:
             raise ValueError("data.tokenizer='' names no tokenizer; use bpe, wordpiece, bytes or a path")
+        _require_choice("framing", self.framing, get_args(Framing))
         _require_choice("label_type", self.label_type, get_args(LabelType))
         _require_choice("quotes", self.quotes, get_args(Quotes))
         for field in ("files", "valid_files", "labels"):
@@ -125,6 +138,14 @@ class DataConfig:
         _require_least("seed", self.seed, 0)
         if self.seed > MAX_SEED:
             raise ValueError(f"data.seed={self.seed} is above {MAX_SEED}; use that or less")
+
+    @property
+    def reads_markup_in_text(self) -> bool:
+        return self.markup is True
+
+    @property
+    def reads_markup_in_examples(self) -> bool:
+        return self.markup is not False
 
 
 def _check_labels(config: DataConfig) -> None:

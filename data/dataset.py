@@ -22,6 +22,7 @@ from flaxmill.data.pairs import pair_format
 from flaxmill.data.records import RecordFormat
 from flaxmill.data.shards import Shard, ShardReader
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer_settings import SETTINGS_FILE
 
 Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
 # Of sequence to sequence an encoder-decoder reads sources, a decoder prompts.
@@ -49,10 +50,12 @@ class DamagedDatasetError(ValueError):
 class Dataset:
     """Random access to a prepared dataset. Files are opened when rows are first read.
 
-    statistics: {"train" and "valid": {num_documents, num_tokens, num_bytes, num_rows}}, for "valid" also
-    unigram_entropy and bigram_entropy (nats a token); for pairs rows_per_copy, and nsp_majority for "valid".
-    num_tokens counts packed tokens with their end tokens, which are targets as well, and of pairs the
-    text's tokens without [CLS] and [SEP], which never are; the entropies are those of the same tokens.
+    statistics: {"train" and "valid": {num_documents, num_tokens, num_leading, num_bytes, num_rows}}, for
+    "valid" also unigram_entropy and bigram_entropy (nats a token); for pairs rows_per_copy, and nsp_majority
+    for "valid".
+    num_tokens counts packed tokens with their end tokens, which are targets as well, and with the
+    num_leading that stand before a text, such as [CLS] or LLaMA's <s>, which never are; and of pairs the
+    text's tokens without [CLS] and [SEP]. The entropies are those of the tokens that may be targets.
 
     Labelled examples have {num_examples, num_rows, num_tokens, num_bytes, num_cut, min_length, median_length,
     max_length} instead, num_cut being the examples of which a text was cut (question answering: that need
@@ -162,6 +165,8 @@ def _check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
             raise DamagedDatasetError(
                 f"{path} has {size} bytes, its dataset says {shard.num_bytes}; prepare it again"
             )
-    path = directory / TOKENIZER
-    if not path.is_file() or hash_file(path) != manifest["tokenizer_sha256"]:
-        raise DamagedDatasetError(f"{path} is missing or changed; prepare the dataset again")
+    # Version 0.1.0 kept no settings.
+    for name, key in ((TOKENIZER, "tokenizer_sha256"), (SETTINGS_FILE, "settings_sha256")):
+        path = directory / name
+        if key in manifest and (not path.is_file() or hash_file(path) != manifest[key]):
+            raise DamagedDatasetError(f"{path} is missing or changed; prepare the dataset again")

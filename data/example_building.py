@@ -41,8 +41,10 @@ Log = Callable[[str], None]
 class _ExampleRows:
     """The rows of one split, and what is counted of them while they stream by."""
 
-    def __init__(self, writer: ShardWriter, num_labels: int):
+    def __init__(self, writer: ShardWriter, num_labels: int, spells_special: Callable[[str], bool]):
         self.writer = writer
+        self.has_markup = False
+        self._spells_special = spells_special
         self.num_examples = self.num_tokens = self.num_bytes = self.num_cut = self.num_answered = 0
         self.lengths = np.zeros(1, np.int64)
         self.label_counts = np.zeros(num_labels, np.int64)
@@ -56,6 +58,7 @@ class _ExampleRows:
         self.num_tokens += int(lengths.sum())
         self.num_bytes += sum(len(text.encode()) for example in examples for text in example.texts)
         self.num_cut += encoded.num_cut
+        self.has_markup |= any(map(self._spells_special, _all_texts(examples)))
         counts = np.bincount(lengths, minlength=len(self.lengths))
         counts[: len(self.lengths)] += self.lengths
         self.lengths = counts
@@ -107,10 +110,13 @@ def build_examples(
     layout: Layout = settings["layout"]
     format_ = record_format(settings, tokenizer.vocab_size)
     rows: dict[Split, _ExampleRows] = {
-        split: _ExampleRows(ShardWriter(directory, split, format_), len(labels)) for split in SPLITS
+        split: _ExampleRows(ShardWriter(directory, split, format_), len(labels), tokenizer.spells_special)
+        for split in SPLITS
     }
     encode = _ENCODERS[layout](config, tokenizer, labels)
     digest = _stream(corpus, encode, rows, log)
+    if config.reads_markup_in_examples and any(its_rows.has_markup for its_rows in rows.values()):
+        settings = settings | {"markup": True}  # version 0.1.0 read these rows otherwise
     finish_dataset(
         directory,
         corpus_name=corpus.name,
@@ -144,6 +150,13 @@ def _stream(corpus: ExampleCorpus, encode: Encoder, rows: dict[Split, _ExampleRo
             logged = time.monotonic()
             log(f"prepared {sum(its_rows.num_examples for its_rows in rows.values()):,} examples")
     return digest
+
+
+def _all_texts(examples: list[Example]) -> Iterator[str]:
+    for example in examples:
+        yield from example.texts
+        if isinstance(example.wanted, str):
+            yield example.wanted
 
 
 def _chunks(examples: Iterable[tuple[Split, Example]]) -> Iterator[list[tuple[Split, Example]]]:

@@ -9,6 +9,7 @@ from flaxmill.data.dataset import FORMAT_VERSION, MANIFEST, TOKENIZER, hash_file
 from flaxmill.data.held_out import Split
 from flaxmill.data.shards import ShardWriter, name_shards, sync, write_tfds_metadata
 from flaxmill.data.tokenization import Tokenizer, canonical_json
+from flaxmill.data.tokenizer_settings import SETTINGS_FILE
 
 
 def finish_dataset(
@@ -29,6 +30,7 @@ def finish_dataset(
       labels: the categories, where the layout has labels at all.
     """
     tokenizer.save(directory / TOKENIZER)
+    tokenizer.save_settings(directory / SETTINGS_FILE)
     for its_writers in writers.values():
         for writer in its_writers:
             writer.close()
@@ -49,6 +51,7 @@ def finish_dataset(
         "sequence_length": settings["sequence_length"],
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_sha256": hash_file(directory / TOKENIZER),
+        "settings_sha256": hash_file(directory / SETTINGS_FILE),
         "statistics": statistics,
         "shards": shards,
     } | ({} if labels is None else {"labels": labels})

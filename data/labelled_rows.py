@@ -27,13 +27,14 @@ Encoder = Callable[[Sequence[Example], int], EncodedRows]
 
 
 def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
-    """Long texts are cut at their end, of a pair the longer one first, as transformers' longest_first.
+    """Long texts are cut on the tokenizer's truncation side, of a pair the longer one first, as transformers'
+    longest_first.
 
     An unknown label is -1, an unknown number 0.
     """
-    framer = make_framer(tokenizer, config.separator)
+    framer = make_framer(tokenizer, config.separator, markup=config.reads_markup_in_examples)
     is_pair = config.pair_column is not None
-    truncate(framer, config, is_pair=is_pair)
+    truncate(framer, config, is_pair=is_pair, side=tokenizer.truncation_side)
     number_of = number_labels(labels)
 
     def label_of(example: Example) -> int | float:

@@ -2,8 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -13,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from flaxmill.data.building import build_dataset
+from flaxmill.data.cache_places import Places, find_places, reads_as_before, stored_framing, stored_settings
 from flaxmill.data.config import TASK_OBJECTIVES, DataConfig
 from flaxmill.data.dataset import (
-    FORMAT_VERSION,
     MANIFEST,
     DamagedDatasetError,
     Dataset,
-    Layout,
     layout_of,
     open_dataset,
 )
@@ -27,16 +24,7 @@ from flaxmill.data.example_building import build_examples
 from flaxmill.data.example_corpus import ExampleCorpus, as_documents, find_labels, has_labels, split_examples
 from flaxmill.data.held_out import SplitCorpus, split_corpus
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
-from flaxmill.data.tokenization import TRAINED, check_vocab_size, make_tokenizer
-
-# The fields that change the rows of labelled examples, beside those of every layout.
-_EXAMPLE_SETTINGS: dict[Layout, tuple[str, ...]] = {
-    "labelled": ("text_column", "pair_column", "label_column", "label_type", "separator"),
-    "tagged": ("text_column", "label_column"),
-    "answers": ("stride",),
-    "sources": ("text_column", "target_column", "target_length"),
-    "prompts": ("text_column", "target_column", "target_length", "separator"),
-}
+from flaxmill.data.tokenizer_training import check_vocab_size, load_tokenizer, make_tokenizer
 
 Log = Callable[[str], None]
 
@@ -59,8 +47,10 @@ def prepare(
     is_task = objective in TASK_OBJECTIVES
     corpus = split_examples(config, objective) if is_task else split_corpus(config)
     settings = stored_settings(config, layout)
-    final, *others = _places(Path(cache) / "data", config, objective, settings, corpus)
-    dataset = _open_whole(final, log) or _open_with_labels(others, config.labels, log)
+    labels = config.labels if has_labels(config, objective) else ()
+    places = find_places(Path(cache) / "data", config, settings, corpus.inventory, labels)
+    final = places.own
+    dataset = _open_whole(final, log) or _open_alike(places, config, log)
     if dataset is None:
         with _locked(final, log):
             dataset = _open_whole(final, log) or _make(final, config, objective, settings, corpus, log)
@@ -68,62 +58,13 @@ def prepare(
     return dataset
 
 
-def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
-    """The settings that change the stored bytes; masking and mixing happen at reading."""
-    settings: dict[str, Any] = {
-        "layout": layout,
-        "sequence_length": config.sequence_length,
-        "tokenizer": config.tokenizer if config.tokenizer in TRAINED else "loaded",
-    }
-    if config.tokenizer in ("bpe", "wordpiece"):
-        settings["vocab_size"] = config.vocab_size
-    if layout in _EXAMPLE_SETTINGS:
-        settings |= {field: getattr(config, field) for field in _EXAMPLE_SETTINGS[layout]}
-    elif config.files:
-        settings["documents"] = config.documents
-    else:
-        settings["embedded"] = config.embedded
-    if not config.valid_files:
-        settings |= {"valid_fraction": config.valid_fraction, "seed": config.seed}
-    if layout == "pairs":
-        settings |= {
-            "seed": config.seed,
-            "pair_copies": config.pair_copies,
-            "short_pair_probability": config.short_pair_probability,
-        }
-    return settings
-
-
-def _places(
-    parent: Path,
-    config: DataConfig,
-    objective: str,
-    settings: dict[str, Any],
-    corpus: SplitCorpus | ExampleCorpus,
-) -> list[Path]:
-    """Where the dataset stands; if the config names labels also where it stands if they were found in the
-    files, as they were before the run that now names them."""
-    layout, labels = settings["layout"], list(config.labels) if has_labels(config, objective) else []
-    unlabelled = parent / f"{layout}-{_cache_key(config, settings, corpus, [])}"
-    if not labels:
-        return [unlabelled]
-    return [parent / f"{layout}-{_cache_key(config, settings, corpus, labels)}", unlabelled]
-
-
-def _open_with_labels(places: list[Path], labels: tuple[str, ...], log: Log) -> Dataset | None:
-    found = (_open_whole(place, log) for place in places)
-    return next((dataset for dataset in found if dataset is not None and dataset.labels == labels), None)
-
-
-def _cache_key(
-    config: DataConfig, settings: dict[str, Any], corpus: SplitCorpus | ExampleCorpus, labels: list[str]
-) -> str:
-    key: list[Any] = [FORMAT_VERSION, settings, corpus.inventory, *([labels] if labels else [])]
-    if config.tokenizer not in TRAINED:
-        path = Path(config.tokenizer).absolute()
-        if path.is_file():
-            key.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+def _open_alike(places: Places, config: DataConfig, log: Log) -> Dataset | None:
+    """A dataset that was made under another name and holds the same rows."""
+    if places.unnamed and (dataset := _open_whole(places.unnamed, log)) and dataset.labels == config.labels:
+        return dataset
+    if places.former and (dataset := _open_whole(places.former, log)):
+        return dataset if reads_as_before(dataset, config, load_tokenizer(config, log)) else None
+    return None
 
 
 def _open_whole(final: Path, log: Log) -> Dataset | None:
@@ -199,6 +140,7 @@ def _build(
     labels = find_labels(config, objective, corpus) if is_task else ()
     tokenizer = make_tokenizer(config, as_documents(corpus, objective) if is_task else corpus, log)
     require_special_tokens(tokenizer, objective, config)
+    settings = settings | stored_framing(config, tokenizer, settings["layout"])
     log(f"preparing {corpus.name} in {final}")
     arguments: dict[str, Any] = dict(config=config, settings=settings, tokenizer=tokenizer, log=log)
     if is_task:

@@ -55,8 +55,8 @@ def locate_words(
 
 
 def _make_framer(tokenizer: Tokenizer, config: DataConfig) -> tokenizers.Tokenizer:
-    framer = make_framer(tokenizer, config.separator)
-    truncate(framer, config, is_pair=False)
+    framer = make_framer(tokenizer, config.separator, markup=config.reads_markup_in_examples)
+    truncate(framer, config, is_pair=False, side=tokenizer.truncation_side)
     return framer
 
 

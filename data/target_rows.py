@@ -17,8 +17,8 @@ from flaxmill.data.tokenization import Tokenizer
 
 def make_source_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
     """Either is cut at its end, before its end token."""
-    framer = make_framer(tokenizer, config.separator, closes=True)
-    truncate(framer, config, is_pair=False)
+    framer = make_framer(tokenizer, config.separator, closes=True, markup=config.reads_markup_in_examples)
+    truncate(framer, config, is_pair=False, side=tokenizer.truncation_side)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
         encodings = framer.encode_batch_fast([example.texts[0] for example in examples])
@@ -40,7 +40,7 @@ def make_source_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
 def make_prompt_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
     """A prompt is cut at its end so that data.target_length tokens have room behind it, however many the
     target has: a held-out prompt must not tell how long its target is."""
-    framer = make_prompter(tokenizer, config.separator)
+    framer = make_prompter(tokenizer, config.separator, markup=config.reads_markup_in_examples)
     room = config.sequence_length + 1 - config.target_length
     if room <= framer.num_special_tokens_to_add(False):
         raise ValueError(
@@ -73,7 +73,8 @@ def _encode_targets(
     """Ids with their end token, and a bool for each: whether it was cut. Unknown targets are empty."""
     assert tokenizer.closing_id is not None, "a tokenizer without an end token is refused before"
     most = config.target_length - 1
-    encoded = tokenizer.encode_batch([example.wanted or "" for example in examples])
+    texts = [example.wanted or "" for example in examples]
+    encoded = tokenizer.encode_batch(texts, markup=config.reads_markup_in_examples)
     is_cut = np.array([len(ids) > most for ids in encoded])
     targets = [
         [] if example.wanted is None else [*ids[:most], tokenizer.closing_id]

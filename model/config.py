@@ -127,6 +127,8 @@ class ModelConfig:
     """Token ids that an export names in its config.json; None: the tokenizer's."""
     bos_id: int | None = None
     eos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    """All ids that end a text where there are several, eos_id the first of them; (): eos_id alone."""
     decoder_start_id: int | None = None
     initializer: Literal["bert", "gpt2", "normal", "xavier"] = "gpt2"
     """bert: truncated normal; gpt2: normal, residual projections / sqrt(2 L); xavier: uniform."""
@@ -202,6 +204,11 @@ class ModelConfig:
             return self.pooler
         pools = self.head == "mlm_nsp" or (self.head == "classification" and self.pooled_place == "first")
         return "tanh" if pools else "none"
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end a text."""
+        return self.eos_ids or (() if self.eos_id is None else (self.eos_id,))
 
     @property
     def num_classes(self) -> int | None:

@@ -72,23 +72,30 @@ def write_labels(names: Sequence[str]) -> dict[str, Any]:
 
 
 def read_token_ids(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a list, the first id counts, which the log says; one past the vocabulary or negative (old files
-    have -1) is None."""
-    found = {}
+    """Ids past the vocabulary or negative (old files have -1) are None; there may be several end tokens."""
+    found: dict[str, Any] = {}
     for name in ("pad", "bos", "eos"):
         value = values.get(f"{name}_token_id")
-        if isinstance(value, list) and value:
-            if len(value) > 1:
-                LOGGER.warning("config.json: of %s_token_id=%s the first alone is kept", name, value)
-            value = value[0]
-        is_id = isinstance(value, int) and 0 <= value < values["vocab_size"]
-        found[f"{name}_id"] = value if is_id else None
+        given = value if isinstance(value, list) else [value]
+        ids = [id_ for id_ in given if _is_id(id_, values["vocab_size"])]
+        if len(ids) > 1 and name != "eos":
+            raise ValueError(
+                f"config.json: {name}_token_id={value} are several ids; give the one that counts"
+            )
+        found[f"{name}_id"] = ids[0] if ids else None
+        if len(ids) > 1:
+            found["eos_ids"] = tuple(ids)
     return found
 
 
-def write_token_ids(config: ModelConfig) -> dict[str, int | None]:
+def _is_id(value: Any, vocab_size: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocab_size
+
+
+def write_token_ids(config: ModelConfig) -> dict[str, int | list[int] | None]:
     """Null where unset: left out, a family's default would stand, which may lie past the vocabulary."""
-    return {"pad_token_id": config.pad_id, "bos_token_id": config.bos_id, "eos_token_id": config.eos_id}
+    ends = list(config.eos_ids) or config.eos_id
+    return {"pad_token_id": config.pad_id, "bos_token_id": config.bos_id, "eos_token_id": ends}
 
 
 def rope_settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _ONLY_TRAINING = {
     "family", "dtype", "attention", "remat", "scan_layers",
     "initializer", "initializer_std", "dropout", "attention_dropout", *LORA_FIELDS,
 }  # fmt: skip
-_IDS = ("pad_id", "bos_id", "eos_id", "decoder_start_id")
+_IDS = ("pad_id", "bos_id", "eos_id", "eos_ids", "decoder_start_id")
 
 
 def fit_family(config: ModelConfig) -> tuple[FamilyDescription, ModelConfig]:
@@ -135,7 +135,7 @@ def _refusal(family: FamilyDescription, config: ModelConfig) -> list[str]:
     except ValueError as error:
         return [str(error)]
     ours, theirs = describe(config), describe(written)
-    unset = {name for name in _IDS if ours[name] is None or theirs[name] is None}
+    unset = {name for name in _IDS if ours[name] in (None, ()) or theirs[name] in (None, ())}
     differing = [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
     value_of = lambda told, model, name: told.get(name, getattr(model, name))  # noqa: E731
     reasons = [

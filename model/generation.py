@@ -22,6 +22,7 @@ from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 Prompts = Sequence[Sequence[int]]
 Ending = Callable[[Sequence[int]], int | None]
 """Given the new tokens of a text, how many of them to keep, or None while the text goes on."""
+Endings = Ending | Sequence[Ending] | None
 
 _CHUNK = 16  # tokens between two looks of the host: often enough to read along, rare enough to cost nothing
 _LENGTHS = 16  # prompts and caches are as long as the next multiple, so that few lengths compile
@@ -42,7 +43,7 @@ class Generator:
         self._model: UnrolledModel = jax.jit(unroll, static_argnums=0)(self.config, params)
 
     def generate(
-        self, prompts: Prompts, options: GenerationConfig | None = None, ending: Ending | None = None
+        self, prompts: Prompts, options: GenerationConfig | None = None, ending: Endings = None
     ) -> list[list[int]]:
         """The new tokens alone of each text, the `num_samples` texts of a prompt next to each other.
 
@@ -50,7 +51,7 @@ class Generator:
         with its end token, at `max_new_tokens`, or where learned positions end.
 
         Args:
-          ending: ends texts early, for instance at a stop string.
+          ending: ends texts early, for instance at a stop string; one for all, or one for each prompt.
 
         Raises:
           ValueError: an empty prompt, one that leaves no room, or with ids that the model has not.
@@ -63,7 +64,7 @@ class Generator:
         return texts
 
     def stream(
-        self, prompts: Prompts, options: GenerationConfig | None = None, ending: Ending | None = None
+        self, prompts: Prompts, options: GenerationConfig | None = None, ending: Endings = None
     ) -> Iterator[list[list[int]]]:
         """As `generate`, bit by bit: the tokens that each text has gained since the last time. Beam search
         knows none of them before the end."""
@@ -71,7 +72,8 @@ class Generator:
         check_prompts(self.config, prompts)
         rows = [*prompts, *[prompts[0]] * (_num_rows(len(prompts)) - len(prompts))]
         chunks = (self._beams if options.num_beams > 1 else self._tokens)(rows, options)
-        texts = [_Text(ending) for _ in range(len(prompts) * options.num_samples)]
+        endings = ending if isinstance(ending, Sequence) else [ending] * len(prompts)
+        texts = [_Text(one) for one in endings for _ in range(options.num_samples)]
         for chunk_CR in chunks:
             yield [text.add(column) for text, column in zip(texts, chunk_CR.T, strict=False)]
             if all(text.has_ended for text in texts):
@@ -143,8 +145,7 @@ class Generator:
         return tokens_B1, np.zeros(len(rows), np.int32), source
 
     def _rules(self, options: GenerationConfig, limits: np.ndarray) -> Rules:
-        own = () if self.config.eos_id is None else (self.config.eos_id,)
-        ends = own if options.end_ids is None else options.end_ids
+        ends = self.config.end_ids if options.end_ids is None else options.end_ids
         penalty = None if options.repetition_penalty == 1 else options.repetition_penalty
         filters = Filters(penalty, options.temperature or None, options.top_k, options.top_p, options.min_p)
         return Rules(
@@ -161,7 +162,7 @@ def generate(
     params: Params,
     prompts: Prompts,
     options: GenerationConfig | None = None,
-    ending: Ending | None = None,
+    ending: Endings = None,
 ) -> list[list[int]]:
     """`Generator.generate`, of a model that is used once."""
     return Generator(config, params).generate(prompts, options, ending)

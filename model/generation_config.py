@@ -37,7 +37,7 @@ class GenerationConfig:
     seed: int = 0
     """Draws the tokens: the same seed gives a prompt the same texts, whatever else is in the batch."""
     end_ids: tuple[int, ...] | None = None
-    """Tokens that end a text, and are its last; None: the model's eos_id; (): none."""
+    """Tokens that end a text, and are its last; None: the model's own; (): none."""
     suppressed_ids: tuple[int, ...] = ()
     """Tokens that are never chosen."""
     forced_end: bool = False

@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 
 from flaxmill.model.apply import Params, unflatten
 from flaxmill.model.config import Head, ModelConfig
-from flaxmill.model.config_json import write_labels
+from flaxmill.model.config_json import write_labels, write_token_ids
 from flaxmill.model.families import FAMILIES
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.family_fit import fit_family
 from flaxmill.model.heads import HEAD_PARAMETERS
-from flaxmill.model.tokenizer_files import token_ids, write_tokenizer
+from flaxmill.model.tokenizer_files import write_tokenizer
 from flaxmill.model.weight_check import match_tensors
 from flaxmill.model.weight_export import export_tensors
 from flaxmill.model.weight_files import read_json, read_weights, tensor_names
@@ -30,8 +30,6 @@ from flaxmill.model.weight_writing import PartialFiles, write_weights
 
 LOGGER = logging.getLogger("flaxmill.weights")
 TRANSFORMERS_VERSION = "5.23.0"  # the release whose names and settings the files have
-
-_IDS = {"pad_id": "pad_token_id", "bos_id": "bos_token_id", "eos_id": "eos_token_id"}
 
 
 def load_huggingface(
@@ -105,6 +103,8 @@ def save_huggingface(
     params: Params,
     *,
     tokenizer_json: str | None = None,
+    tokenizer_settings: Mapping[str, Any] | None = None,
+    generation_settings: Mapping[str, Any] | None = None,
     labels: Sequence[str] = (),
 ) -> None:
     """Write a directory that transformers loads: config.json, safetensors and, of an lm, generation settings.
@@ -113,14 +113,15 @@ def save_huggingface(
 
     Args:
       tokenizer_json: text of a tokenizer.json, to be saved for `AutoTokenizer`.
+      tokenizer_settings: of its tokenizer_config.json, above all the roles of special tokens (`eos_token` and
+        the like); None: the roles that the config's ids name.
+      generation_settings: of generation_config.json, beside the config's token ids.
       labels: names of the classes; (): LABEL_0 and so on.
 
     Raises:
       ValueError: no family has this model (`fit_family`).
     """
     family, config = fit_family(config)
-    if tokenizer_json is not None:
-        config = _with_token_ids(config, token_ids(tokenizer_json))
     if config.head == "classification" and config.pooled_place == "last" and config.pad_id is None:
         # By it transformers finds where rows of a batch end; rows here hold no end token of their own.
         config = replace(config, pad_id=config.eos_id)
@@ -133,9 +134,9 @@ def save_huggingface(
     with PartialFiles(Path(directory)) as files:
         write_weights(files, stored_shapes(parameters), tensors)
         if tokenizer_json is not None:
-            write_tokenizer(files, tokenizer_json, config)
+            write_tokenizer(files, tokenizer_json, tokenizer_settings or {}, config)
         if config.head == "lm":
-            files.write_json("generation_config.json", _generation_settings(config))
+            files.write_json("generation_config.json", _generation_settings(config, generation_settings))
         names = write_labels(labels) if config.num_classes == len(labels) else {}
         files.write_json("config.json", _settings(family, config) | names)
         files.commit()
@@ -220,10 +221,6 @@ def _tensors_of_all_heads(
     return {name for name in found if "{layer}" not in name}
 
 
-def _with_token_ids(config: ModelConfig, ids: Mapping[str, int]) -> ModelConfig:
-    return replace(config, **{name: id_ for name, id_ in ids.items() if getattr(config, name) is None})
-
-
 def _settings(family: FamilyDescription, config: ModelConfig) -> dict[str, Any]:
     assert config.head is not None
     return {
@@ -235,7 +232,15 @@ def _settings(family: FamilyDescription, config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _generation_settings(config: ModelConfig) -> dict[str, Any]:
-    names = _IDS | {"decoder_start_id": "decoder_start_token_id"}
-    ids = {key: getattr(config, name) for name, key in names.items() if getattr(config, name) is not None}
-    return {"_from_model_config": True, **ids, "transformers_version": TRANSFORMERS_VERSION}
+def _generation_settings(config: ModelConfig, kept: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Those kept, and the model's own end token among the ones that they name."""
+    if kept is None:
+        ids: dict[str, Any] = {name: id_ for name, id_ in write_token_ids(config).items() if id_ is not None}
+        if config.decoder_start_id is not None:
+            ids["decoder_start_token_id"] = config.decoder_start_id
+        return {"_from_model_config": True, **ids, "transformers_version": TRANSFORMERS_VERSION}
+    named = kept.get("eos_token_id")
+    ends = named if isinstance(named, list) else [] if named is None else [named]
+    if config.eos_id is None or config.eos_id in ends:
+        return dict(kept)
+    return {**kept, "eos_token_id": [config.eos_id, *ends] if ends else config.eos_id}

@@ -16,6 +16,13 @@ from flaxmill.model.weight_files import INDEX, LEGACY, LEGACY_INDEX, SINGLE
 MAX_SHARD_BYTES = 5_000_000_000
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
+"""Files of a tokenizer in a model's directory."""
+
 
 class PartialFiles:
     """Files of one directory under temporary names, until `commit` gives them their own."""
@@ -59,6 +66,8 @@ class PartialFiles:
         for name in configs:
             (self._directory / name).unlink(missing_ok=True)
         names = (SINGLE, INDEX, LEGACY, LEGACY_INDEX, ADAPTER_WEIGHTS, "generation_config.json")
+        # Of another tokenizer, files beside the new one would still be read.
+        names += TOKENIZER_FILES if "tokenizer.json" in self._temporary else ()
         stale = [self._directory / name for name in names]
         for path in (*stale, *self._directory.glob("model-*-of-*.safetensors")):
             path.unlink(missing_ok=True)

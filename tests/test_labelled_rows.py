@@ -96,9 +96,19 @@ def test_a_long_pair_of_a_gpt_keeps_its_separator():
     assert (rows["length"].tolist(), num_cut) == ([LENGTH], 1)
 
 
-def test_text_that_spells_special_tokens_stays_text():
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_that_a_text_spells_are_read_as_transformers_reads_them(kind):
+    specials = [ours(kind).inner.id_to_token(id_) for id_ in sorted(ours(kind).special_ids)]
+    texts = [f"The {special} fox {special}" for special in specials if special]
+    expected = theirs(kind)(texts, truncation=True, max_length=LENGTH)["input_ids"]
+    rows, _ = encode(ours(kind), make_examples(texts))
+    for row, ids in enumerate(expected):
+        np.testing.assert_array_equal(rows["tokens"][row, : len(ids)], ids)
+
+
+def test_special_tokens_that_a_text_spells_stay_text_where_markup_is_off():
     tokenizer = ours("bert")
-    rows, _ = encode(tokenizer, make_examples(["a [SEP] b [CLS]"]))
+    rows, _ = encode(tokenizer, make_examples(["a [SEP] b [CLS]"]), markup=False)
     assert (rows["tokens"] == tokenizer.sep_id).sum() == 1
     assert (rows["tokens"] == tokenizer.cls_id).sum() == 1
 

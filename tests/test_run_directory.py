@@ -31,6 +31,8 @@ class FakeTokenizer:
     def save(self, path: Path) -> None:
         path.write_text("{}")
 
+    save_settings = save
+
 
 TOKENIZER: Any = FakeTokenizer()
 
@@ -85,7 +87,8 @@ def test_fresh_runs_below_a_file_are_refused(tmp_path):
 def test_the_config_is_read_as_it_was_written(tmp_path):
     write_config(tmp_path, TRAINED, TOKENIZER)
     assert read_config(tmp_path) == TRAINED
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "tokenizer.json"]
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole(run):

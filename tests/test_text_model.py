@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.tokenization import make_tokenizer
+from flaxmill.data.tokenizer_training import make_tokenizer
 from flaxmill.model import GenerationConfig, ModelConfig, generate, init_params, save_huggingface
 from flaxmill.train.text_generation import stream_texts, write_texts
 from flaxmill.train.text_model import load_text_model, make_reader, with_decoder_start
@@ -52,15 +52,15 @@ def translator(tokenizer, tmp_path_factory):
 
 
 def test_a_plain_prompt_is_its_ids_alone(tokenizer):
-    assert make_reader(DECODER, tokenizer, "\n", False)("ab") == tokenizer.encode("ab")
+    assert make_reader(DECODER, tokenizer)("ab") == tokenizer.encode("ab")
 
 
 def test_a_prompt_of_sequence_to_sequence_has_the_separator_behind_it(tokenizer):
-    assert make_reader(DECODER, tokenizer, " => ", True)("ab") == tokenizer.encode("ab => ")
+    assert make_reader(DECODER, tokenizer, separator=" => ")("ab") == tokenizer.encode("ab => ")
 
 
 def test_a_source_is_closed(tokenizer):
-    assert make_reader(TRANSLATOR, tokenizer, "\n", False)("ab") == [
+    assert make_reader(TRANSLATOR, tokenizer)("ab") == [
         *tokenizer.encode("ab"),
         tokenizer.closing_id,
     ]

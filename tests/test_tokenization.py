@@ -7,7 +7,8 @@ import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.held_out import split_corpus
-from flaxmill.data.tokenization import Tokenizer, canonical_json, check_vocab_size, make_tokenizer
+from flaxmill.data.tokenization import Tokenizer, canonical_json
+from flaxmill.data.tokenizer_training import check_vocab_size, make_tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog; der Bär läuft.\n" * 30
 
@@ -63,7 +64,8 @@ def test_training_in_another_process_gives_the_same_tokenizer(tmp_path, kind):
     config = _config(tmp_path, kind)
     code = (
         "from flaxmill.data.config import DataConfig; from flaxmill.data.held_out import split_corpus\n"
-        "from flaxmill.data.tokenization import canonical_json, make_tokenizer\n"
+        "from flaxmill.data.tokenization import canonical_json\n"
+        "from flaxmill.data.tokenizer_training import make_tokenizer\n"
         f"config = {config!r}\n"
         "print(canonical_json(make_tokenizer(config, split_corpus(config), lambda line: None)), end='')"
     )
@@ -89,12 +91,13 @@ def _write_vocabulary(tmp_path, *words):
     return Tokenizer.load(path)
 
 
-def test_a_vocabulary_without_capitals_is_uncased(tmp_path):
-    tokenizer = _write_vocabulary(tmp_path, "the", "bar", "##s")
-    assert tokenizer.encode("The Bärs") == [5, 6, 7]
+def test_a_vocabulary_lower_cases_whatever_it_holds_as_transformers_does(tmp_path):
+    tokenizer = _write_vocabulary(tmp_path, "the", "bar", "##s", "COVID")
+    assert tokenizer.encode("The Bärs COVID") == [5, 6, 7, 1]
 
 
-def test_a_vocabulary_with_capitals_is_cased(tmp_path):
+def test_a_vocabulary_is_cased_where_its_settings_say_so(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     tokenizer = _write_vocabulary(tmp_path, "The", "the", "B")
     assert tokenizer.encode("The the THE") == [5, 6, 1]
 

@@ -1,5 +1,6 @@
 """Saved tokenizers: AutoTokenizer reads them without a word of warning and gives the same ids."""
 
+import json
 import logging
 
 import pytest
@@ -7,8 +8,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
+from flaxmill.data.framing import framed_json
+from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.tokenizer_files import special_tokens, token_ids, write_tokenizer
+from flaxmill.model.tokenizer_files import write_tokenizer
 from flaxmill.model.weight_writing import PartialFiles
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "a fox, the Dog; and 123 naïve things"]
@@ -37,9 +40,10 @@ def word_piece() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def reload(tokenizer: tokenizers.Tokenizer, config: ModelConfig, directory, caplog):
+def reload(inner: tokenizers.Tokenizer, config: ModelConfig, directory, caplog):
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(inner.to_str()))
     with PartialFiles(directory) as files:
-        write_tokenizer(files, tokenizer.to_str(), config)
+        write_tokenizer(files, framed_json(tokenizer, "template"), tokenizer.settings_with_roles(), config)
         files.commit()
     (directory / "config.json").write_text(
         '{"model_type": "%s"}' % ("bert" if config.num_segments else "gpt2")
@@ -79,28 +83,25 @@ def test_a_wordpiece_tokenizer_gives_the_same_ids_between_cls_and_sep(tmp_path, 
 @pytest.mark.parametrize(
     ("specials", "roles"),
     [
-        (["<|endoftext|>"], {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}),
+        (["<|endoftext|>"], {"bos": 0, "eos": 0}),
         (
             ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-            {
-                "unk_token": "<unk>",
-                "pad_token": "<pad>",
-                "mask_token": "<mask>",
-                "cls_token": "<s>",
-                "sep_token": "</s>",
-                "bos_token": "<s>",
-                "eos_token": "</s>",
-            },
+            {"bos": 0, "eos": 2, "unk": 3, "sep": 2, "pad": 1, "cls": 0, "mask": 4},
         ),
-        (["<unk>", "<s>", "</s>"], {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}),
-        (["<pad>", "</s>", "<unk>"], {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}),
+        (["<unk>", "<s>", "</s>"], {"bos": 1, "eos": 2, "unk": 0}),
+        (["<pad>", "</s>", "<unk>"], {"eos": 1, "unk": 2, "pad": 0}),
     ],
     ids=["gpt2", "roberta", "llama", "t5"],
 )
-def test_special_tokens_are_known_by_their_names(specials, roles):
-    assert special_tokens(byte_level(specials).to_str()) == roles
+def test_special_tokens_without_settings_are_known_by_their_names(specials, roles):
+    assert Tokenizer(byte_level(specials)).roles == roles
 
 
-def test_ids_are_those_of_the_roles():
-    assert token_ids(byte_level(["<unk>", "<s>", "</s>"]).to_str()) == {"bos_id": 1, "eos_id": 2}
-    assert token_ids(word_piece().to_str()) == {"pad_id": 0}
+def test_the_models_ids_name_the_roles_that_no_settings_name(tmp_path):
+    tokenizer = byte_level(["<unk>", "<s>", "</s>"])
+    config = ModelConfig(vocab_size=300, max_positions=24, bos_id=1, eos_id=2)
+    with PartialFiles(tmp_path) as files:
+        write_tokenizer(files, tokenizer.to_str(), {"eos_token": "<unk>"}, config)
+        files.commit()
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert (written["bos_token"], written["eos_token"]) == ("<s>", "<unk>")

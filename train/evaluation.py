@@ -88,7 +88,8 @@ def compare_with_counting(
         compared["eval_variance"] = statistics["label_std"] ** 2
     causal = metrics.get("eval_causal_loss", metrics["eval_loss"] if objective == "causal" else None)
     if causal is not None and statistics["num_bytes"]:
-        tokens_per_byte = statistics["num_tokens"] / statistics["num_bytes"]
+        num_targets = statistics["num_tokens"] - statistics.get("num_leading", 0)
+        tokens_per_byte = num_targets / statistics["num_bytes"]
         compared["eval_bits_per_byte"] = causal * tokens_per_byte / math.log(2)
         compared["eval_perplexity"] = math.exp(min(causal, 700.0))  # what a float can hold
     return compared

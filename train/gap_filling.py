@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from flaxmill.data.framing import make_framer
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.mask_filling import check_fills, predict_masks
 from flaxmill.sharding.placement import place_rows
@@ -41,10 +40,8 @@ def fill_gaps(model: TextModel, prompts: Sequence[str], num_candidates: int) -> 
     check_fills(model.config)
     mask_id = model.tokenizer.mask_id
     if mask_id is None:
-        raise ValueError("the tokenizer has no mask token, [MASK], <mask> or <|mask|>; use the model's own")
-    framer = make_framer(model.tokenizer, "")
-    framer.encode_special_tokens = False  # here a prompt does spell its mask token
-    rows = [framer.encode(prompt).ids for prompt in prompts]
+        raise ValueError("the tokenizer has no mask token; name it as mask_token in tokenizer_config.json")
+    rows = [model.read(prompt) for prompt in prompts]
     _check_rows(model, rows, mask_id)
     batch = _padded(rows + [rows[0]] * (-len(rows) % _num_shards(model)), model.tokenizer.pad_id or 0)
     with jax.set_mesh(model.mesh):

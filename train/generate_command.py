@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from flaxmill.train.text_model import TextModel
 
 USAGE = "SOURCE PROMPT [PROMPT ...]"
-DESCRIPTION = """Continues each PROMPT with the model of SOURCE, a run or a Hugging Face directory: the newest
-weights. Of an encoder-decoder the prompt is the source. An encoder fills the mask tokens of its prompts, and
-reads of the flags --candidates, --json and --mesh alone."""
+DESCRIPTION = """Continues each PROMPT with the model of SOURCE: a run (its best checkpoint, or else its
+newest) or a Hugging Face directory. Of an encoder-decoder the prompt is the source. An encoder fills the mask
+tokens of its prompts, and reads of the flags --candidates, --json, --markup and --mesh alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,13 @@ class GenerateArguments:
 
     stop: tuple[str, ...] = ()
     """A text ends before this string; may be repeated."""
+    markup: bool = True
+    """Special tokens that a prompt spells are these tokens, as transformers reads them; no: they are text."""
     candidates: int = 5
     """Words shown for each gap that an encoder fills."""
     json: bool = False
-    """Print one JSON object, {"text": [...], "tokens": [[...]]}: what is new alone."""
+    """Print one JSON object, {"text": [...], "tokens": [[...]]}: what is new alone, to be put behind the
+    prompt as it is."""
     mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
     """Devices to compute on."""
     decoding: Annotated[GenerationConfig, INLINE] = field(default_factory=GenerationConfig)
@@ -53,7 +56,7 @@ def run(arguments: list[str]) -> None:
     source, *prompts = words
     from flaxmill.train.text_model import load_text_model
 
-    model = load_text_model(Path(source).expanduser(), parsed.mesh)
+    model = load_text_model(Path(source).expanduser(), parsed.mesh, markup=parsed.markup)
     if model.config.head == "lm":
         _generate(model, prompts, parsed)
     else:
@@ -64,7 +67,7 @@ def _generate(model: "TextModel", prompts: list[str], arguments: GenerateArgumen
     from flaxmill.train.text_generation import stream_texts, write_texts
 
     options, stop = arguments.decoding, arguments.stop
-    shown = "" if model.config.encoder_layers else prompts[0]
+    shown = prompts[0] if model.continues else ""
     if arguments.json:
         written = write_texts(model, prompts, options, stop)
         print(json.dumps({"text": written.texts, "tokens": written.tokens}))
@@ -79,7 +82,7 @@ def _generate(model: "TextModel", prompts: list[str], arguments: GenerateArgumen
         written = write_texts(model, prompts, options, stop)
         for number, text in enumerate(written.texts):
             prompt = prompts[number // options.num_samples]
-            print(f"{prompt!r} {'gives' if model.config.encoder_layers else 'continues'}:\n{text}\n")
+            print(f"{prompt!r} {'continues' if model.continues else 'gives'}:\n{text}\n")
 
 
 def _fill(model: "TextModel", prompts: list[str], arguments: GenerateArguments) -> None:

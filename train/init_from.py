@@ -4,14 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from flaxmill.data.tokenization import TRAINED
+from flaxmill.data.config import TRAINED
+from flaxmill.data.tokenizer_files import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.family_fit import describe
 from flaxmill.model.huggingface import read_huggingface_config
 from flaxmill.model.weight_files import read_json
 from flaxmill.train.experiment import HEAD_OF_OBJECTIVE, Experiment
 from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, TOKENIZER_FILE, read_config
-from flaxmill.train.run_import import find_tokenizer
 
 # Of how it is trained, and of what stands on the body, the new run decides itself.
 _OWN_FIELDS = (
@@ -77,8 +77,8 @@ def adopt_source(experiment: Experiment) -> Experiment:
         data = dataclasses.replace(data, tokenizer=str(source.tokenizer))
     elif data.tokenizer in TRAINED and data.tokenizer != "bytes":  # which are the same everywhere
         raise ValueError(
-            f"init_from={experiment.init_from} has no tokenizer.json or vocab.txt, and its weights know "
-            "nothing of one trained anew; put the model's own there, or name it as data.tokenizer"
+            f"init_from={experiment.init_from} {LACKS_TOKENIZER}, and its weights know nothing of one trained "
+            "anew; put the model's own there, or name it as data.tokenizer"
         )
     return dataclasses.replace(experiment, model=model, data=data)
 
@@ -93,7 +93,7 @@ def check_body(ours: ModelConfig, theirs: ModelConfig, source: Path) -> None:
     differing = [
         f"model.{name} {other.get(name)} -> {mine.get(name)}"
         for name in sorted(mine.keys() | other.keys())
-        if mine.get(name) != other.get(name) and not name.endswith("_id")
+        if mine.get(name) != other.get(name) and not name.endswith(("_id", "_ids"))
     ]
     if differing:
         raise ValueError(

@@ -9,11 +9,10 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.held_out import Split
 from flaxmill.data.preparation import prepare
-from flaxmill.data.tokenization import TRAINED
 from flaxmill.sharding.placement import local_rows, place_rows
 from flaxmill.sharding.rules import platform
 from flaxmill.train.experiment import Experiment

@@ -20,6 +20,7 @@ from flaxmill.model.generation_config import GenerationConfig
 from flaxmill.sharding.placement import place_rows
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.text_model import with_decoder_start
+from flaxmill.train.token_ids import with_token_ids
 
 MAX_ANSWER_TOKENS = 30
 _CANDIDATES = 20  # likeliest starts and ends of which the best pair is looked for, as in transformers' run_qa
@@ -131,10 +132,8 @@ def _texts(model: Model, batches: Batches) -> Iterator[Prediction]:
     """Greedily decoded."""
     experiment = model.experiment
     generator = Generator(with_decoder_start(experiment.model, model.tokenizer), model.params)
-    closing = model.tokenizer.closing_id
-    options = GenerationConfig(
-        max_new_tokens=experiment.data.target_length, end_ids=() if closing is None else (closing,)
-    )
+    ends = with_token_ids(experiment.model, model.tokenizer).end_ids
+    options = GenerationConfig(max_new_tokens=experiment.data.target_length, end_ids=ends)
     for number in range(batches.num_batches):
         rows = batches.batch(number)
         for tokens in generator.generate(_prompts(_keep_real(rows, rows)), options):

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from flaxmill.data.config import TRAINED
 from flaxmill.data.dataset import Dataset
-from flaxmill.data.tokenization import TRAINED, Tokenizer, canonical_json
+from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.train.experiment import Experiment, to_dict
 
 PACKAGES = ("flaxmill", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

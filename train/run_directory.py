@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flaxmill.data.tokenization import Tokenizer
 
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
+TOKENIZER_SETTINGS_FILE = "tokenizer_config.json"
 CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
 LOCK_FILE = ".lock"
 RUNS = Path("runs")
@@ -27,6 +28,7 @@ FREE_FIELDS = frozenset(
     {
         *("name", "run_dir", "log_every", "log_digests", "eval_every", "eval_batches", "trackers", "prompt"),
         *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
+        *("data.framing", "data.markup"),  # what they change of the rows changes the dataset's fingerprint
     }
 )
 FREE_SECTIONS = ("mesh.", "checkpoint.", "best.")
@@ -128,17 +130,18 @@ def lock_run_directory(directory: Path) -> Iterator[None]:
 
 
 def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer | None") -> None:
-    """Write config.json and, if there is a tokenizer, tokenizer.json, each whole or not at all.
+    """Write config.json and, if there is a tokenizer, its file and settings, each whole or not at all.
 
     The run is locked: what another process left half written is nobody's any more.
     """
-    for name in (CONFIG_FILE, TOKENIZER_FILE):
+    for name in (CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_SETTINGS_FILE):
         for partial in directory.glob(f".*-{name}"):
             partial.unlink(missing_ok=True)
     text = json.dumps(to_dict(resolved), indent=2) + "\n"
     _write_whole(directory / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
     if tokenizer is not None:
         _write_whole(directory / TOKENIZER_FILE, tokenizer.save)
+        _write_whole(directory / TOKENIZER_SETTINGS_FILE, tokenizer.save_settings)
 
 
 def read_config(directory: Path) -> Experiment:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from flaxmill.data.config import TASK_OBJECTIVES
 from flaxmill.data.dataset import Dataset
+from flaxmill.data.tokenizer_files import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.apply import Params
 from flaxmill.model.huggingface import load_huggingface, read_huggingface_config
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
@@ -25,7 +26,7 @@ from flaxmill.train.provenance import describe_other_data
 from flaxmill.train.resolution import resolve
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import TOKENIZER_FILE, read_config
-from flaxmill.train.run_import import find_tokenizer, imported_experiment
+from flaxmill.train.run_import import imported_experiment
 from flaxmill.train.step import make_eval_step
 from flaxmill.train.task_evaluation import evaluate_examples, is_labelled
 
@@ -105,7 +106,7 @@ def _read_experiment(source: Path, other: OtherData | None) -> Experiment:
             raise ValueError(f"{source} is no run, which has held-out data of its own; add --data FILE")
         tokenizer = find_tokenizer(source)
         if tokenizer is None:
-            raise ValueError(f"{source} has no tokenizer.json or vocab.txt; put the model's own there")
+            raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's own there")
         experiment = imported_experiment(source, read_huggingface_config(source), tokenizer)
     return experiment if other is None else on_other_data(experiment, other, tokenizer)
 

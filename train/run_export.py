@@ -5,18 +5,23 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from flaxmill.data.config import Framing
+from flaxmill.data.framing import document_frame, framed_json
 from flaxmill.data.tokenization import Tokenizer, canonical_json
+from flaxmill.data.tokenizer_files import find_tokenizer
 from flaxmill.model.adapter_export import save_adapter
 from flaxmill.model.adapters import merge_lora
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import save_huggingface
-from flaxmill.model.weight_writing import ADAPTER_WEIGHTS
+from flaxmill.model.weight_files import read_json
+from flaxmill.model.weight_writing import ADAPTER_WEIGHTS, TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
-from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, TOKENIZER_FILE, read_config
-from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE, TOKENIZER_FILES, find_tokenizer
+from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, IMPORTED_STEP, TOKENIZER_FILE, read_config
+from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE
+from flaxmill.train.token_ids import with_token_ids
 
 
 class Exported(NamedTuple):
@@ -36,10 +41,11 @@ def export_run(
     overwrite: bool = False,
     mesh_config: MeshConfig | None = None,
 ) -> Exported:
-    """Write the checkpoint of `step` (None: the newest) to `target`, with the run's tokenizer.
+    """Write the checkpoint of `step` (None: the best, or else the newest) to `target`, with the run's
+    tokenizer.
 
-    The tokenizer's files and the generation settings of an imported run are given back as they came.
-    Adapters of LoRA are merged into the weights.
+    The tokenizer's files and the generation settings of an imported run are given back as they came, unless
+    it was trained with another tokenizer, framing or end token. Adapters of LoRA are merged into the weights.
 
     Args:
       overwrite: replace the model in a `target` that is not empty.
@@ -53,13 +59,26 @@ def export_run(
     mesh = make_mesh(mesh_config or MeshConfig(data=1))
     params, _, step = load_params(run, experiment, mesh, step)
     model, params = merge_lora(experiment.model, params)
-    kept = _kept_tokenizer(run)
+    tokenizer = Tokenizer.load(run / TOKENIZER_FILE) if (run / TOKENIZER_FILE).is_file() else None
+    framing = experiment.data.framing
+    kept = _kept_tokenizer(run, tokenizer, framing)
+    own = None if kept else tokenizer
+    if step == IMPORTED_STEP:  # as it came
+        kept += (GENERATION_FILE,)
+    elif tokenizer is not None:
+        model = with_token_ids(model, tokenizer)
+    generation = run / HUGGINGFACE / GENERATION_FILE
     try:
-        own = None if kept else run / TOKENIZER_FILE
-        tokenizer_json = own.read_text(encoding="utf-8") if own else None
-        labels = experiment.data.labels
-        save_huggingface(target, model, params, tokenizer_json=tokenizer_json, labels=labels)
-        for name in (*kept, GENERATION_FILE):
+        save_huggingface(
+            target,
+            model,
+            params,
+            tokenizer_json=framed_json(own, framing) if own else None,
+            tokenizer_settings=own.settings_with_roles() if own else None,
+            generation_settings=read_json(generation) if generation.is_file() else None,
+            labels=experiment.data.labels,
+        )
+        for name in kept:
             if (run / HUGGINGFACE / name).is_file():
                 shutil.copyfile(run / HUGGINGFACE / name, target / name)
     except OSError as error:
@@ -109,12 +128,20 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ValueError(f"{target} is not empty; add --overwrite to replace the model in it")
 
 
-def _kept_tokenizer(run: Path) -> tuple[str, ...]:
-    """Files of the imported tokenizer; none where the run was not imported or was trained with another."""
-    if not (run / TOKENIZER_FILE).is_file():
+def _kept_tokenizer(run: Path, tokenizer: Tokenizer | None, framing: Framing) -> tuple[str, ...]:
+    """Files of the imported tokenizer; none where the run was not imported, or trained otherwise than they
+    say."""
+    imported = find_tokenizer(run / HUGGINGFACE) if (run / HUGGINGFACE).is_dir() else None
+    if tokenizer is None:
         return TOKENIZER_FILES
-    imported = find_tokenizer(run / HUGGINGFACE)
     if imported is None:
         return ()
-    texts = [canonical_json(Tokenizer.load(path)) for path in (imported, run / TOKENIZER_FILE)]
-    return TOKENIZER_FILES if texts[0] == texts[1] else ()
+    try:
+        was, now = Tokenizer.load(imported), tokenizer
+    except ValueError:  # a SentencePiece model is read beside its config.json alone
+        return ()
+    # Some roles were perhaps those of the model's ids, which stand elsewhere.
+    is_same = canonical_json(Tokenizer(was.inner, roles=now.roles)) == canonical_json(now)
+    is_same &= was.roles.items() <= now.roles.items()
+    is_same &= document_frame(was, "template") == document_frame(now, framing)
+    return TOKENIZER_FILES if is_same else ()

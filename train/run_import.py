@@ -8,8 +8,10 @@ import jax
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer_files import find_tokenizer
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.huggingface import load_huggingface, read_huggingface_config, read_labels
+from flaxmill.model.weight_writing import TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import PARAMS, CheckpointConfig, Checkpoints
 from flaxmill.train.experiment import OBJECTIVE_OF_HEAD, Experiment
@@ -28,20 +30,6 @@ from flaxmill.train.run_directory import (
 HUGGINGFACE = "huggingface"
 """Folder of a run that keeps the imported model's small files, for an export to give back."""
 GENERATION_FILE = "generation_config.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
-
 _LEARNING_RATE = 5e-5  # the usual peak for trained weights: that of fresh ones would undo them
 
 
@@ -86,12 +74,6 @@ def import_run(
         # Last: without it a directory that a crash left half made is no run.
         write_config(run, experiment, loaded)
     return experiment
-
-
-def find_tokenizer(directory: Path) -> Path | None:
-    """The file of a Hugging Face directory that `Tokenizer.load` reads, if it has one."""
-    files = (directory / name for name in ("tokenizer.json", "vocab.txt"))
-    return next((file for file in files if file.is_file()), None)
 
 
 def is_trainable(model: ModelConfig) -> bool:

@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tokenizers import decoders
 
 from flaxmill.data.batches import Batches
+from flaxmill.data.framing import make_prompt_reader
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.apply import Params
 from flaxmill.model.generation import generate
@@ -30,7 +32,8 @@ def sample_text(
 
 
 def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer) -> str:
-    prompt = tokenizer.encode(experiment.prompt) or [tokenizer.end_id or 0]
+    read = make_prompt_reader(tokenizer, experiment.data.framing)
+    prompt = read(experiment.prompt) or [tokenizer.end_id or 0]
     options = GenerationConfig(
         max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=experiment.seed, end_ids=()
     )
@@ -38,7 +41,8 @@ def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer) 
     positions = room(experiment.model, 0)
     kept = prompt if positions is None else prompt[-max(positions - SAMPLE_TOKENS, positions // 2, 1) :]
     tokens = generate(experiment.model, params, [kept], options)[0]
-    continued = tokenizer.decode(tokens, skip_specials=False)
+    before, whole = (tokenizer.decode(ids, skip_specials=False) for ids in (kept, [*kept, *tokens]))
+    continued = whole[len(before) :]
     return f"{experiment.prompt!r} continues:\n{experiment.prompt}{continued}"
 
 
@@ -58,8 +62,9 @@ def _filled_text(
             truth = tokenizer.decode([int(targets[place])], skip_specials=False)
             piece = f"[{piece}]" if piece == truth else f"[{piece}, was {truth}]"
         words.append(piece)
-    # Byte-level pieces bring their blanks along, WordPiece's do not.
-    text = "".join(words) if tokenizer.cls_id is None else " ".join(words).replace(" ##", "")
+    # Other pieces bring their blanks along, WordPiece's do not.
+    is_word_piece = isinstance(tokenizer.inner.decoder, decoders.WordPiece)
+    text = " ".join(words).replace(" ##", "") if is_word_piece else "".join(words)
     return f"masked words filled, in brackets, with the truth where it differs:\n{text[:SAMPLE_CHARACTERS]}"
 
 

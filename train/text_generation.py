@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 
-from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.generation import Generator
 from flaxmill.model.generation_config import GenerationConfig
 from flaxmill.train.text_model import TextModel
@@ -28,56 +27,83 @@ def write_texts(
     Raises:
       ValueError: an empty prompt, one that is longer than the model, or a model that does not generate.
     """
-    tokens: list[list[int]] = [[] for _ in range(len(prompts) * options.num_samples)]
-    for news in stream_tokens(model, prompts, options, stop):
-        for row, new in zip(tokens, news, strict=True):
-            row += new
-    return Texts([_cut(model.tokenizer.decode(row), stop) for row in tokens], tokens)
+    texts = _open_texts(model, prompts, options)
+    for _ in _extend(texts, model, options, stop):
+        pass
+    return Texts([_cut(text.written(), stop) for text in texts], [text.tokens for text in texts])
 
 
 def stream_texts(
     model: TextModel, prompts: Sequence[str], options: GenerationConfig, stop: Sequence[str] = ()
 ) -> Iterator[list[str]]:
     """As `write_texts`, bit by bit: what each text has gained since the last time, to be printed at once."""
-    tokens: list[list[int]] = [[] for _ in range(len(prompts) * options.num_samples)]
-    told = [""] * len(tokens)
-    for news in stream_tokens(model, prompts, options, stop):
-        for row, new in zip(tokens, news, strict=True):
-            row += new
-        texts = [_cut(model.tokenizer.decode(row), stop) for row in tokens]
+    texts = _open_texts(model, prompts, options)
+    told = [""] * len(texts)
+    for _ in _extend(texts, model, options, stop):
         # What may yet change waits: half a character, and what may be the start of a stop string.
-        texts = [_settled(text, stop) for text in texts]
-        yield [text[len(before) :] for text, before in zip(texts, told, strict=True)]
-        told = [max(text, before, key=len) for text, before in zip(texts, told, strict=True)]
-    texts = [_cut(model.tokenizer.decode(row), stop) for row in tokens]
-    yield [text[len(before) :] for text, before in zip(texts, told, strict=True)]
+        written = [_settled(_cut(text.written(), stop), stop) for text in texts]
+        yield [text[len(before) :] for text, before in zip(written, told, strict=True)]
+        told = [max(text, before, key=len) for text, before in zip(written, told, strict=True)]
+    written = [_cut(text.written(), stop) for text in texts]
+    yield [text[len(before) :] for text, before in zip(written, told, strict=True)]
 
 
-def stream_tokens(
-    model: TextModel, prompts: Sequence[str], options: GenerationConfig, stop: Sequence[str]
-) -> Iterator[list[list[int]]]:
-    """New tokens of each text, as they are decoded."""
+class _Text:
+    """One text: the ids of its prompt, and what is written behind it so far."""
+
+    def __init__(self, model: TextModel, prompt: list[int]) -> None:
+        self.prompt = prompt
+        self.tokens: list[int] = []
+        self._tokenizer = model.tokenizer
+        # A text that goes on with its prompt is decoded with it: decoders treat a text's first blank apart.
+        self._before = prompt if model.continues else []
+        # Half a character at its end may become whole behind it.
+        self._num_before = len(model.tokenizer.decode(self._before).rstrip("\ufffd"))
+
+    def written(self, num_tokens: int | None = None) -> str:
+        """What the first so many new tokens, or all of them, add to the prompt."""
+        whole = self._tokenizer.decode([*self._before, *self.tokens[:num_tokens]])
+        return whole[self._num_before :]
+
+
+def _open_texts(model: TextModel, prompts: Sequence[str], options: GenerationConfig) -> list[_Text]:
+    if "" in prompts:
+        raise ValueError("a prompt is empty; give it at least one word")
+    return [_Text(model, ids) for ids in map(model.read, prompts) for _ in range(options.num_samples)]
+
+
+def _extend(
+    texts: list[_Text], model: TextModel, options: GenerationConfig, stop: Sequence[str]
+) -> Iterator[None]:
+    """Adds tokens to the texts as they are decoded, and says so."""
     own = {name: value for name, value in model.decoding.items() if _is_default(options, name)}
     options = dataclasses.replace(options, **own)
-    for prompt in prompts:
-        if not prompt:
-            raise ValueError("a prompt is empty; give it at least one word")
+    firsts = texts[:: options.num_samples]
+    endings = [_ending(model, text.prompt, stop) for text in firsts] if stop else None
     with jax.set_mesh(model.mesh):
         generator = Generator(model.config, model.params)
-        ending = _ending(model.tokenizer, stop) if stop else None
-        yield from generator.stream([model.read(prompt) for prompt in prompts], options, ending)
+        for news in generator.stream([text.prompt for text in firsts], options, endings):
+            for text, new in zip(texts, news, strict=True):
+                text.tokens += new
+            yield
 
 
 def _is_default(options: GenerationConfig, name: str) -> bool:
     return getattr(options, name) == getattr(GenerationConfig(), name)
 
 
-def _ending(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[Sequence[int]], int | None]:
+def _ending(
+    model: TextModel, prompt: list[int], stop: Sequence[str]
+) -> Callable[[Sequence[int]], int | None]:
+    """Ends a text behind this prompt once it holds a stop string."""
+    text = _Text(model, prompt)
+
     def num_kept(tokens: Sequence[int]) -> int | None:
-        if not any(text in tokenizer.decode(tokens) for text in stop):
+        text.tokens = list(tokens)
+        if not any(string in text.written() for string in stop):
             return None
         lengths = range(1, len(tokens) + 1)
-        return next(n for n in lengths if any(text in tokenizer.decode(tokens[:n]) for text in stop))
+        return next(n for n in lengths if any(string in text.written(n) for string in stop))
 
     return num_kept
 

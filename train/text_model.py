@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from flaxmill.data.framing import leading_ids, make_framer, make_prompter
+from flaxmill.data.config import Framing
+from flaxmill.data.framing import make_framer, make_prompt_reader, make_prompter
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer_files import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.apply import Params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import load_huggingface
@@ -20,9 +22,8 @@ from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import CONFIG_FILE, TOKENIZER_FILE, read_config
-from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE, find_tokenizer
-
-_SEPARATOR = "\n"
+from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE
+from flaxmill.train.token_ids import end_ids
 
 
 class TextModel(NamedTuple):
@@ -34,15 +35,18 @@ class TextModel(NamedTuple):
     tokenizer: Tokenizer
     read: Callable[[str], list[int]]
     """Ids of a prompt, with what stood around prompts in training."""
+    continues: bool
+    """Whether it goes on with a prompt in one text, and does not answer it with a text of its own."""
     decoding: dict[str, Any]
     """Fields of GenerationConfig that the model itself decides."""
 
 
-def load_text_model(source: Path, mesh_config: MeshConfig | None = None) -> TextModel:
-    """The newest weights of a run, or those of a Hugging Face directory.
+def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, markup: bool = True) -> TextModel:
+    """The weights of a run, its best checkpoint or else its newest, or those of a Hugging Face directory.
 
     Args:
       mesh_config: devices to compute on; None: one.
+      markup: special tokens that a prompt spells are these tokens.
 
     Raises:
       ValueError: `source` is neither, has no tokenizer, or one that does not fit the model.
@@ -60,31 +64,42 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None) -> Text
         experiment = read_config(source)
         config, tokenizer = experiment.model, _load_tokenizer(source / TOKENIZER_FILE, source)
         params = load_params(source, experiment, mesh)[0]
-        has_separator = experiment.objective == "seq2seq"
-        separator = experiment.data.separator
+        framing = experiment.data.framing
+        separator = experiment.data.separator if experiment.objective == "seq2seq" else None
     else:
         with jax.set_mesh(mesh):
             config, params = load_huggingface(source, mesh=mesh)
         tokenizer = _load_tokenizer(find_tokenizer(source), source)
-        has_separator, separator = False, _SEPARATOR
+        framing, separator = "template", None
     _check_vocabulary(config, tokenizer, source)
     config = with_decoder_start(config, tokenizer)
-    read = make_reader(config, tokenizer, separator, has_separator)
-    return TextModel(config, params, mesh, tokenizer, read, _decoding(settings, config, tokenizer, is_run))
+    read = make_reader(config, tokenizer, framing=framing, separator=separator, markup=markup)
+    continues = config.encoder_layers is None and separator is None
+    decoding = _decoding(settings, config, tokenizer, is_run)
+    return TextModel(config, params, mesh, tokenizer, read, continues, decoding)
 
 
 def make_reader(
-    config: ModelConfig, tokenizer: Tokenizer, separator: str, has_separator: bool
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    framing: Framing = "template",
+    separator: str | None = None,
+    markup: bool = True,
 ) -> Callable[[str], list[int]]:
-    """How a prompt becomes ids: a source as encoders read it, or a prompt as its training framed it."""
+    """How a prompt becomes ids: as training framed it.
+
+    A source, or what an encoder reads, is whole, with what its template puts before and after it; what a
+    decoder continues has only what stands before, and `separator` behind it where targets were trained.
+    """
     if config.encoder_layers is not None:
-        framer = make_framer(tokenizer, separator, closes=True)
-    elif has_separator:
-        framer = make_prompter(tokenizer, separator)
+        framer = make_framer(tokenizer, separator or "", closes=True, markup=markup)
+    elif not config.causal and config.head != "lm":
+        framer = make_framer(tokenizer, "", markup=markup)
+    elif separator is not None:
+        framer = make_prompter(tokenizer, separator, markup=markup)
     else:
-        # As transformers does, what the tokenizer's own template puts before a text, such as LLaMA's <s>.
-        before = leading_ids(tokenizer) if tokenizer.inner.num_special_tokens_to_add(False) else []
-        return lambda text: [*before, *tokenizer.encode(text)]
+        return make_prompt_reader(tokenizer, framing, markup=markup)
     return lambda text: framer.encode(text).ids
 
 
@@ -99,13 +114,9 @@ def _decoding(
     settings: dict[str, Any], config: ModelConfig, tokenizer: Tokenizer, is_run: bool
 ) -> dict[str, Any]:
     """What generation_config.json says of tokens; how to search or to draw is for the user to say."""
-    stored = settings.get("eos_token_id", config.eos_id)
-    ends = set(stored if isinstance(stored, list) else [] if stored is None else [stored])
-    if (is_run or not ends) and tokenizer.closing_id is not None:
-        ends.add(tokenizer.closing_id)
     forbidden = [ids[0] for ids in settings.get("bad_words_ids") or [] if len(ids) == 1]
     return {
-        "end_ids": tuple(sorted(ends)),
+        "end_ids": end_ids(settings, config, tokenizer, is_run=is_run),
         "suppressed_ids": (*forbidden, *(settings.get("suppress_tokens") or [])),
         "forced_end": settings.get("forced_eos_token_id") is not None,
     }
@@ -118,7 +129,7 @@ def _read_settings(directory: Path) -> dict[str, Any]:
 
 def _load_tokenizer(file: Path | None, source: Path) -> Tokenizer:
     if file is None or not file.is_file():
-        raise ValueError(f"{source} has no tokenizer.json or vocab.txt; put the model's tokenizer there")
+        raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's tokenizer there")
     return Tokenizer.load(file)
 
 

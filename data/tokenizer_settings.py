@@ -1,0 +1,168 @@
+"""What the files beside a tokenizer say of it: which token begins, ends, pads or masks a text.
+
+They are tokenizer_config.json, special_tokens_map.json, added_tokens.json, generation_config.json and
+config.json, in transformers' order of precedence.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+Role = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
+ROLES: tuple[Role, ...] = get_args(Role)
+SETTINGS_FILE = "tokenizer_config.json"
+SETTINGS_FILES = (
+    SETTINGS_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "config.json",
+)
+
+_ENDOFTEXT = "<|endoftext|>"
+# The defaults of transformers' tokenizer classes, where no file says otherwise.
+_CLASS_TOKENS: dict[str, dict[Role, str]] = {
+    "BertTokenizer": {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
+    "RobertaTokenizer": {
+        **{"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>"},
+        "mask": "<mask>",
+    },
+    "GPT2Tokenizer": {"bos": _ENDOFTEXT, "eos": _ENDOFTEXT, "unk": _ENDOFTEXT},
+    "GPTNeoXTokenizer": {"bos": _ENDOFTEXT, "eos": _ENDOFTEXT, "unk": _ENDOFTEXT, "pad": "<|padding|>"},
+    "LlamaTokenizer": {"bos": "<s>", "eos": "</s>", "unk": "<unk>"},
+    "Qwen2Tokenizer": {"eos": _ENDOFTEXT, "unk": _ENDOFTEXT, "pad": _ENDOFTEXT},
+    "T5Tokenizer": {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
+    "MarianTokenizer": {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
+}
+_CLASS_OF_MODEL = {
+    "bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "gpt_neo": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    "llama": "LlamaTokenizer",
+    "mistral": "LlamaTokenizer",
+    "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "t5": "T5Tokenizer",
+    "marian": "MarianTokenizer",
+}
+
+
+class TokenizerSettings(NamedTuple):
+    """What stands beside a tokenizer; all empty where nothing does.
+
+    values: tokenizer_config.json with special_tokens_map.json merged into it.
+    class_name: the tokenizer class of transformers, without "Fast"; None: not known.
+    token_ids: roles by id, of generation_config.json and config.json.
+    added_tokens: tokens by id that are not in the tokenizer's own file, perhaps.
+    """
+
+    values: dict[str, Any] = {}  # noqa: RUF012  (a NamedTuple's default, which nobody changes)
+    class_name: str | None = None
+    token_ids: dict[Role, int] = {}  # noqa: RUF012
+    added_tokens: dict[int, dict[str, Any]] = {}  # noqa: RUF012
+
+    @property
+    def are_absent(self) -> bool:
+        """Whether there is nothing to read the roles from."""
+        return self == TokenizerSettings()
+
+    @property
+    def named_tokens(self) -> dict[Role, str]:
+        """Spellings by role: those of the files, else the defaults of the class."""
+        named: dict[Role, str] = dict(_CLASS_TOKENS.get(self.class_name or "", {}))
+        for role in ROLES:
+            if f"{role}_token" in self.values:
+                named.pop(role, None)
+                if spelling := token_text(self.values[f"{role}_token"]):
+                    named[role] = spelling
+        return named
+
+    @property
+    def names_tokens(self) -> bool:
+        """Whether a file spells at least one role."""
+        return any(f"{role}_token" in self.values for role in ROLES)
+
+
+def read_settings(directory: Path) -> TokenizerSettings:
+    """The settings in a directory. Raises ValueError for a file that is damaged or of another form."""
+    files = {name: _read_object(directory / name) for name in SETTINGS_FILES}
+    values, config = dict(files[SETTINGS_FILE]), files["config.json"]
+    if "model_type" not in config:  # a run's, or something else's
+        config = {}
+    _refuse_code(values, directory)
+    if "added_tokens_decoder" not in values:  # as transformers: a newer file says it all
+        values |= files["special_tokens_map.json"]
+    ids = _token_ids(config) | _token_ids(files["generation_config.json"])
+    class_name = values.get("tokenizer_class") or config.get("tokenizer_class")
+    class_name = class_name or _CLASS_OF_MODEL.get(str(config.get("model_type")))
+    return TokenizerSettings(
+        values,
+        str(class_name).removesuffix("Fast") if class_name else None,
+        ids,
+        _added_tokens(values, files["added_tokens.json"], directory),
+    )
+
+
+def token_text(value: Any) -> str | None:
+    """The spelling of a token that stands as a string or as an object with `content`."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) and value else None
+
+
+def _token_ids(values: Mapping[str, Any]) -> dict[Role, int]:
+    """Of several end tokens the first."""
+    ids: dict[Role, int] = {}
+    for role in ROLES:
+        value = values.get(f"{role}_token_id")
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            ids[role] = value
+    return ids
+
+
+def _added_tokens(
+    values: Mapping[str, Any], legacy: Mapping[str, Any], directory: Path
+) -> dict[int, dict[str, Any]]:
+    decoder = values.get("added_tokens_decoder") or {id_: {"content": text} for text, id_ in legacy.items()}
+    pairs = decoder.items() if isinstance(decoder, Mapping) else [(decoder, None)]
+    found: dict[int, dict[str, Any]] = {}
+    for key, token in pairs:
+        number = str(key)
+        if not (number.isascii() and number.isdigit() and len(number) < 10 and isinstance(token, Mapping)):
+            raise _odd_token(directory, key, token)
+        if token_text(token) is None:
+            raise _odd_token(directory, key, token)
+        found[int(number)] = dict(token)
+    return found
+
+
+def _odd_token(directory: Path, key: Any, token: Any) -> ValueError:
+    return ValueError(
+        f"{directory / SETTINGS_FILE}: the added token {key!r:.20}: {token!r:.60} is no id with its token; "
+        "correct or delete it"
+    )
+
+
+def _refuse_code(values: Mapping[str, Any], directory: Path) -> None:
+    if values.get("auto_map"):
+        raise ValueError(
+            f"{directory / SETTINGS_FILE} names code of its own (auto_map), which is not run; delete "
+            "auto_map if tokenizer.json alone is the tokenizer"
+        )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read ({reason}); restore or delete it") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__} and no object; restore or delete it")
+    return values

@@ -1,0 +1,70 @@
+"""Text goes on with its prompt as transformers writes it, and ends where the model's files say."""
+
+import json
+import shutil
+
+import pytest
+import small_llama
+
+from flaxmill.model import GenerationConfig
+from flaxmill.train.text_generation import stream_texts, write_texts
+from flaxmill.train.text_model import load_text_model
+
+pytestmark = pytest.mark.slow
+
+PROMPT, OPTIONS = "a grey cat", GenerationConfig(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return load_text_model(small_llama.directory())
+
+
+def _with_ends(tmp_path, name, ends):
+    shutil.copytree(small_llama.directory(), tmp_path / "llama")
+    path = tmp_path / "llama" / name
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(settings | {"eos_token_id": ends}))
+    return load_text_model(tmp_path / "llama")
+
+
+def test_what_is_new_joins_its_prompt_as_transformers_full_text_does(llama):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_llama.directory())
+    model = transformers.AutoModelForCausalLM.from_pretrained(small_llama.directory())
+    ids = model.generate(**tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=6, do_sample=False)
+    written = write_texts(llama, [PROMPT], OPTIONS)
+    assert written.texts == [" sleeps all day"]
+    assert PROMPT + written.texts[0] == tokenizer.decode(ids[0], skip_special_tokens=True)
+
+
+def test_streamed_text_keeps_its_first_blank(llama):
+    assert "".join(news[0] for news in stream_texts(llama, [PROMPT], OPTIONS)) == " sleeps all day"
+
+
+def test_a_stop_string_may_begin_with_the_blank_behind_the_prompt(llama):
+    assert write_texts(llama, [PROMPT, "a grey"], OPTIONS, (" sleeps",)).texts == ["", " cat"]
+
+
+def test_half_a_character_at_the_end_of_a_prompt_is_finished(llama):
+    # "é" in bytes: the prompt ends with the first of them.
+    ids = [*llama.read("a"), *(llama.tokenizer.inner.token_to_id(f"<0x{byte:02X}>") for byte in "é".encode())]
+    broken = llama._replace(read=lambda text: ids[:-1])
+    text = write_texts(broken, ["a"], GenerationConfig(max_new_tokens=1, end_ids=()))
+    assert "\ufffd\ufffd" not in text.texts[0]
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_every_end_token_of_a_list_ends_a_text(name, llama, tmp_path):
+    sleeps = llama.tokenizer.inner.token_to_id("▁sleeps")
+    model = _with_ends(tmp_path, name, [2, sleeps])
+    written = write_texts(model, [PROMPT], OPTIONS)
+    assert (written.texts, written.tokens) == ([" sleeps"], [[sleeps]])
+
+
+def test_a_special_token_that_a_prompt_spells_is_that_token_unless_markup_is_off(llama):
+    assert llama.read("a</s>b")[2] == 2
+    plain = load_text_model(small_llama.directory(), markup=False)
+    assert 2 not in plain.read("a</s>b")
+    assert plain.read("a")[0] == 1  # what stands before a prompt is no text

@@ -1,0 +1,38 @@
+"""The special tokens of a model that was trained with a tokenizer: what generation and export ask for."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flaxmill.data.tokenization import Tokenizer
+from flaxmill.model.config import ModelConfig
+
+
+def with_token_ids(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The model with the token ids that it leaves open, and with the end token of its training.
+
+    A model that comes with end tokens keeps them all; the one that training wrote is the first if it was none
+    of them.
+    """
+    ends = model.end_ids
+    if model.head == "lm" and tokenizer.closing_id is not None and tokenizer.closing_id not in ends:
+        ends = (tokenizer.closing_id, *ends)
+    return dataclasses.replace(
+        model,
+        pad_id=tokenizer.pad_id if model.pad_id is None else model.pad_id,
+        bos_id=tokenizer.roles.get("bos") if model.bos_id is None else model.bos_id,
+        eos_id=ends[0] if ends else tokenizer.end_id,
+        eos_ids=ends if len(ends) > 1 else (),
+    )
+
+
+def end_ids(
+    settings: Mapping[str, Any], model: ModelConfig, tokenizer: Tokenizer, *, is_run: bool
+) -> tuple[int, ...]:
+    """What ends a generated text: the tokens of generation_config.json, else those of config.json; and what
+    ended texts in the training of a run, or of a model that names no end."""
+    named = settings.get("eos_token_id")
+    ends = named if isinstance(named, list) else list(model.end_ids) if named is None else [named]
+    if (is_run or not ends) and tokenizer.closing_id is not None:
+        ends = [*ends, tokenizer.closing_id]
+    return tuple(sorted(set(ends)))
