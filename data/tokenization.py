@@ -92,7 +92,9 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids that are never text: they are not masked and not counted."""
         added = self.inner.get_added_tokens_decoder()
-        return frozenset({id_ for id_, token in added.items() if token.special} | set(self.roles.values()))
+        special = {id_ for id_, token in added.items() if token.special}
+        named = (self.pad_id, self.mask_id, self.cls_id, self.sep_id, self.end_id)
+        return frozenset(special | {id_ for id_ in named if id_ is not None})
 
     def spells_special(self, text: str) -> bool:
         """Whether a text holds the spelling of a special token."""
@@ -194,12 +196,18 @@ def is_library_error(error: BaseException) -> bool:
 def canonical_json(tokenizer: Tokenizer) -> str:
     """Equal for equal tokenizers whatever the order of their file's keys: what a fingerprint hashes.
 
-    Roles count where they are not those that the spellings tell, so that digests of version 0.1.0 hold.
+    Roles that rows are made with count where they are not those that the spellings tell, so that digests of
+    version 0.1.0 hold.
     """
     text = json.dumps(json.loads(tokenizer.to_json()), sort_keys=True, ensure_ascii=False)
-    if tokenizer.roles == roles_by_spelling(tokenizer.inner):
-        return text
-    return text + json.dumps(tokenizer.roles, sort_keys=True)
+    ids = _ids_in_rows(tokenizer)
+    spelled = Tokenizer(tokenizer.inner, roles=roles_by_spelling(tokenizer.inner))
+    return text if ids == _ids_in_rows(spelled) else text + json.dumps(ids)
+
+
+def _ids_in_rows(tokenizer: Tokenizer) -> list[int | None]:
+    before = tokenizer.cls_id if tokenizer.is_bert_like else None
+    return [before, tokenizer.closing_id, tokenizer.mask_id]
 
 
 def special_lookup(tokenizer: Tokenizer) -> np.ndarray:

@@ -14,7 +14,9 @@ TOKENIZER_NAMES = (
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
 )
 """Files of a directory that can be read, the first of them that is there."""
-LACKS_TOKENIZER = "has no tokenizer.json or vocab.txt, nor vocab.json with merges.txt or a SentencePiece model"
+LACKS_TOKENIZER = (
+    "has no tokenizer.json or vocab.txt, nor vocab.json with merges.txt or a SentencePiece model"
+)
 READABLE = "a tokenizer.json, vocab.txt, vocab.json with merges.txt, or SentencePiece model"
 
 # Classes of byte-level BPE, and whether their text is normalised first.

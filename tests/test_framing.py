@@ -5,7 +5,17 @@ import tokenizers
 from small_tokenizers import ours
 from tokenizers import processors
 
-from flaxmill.data.framing import leading_ids, make_framer, make_prompter, separator_ids
+from flaxmill.data.config import DataConfig
+from flaxmill.data.framing import (
+    document_frame,
+    framed_json,
+    leading_ids,
+    make_framer,
+    make_prompt_reader,
+    make_prompter,
+    separator_ids,
+    truncate,
+)
 from flaxmill.data.tokenization import Tokenizer
 
 
@@ -64,3 +74,52 @@ def test_a_separator_is_a_special_token_or_text_and_never_vanishes():
     assert separator_ids(gpt, "<|endoftext|>") == [gpt.end_id]
     assert separator_ids(gpt, "\n") == gpt.encode("\n")
     assert separator_ids(gpt, "") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "framing", "expected"),
+    [
+        ("bert", "template", "[CLS] . [SEP]"),
+        ("bert", "end", "[CLS] . [SEP]"),
+        ("roberta", "template", "<s> . </s>"),
+        ("llama", "template", "<s> . </s>"),
+        ("llama", "end", ". </s>"),
+        ("gpt2", "template", ". <|endoftext|>"),
+        ("t5", "template", ". </s>"),
+        ("t5", "end", ". </s>"),
+    ],
+)
+def test_a_document_is_framed_by_the_template_and_always_ended(kind, framing, expected):
+    tokenizer = ours(kind)
+    before, after = document_frame(tokenizer, framing)
+    spelled = [tokenizer.inner.id_to_token(id_) for id_ in (*before, *after)]
+    spelled.insert(len(before), ".")
+    assert " ".join(map(str, spelled)) == expected
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("framing", ["template", "end"])
+def test_a_prompt_begins_as_documents_did_in_training(kind, framing):
+    tokenizer = ours(kind)
+    ids = make_prompt_reader(tokenizer, framing)("The fox")
+    assert ids == [*document_frame(tokenizer, framing).before, *tokenizer.encode("The fox")]
+
+
+def test_an_exported_tokenizer_frames_texts_as_training_did():
+    llama, bare = ours("llama"), without_template("bert")
+    assert framed_json(llama, "template") == llama.to_json()
+    plain = tokenizers.Tokenizer.from_str(framed_json(llama, "end"))
+    assert plain.encode("fox").ids == llama.encode("fox")
+    framed = tokenizers.Tokenizer.from_str(framed_json(bare, "template"))
+    assert framed.encode("fox", "dog").ids == ours("bert").inner.encode("fox", "dog").ids
+
+
+def test_texts_lose_their_front_where_the_tokenizer_truncates_on_the_left():
+    framer = make_framer(ours("bert"), "")
+    config = DataConfig(sequence_length=8)
+    for side, kept in (("right", slice(0, 6)), ("left", slice(-6, None))):
+        truncate(framer, config, is_pair=False, side=side)
+        assert (
+            framer.encode("The quick brown fox jumps").ids[1:-1]
+            == ours("bert").encode("The quick brown fox jumps")[kept]
+        )

@@ -223,7 +223,6 @@ def test_the_imported_weights_are_the_checkpoint_of_step_0(gpt2, tmp_path):
         ("gpt2", "--data.tokenizer FILE", "tokenizer.json"),
         ("bert_classification", "objective classification", "suffix '.txt' names no format"),
         ("t5", "objective seq2seq", "suffix '.txt' names no format"),
-        ("bert_encoder", "no objective trains it as it is; with --head mlm", "tokenizer.json"),
     ],
 )
 def test_a_model_that_cannot_be_trained_on_this_can_be_kept_and_given_back(
@@ -242,6 +241,15 @@ def test_a_model_that_cannot_be_trained_on_this_can_be_kept_and_given_back(
         np.testing.assert_array_equal(before[tensor], after[tensor])
     refused = flaxmill("train", "--run-dir", tmp_path / "run", "--data.files", corpus, "--steps", 1)
     assert refusal in one_line(refused)
+
+
+def test_a_model_without_a_head_is_refused_with_the_two_ways_on_and_leaves_nothing(flaxmill, tmp_path):
+    make_reference("bert_encoder", tmp_path / "model")
+    refused = one_line(flaxmill("import", tmp_path / "model", tmp_path / "run"))
+    assert "has no head that an objective trains; give one with --head mlm" in refused
+    assert f"flaxmill train classify --init-from {tmp_path / 'model'} --data.files FILES" in refused
+    assert not (tmp_path / "run").exists()
+    assert flaxmill("import", tmp_path / "model", tmp_path / "run", "--head", "mlm")[0] == 0
 
 
 def mistake(place: Path, gpt2: Any, name: str) -> list[Any]:

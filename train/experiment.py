@@ -48,6 +48,8 @@ CLASS_OBJECTIVES = ("classification", "token_classification", "question_answerin
 """Those whose head decides among classes or places, not tokens of the vocabulary."""
 REMOVED_FIELDS = ("tensorboard",)
 """Fields of earlier versions that decided nothing of what a run computes."""
+FORMER_VALUES: dict[str, Any] = {"data.framing": "spelled", "data.markup": False}
+"""What versions without these fields did, where their defaults do something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,7 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Experiment:
-    """The experiment that `to_dict` wrote; a field absent from it has its default, as before it was added.
+    """The experiment that `to_dict` wrote; a field absent from it does as before it was added.
 
     Raises:
       ValueError: an unknown field, a value of another type, or one that the experiment itself refuses.
@@ -197,7 +199,10 @@ def _from_dict(cls: type, values: Any, prefix: str) -> Any:
     values = {name: value for name, value in values.items() if prefix + name not in REMOVED_FIELDS}
     unknown = [prefix + name for name in values if name not in hints]
     require(not unknown, f"unknown field {', '.join(unknown)}; this version of flaxmill does not know it")
-    arguments = {name: _read_value(hints[name], value, prefix + name) for name, value in values.items()}
+    former = {name: FORMER_VALUES[prefix + name] for name in hints if prefix + name in FORMER_VALUES}
+    arguments = {
+        name: _read_value(hints[name], value, prefix + name) for name, value in (former | values).items()
+    }
     return cls(**arguments)
 
 

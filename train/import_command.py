@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> None:
     from flaxmill.model.apply import count_params
     from flaxmill.train.progress import short_number
     from flaxmill.train.run_directory import TOKENIZER_FILE
-    from flaxmill.train.run_import import import_run, is_trainable
+    from flaxmill.train.run_import import import_run
 
     tokenizer = Path(parsed.tokenizer) if parsed.tokenizer else None
     experiment = import_run(source, run_dir, tokenizer=tokenizer, head=parsed.head, mesh_config=parsed.mesh)
@@ -41,10 +41,6 @@ def run(arguments: list[str]) -> None:
         f"imported {source}: {model.family} with head {model.head}, "
         f"{short_number(count_params(model))} parameters, vocabulary {model.vocab_size}"
     )
-    if not is_trainable(model):
-        head = "lm" if model.causal else "mlm"
-        print(f"no objective trains it as it is; with --head {head} its body can be trained further")
-        return
     has_tokenizer = (run_dir / TOKENIZER_FILE).is_file()
     tokenizer_flag = "" if has_tokenizer else "--data.tokenizer FILE "
     print(

@@ -77,8 +77,8 @@ def adopt_source(experiment: Experiment) -> Experiment:
         data = dataclasses.replace(data, tokenizer=str(source.tokenizer))
     elif data.tokenizer in TRAINED and data.tokenizer != "bytes":  # which are the same everywhere
         raise ValueError(
-            f"init_from={experiment.init_from} {LACKS_TOKENIZER}, and its weights know nothing of one trained "
-            "anew; put the model's own there, or name it as data.tokenizer"
+            f"init_from={experiment.init_from} {LACKS_TOKENIZER}; its weights know nothing of one trained "
+            "anew: put the model's own there, or name it as data.tokenizer"
         )
     return dataclasses.replace(experiment, model=model, data=data)
 

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from flaxmill.data.config import TRAINED
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.tokenization import Tokenizer, canonical_json
-from flaxmill.train.experiment import Experiment, to_dict
+from flaxmill.data.tokenizer_roles import roles_by_spelling
+from flaxmill.train.experiment import FORMER_VALUES, Experiment, to_dict
 
 PACKAGES = ("flaxmill", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -48,6 +49,9 @@ def describe_other_data(metadata: dict[str, Any], dataset: Dataset) -> str | Non
     """
     if metadata.get("dataset", dataset.fingerprint) == dataset.fingerprint:
         return None
+    if former := _describe_former_framing(metadata, dataset):
+        was, now = metadata["dataset"][:12], dataset.fingerprint[:12]
+        return f"was trained on dataset {was}, {former}: the dataset is now {now}"
     digest = tokenizer_digest(dataset.tokenizer)
     # One that is trained on the text changes with it.
     trained = metadata.get("config", {}).get("data", {}).get("tokenizer") in TRAINED
@@ -56,3 +60,25 @@ def describe_other_data(metadata: dict[str, Any], dataset: Dataset) -> str | Non
         f"was trained on dataset {metadata['dataset'][:12]}, but its {what} has changed: "
         f"the dataset is now {dataset.fingerprint[:12]}"
     )
+
+
+def _describe_former_framing(metadata: dict[str, Any], dataset: Dataset) -> str | None:
+    """What a run did otherwise with the same text, as version 0.1.0 did, and the switch that keeps it."""
+    if not (data := metadata.get("config", {}).get("data", {})):
+        return None
+    framing = data.get("framing", FORMER_VALUES["data.framing"])
+    if "markup" in dataset.settings and data.get("markup", FORMER_VALUES["data.markup"]) is False:
+        return "whose texts did not spell special tokens, as they do now; --data.markup False keeps that"
+    if "framing" in dataset.settings and framing != dataset.settings["framing"]:
+        return (
+            "whose documents did not begin as the tokenizer's template says, as they do now; "
+            f"--data.framing {framing} keeps that"
+        )
+    spelled = Tokenizer(dataset.tokenizer.inner, roles=roles_by_spelling(dataset.tokenizer.inner))
+    had_those = metadata.get("tokenizer") == tokenizer_digest(spelled) != tokenizer_digest(dataset.tokenizer)
+    if framing == "spelled" and had_those:
+        return (
+            "where the spelling of special tokens told their roles, and not the files beside the tokenizer; "
+            "--data.framing spelled keeps that"
+        )
+    return None

@@ -48,19 +48,26 @@ def import_run(
       head: None: what `source` names.
       mesh_config: devices that hold the weights on their way; None: one.
 
-    A model without a tokenizer, or with a head that no objective trains, can be exported again; training it
-    is refused where it begins.
+    A model without a tokenizer can be exported again; training it is refused where it begins.
 
     Raises:
-      ValueError: `source` is no model, its tokenizer does not fit it, or `run` is in use.
+      ValueError: `source` is no model, or none that an objective trains, its tokenizer does not fit it, or
+        `run` is in use.
     """
     _check_places(source, run)
     model = read_huggingface_config(source, head)
+    if model.head not in OBJECTIVE_OF_HEAD:
+        body = "lm" if model.causal else "mlm"
+        raise ValueError(
+            f"{source} has no head that an objective trains; give one with --head {body}, which goes on with "
+            "its pretraining, or train a task from it: flaxmill train classify --init-from "
+            f"{source} --data.files FILES"
+        )
     found = find_tokenizer(source) if tokenizer is None else tokenizer
     loaded = None if found is None else Tokenizer.load(found)
     experiment = imported_experiment(source, model, run / TOKENIZER_FILE)
     experiment = dataclasses.replace(experiment, run_dir=str(run))
-    if loaded is not None and is_trainable(model):
+    if loaded is not None:
         experiment = resolve(experiment, loaded, experiment.data.labels)
     check_run_directory(experiment)
     mesh = make_mesh(mesh_config or MeshConfig(data=1))
@@ -74,11 +81,6 @@ def import_run(
         # Last: without it a directory that a crash left half made is no run.
         write_config(run, experiment, loaded)
     return experiment
-
-
-def is_trainable(model: ModelConfig) -> bool:
-    """Whether there is an objective for the model's head."""
-    return model.head in OBJECTIVE_OF_HEAD
 
 
 def _check_places(source: Path, run: Path) -> None:
