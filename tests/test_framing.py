@@ -117,9 +117,8 @@ def test_an_exported_tokenizer_frames_texts_as_training_did():
 def test_texts_lose_their_front_where_the_tokenizer_truncates_on_the_left():
     framer = make_framer(ours("bert"), "")
     config = DataConfig(sequence_length=8)
-    for side, kept in (("right", slice(0, 6)), ("left", slice(-6, None))):
-        truncate(framer, config, is_pair=False, side=side)
-        assert (
-            framer.encode("The quick brown fox jumps").ids[1:-1]
-            == ours("bert").encode("The quick brown fox jumps")[kept]
-        )
+    ids = ours("bert").encode("The quick brown fox jumps")
+    truncate(framer, config, is_pair=False, side="right")
+    assert framer.encode("The quick brown fox jumps").ids[1:-1] == ids[:6]
+    truncate(framer, config, is_pair=False, side="left")
+    assert framer.encode("The quick brown fox jumps").ids[1:-1] == ids[-6:]

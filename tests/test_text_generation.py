@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import small_llama
@@ -32,7 +33,7 @@ def test_what_is_new_joins_its_prompt_as_transformers_full_text_does(llama):
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(small_llama.directory())
-    model = transformers.AutoModelForCausalLM.from_pretrained(small_llama.directory())
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(small_llama.directory())
     ids = model.generate(**tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=6, do_sample=False)
     written = write_texts(llama, [PROMPT], OPTIONS)
     assert written.texts == [" sleeps all day"]

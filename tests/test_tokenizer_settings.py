@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any
 
 import pytest
 import tokenizers
@@ -10,6 +11,7 @@ from small_tokenizers import TEXT, directory_of, ours
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer_roles import Roles
 from flaxmill.data.tokenizer_settings import ROLES
 
 END = "<|endoftext|>"
@@ -42,12 +44,12 @@ def write(directory, inner=None, **files):
         (directory / f"{name}.json").write_text(json.dumps(values))
 
 
-def their_roles(directory) -> dict[str, int]:
+def their_roles(directory) -> Roles:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
-    return {role: id_ for role, id_ in ids.items() if id_ is not None}
+    ids = [(role, getattr(tokenizer, f"{role}_token_id")) for role in ROLES]
+    return {role: id_ for role, id_ in ids if id_ is not None}
 
 
 SPECIALS = (END, "<s>", "</s>", "<unk>", "<mask>", "<pad>", "<EOS>", "<|im_end|>")
@@ -262,15 +264,16 @@ def test_a_sentencepiece_model_is_read_as_transformers_does(class_name, model_ty
     import transformers
 
     (tmp_path / "text.txt").write_text("\n".join(TEXT.replace("!", ".").split(". ") * 20))
+    options: dict[str, Any] = dict(byte_fallback=True, vocab_size=320)
+    if model_type == "unigram":
+        options = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1, vocab_size=70)
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text.txt"),
         model_prefix=str(tmp_path / "made"),
-        vocab_size=320 if model_type == "bpe" else 70,
         model_type=model_type,
-        byte_fallback=model_type == "bpe",
         hard_vocab_limit=False,
         minloglevel=2,
-        **({} if model_type == "bpe" else dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)),
+        **options,
     )
     (tmp_path / "made.model").rename(tmp_path / file)
     write(tmp_path, tokenizer_config={"tokenizer_class": class_name})
