@@ -96,7 +96,8 @@ def test_train_without_a_name_continues_the_config_of_its_run(flaxmill, trained,
 
     run = tmp_path / "a_run"
     run.mkdir()
-    tokenizer: Any = SimpleNamespace(save=lambda path: path.write_text("{}"))
+    write = lambda path: path.write_text("{}")  # noqa: E731
+    tokenizer: Any = SimpleNamespace(save=write, save_settings=write)
     write_config(run, Experiment(name="mine", steps=77, seed=5, run_dir=str(run)), tokenizer)
     code, out, _ = flaxmill("train", "--steps", "80", *flag.format(run).split())
     assert code == 0
@@ -218,7 +219,7 @@ def test_other_errors_pass_through(replaced):
 
 
 def test_interrupt_is_one_line(flaxmill, replaced):
-    def evaluate_run(run_dir, other, mesh, output):
+    def evaluate_run(run_dir, other, mesh, output, lengths):
         raise KeyboardInterrupt
 
     replaced(EVALUATE, evaluate_run)
@@ -228,7 +229,7 @@ def test_interrupt_is_one_line(flaxmill, replaced):
 def test_eval_prints_a_table_or_one_json_object(flaxmill, replaced):
     calls = []
 
-    def evaluate_run(run_dir, other, mesh, output):
+    def evaluate_run(run_dir, other, mesh, output, lengths):
         calls.append((str(run_dir), other and tuple(other)))
         return {"step": 1200, "eval_loss": 4.5, "bits_per_byte": float("nan")}
 

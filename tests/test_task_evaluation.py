@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_tokenizers
 from small_tasks import NUM_VALID, task_data, task_experiment
 
 from flaxmill.data.preparation import prepare
@@ -61,7 +62,7 @@ def predictions_in(folder):
 @pytest.mark.parametrize("name", SCORES)
 def test_a_task_has_its_scores_and_a_prediction_beside_each_input(name, trained, tmp_path):
     measured = evaluate_run(trained(name), output=tmp_path)
-    assert set(measured) == {"step", "eval_loss", "num_examples"} | SCORES[name]
+    assert set(measured) == {"step", "eval_loss", "num_examples", "predictions"} | SCORES[name]
     assert measured["num_examples"] == NUM_VALID
     rows = predictions_in(tmp_path)
     assert len(rows) == NUM_VALID
@@ -103,6 +104,7 @@ def test_other_data_have_columns_of_their_own_or_no_labels(trained, tmp_path, fl
     assert evaluate_run(trained("classification"), unlabelled, output=tmp_path / "b") == {
         "step": 4,
         "num_examples": 2,
+        "predictions": str(tmp_path / "b" / "predictions.jsonl"),
     }
     same = [[row["prediction"] for row in predictions_in(tmp_path / folder)] for folder in "ab"]
     assert same[0] == same[1]
@@ -200,3 +202,54 @@ def test_an_exported_reader_gives_transformers_the_same_logits(tmp_path):
         if row["prediction"]:
             offsets = tokenizer(*example.texts, return_offsets_mapping=True)["offset_mapping"]
             assert row["prediction"] == example.texts[1][offsets[i][0] : offsets[j][1]]
+
+
+def test_predictions_of_several_files_stand_apart_and_each_is_measured(trained, tmp_path, flaxmill):
+    run = trained("classification")
+    for folder, kind in (("a", "animal"), ("b", "weather")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "other.csv").write_text(f"text,label\nthe fox,{kind}\n")
+    paths = [str(tmp_path / folder / "other.csv") for folder in "ab"]
+    code, out, _ = flaxmill("eval", run, "--data", paths[0], "--data", paths[1], "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert list(found) == paths
+    assert {values["num_examples"] for values in found.values()} == {1}
+    labels = [json.loads(Path(values["predictions"]).read_text())["label"] for values in found.values()]
+    assert labels == ["animal", "weather"]
+    assert (run / "eval-4") in Path(found[paths[0]]["predictions"]).parents
+    # By itself and into a folder of the user's own: the same numbers.
+    alone = json.loads(flaxmill("eval", run, "--data", paths[0], "--json", "--output", tmp_path / "own")[1])
+    assert alone | {"predictions": ""} == found[paths[0]] | {"predictions": ""}
+    assert alone["predictions"] == str(tmp_path / "own" / "predictions.jsonl")
+    table = flaxmill("eval", run, "--data", paths[0], "--data", paths[1])[1]
+    assert table.index(paths[0]) < table.index("eval_loss") < table.index(paths[1])
+    assert "given twice" in flaxmill("eval", run, "--data", paths[0], "--data", paths[0])[2]
+
+
+def test_a_hugging_face_model_reads_as_much_as_it_can_and_says_what_it_cuts(tmp_path, flaxmill):
+    import torch
+    import transformers
+
+    tokenizer = small_tokenizers.ours("bert")
+    write_bert(tmp_path / "hf", "BertForSequenceClassification", tokenizer, 2)
+    text = " ".join(small_tokenizers.TEXT.split()[:20])
+    (tmp_path / "long.csv").write_text(f'text\n"{text}"\n')
+    long = ["eval", tmp_path / "hf", "--data", tmp_path / "long.csv", "--unlabelled", "--json"]
+
+    def probability(*flags):
+        code, out, err = flaxmill(*long, *flags)
+        assert code == 0, err
+        row = json.loads(Path(json.loads(out)["predictions"]).read_text())
+        return row["probabilities"], err
+
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf").eval()
+    for flags, length in (((), BODY["max_position_embeddings"]), (("--sequence-length", 8), 8)):
+        with torch.no_grad():
+            inputs = theirs(text, return_tensors="pt", truncation=True, max_length=length)
+            expected = model(**inputs).logits.softmax(-1)[0].tolist()
+        found, err = probability(*flags, "--output", tmp_path / str(length))
+        assert list(found.values()) == pytest.approx(expected, abs=1e-5)
+        cut = f"1 of 1 examples are cut to {length} tokens; --sequence-length N reads more"
+        assert (cut in err) == (len(theirs(text)["input_ids"]) > length)

@@ -48,7 +48,7 @@ def their_roles(directory) -> Roles:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    ids = [(role, getattr(tokenizer, f"{role}_token_id")) for role in ROLES]
+    ids: list[Any] = [(role, getattr(tokenizer, f"{role}_token_id")) for role in ROLES]
     return {role: id_ for role, id_ in ids if id_ is not None}
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flaxmill.train.other_data import OtherData
 
 COLUMNS = ("text_column", "pair_column", "label_column", "target_column")
+LENGTHS = ("sequence_length", "target_length", "stride")
 
 DESCRIPTION = """Measures RUN, a run directory (its best checkpoint where it follows one, else the newest) or
 that of a Hugging Face model, on its held-out data or on --data. Of labelled examples it writes the
@@ -23,8 +24,9 @@ predictions beside the inputs, and draws which label is taken for which."""
 class EvalArguments:
     """What `flaxmill eval` takes."""
 
-    data: str | None = None
-    """A file or glob to measure on; None: the held-out data of the run."""
+    data: tuple[str, ...] = ()
+    """A file or glob to measure on; may be repeated, each is measured by itself. None: the held-out data of
+    the run."""
     text_column: str | None = None
     """Column of --data with the text; this and the next three: None: as in the run."""
     pair_column: str | None = None
@@ -32,8 +34,12 @@ class EvalArguments:
     target_column: str | None = None
     unlabelled: bool = False
     """--data has no labels: predict only."""
+    sequence_length: int | None = None
+    """Tokens of a row; this and the next two: None: as in the run, of a Hugging Face model its own."""
+    target_length: int | None = None
+    stride: int | None = None
     output: str | None = None
-    """Folder for predictions; None: RUN/eval-STEP."""
+    """Folder for predictions; None: RUN/eval-STEP, and in it a folder for each --data."""
     json: bool = False
     """Print one JSON object instead of a table."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -47,32 +53,58 @@ def run(arguments: list[str]) -> None:
     parsed = override(EvalArguments(), flags, program="flaxmill eval", usage="RUN", description=DESCRIPTION)
     if not named:
         raise ValueError("no run given; it comes first: flaxmill eval RUN, where RUN is a run directory")
+    others = _other_data(parsed)
+    from flaxmill.train.other_data import folder_name
     from flaxmill.train.run_evaluation import evaluate_run
 
     mesh = None if parsed.mesh == MeshConfig() else parsed.mesh
-    output = None if parsed.output is None else Path(parsed.output)
-    measured = evaluate_run(Path(arguments[0]).expanduser(), _other_data(parsed), mesh, output)
-    print(_json(measured) if parsed.json else _table(measured))
+    source, lengths = Path(arguments[0]).expanduser(), _given(parsed, LENGTHS)
+    found: dict[str, dict[str, Any]] = {}
+    for other in others:
+        output = None if parsed.output is None else Path(parsed.output)
+        if other and output and len(others) > 1:
+            output /= folder_name(other.files)
+        found[other.files if other else ""] = evaluate_run(source, other, mesh, output, lengths)
+    print(_json(found) if parsed.json else _text_of(found))
 
 
-def _other_data(parsed: EvalArguments) -> "OtherData | None":
+def _json(found: dict[str, dict[str, Any]]) -> str:
+    """The numbers of the only data, or an object of them for each; JSON knows no NaN, which becomes null."""
+    finite = {
+        files: {name: value if _is_finite(value) else None for name, value in measured.items()}
+        for files, measured in found.items()
+    }
+    return json.dumps(finite if len(finite) > 1 else next(iter(finite.values())))
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _text_of(found: dict[str, dict[str, Any]]) -> str:
+    """A table, with the data above it where there are several."""
+    tables = {files: _table(measured) for files, measured in found.items()}
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    return "\n\n".join(f"{files}\n{table}" for files, table in tables.items())
+
+
+def _other_data(parsed: EvalArguments) -> "list[OtherData] | list[None]":
+    """One for each --data; None stands for the run's own."""
     from flaxmill.train.other_data import OtherData
 
-    columns = {name: getattr(parsed, name) for name in COLUMNS if getattr(parsed, name) is not None}
-    if parsed.data is None:
+    columns = _given(parsed, COLUMNS)
+    if not parsed.data:
         if given := [*columns, *(["unlabelled"] if parsed.unlabelled else [])]:
             raise ValueError(f"--{given[0].replace('_', '-')} is about the file of --data; add --data FILE")
-        return None
-    return OtherData(parsed.data, columns, parsed.unlabelled)
+        return [None]
+    if twice := [files for files in parsed.data if parsed.data.count(files) > 1]:
+        raise ValueError(f"--data {twice[0]} is given twice; give each file once")
+    return [OtherData(files, columns, parsed.unlabelled) for files in parsed.data]
 
 
-def _json(measured: dict[str, Any]) -> str:
-    """JSON knows no NaN: non-finite numbers become null."""
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in measured.items()
-    }
-    return json.dumps(finite)
+def _given(parsed: EvalArguments, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
 
 
 def _table(measured: dict[str, Any]) -> str:

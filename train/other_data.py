@@ -1,6 +1,8 @@
 """Data other than a run's own, read as the run reads its own: what `flaxmill eval --data` measures on."""
 
 import dataclasses
+import hashlib
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,13 @@ class OtherData(NamedTuple):
     files: str
     columns: dict[str, str]
     unlabelled: bool = False
+
+
+def folder_name(files: str) -> str:
+    """A folder for what is found of this file or glob, which no other file shares."""
+    readable = re.sub(r"[^\w.-]+", "_", files.rpartition("/")[2])[:64]
+    whole = files if files.startswith(PREFIX) else str(Path(files).absolute())
+    return f"{readable}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def on_other_data(experiment: Experiment, other: OtherData, tokenizer: Path) -> Experiment:

@@ -2,16 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from flaxmill.data.config import TASK_OBJECTIVES
+from flaxmill.data.config import MIN_SEQUENCE_LENGTH, TASK_OBJECTIVES
 from flaxmill.data.dataset import Dataset
+from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer_files import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.apply import Params
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import load_huggingface, read_huggingface_config
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
@@ -20,8 +23,9 @@ from flaxmill.train.evaluation import compare_with_counting, evaluate
 from flaxmill.train.experiment import Experiment, check_mesh
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.input_pipeline import eval_batch_size, make_batches, prepare_data
-from flaxmill.train.other_data import OtherData, on_other_data
+from flaxmill.train.other_data import OtherData, folder_name, on_other_data
 from flaxmill.train.predictions import Model
+from flaxmill.train.progress import warn
 from flaxmill.train.provenance import describe_other_data
 from flaxmill.train.resolution import resolve
 from flaxmill.train.restoring import load_params
@@ -30,12 +34,16 @@ from flaxmill.train.run_import import imported_experiment
 from flaxmill.train.step import make_eval_step
 from flaxmill.train.task_evaluation import evaluate_examples, is_labelled
 
+# Of a Hugging Face model, which says nothing of its training; the last two as transformers' examples have it.
+LONGEST_ROW, TARGET_LENGTH, STRIDE = 1024, 128, 128
+
 
 def evaluate_run(
     source: Path,
     other: OtherData | None = None,
     mesh_config: MeshConfig | None = None,
     output: Path | None = None,
+    lengths: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure the checkpoint that is used of a run (the best, or the newest), or a Hugging Face model.
 
@@ -44,29 +52,46 @@ def evaluate_run(
 
     Args:
       mesh_config: None: as many devices as divide the rows of an evaluation step.
-      output: None: RUN/eval-STEP, and nothing is written of text.
+      output: None: RUN/eval-STEP, in it a folder for `other`; nothing is written of text.
+      lengths: fields of DataConfig (sequence_length, target_length, stride) that differ from the run's, or
+        from what a Hugging Face model reaches.
 
     Raises:
       ValueError: no such model, no checkpoint in it, its data has changed, or `other` cannot be read.
     """
     cache = cache_directory()
     enable_compilation_cache(cache)
-    experiment = _read_experiment(source, other)
+    experiment = _read_experiment(source, other, lengths or {})
     devices = math.gcd(eval_batch_size(experiment), jax.device_count())
     experiment = dataclasses.replace(experiment, mesh=mesh_config or MeshConfig(data=devices))
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     params, metadata, step = _load(source, experiment, mesh)
     dataset = prepare_data(experiment, cache, lambda line: None)
-    changed = describe_other_data(metadata, dataset) if other is None else None
+    changed = describe_other_data(metadata, dataset) if other is None and not lengths else None
     if changed:
         raise ValueError(f"{source} {changed}; restore the data, or measure on other data with --data FILE")
-    if is_huggingface(source):
+    if is_huggingface(source) or lengths:
         experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
-    output = output or (Path(f"{source.name}-eval") if is_huggingface(source) else source / f"eval-{step}")
+    _say_what_is_cut(dataset)
+    output = output or _output(source, step, other)
     with jax.set_mesh(mesh):
         measured = _measure(experiment, params, dataset, mesh, output, counts_itself=other is not None)
     return ({} if is_huggingface(source) else {"step": step}) | measured
+
+
+def _output(source: Path, step: int, other: OtherData | None) -> Path:
+    folder = Path(f"{source.name}-eval") if is_huggingface(source) else source / f"eval-{step}"
+    return folder if other is None else folder / folder_name(other.files)
+
+
+def _say_what_is_cut(dataset: Dataset) -> None:
+    num_cut = dataset.statistics["valid"].get("num_cut", 0)
+    if num_cut and dataset.layout != "answers":  # whose windows cover a context together
+        warn(
+            f"{num_cut:,} of {dataset.statistics['valid']['num_examples']:,} examples are cut to "
+            f"{dataset.sequence_length} tokens; --sequence-length N reads more of them, if the model can"
+        )
 
 
 def _measure(
@@ -98,17 +123,33 @@ def _measure(
     return measured
 
 
-def _read_experiment(source: Path, other: OtherData | None) -> Experiment:
+def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str, Any]) -> Experiment:
     if not is_huggingface(source):
         experiment, tokenizer = read_config(source), source / TOKENIZER_FILE
+        data = dataclasses.replace(experiment.data, **lengths)
+        experiment = dataclasses.replace(experiment, data=data)
     else:
         if other is None:
             raise ValueError(f"{source} is no run, which has held-out data of its own; add --data FILE")
         tokenizer = find_tokenizer(source)
         if tokenizer is None:
             raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's own there")
-        experiment = imported_experiment(source, read_huggingface_config(source), tokenizer)
+        model = read_huggingface_config(source)
+        own = _own_lengths(model, Tokenizer.load(tokenizer))
+        experiment = imported_experiment(source, model, tokenizer, {**own, **lengths})
     return experiment if other is None else on_other_data(experiment, other, tokenizer)
+
+
+def _own_lengths(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a Hugging Face model reads of a text by itself, as long as that can be computed on any machine."""
+    stated = tokenizer.settings.get("model_max_length")
+    known = [model.max_positions, stated if isinstance(stated, int) else None, LONGEST_ROW]
+    longest = max(MIN_SEQUENCE_LENGTH, min(length for length in known if length is not None))
+    return {
+        "sequence_length": longest,
+        "target_length": min(TARGET_LENGTH, longest),
+        "stride": min(STRIDE, longest // 3),
+    }
 
 
 def _load(source: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, dict[str, Any], int]:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -93,17 +95,25 @@ def _check_places(source: Path, run: Path) -> None:
         raise ValueError(f"{run} is not empty; give the import a new directory")
 
 
-def imported_experiment(source: Path, model: ModelConfig, tokenizer: Path) -> Experiment:
-    """What trains or measures the model of `source` further, on data still to be named."""
+def imported_experiment(
+    source: Path, model: ModelConfig, tokenizer: Path, lengths: Mapping[str, Any] | None = None
+) -> Experiment:
+    """What trains or measures the model of `source` further, on data still to be named.
+
+    Args:
+      lengths: fields of DataConfig; None: those that training begins with, as far as the model reaches.
+    """
     assert model.head is not None
     objective = OBJECTIVE_OF_HEAD.get(model.head, "causal" if model.causal else "mlm")
     if model.encoder_layers is not None:
         objective = "seq2seq"
     has_labels = objective in ("classification", "token_classification") and model.num_classes != 1
-    longest = DataConfig.sequence_length if model.max_positions is None else model.max_positions
+    if lengths is None:
+        longest = DataConfig.sequence_length if model.max_positions is None else model.max_positions
+        lengths = {"sequence_length": min(longest, DataConfig.sequence_length)}
     data = DataConfig(
         tokenizer=str(tokenizer.absolute()),
-        sequence_length=min(longest, DataConfig.sequence_length),
+        **lengths,
         labels=read_labels(source) if has_labels else (),
         label_type="number" if model.num_classes == 1 else "category",
     )

@@ -35,7 +35,7 @@ def evaluate_examples(model: Model, batches: Batches, folder: Path) -> dict[str,
     predictions = predict(model, batches, examples)
     folder.mkdir(parents=True, exist_ok=True)
     _write_predictions(folder / PREDICTIONS_FILE, examples, predictions)
-    measured: dict[str, Any] = {"num_examples": len(examples)}
+    measured: dict[str, Any] = {"num_examples": len(examples), "predictions": str(folder / PREDICTIONS_FILE)}
     if is_labelled(experiment.data, experiment.objective):
         measured |= _score(experiment, examples, predictions)
         if experiment.objective == "classification" and experiment.data.labels:
