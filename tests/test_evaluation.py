@@ -16,6 +16,7 @@ from flaxmill.train.evaluation import (
     compare_with_counting,
     describe_evaluation,
     evaluate,
+    summarize_evaluation,
 )
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.metrics import read_metrics
@@ -124,6 +125,13 @@ def test_the_summary_sets_every_number_beside_what_counting_reaches():
     assert "bits" not in text
     causal = describe_evaluation({"eval_loss": 2.0, "eval_bits_per_byte": 1.5})
     assert causal == "held-out next-token loss 2.000 nats, 1.500 bits a byte"
+
+
+def test_an_evaluation_on_the_way_shows_the_value_that_is_followed():
+    metrics = {"eval_loss": 0.41, "eval_f1_macro": 0.8125}
+    assert summarize_evaluation(metrics, None) == "held-out loss 0.410"
+    assert summarize_evaluation(metrics, "eval_loss") == "held-out loss 0.410"
+    assert summarize_evaluation(metrics, "eval_f1_macro") == "held-out loss 0.410, f1_macro 0.812"
 
 
 @pytest.fixture

@@ -266,3 +266,19 @@ def test_no_field_is_an_optional_dataclass():
         value = getattr(Experiment(), field.name)
         assert dataclasses.is_dataclass(value) or not hasattr(field.type, "__dataclass_fields__")
     assert not any(dataclasses.is_dataclass(value) for value in flatten(Experiment()).values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"label_smoothing": 1.0}, r"label_smoothing=1.0 must be in \[0, 1\)"),
+        ({"label_smoothing": 0.1, "objective": "question_answering"}, "spreads a class over others, which"),
+        (
+            {"label_smoothing": 0.1, "objective": "classification", "data": DataConfig(label_type="number")},
+            "data.label_type=number has not; leave it 0",
+        ),
+    ],
+)
+def test_label_smoothing_is_refused_where_there_are_no_classes(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(**fields)

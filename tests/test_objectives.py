@@ -246,3 +246,42 @@ def test_sums_of_parts_of_a_batch_add_up_to_those_of_the_whole(objective):
     assert added.keys() == whole.keys()
     for name in whole:
         assert float(added[name]) == pytest.approx(float(whole[name]), rel=1e-5), name
+
+
+@pytest.mark.parametrize("objective", ["causal", "mlm", "hybrid"])
+def test_smoothed_labels_are_torchs_in_loss_and_gradient(objective):
+    import torch
+
+    config, batch, share = CONFIGS[objective], random_batch(objective), 0.1
+    if objective == "hybrid":
+        batch["causal"] = jnp.ones_like(batch["causal"])  # one term alone, so that torch's mean is ours
+
+    def loss_of(params):
+        sums = numerators(objective, config, params, batch, max_predictions=None, label_smoothing=share)
+        return combine(objective, 0.0, sums, denominators(objective, batch))["loss"]
+
+    ours, gradient = jax.jit(jax.value_and_grad(loss_of))(params_of(config))
+    logits, pull = jax.vjp(lambda params: apply(config, params, batch)["logits"], params_of(config))
+    theirs = torch.tensor(np.asarray(logits), requires_grad=True)
+    chosen = torch.tensor(np.asarray(batch["weights"]) > 0)
+    targets = torch.tensor(np.asarray(batch["targets"]), dtype=torch.long)
+    loss = torch.nn.functional.cross_entropy(theirs[chosen], targets[chosen], label_smoothing=share)
+    loss.backward()
+    assert theirs.grad is not None
+    assert float(ours) == pytest.approx(float(loss.detach()), rel=1e-6)
+    expected = pull(jnp.asarray(theirs.grad.numpy()))[0]
+    largest = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    # float32 rounding of sums over all rows, relative to the largest gradient.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * max(largest, 1.0)), gradient, expected
+    )
+
+
+def test_smoothed_labels_change_the_loss_and_not_the_accuracy():
+    batch = random_batch("causal")
+    plain = measure("causal", params_of(GPT), batch)
+    sums = numerators("causal", GPT, params_of(GPT), batch, max_predictions=None, label_smoothing=0.2)
+    smoothed = combine("causal", 0.0, sums, denominators("causal", batch))
+    (accuracy,) = (name for name in plain if name.endswith("accuracy"))
+    assert float(smoothed[accuracy]) == float(plain[accuracy])
+    assert float(smoothed["loss"]) != pytest.approx(float(plain["loss"]), rel=1e-3)

@@ -42,6 +42,20 @@ def test_weighed_classes_are_torchs():
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_smoothed_classes_are_torchs():
+    import torch
+
+    config = ModelConfig(**SHAPE, head="classification", num_labels=3)
+    labels = np.array([0, 2, 1, 1, 0, 2], np.int32)
+    batch = make_batch(labels=labels, weights=np.ones(6, np.float32))
+    params = init_params(config, jax.random.key(0))
+    sums = numerators("classification", config, params, batch, max_predictions=None, label_smoothing=0.2)
+    ours = combine("classification", 0.0, sums, denominators("classification", batch))["loss"]
+    logits = torch.tensor(np.asarray(apply(config, params, batch)["logits"]))
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.2)
+    assert float(ours) == pytest.approx(float(criterion(logits, torch.tensor(labels).long())), rel=1e-6)
+
+
 def test_numbers_have_squared_errors_and_no_accuracy():
     config = ModelConfig(**SHAPE, head="classification", num_labels=1)
     batch = make_batch(labels=np.zeros(6, np.float32), weights=np.ones(6, np.float32))

@@ -95,6 +95,14 @@ def compare_with_counting(
     return compared
 
 
+def summarize_evaluation(metrics: dict[str, float], followed: str | None) -> str:
+    """One line of an evaluation on the way: the loss, and the value that the best checkpoint follows."""
+    loss = f"held-out loss {metrics['eval_loss']:.3f}"
+    if followed is None or followed == "eval_loss":
+        return loss
+    return f"{loss}, {followed.removeprefix('eval_')} {metrics[followed]:.3f}"
+
+
 def describe_evaluation(metrics: dict[str, float]) -> str:
     """A few lines for a person: every loss beside the entropy or share that counting reaches."""
     get = metrics.get

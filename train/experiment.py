@@ -82,6 +82,9 @@ class Experiment:
     """Batches of an evaluation; None: all held-out rows."""
     z_loss: float = 0.0
     """Weight of the squared log-partition in the loss (PaLM, Chowdhery et al. 2022, section 5)."""
+    label_smoothing: float = 0.0
+    """Share of a target's probability that is spread over all classes, or the whole vocabulary, in training
+    (Szegedy et al. 2016, section 7); evaluations measure without it."""
     max_skipped_steps: int = 10
     """Non-finite steps in a row after which the run stops."""
     prompt: str = "The "
@@ -111,6 +114,7 @@ class Experiment:
             f"z_loss={self.z_loss} needs a loss over the vocabulary, unlike that of "
             f"objective={self.objective}; leave it 0",
         )
+        _check_label_smoothing(self)
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} microbatches; "
@@ -124,6 +128,17 @@ class Experiment:
             self.objective in HEAD_OF_OBJECTIVE,
             f"objective={self.objective!r} is unknown; use one of {', '.join(HEAD_OF_OBJECTIVE)}",
         )
+
+
+def _check_label_smoothing(experiment: "Experiment") -> None:
+    share, data = experiment.label_smoothing, experiment.data
+    require(0 <= share < 1, f"label_smoothing={share} must be in [0, 1)")
+    has_classes = experiment.objective != "question_answering" and data.label_type == "category"
+    require(
+        share == 0 or has_classes,
+        f"label_smoothing={share} spreads a class over others, which objective={experiment.objective} with "
+        f"data.label_type={data.label_type} has not; leave it 0",
+    )
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:

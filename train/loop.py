@@ -14,7 +14,12 @@ from flaxmill.model.apply import Params, abstract_params
 from flaxmill.sharding.processes import agree_on, is_main
 from flaxmill.train.bad_batches import write_bad_batches
 from flaxmill.train.checkpoint import Checkpoints
-from flaxmill.train.evaluation import compare_with_counting, describe_evaluation, evaluate
+from flaxmill.train.evaluation import (
+    compare_with_counting,
+    describe_evaluation,
+    evaluate,
+    summarize_evaluation,
+)
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
 from flaxmill.train.input_pipeline import make_batches, read_ahead
@@ -196,7 +201,7 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
             evaluated = evaluate_now(done)
             if evaluated is None:
                 return leave(done)
-            progress.say(f"step {done}: held-out loss {evaluated['eval_loss']:.3f}")
+            progress.say(f"step {done}: {summarize_evaluation(evaluated, experiment.best.metric)}")
             if recorder.best.is_waited_out:
                 last = done
                 break

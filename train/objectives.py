@@ -55,6 +55,7 @@ def numerators(
     max_predictions: int | None,
     key: jax.Array | None = None,
     chunk_tokens: int | None = None,
+    label_smoothing: float = 0.0,
 ) -> Sums:
     """Weighted sums of losses and of right answers over these rows.
 
@@ -63,12 +64,13 @@ def numerators(
         gathered before the head, which then reads P of a row's T tokens.
       key: turns dropout on.
       chunk_tokens: as in `cross_entropy`.
+      label_smoothing: share of a target's probability that is spread over the vocabulary or the classes.
     """
     model = bind(config, params)
     batch = complete_batch(config, batch)
     if objective in CLASS_OBJECTIVES:
         body_key, head_key = split_key(key, 2)
-        return task_sums(model, model(batch, body_key), batch, head_key)
+        return task_sums(model, model(batch, body_key), batch, head_key, label_smoothing)
     hidden_BTD = model(batch, key)
     sums: Sums = {}
     if model.nsp is not None and objective == "mlm_nsp":
@@ -76,7 +78,7 @@ def numerators(
     if max_predictions is not None:
         hidden_BTD, batch = _gather_predicted(hidden_BTD, batch, max_predictions)
     with jax.named_scope("token_loss"):
-        losses = _token_losses(model, config, hidden_BTD, batch["targets"], chunk_tokens)
+        losses = _token_losses(model, config, hidden_BTD, batch["targets"], chunk_tokens, label_smoothing)
     for term in TERMS[objective]:
         if term != "nsp":
             weights = _term_weights(term, batch)
@@ -151,11 +153,24 @@ def _gather_predicted(hidden_BTD: jax.Array, batch: Batch, num_places: int) -> t
 
 
 def _token_losses(
-    model: Transformer, config: ModelConfig, hidden: jax.Array, targets: jax.Array, chunk_tokens: int | None
+    model: Transformer,
+    config: ModelConfig,
+    hidden: jax.Array,
+    targets: jax.Array,
+    chunk_tokens: int | None,
+    label_smoothing: float,
 ) -> TokenLosses:
     table_VD, bias_V = model.output_table()
     decoded = model.before_output(hidden)
-    assert config.vocab_size is not None
-    return cross_entropy(
-        decoded, table_VD, bias_V, targets, vocab_size=config.vocab_size, chunk_tokens=chunk_tokens
+    size = config.vocab_size
+    assert size is not None
+    losses = cross_entropy(decoded, table_VD, bias_V, targets, vocab_size=size, chunk_tokens=chunk_tokens)
+    if not label_smoothing:
+        return losses
+    # The mean of -log p over the vocabulary, from the mean row of the table instead of all logits.
+    mean_logit = jnp.einsum(
+        "...D,D->...", decoded, table_VD[:size].mean(0), preferred_element_type=jnp.float32
     )
+    mean_logit += 0.0 if bias_V is None else bias_V[:size].mean()
+    spread = losses.log_z - mean_logit
+    return losses._replace(nll=(1 - label_smoothing) * losses.nll + label_smoothing * spread)

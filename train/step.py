@@ -114,7 +114,13 @@ def _make_loss(experiment: Experiment, batch: Batch, max_predictions: int | None
     def loss_of(trained: Params, rows: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
         params = merge(trained, frozen)
         sums = numerators(
-            experiment.objective, experiment.model, params, rows, max_predictions=max_predictions, key=key
+            experiment.objective,
+            experiment.model,
+            params,
+            rows,
+            max_predictions=max_predictions,
+            key=key,
+            label_smoothing=experiment.label_smoothing,
         )
         return combine(experiment.objective, experiment.z_loss, sums, totals)["loss"], sums
 

@@ -11,7 +11,13 @@ from flaxmill.model.transformer import Batch, Transformer
 Sums = dict[str, jax.Array]
 
 
-def task_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch, key: jax.Array | None) -> Sums:
+def task_sums(
+    model: Transformer,
+    hidden_BTD: jax.Array,
+    batch: Batch,
+    key: jax.Array | None,
+    label_smoothing: float = 0.0,
+) -> Sums:
     """Weighted sums of losses and of right answers, named for the terms of the head's objective, and the
     counts that scores of categories are computed from.
 
@@ -25,12 +31,14 @@ def task_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch, key: jax.
             return _regression_sums(logits[:, 0], batch)
         case "classification":
             is_known = (batch["documents"] > 0).any(1) & (batch["labels"] >= 0)
-            return _class_sums("classification", logits, batch["labels"], batch["weights"]) | {
-                "confusion": _confusion(batch["labels"], logits, is_known)
+            labels = batch["labels"]
+            return _class_sums("classification", logits, labels, batch["weights"], label_smoothing) | {
+                "confusion": _confusion(labels, logits, is_known)
             }
         case "token_classification":
-            return _class_sums("token_classification", logits, batch["targets"], batch["weights"]) | {
-                "confusion": _confusion(batch["targets"], logits, batch["weights"] > 0)
+            labels, weights = batch["targets"], batch["weights"]
+            return _class_sums("token_classification", logits, labels, weights, label_smoothing) | {
+                "confusion": _confusion(labels, logits, weights > 0)
             }
         case "qa":
             return _answer_sums(logits, batch)
@@ -49,9 +57,14 @@ def _regression_sums(predicted_B: jax.Array, batch: Batch) -> Sums:
     return {"classification": (batch["weights"] * (predicted_B - batch["labels"]) ** 2).sum()}
 
 
-def _class_sums(term: str, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+def _class_sums(
+    term: str, logits: jax.Array, labels: jax.Array, weights: jax.Array, label_smoothing: float = 0.0
+) -> Sums:
     """Cross-entropies; what has no label, -1, has weight 0."""
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    if label_smoothing:
+        spread = -jax.nn.log_softmax(logits).mean(-1)
+        nll = (1 - label_smoothing) * nll + label_smoothing * spread
     correct = logits.argmax(-1) == labels
     return {term: (weights * nll).sum(), f"{term}_correct": (weights * correct).sum()}
 
