@@ -8,6 +8,7 @@ import pytest
 import small_llama
 
 from flaxmill.model import GenerationConfig
+from flaxmill.train.decoding_settings import read_decoding
 from flaxmill.train.text_generation import stream_texts, write_texts
 from flaxmill.train.text_model import load_text_model
 
@@ -69,3 +70,28 @@ def test_a_special_token_that_a_prompt_spells_is_that_token_unless_markup_is_off
     plain = load_text_model(small_llama.directory(), markup=False)
     assert 2 not in plain.read("a</s>b")
     assert plain.read("a")[0] == 1  # what stands before a prompt is no text
+
+
+def test_settings_that_are_not_followed_are_named_once(llama, tmp_path, caplog):
+    shutil.copytree(small_llama.directory(), tmp_path / "llama")
+    settings = {
+        "min_new_tokens": 3,
+        "no_repeat_ngram_size": 0,
+        "temperature": 0.7,
+        "bad_words_ids": [[5], [6, 7]],
+    }
+    (tmp_path / "llama" / "generation_config.json").write_text(json.dumps(settings))
+    with caplog.at_level("WARNING"):
+        model = load_text_model(tmp_path / "llama")
+    (said,) = [record.getMessage() for record in caplog.records if "not followed" in record.getMessage()]
+    assert said == (
+        "generation_config.json: min_new_tokens=3, bad_words_ids of several tokens is not followed here"
+    )
+    assert model.decoding["suppressed_ids"] == (5,)
+
+
+@pytest.mark.parametrize("name", ["eos_token_id", "suppress_tokens", "bad_words_ids"])
+@pytest.mark.parametrize("value", ["x", [1.5], [True], [-1], {"a": 1}])
+def test_ids_that_are_none_are_one_line(name, value, llama, tmp_path):
+    with pytest.raises(ValueError, match=rf"generation_config\.json: {name}=.* holds what is no token id"):
+        read_decoding({name: value}, llama.config, llama.tokenizer, is_run=False)

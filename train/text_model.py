@@ -19,11 +19,11 @@ from flaxmill.model.weight_files import read_json
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.decoding_settings import read_decoding
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import CONFIG_FILE, TOKENIZER_FILE, read_config
 from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE
-from flaxmill.train.token_ids import end_ids
 
 
 class TextModel(NamedTuple):
@@ -72,10 +72,10 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
         tokenizer = _load_tokenizer(find_tokenizer(source), source)
         framing, separator = "template", None
     _check_vocabulary(config, tokenizer, source)
-    config = with_decoder_start(config, tokenizer)
+    config = with_decoder_start(config, tokenizer, settings.get("decoder_start_token_id"))
     read = make_reader(config, tokenizer, framing=framing, separator=separator, markup=markup)
     continues = config.encoder_layers is None and separator is None
-    decoding = _decoding(settings, config, tokenizer, is_run)
+    decoding = read_decoding(settings, config, tokenizer, is_run=is_run)
     return TextModel(config, params, mesh, tokenizer, read, continues, decoding)
 
 
@@ -103,23 +103,12 @@ def make_reader(
     return lambda text: framer.encode(text).ids
 
 
-def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """What the decoder of an encoder-decoder reads first, as in training (data/example_batches.py)."""
-    known = (config.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id, 0)
+def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer, stated: int | None = None) -> ModelConfig:
+    """What the decoder of an encoder-decoder reads first: as generation_config.json states, else as in
+    training (data/example_batches.py)."""
+    known = (stated, config.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id, 0)
     start_id = next(id_ for id_ in known if id_ is not None)
     return dataclasses.replace(config, decoder_start_id=start_id) if config.encoder_layers else config
-
-
-def _decoding(
-    settings: dict[str, Any], config: ModelConfig, tokenizer: Tokenizer, is_run: bool
-) -> dict[str, Any]:
-    """What generation_config.json says of tokens; how to search or to draw is for the user to say."""
-    forbidden = [ids[0] for ids in settings.get("bad_words_ids") or [] if len(ids) == 1]
-    return {
-        "end_ids": end_ids(settings, config, tokenizer, is_run=is_run),
-        "suppressed_ids": (*forbidden, *(settings.get("suppress_tokens") or [])),
-        "forced_end": settings.get("forced_eos_token_id") is not None,
-    }
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:

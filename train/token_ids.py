@@ -26,13 +26,23 @@ def with_token_ids(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     )
 
 
+def read_ids(settings: Mapping[str, Any], name: str) -> list[int]:
+    """Token ids of a setting that is an id, a list of them, or absent. Raises ValueError where it is none."""
+    value = settings.get(name)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(id_, int) and not isinstance(id_, bool) and 0 <= id_ < 2**31 for id_ in ids):
+        raise ValueError(
+            f"generation_config.json: {name}={value!r:.60} holds what is no token id; correct it"
+        )
+    return ids
+
+
 def end_ids(
     settings: Mapping[str, Any], model: ModelConfig, tokenizer: Tokenizer, *, is_run: bool
 ) -> tuple[int, ...]:
     """What ends a generated text: the tokens of generation_config.json, else those of config.json; and what
     ended texts in the training of a run, or of a model that names no end."""
-    named = settings.get("eos_token_id")
-    ends = named if isinstance(named, list) else list(model.end_ids) if named is None else [named]
+    ends = read_ids(settings, "eos_token_id") or list(model.end_ids)
     if (is_run or not ends) and tokenizer.closing_id is not None:
         ends = [*ends, tokenizer.closing_id]
     return tuple(sorted(set(ends)))
