@@ -15,6 +15,7 @@ from flaxmill.data.tokenizer_files import READABLE, find_tokenizer, read_tokeniz
 from flaxmill.data.tokenizer_roles import Frame, Roles, find_roles, roles_by_spelling, template_frame
 from flaxmill.data.tokenizer_settings import ROLES, TokenizerSettings, read_settings
 
+_VERY_LONG = 1_000_000
 # Of a settings file, what is about another place, or no longer true of what is written.
 _NOT_KEPT = {"name_or_path", "tokenizer_file", "special_tokens_map_file", "init_inputs", "vocab_file"}
 
@@ -73,6 +74,23 @@ class Tokenizer:
         copy = tokenizers.Tokenizer.from_str(self.to_json())
         copy.encode_special_tokens = False
         return copy
+
+    @property
+    def unknown_settings(self) -> list[str]:
+        """Keys of the tokenizer_config.json beside its file that nobody knows: a newer feature, or a typo."""
+        return self._files.unknown_keys
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest text that its settings allow; None: they say nothing, or transformers' "very long"."""
+        stated = self.settings.get("model_max_length", self.settings.get("max_len"))
+        return stated if isinstance(stated, int) and 0 < stated < _VERY_LONG else None
+
+    @property
+    def gives_segments(self) -> bool:
+        """Whether a model is told which text of a pair a token belongs to."""
+        names = self.settings.get("model_input_names")
+        return not isinstance(names, list) or "token_type_ids" in names or not names
 
     @property
     def truncation_side(self) -> Literal["left", "right"]:

@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from flaxmill.data.tokenizer_settings import TokenizerSettings, token_text
+from flaxmill.data.tokenizer_settings import ROLES, TokenizerSettings, token_text
 
 TOKENIZER_NAMES = (
     *("tokenizer.json", "vocab.txt", "vocab.json"),
@@ -137,6 +137,11 @@ def _extra_tokens(values: Mapping[str, Any]) -> Iterable[str]:
         for token in tokens.values() if isinstance(tokens, Mapping) else tokens:
             if text := token_text(token):
                 yield text
+    # A model's own kinds of tokens, such as image_token.
+    named = {f"{role}_token" for role in ROLES}
+    for key, token in values.items():
+        if key.endswith("_token") and key not in named and (text := token_text(token)):
+            yield text
 
 
 def _is_special(tokenizer: tokenizers.Tokenizer, text: str) -> bool:
@@ -175,7 +180,10 @@ def _byte_level(path: Path, settings: TokenizerSettings) -> tokenizers.Tokenizer
         if cls_id is None or sep_id is None:
             raise ValueError(f"{path.name} lacks {cls} or {sep}, which frame RoBERTa's texts")
         tokenizer.post_processor = processors.RobertaProcessing(
-            (sep, sep_id), (cls, cls_id), trim_offsets=True, add_prefix_space=False
+            (sep, sep_id),
+            (cls, cls_id),
+            trim_offsets=bool(settings.values.get("trim_offsets", True)),
+            add_prefix_space=bool(settings.values.get("add_prefix_space", False)),
         )
     return tokenizer
 

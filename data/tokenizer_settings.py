@@ -20,6 +20,65 @@ SETTINGS_FILES = (
     "config.json",
 )
 
+READ_KEYS = frozenset(
+    {
+        *(f"{role}_token" for role in ROLES),
+        *("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"),
+        *("tokenizer_class", "model_max_length", "max_len", "model_input_names", "truncation_side"),
+        *("do_lower_case", "strip_accents", "tokenize_chinese_chars"),  # BERT's
+        *("add_prefix_space", "trim_offsets"),  # byte-level BPE's
+        *("split_special_tokens", "auto_map"),  # the latter is refused
+        *(
+            "legacy",
+            "extra_ids",
+            "sp_model_kwargs",
+        ),  # by transformers, where it converts a SentencePiece model
+    }
+)
+"""Keys of tokenizer_config.json that are followed."""
+MEANINGLESS_KEYS: dict[str, str] = {
+    "add_bos_token": "tokenizer.json's template says it, also to transformers",
+    "add_eos_token": "as add_bos_token",
+    "backend": "there is one",
+    "chat_control_tokens": "belongs to conversations",
+    "chat_template": "belongs to conversations",
+    "clean_up_tokenization_spaces": "text is decoded as its tokens spell it",
+    "device_map": "belongs to models",
+    "do_basic_tokenize": "transformers 5 has no other way",
+    "errors": "bytes that are no character are decoded as U+FFFD",
+    "fix_mistral_regex": "tokenizer.json is read as it stands",
+    "init_inputs": "belongs to Python",
+    "is_local": "belongs to transformers",
+    "local_files_only": "belongs to transformers",
+    "name_or_path": "names where the tokenizer was",
+    "never_split": "transformers 5 has no such list",
+    "pad_to_multiple_of": "rows have one length",
+    "pad_token_type_id": "nothing attends to padding",
+    "padding_side": "rows are padded where their positions do not see it",
+    "processor_class": "belongs to images and sound",
+    "response_schema": "belongs to conversations",
+    "response_template": "belongs to conversations",
+    "return_token_type_ids": "belongs to a call",
+    "separate_vocabs": "belongs to a pair of SentencePiece models, which is not read",
+    "source_lang": "names a language",
+    "spaces_between_special_tokens": "belongs to decoding, which leaves special tokens out",
+    "special_tokens_map_file": "names a file",
+    "stride": "data.stride says it",
+    "target_lang": "names a language",
+    "tokenizer_file": "names a file",
+    "tokenizer_type": "names a class to transformers",
+    "truncation_strategy": "the longer text of a pair is cut first",
+    "max_length": "data.sequence_length says it",
+    "unk_id": "the file says it",
+    "use_default_system_prompt": "belongs to conversations",
+    "use_fast": "there is one kind",
+    "verbose": "belongs to transformers",
+    "vocab_file": "names a file",
+    "vocab_size": "the file says it",
+    "__type": "belongs to transformers",
+}
+"""Keys of tokenizer_config.json that change nothing here, and why."""
+
 _ENDOFTEXT = "<|endoftext|>"
 # The defaults of transformers' tokenizer classes, where no file says otherwise.
 _CLASS_TOKENS: dict[str, dict[Role, str]] = {
@@ -79,6 +138,12 @@ class TokenizerSettings(NamedTuple):
                 if spelling := token_text(self.values[f"{role}_token"]):
                     named[role] = spelling
         return named
+
+    @property
+    def unknown_keys(self) -> list[str]:
+        """What is neither followed nor known to change nothing; a token of a name of its own is special."""
+        known = READ_KEYS | MEANINGLESS_KEYS.keys()
+        return sorted(key for key in self.values if key not in known and not key.endswith("_token"))
 
     @property
     def names_tokens(self) -> bool:

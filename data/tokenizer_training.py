@@ -40,6 +40,9 @@ def make_tokenizer(config: DataConfig, corpus: SplitCorpus, log: Callable[[str],
 def load_tokenizer(config: DataConfig, log: Callable[[str], None]) -> Tokenizer:
     """The tokenizer of a file, its roles as data.framing asks. Raises ValueError where it cannot be read."""
     tokenizer = Tokenizer.load(config.tokenizer, by_spelling=config.framing == "spelled")
+    if unknown := tokenizer.unknown_settings:
+        keys = ", ".join(unknown)
+        log(f"{config.tokenizer}: tokenizer_config.json has keys that are not known here: {keys}")
     guesses_case = Path(config.tokenizer).suffix == ".txt" and "do_lower_case" not in tokenizer.settings
     share = count_capitals(tokenizer.inner) / tokenizer.inner.get_vocab_size()
     if guesses_case and share > _CASED_SHARE:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from small_llama import make_tokenizer
 from small_tokenizers import TEXT, directory_of, ours
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from flaxmill.data.config import DataConfig
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer_roles import Roles
-from flaxmill.data.tokenizer_settings import ROLES
+from flaxmill.data.tokenizer_settings import MEANINGLESS_KEYS, READ_KEYS, ROLES
+from flaxmill.data.tokenizer_training import load_tokenizer
 
 END = "<|endoftext|>"
 NO_CODE = "PreTrainedTokenizerFast"
@@ -337,3 +341,47 @@ def test_what_is_saved_reads_back_with_the_same_roles(tmp_path):
         tokenizer.save(again / "tokenizer.json")
         tokenizer.save_settings(again / "tokenizer_config.json")
         assert Tokenizer.load(again).roles == tokenizer.roles
+
+
+def test_every_setting_that_transformers_takes_is_followed_or_known_to_change_nothing():
+    import inspect
+
+    import transformers
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    names = ("Bert", "Roberta", "GPT2", "GPTNeoX", "Llama", "Qwen2", "T5", "Marian")
+    taken = set()
+    for name in names:
+        taken |= set(inspect.signature(getattr(transformers, f"{name}Tokenizer").__init__).parameters)
+    # What the base class takes by name out of its keywords.
+    source = inspect.getsource(PreTrainedTokenizerBase.__init__)
+    source += inspect.getsource(transformers.PreTrainedTokenizerFast.__init__)
+    taken |= set(re.findall(r"kwargs\.(?:pop|get|setdefault)\(\"(\w+)\"", source))
+    internal = {"self", "kwargs", "vocab", "merges", "source_spm", "target_spm", "target_vocab_file"}
+    internal |= {
+        "tokenizer_object",
+        "gguf_file",
+        "post_processor",
+        "tokenizer_truncation",
+        "tokenizer_padding",
+    }
+    internal |= {"model_specific_special_tokens", "tokenizer", "merges_file", "files_loaded", "_commit_hash"}
+    known = READ_KEYS | MEANINGLESS_KEYS.keys()
+    assert {key for key in taken - internal - known if not key.startswith("_")} == set()
+    assert not READ_KEYS & MEANINGLESS_KEYS.keys()
+
+
+def test_the_page_on_tokenizers_lists_the_settings_that_are_followed_and_those_that_are_not():
+    page = (Path(__file__).parent.parent / "docs" / "tokenizers.md").read_text()
+    for key in READ_KEYS - {f"{role}_token" for role in ROLES}:
+        assert f"`{key}`" in page, key
+    for key, why in MEANINGLESS_KEYS.items():
+        assert f"| `{key}` | {why} |" in page, key
+
+
+def test_a_setting_that_nobody_knows_is_named(tmp_path):
+    write(tmp_path, byte_level(END), tokenizer_config={"tokenizer_class": NO_CODE, "do_lowercase": True})
+    assert Tokenizer.load(tmp_path).unknown_settings == ["do_lowercase"]
+    said = []
+    load_tokenizer(DataConfig(tokenizer=str(tmp_path)), said.append)
+    assert said == [f"{tmp_path}: tokenizer_config.json has keys that are not known here: do_lowercase"]

@@ -142,8 +142,7 @@ def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str
 
 def _own_lengths(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """What a Hugging Face model reads of a text by itself, as long as that can be computed on any machine."""
-    stated = tokenizer.settings.get("model_max_length")
-    known = [model.max_positions, stated if isinstance(stated, int) else None, LONGEST_ROW]
+    known = [model.max_positions, tokenizer.max_length, LONGEST_ROW]
     longest = max(MIN_SEQUENCE_LENGTH, min(length for length in known if length is not None))
     return {
         "sequence_length": longest,
