@@ -57,7 +57,7 @@ def prepare(
     check_vocab_size(config)
     check_trained_specials(config, objective)
     is_task = objective in TASK_OBJECTIVES
-    corpus = split_examples(config, objective) if is_task else split_corpus(config)
+    corpus = split_examples(config, objective, log) if is_task else split_corpus(config, log)
     settings = stored_settings(config, layout)
     final, *others = _places(Path(cache) / "data", config, objective, settings, corpus)
     dataset = _open_whole(final, log) or _open_with_labels(others, config.labels, log)
@@ -195,8 +195,12 @@ def _build(
     log: Log,
 ) -> None:
     is_task = isinstance(corpus, ExampleCorpus)
-    # Labels come before the tokenizer: a bad row is found in a moment, a vocabulary takes minutes.
+    # All this comes before the tokenizer: a bad row is found in a moment, a vocabulary takes minutes.
+    corpus.check()
     labels = find_labels(config, objective, corpus) if is_task else ()
+    if is_task and config.tokenizer in ("bpe", "wordpiece"):
+        for _ in corpus.examples():
+            pass
     tokenizer = make_tokenizer(config, as_documents(corpus, objective) if is_task else corpus, log)
     require_special_tokens(tokenizer, objective, config)
     log(f"preparing {corpus.name} in {final}")

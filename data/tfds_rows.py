@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxmill.data.tables import Row, unreadable
+from flaxmill.data.rows import Row, unreadable
 
 PREFIX = "tfds:"
 """Begins the name of a dataset where a file's is expected: tfds:NAME[/CONFIG][:SPLIT], or tfds:DIRECTORY."""

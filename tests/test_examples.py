@@ -6,7 +6,7 @@ import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Answer, make_examples
-from flaxmill.data.tables import Row
+from flaxmill.data.rows import Row
 
 
 def read(objective: str, *rows: dict[str, Any], file: str = "a.csv", **fields: Any):
