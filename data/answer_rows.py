@@ -19,7 +19,7 @@ OUTSIDE = -1
 
 def make_answer_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
     """Question, then context, in windows that share data.stride tokens of it; trains on the first answer."""
-    framer = _make_framer(tokenizer)
+    framer = _make_framer(tokenizer, config)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
         windows = list(_windows(framer, examples, config))
@@ -48,7 +48,7 @@ def locate_contexts(
 
     The text of an answer from token i to j is context[offsets[i, 0] : offsets[j, 1]].
     """
-    framer = _make_framer(tokenizer)
+    framer = _make_framer(tokenizer, config)
     for number, example in enumerate(examples):
         for _, encoding in _windows(framer, [example], config):
             offsets = np.full((config.sequence_length, 2), OUTSIDE, np.int32)
@@ -57,9 +57,23 @@ def locate_contexts(
             yield number, offsets
 
 
-def _make_framer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+def check_stride(config: DataConfig, num_around: int = 0) -> None:
+    """Raises ValueError where windows share all that is left beside the `num_around` special tokens."""
+    room = config.sequence_length - num_around
+    if config.stride >= room:
+        beside = f" beside {num_around} special tokens" if num_around else ""
+        raise ValueError(
+            f"data.stride={config.stride} tokens that neighbouring windows share leave nothing new in one: "
+            f"data.sequence_length={config.sequence_length} has room for {room}{beside}; lower data.stride, "
+            f"for example to {room // 3}, or raise data.sequence_length"
+        )
+
+
+def _make_framer(tokenizer: Tokenizer, config: DataConfig) -> tokenizers.Tokenizer:
     framer = make_framer(tokenizer, "")
-    assert framer.num_special_tokens_to_add(True), "a tokenizer without [CLS] is refused before"
+    num_around = framer.num_special_tokens_to_add(True)
+    assert num_around, "a tokenizer without [CLS] is refused before"
+    check_stride(config, num_around)
     return framer
 
 

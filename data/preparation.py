@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flaxmill.data.answer_rows import check_stride
 from flaxmill.data.building import build_dataset
 from flaxmill.data.config import TASK_OBJECTIVES, DataConfig
 from flaxmill.data.dataset import (
@@ -27,6 +28,7 @@ from flaxmill.data.example_building import build_examples
 from flaxmill.data.example_corpus import ExampleCorpus, as_documents, find_labels, has_labels, split_examples
 from flaxmill.data.held_out import SplitCorpus, split_corpus
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
+from flaxmill.data.target_rows import check_prompt_room
 from flaxmill.data.tokenization import TRAINED, check_vocab_size, make_tokenizer
 
 # The fields that change the rows of labelled examples, beside those of every layout.
@@ -56,6 +58,7 @@ def prepare(
     layout = layout_of(objective, has_encoder)
     check_vocab_size(config)
     check_trained_specials(config, objective)
+    _check_lengths(config, layout)
     is_task = objective in TASK_OBJECTIVES
     corpus = split_examples(config, objective, log) if is_task else split_corpus(config, log)
     settings = stored_settings(config, layout)
@@ -66,6 +69,14 @@ def prepare(
             dataset = _open_whole(final, log) or _make(final, config, objective, settings, corpus, log)
     require_special_tokens(dataset.tokenizer, objective, config)
     return dataset
+
+
+def _check_lengths(config: DataConfig, layout: Layout) -> None:
+    """Refuses before anything is read what the rows' encoders refuse once they have a tokenizer."""
+    if layout == "answers":
+        check_stride(config)
+    elif layout == "prompts":
+        check_prompt_room(config)
 
 
 def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:

@@ -41,13 +41,7 @@ def make_prompt_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     """A prompt is cut at its end so that data.target_length tokens have room behind it, however many the
     target has: a held-out prompt must not tell how long its target is."""
     framer = make_prompter(tokenizer, config.separator)
-    room = config.sequence_length + 1 - config.target_length
-    if room <= framer.num_special_tokens_to_add(False):
-        raise ValueError(
-            f"data.target_length={config.target_length} leaves no room for a prompt and its separator in "
-            f"data.sequence_length={config.sequence_length}; raise the latter, or lower the former"
-        )
-    framer.enable_truncation(room)
+    framer.enable_truncation(check_prompt_room(config, framer.num_special_tokens_to_add(False)))
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
         encodings = framer.encode_batch_fast([example.texts[0] for example in examples])
@@ -65,6 +59,17 @@ def make_prompt_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
         return EncodedRows(rows, int((np.array(cut) | is_cut).sum()))
 
     return encode
+
+
+def check_prompt_room(config: DataConfig, num_around: int = 0) -> int:
+    """Tokens for a prompt and `num_around` special ones. Raises ValueError where the prompt has none."""
+    room = config.sequence_length + 1 - config.target_length
+    if room <= num_around:
+        raise ValueError(
+            f"data.target_length={config.target_length} leaves no room for a prompt and its separator in "
+            f"data.sequence_length={config.sequence_length}; raise the latter, or lower the former"
+        )
+    return room
 
 
 def _encode_targets(
