@@ -1,6 +1,7 @@
 """Finds a config's dataset in the cache, or makes it so that only a whole one is ever seen."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -39,6 +40,9 @@ _EXAMPLE_SETTINGS: dict[Layout, tuple[str, ...]] = {
     "sources": ("text_column", "target_column", "target_length"),
     "prompts": ("text_column", "target_column", "target_length", "separator"),
 }
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 Log = Callable[[str], None]
 
@@ -148,16 +152,29 @@ def _open_whole(final: Path, log: Log) -> Dataset | None:
 
 
 @contextlib.contextmanager
+def _cache_errors(directory: Path) -> Iterator[None]:
+    """Names the cache in errors of the system: it alone is written while data are prepared, and its reader
+    names what cannot be read.
+
+    Raises ValueError where the directory is not for us to write, OSError where something befell it.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"cache directory {str(directory)!r} cannot be written ({error.strerror or error})"
+        if error.errno in _NOT_OURS:
+            raise ValueError(f"{what}; set FLAXMILL_CACHE to one that can") from None
+        if error.errno in _FULL:
+            raise OSError(f"{what}; make room there, or set FLAXMILL_CACHE to a place with more") from None
+        raise OSError(f"{what}; see that it stays, or set FLAXMILL_CACHE to another place") from None
+
+
+@contextlib.contextmanager
 def _locked(final: Path, log: Log) -> Iterator[None]:
     """Lets one process make a dataset while others wait for it; the system unlocks for a killed one."""
-    try:
+    with _cache_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         lock = open(final.parent / f".{final.name}.lock", "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise ValueError(
-            f"cache directory {str(final.parent)!r} cannot be written ({error.strerror}); "
-            "set FLAXMILL_CACHE to one that can"
-        ) from None
     with lock:
         # A file system without locks loses only the waiting: names are unique and publishing is atomic.
         with contextlib.suppress(OSError):
@@ -181,10 +198,11 @@ def _make(
 ) -> Dataset:
     started = time.monotonic()
     partial = final.parent / f".{final.name}.{uuid.uuid4().hex}.partial"
-    partial.mkdir()
     try:
-        _build(partial, final, config, objective, settings, corpus, log)
-        _publish(partial, final)
+        with _cache_errors(final.parent):
+            partial.mkdir()
+            _build(partial, final, config, objective, settings, corpus, log)
+            _publish(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     dataset = open_dataset(final)
