@@ -11,6 +11,7 @@ import numpy as np
 from flaxmill.data.config import DataConfig
 from flaxmill.data.corpora import Document
 from flaxmill.data.dataset import Layout, record_format
+from flaxmill.data.encoding_failures import encode_texts
 from flaxmill.data.entropy import TokenSample, bigram_entropy, unigram_entropy
 from flaxmill.data.finishing import finish_dataset
 from flaxmill.data.held_out import Split, SplitCorpus
@@ -57,7 +58,9 @@ class _PackedRows:
         before = [] if tokenizer.cls_id is None else [tokenizer.cls_id]
         after = [] if tokenizer.closing_id is None else [tokenizer.closing_id]
         framed = []
-        for document, ids in zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True):
+        texts = [document.text for document in documents]
+        encoded = encode_texts(tokenizer.encode_batch, texts, lambda number: documents[number].place)
+        for document, ids in zip(documents, encoded, strict=True):
             if ids:
                 framed.append(np.array([*before, *ids, *after], np.int32))
                 self.totals.add(document, framed[-1])
@@ -84,7 +87,9 @@ class _PairRows:
         assert tokenizer.sep_id is not None
         self._special_ids = tokenizer.cls_id, tokenizer.sep_id
         sentences = [split_sentences(document) for document in documents]
-        ids = iter(tokenizer.encode_batch([text for texts in sentences for text in texts]))
+        places = [document.place for document, texts in zip(documents, sentences, strict=True) for _ in texts]
+        flat = [text for texts in sentences for text in texts]
+        ids = iter(encode_texts(tokenizer.encode_batch, flat, places.__getitem__))
         for document, texts in zip(documents, sentences, strict=True):
             made = make_sentence_document(self.totals.num_documents, [next(ids) for _ in texts])
             if len(made.tokens):

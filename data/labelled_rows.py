@@ -1,11 +1,12 @@
 """Rows of one text or a pair with a label, for classification and regression."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.encoding_failures import encode_texts
 from flaxmill.data.example_corpus import number_labels
 from flaxmill.data.examples import Example
 from flaxmill.data.framing import make_framer, truncate
@@ -13,6 +14,8 @@ from flaxmill.data.padding import lengths_of, pad_rows
 from flaxmill.data.tokenization import Tokenizer
 
 UNKNOWN_LABEL = -1
+
+T = TypeVar("T")
 
 
 class EncodedRows(NamedTuple):
@@ -44,7 +47,7 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
         labels = np.array([label_of(example) for example in examples])
         inputs = [example.texts if is_pair else example.texts[0] for example in examples]
-        encodings = framer.encode_batch_fast(inputs)
+        encodings = encode_examples(framer.encode_batch_fast, inputs, examples)
         ids = [encoding.ids for encoding in encodings]
         check_tokens(ids, examples)
         rows = {
@@ -57,6 +60,13 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
         return EncodedRows(rows, sum(bool(encoding.overflowing) for encoding in encodings))
 
     return encode
+
+
+def encode_examples(
+    encode: Callable[[list[Any]], Sequence[T]], inputs: Sequence[Any], examples: Sequence[Example]
+) -> Sequence[T]:
+    """What `encode` gives for an input of each example. Raises ValueError for one that it fails at."""
+    return encode_texts(encode, inputs, lambda number: examples[number].place)
 
 
 def check_tokens(ids: Sequence[Sequence[int]], examples: Sequence[Example]) -> None:

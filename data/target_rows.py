@@ -8,7 +8,7 @@ import numpy as np
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Example
 from flaxmill.data.framing import make_framer, make_prompter, truncate
-from flaxmill.data.labelled_rows import EncodedRows, Encoder, check_tokens
+from flaxmill.data.labelled_rows import EncodedRows, Encoder, check_tokens, encode_examples
 from flaxmill.data.padding import lengths_of, pad_rows
 from flaxmill.data.tokenization import Tokenizer
 
@@ -21,7 +21,8 @@ def make_source_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     truncate(framer, config, is_pair=False)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        encodings = framer.encode_batch_fast([example.texts[0] for example in examples])
+        texts = [example.texts[0] for example in examples]
+        encodings = encode_examples(framer.encode_batch_fast, texts, examples)
         ids = [encoding.ids for encoding in encodings]
         targets, is_cut = _encode_targets(tokenizer, examples, config)
         rows = {
@@ -44,7 +45,8 @@ def make_prompt_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     framer.enable_truncation(check_prompt_room(config, framer.num_special_tokens_to_add(False)))
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        encodings = framer.encode_batch_fast([example.texts[0] for example in examples])
+        texts = [example.texts[0] for example in examples]
+        encodings = encode_examples(framer.encode_batch_fast, texts, examples)
         prompts = [encoding.ids for encoding in encodings]
         check_tokens(prompts, examples)
         targets, is_cut = _encode_targets(tokenizer, examples, config)
@@ -78,7 +80,9 @@ def _encode_targets(
     """Ids with their end token, and a bool for each: whether it was cut. Unknown targets are empty."""
     assert tokenizer.closing_id is not None, "a tokenizer without an end token is refused before"
     most = config.target_length - 1
-    encoded = tokenizer.encode_batch([example.wanted or "" for example in examples])
+    encoded = encode_examples(
+        tokenizer.encode_batch, [example.wanted or "" for example in examples], examples
+    )
     is_cut = np.array([len(ids) > most for ids in encoded])
     targets = [
         [] if example.wanted is None else [*ids[:most], tokenizer.closing_id]
