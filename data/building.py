@@ -126,7 +126,7 @@ def build_dataset(
     log: Log,
 ) -> None:
     """Fills an empty directory with a dataset; the manifest comes last. Raises ValueError on empty splits."""
-    format_ = record_format(settings, tokenizer.vocab_size)
+    format_ = record_format(settings, tokenizer.vocab_size, num_labels=0)
     make_rows = _PackedRows if layout == "packed" else _PairRows
     rows = {split: make_rows(directory, split, format_, config) for split in SPLITS}
     digest = _stream(corpus, tokenizer, rows, log)

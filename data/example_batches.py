@@ -75,7 +75,8 @@ def _label_weights(labels: np.ndarray, dataset: Dataset, class_weights: np.ndarr
     """[n]: what each example counts; nothing where its label is unknown."""
     if dataset.settings["label_column"] is None:
         return np.zeros(len(labels), np.float32)
-    return class_weights[labels] if len(class_weights) else np.ones(len(labels), np.float32)
+    is_category = dataset.settings["label_type"] == "category"
+    return class_weights[labels] if is_category else np.ones(len(labels), np.float32)
 
 
 def _inputs(stored: Stored) -> Batch:

@@ -89,9 +89,10 @@ def find_labels(config: DataConfig, objective: str, corpus: ExampleCorpus) -> tu
         for label in [example.wanted] if isinstance(example.wanted, str) else example.wanted:
             found[label] = None
     if len(found) < 2:
+        what = f"one label, {next(iter(found))!r}" if found else "no label"
         raise ValueError(
-            f"data.label_column={config.label_column!r} of {corpus.name} holds one label, "
-            f"{next(iter(found))!r}; a classifier needs examples of two or more"
+            f"data.label_column={config.label_column!r} of {corpus.name} holds {what}; a classifier needs "
+            "examples of two or more"
         )
     return tuple(sorted(found, key=_as_number if all(map(_is_whole, found)) else None))
 
@@ -99,7 +100,7 @@ def find_labels(config: DataConfig, objective: str, corpus: ExampleCorpus) -> tu
 def has_labels(config: DataConfig, objective: str) -> bool:
     """Whether the objective chooses among categories."""
     return objective == "token_classification" or (
-        objective == "classification" and config.label_type == "category"
+        objective == "classification" and config.label_type != "number"
     )
 
 

@@ -8,6 +8,8 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.rows import BLANKS, Row, check_unicode, is_missing, unreadable
 from flaxmill.data.spelling import did_you_mean
 
+_MAX_NUMBER = 2.0**127  # what float32 holds, in which numbers are stored and learned
+
 LABEL_SEPARATOR = "|"
 """Between the labels of an example in a CSV or TSV; other formats have lists."""
 
@@ -130,7 +132,7 @@ def _labels(value: Any, row: Row, column: str) -> list[str]:
         if is_missing(one):
             raise ValueError(f"{row.place}: {column!r} has a label without a name; delete it from the list")
         labels.append(_category(one, row, column))
-    return list(dict.fromkeys(labels))
+    return sorted(set(labels))
 
 
 def _number(value: Any, row: Row, column: str) -> float:
@@ -138,6 +140,10 @@ def _number(value: Any, row: Row, column: str) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
+    if _MAX_NUMBER < abs(number) < math.inf:
+        raise ValueError(
+            f"{row.place}: the label {value!r:.60} in {column!r} is beyond float32; scale the labels"
+        )
     if not math.isfinite(number):
         raise ValueError(
             f"{row.place}: the label {value!r:.60} in {column!r} is no number, as data.label_type=number "

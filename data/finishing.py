@@ -34,7 +34,7 @@ def finish_dataset(
             writer.close()
     shards = {split: name_shards(split, its_writers) for split, its_writers in writers.items()}
     layout = settings["layout"]
-    format_ = record_format(settings, tokenizer.vocab_size)
+    format_ = record_format(settings, tokenizer.vocab_size, len(labels or ()))
     write_tfds_metadata(directory, format_, shards, f"{corpus_name}, {layout} rows prepared by flaxmill")
     digest.update(json.dumps([FORMAT_VERSION, settings], sort_keys=True).encode())
     if labels is not None:

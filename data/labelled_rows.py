@@ -32,7 +32,7 @@ Encoder = Callable[[Sequence[Example], int], EncodedRows]
 def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
     """Long texts are cut at their end, of a pair the longer one first, as transformers' longest_first.
 
-    An unknown label is -1, an unknown number 0.
+    An unknown label is -1, an unknown number 0. Of multi_label each label has 1 where it applies, else 0.
     """
     framer = make_framer(tokenizer, config.separator)
     is_pair = config.pair_column is not None
@@ -44,8 +44,15 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
             return 0.0 if example.wanted is None else example.wanted
         return UNKNOWN_LABEL if example.wanted is None else number_of(example.wanted, example.place)
 
+    def labels_of(examples: Sequence[Example]) -> np.ndarray:
+        if config.label_type != "multi_label":
+            return np.array([label_of(example) for example in examples])
+        applies = np.zeros((len(examples), len(labels)), np.float32)
+        for row, example in enumerate(examples):
+            applies[row, [number_of(label, example.place) for label in example.wanted or ()]] = 1
+        return applies
+
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        labels = np.array([label_of(example) for example in examples])
         inputs = [example.texts if is_pair else example.texts[0] for example in examples]
         encodings = encode_examples(framer.encode_batch_fast, inputs, examples)
         ids = [encoding.ids for encoding in encodings]
@@ -54,7 +61,7 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
             "tokens": pad_rows(ids, config.sequence_length),
             "segments": pad_rows([encoding.type_ids for encoding in encodings], config.sequence_length),
             "length": lengths_of(ids),
-            "label": labels,
+            "label": labels_of(examples),
             "number": first + np.arange(len(examples)),
         }
         return EncodedRows(rows, sum(bool(encoding.overflowing) for encoding in encodings))

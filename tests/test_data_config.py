@@ -43,6 +43,13 @@ def test_labels_of_numbers_are_refused():
         DataConfig(label_type="number", labels=("a", "b"))
 
 
+def test_weights_of_labels_need_one_label_an_example():
+    with pytest.raises(
+        ValueError, match=r"^data\.class_weights=\(1\.0, 2\.0\) weighs examples by their only label"
+    ):
+        DataConfig(label_type="multi_label", class_weights=(1.0, 2.0))
+
+
 def test_the_defaults_are_those_of_the_smallest_config():
     config = DataConfig()
     assert (config.tokenizer, config.vocab_size, config.sequence_length) == ("bpe", 2048, 128)

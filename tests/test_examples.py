@@ -99,6 +99,42 @@ def test_words_for_nothing_are_labels(label):
     assert read("classification", {"text": label, "label": label})[0].wanted == label
 
 
+@pytest.mark.parametrize(
+    ("value", "labels"),
+    [
+        (["b", "a"], ["a", "b"]),
+        ([], []),
+        (["a", " a "], ["a"]),
+        ([1, "x"], ["1", "x"]),
+        ("b|a", ["a", "b"]),
+        (" a, b | c ", ["a, b", "c"]),
+        ("", []),
+        (" ", []),
+        ("a", ["a"]),
+    ],
+)
+def test_many_labels_are_a_list_or_a_string_with_separators(value, labels):
+    assert read("classification", {"text": "t", "label": value}, label_type="multi_label")[0].wanted == labels
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r" has no labels in the column 'label'; give \[\] where none applies$"),
+        (math.nan, r" has no labels in the column 'label'"),
+        (5, r"'label' holds 5, which is no list of labels; give one, or a string with \| between two$"),
+        ({"a": 1}, r"which is no list of labels"),
+        (["a", None], r"'label' has a label without a name; delete it from the list$"),
+        ("a||b", r"'label' has a label without a name"),
+        ([["a"]], r"'label' holds \['a'\], which is no label; give a string$"),
+        (["\ud83d"], r"'label' has half a character"),
+    ],
+)
+def test_lists_of_labels_that_cannot_be_used_are_named(value, message):
+    with pytest.raises(ValueError, match=rf"^row 1 of a\.csv.*{message}"):
+        read("classification", {"text": "t", "label": value}, label_type="multi_label")
+
+
 def test_words_of_white_space_that_separates_nothing_are_words():
     row = {"text": ["\u3000", "\xa0"], "label": ["O", "O"]}
     assert read("token_classification", row)[0].texts == ("\u3000", "\xa0")
@@ -167,6 +203,12 @@ def test_every_file_must_have_the_columns():
         ("classification", {"label": None}, {}, r" has no label in the column 'label'"),
         ("classification", {"label": math.inf}, {}, r"'label' holds inf, which is no label; give a string$"),
         ("classification", {"label": "x\ud83d"}, {}, r"'label' has half a character at place 1\); correct"),
+        (
+            "classification",
+            {"label": 1e39},
+            {"label_type": "number"},
+            r"1e\+39 in 'label' is beyond float32; scale",
+        ),
         ("classification", {"label": 10**400}, {"label_type": "number"}, r"in 'label' is no number"),
         ("classification", {"label": math.inf}, {"label_type": "number"}, r"'inf' in 'label'|inf in 'label'"),
         ("classification", {"label": ["x"]}, {}, r"'label' holds \['x'\], which is no label; give a string$"),
