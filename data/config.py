@@ -1,5 +1,6 @@
 """What is read and how it is cut: the settings of tokenizing, packing, pairing and masking."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -133,6 +134,10 @@ def _check_labels(config: DataConfig) -> None:
     for field in ("text_column", "pair_column", "label_column", "target_column"):
         if getattr(config, field) == "":
             raise ValueError(f"data.{field}='' names no column; use a column's name")
+    if odd := [weight for weight in config.class_weights if not 0 <= weight < math.inf]:
+        raise ValueError(
+            f"data.class_weights={config.class_weights!r} has {odd[0]}; use numbers of 0 or more"
+        )
     if config.class_weights and config.label_type == "multi_label":
         raise ValueError(
             f"data.class_weights={config.class_weights!r} weighs examples by their only label, and those of "

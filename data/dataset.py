@@ -136,17 +136,24 @@ def open_dataset(directory: str | Path) -> Dataset:
         raise ValueError(
             f"{directory} is no prepared dataset (it has no {MANIFEST}); prepare it again"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedDatasetError(
             f"{directory / MANIFEST} cannot be read ({error}); prepare it again"
         ) from None
+    if not isinstance(manifest, dict):
+        raise DamagedDatasetError(f"{directory / MANIFEST} is no manifest; prepare it again")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DamagedDatasetError(
             f"{directory} has format {manifest.get('format_version')}, this version reads {FORMAT_VERSION}; "
             "prepare it again"
         )
-    _check_files(directory, manifest)
-    return Dataset(directory, manifest)
+    try:
+        _check_files(directory, manifest)
+        return Dataset(directory, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedDatasetError(
+            f"{directory / MANIFEST} lacks what a manifest has ({error!r}); prepare it again"
+        ) from None
 
 
 def hash_file(path: Path) -> str:

@@ -61,9 +61,9 @@ def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> 
     """A weight for each label, ready to be indexed.
 
     Raises:
-      ValueError: there are more or fewer than labels, or one is negative.
+      ValueError: there are more or fewer than labels.
     """
-    if weights and (len(weights) != len(labels) or min(weights) < 0):
+    if weights and len(weights) != len(labels):
         raise ValueError(
             f"data.class_weights={', '.join(map(str, weights))} must be one number of 0 or more for each of "
             f"the {len(labels)} labels ({', '.join(labels)})"

@@ -54,6 +54,8 @@ def finish_dataset(
     } | ({} if labels is None else {"labels": labels})
     for path in directory.iterdir():
         sync(path)
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (directory / MANIFEST).write_text(
+        json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     sync(directory / MANIFEST)
     sync(directory)
