@@ -130,6 +130,13 @@ class DataConfig:
             raise ValueError(f"data.seed={self.seed} is above {MAX_SEED}; use that or less")
 
 
+def has_labels(config: DataConfig, objective: str) -> bool:
+    """Whether the objective chooses among categories."""
+    return objective == "token_classification" or (
+        objective == "classification" and config.label_type != "number"
+    )
+
+
 def _check_labels(config: DataConfig) -> None:
     for field in ("text_column", "pair_column", "label_column", "target_column"):
         if getattr(config, field) == "":

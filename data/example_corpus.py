@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, has_labels
 from flaxmill.data.corpora import Document
 from flaxmill.data.embedded_corpus import choose_embedded, embedded_inventory, embedded_rows
 from flaxmill.data.example_files import find_examples
@@ -95,13 +95,6 @@ def find_labels(config: DataConfig, objective: str, corpus: ExampleCorpus) -> tu
             "examples of two or more"
         )
     return tuple(sorted(found, key=_as_number if all(map(_is_whole, found)) else None))
-
-
-def has_labels(config: DataConfig, objective: str) -> bool:
-    """Whether the objective chooses among categories."""
-    return objective == "token_classification" or (
-        objective == "classification" and config.label_type != "number"
-    )
 
 
 def number_labels(labels: tuple[str, ...]) -> Callable[[str, str], int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from flaxmill.data.answer_rows import check_stride
 from flaxmill.data.building import build_dataset
-from flaxmill.data.config import TASK_OBJECTIVES, DataConfig
+from flaxmill.data.config import TASK_OBJECTIVES, DataConfig, has_labels
 from flaxmill.data.dataset import (
     FORMAT_VERSION,
     MANIFEST,
@@ -26,7 +26,7 @@ from flaxmill.data.dataset import (
     open_dataset,
 )
 from flaxmill.data.example_building import build_examples
-from flaxmill.data.example_corpus import ExampleCorpus, as_documents, find_labels, has_labels, split_examples
+from flaxmill.data.example_corpus import ExampleCorpus, as_documents, find_labels, split_examples
 from flaxmill.data.held_out import SplitCorpus, split_corpus
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
 from flaxmill.data.target_rows import check_prompt_room

@@ -1,6 +1,8 @@
 """Sources of examples are found by pattern and suffix, and read one after another."""
 
+import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -64,3 +66,34 @@ def test_sentences_and_questions_have_formats_of_their_own(tmp_path):
     (row,) = find(tmp_path / "a.conll", objective="token_classification").read()
     assert row.values == {"text": ["a", "b"], "label": ["O", "B"]}
     assert list(find(tmp_path / "a.json", objective="question_answering").read()) == []
+
+
+def test_archives_are_read_by_the_suffix_inside(tmp_path):
+    (tmp_path / "a.conll.gz").write_bytes(gzip.compress(b"a O\nb B\n"))
+    (row,) = find(tmp_path / "a.conll.gz", objective="token_classification").read()
+    assert row.values == {"text": ["a", "b"], "label": ["O", "B"]}
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(b'{"data": []}'))
+    assert list(find(tmp_path / "b.json.gz", objective="question_answering").read()) == []
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"text,label\na,x\n"))
+    (row,) = find(tmp_path / "c.csv.gz").read()
+    assert row.values == {"text": "a", "label": "x"}
+
+
+QUESTION = {"question": "Who?", "context": "The fox.", "answers": []}
+
+
+@pytest.mark.parametrize("content", [json.dumps([QUESTION]), json.dumps(QUESTION) + "\n"])
+def test_questions_need_not_be_in_squad_s_form(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    (row,) = find(tmp_path / "a.json", objective="question_answering").read()
+    assert row.values == QUESTION
+
+
+def test_other_quotes_read_a_table_anew(tmp_path):
+    (tmp_path / "a.csv").write_text('text,label\n"a",x\n')
+    config = DataConfig(files=(str(tmp_path / "a.csv"),))
+    entries = []
+    for quotes in ("double", "none"):
+        sources = find_examples(replace(config, quotes=quotes), "files", "classification", lambda line: None)
+        entries.append(sources.inventory)
+    assert entries[0] != entries[1]

@@ -116,6 +116,9 @@ def test_positions_of_an_encoder_decoder_reach_the_longer_of_source_and_target()
     assert resolved(objective="seq2seq", model=model, data=data).model.max_positions == 96
 
 
+REGRESSION: dict[str, Any] = dict(objective="classification", data=DataConfig(label_type="number"))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -141,6 +144,10 @@ def test_positions_of_an_encoder_decoder_reach_the_longer_of_source_and_target()
 def test_what_no_data_can_mend_is_refused_before_them(fields, message):
     with pytest.raises(ValueError, match=message):
         resolve_before_data(Experiment(**fields))
+
+
+def test_numbers_have_no_labels_before_their_data_either():
+    assert resolve_before_data(Experiment(**REGRESSION)).data.labels == ()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, has_labels
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.experiment import CLASS_OBJECTIVES, HEAD_OF_OBJECTIVE, Experiment, require
 
@@ -53,7 +53,9 @@ def resolve_before_data(experiment: Experiment) -> Experiment:
     Raises:
       ValueError: what `resolve` refuses whatever the tokenizer and the labels are.
     """
-    labels = experiment.data.labels or tuple(map(str, range(experiment.model.num_labels or 2)))
+    labels = experiment.data.labels
+    if has_labels(experiment.data, experiment.objective):
+        labels = labels or tuple(map(str, range(experiment.model.num_labels or 2)))
     return resolve(experiment, cast("Tokenizer", _AnyTokenizer()), labels)
 
 
