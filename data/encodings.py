@@ -41,23 +41,25 @@ def check_text(start: bytes, path: Path) -> None:
 
 def not_utf8(place: str, data: bytes, error: UnicodeDecodeError, path: Path) -> ValueError:
     """The error of bytes that are no UTF-8; `place` says where they stand and which byte it is."""
+    byte = f"{place} (0x{data[error.start]:02x})"
+    if b"\0" in data:
+        return ValueError(f"{byte}, and holds NULs: it is no text, whatever its suffix says; give text")
+    cut = "if it was cut off here, restore it; " if error.reason == "unexpected end of data" else ""
+    if not data[: error.start].isascii():  # bytes before it made characters of UTF-8, which is no accident
+        return ValueError(f"{byte}; {cut}correct it, or drop it: {conversion(path, 'UTF-8', '-c ')}")
     has_controls = any(0x80 <= byte < 0xA0 for byte in data)  # which Latin-1 has there, and nobody writes
     encoding = "CP1252" if has_controls and _decodes(data, "cp1252") else "LATIN1"
-    cut = "if it was cut off here, restore it; " if error.reason == "unexpected end of data" else ""
-    return ValueError(
-        f"{place} (0x{data[error.start]:02x}); {cut}if it is {encoding}, "
-        f"convert it: {conversion(path, encoding)}"
-    )
+    return ValueError(f"{byte}; {cut}if it is {encoding}, convert it: {conversion(path, encoding)}")
 
 
-def conversion(path: Path, encoding: str) -> str:
+def conversion(path: Path, encoding: str, flags: str = "") -> str:
     """A command that writes the file as UTF-8 beside it."""
     tool = _TO_STDOUT.get(path.suffix.lower())
     plain = path.with_suffix("") if tool else path
     target = shlex.quote(str(plain.with_name(f"{plain.stem}.utf8{plain.suffix}")))
     if tool:
-        return f"{tool} {shlex.quote(str(path))} | iconv -f {encoding} -t UTF-8 > {target}"
-    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {target}"
+        return f"{tool} {shlex.quote(str(path))} | iconv {flags}-f {encoding} -t UTF-8 > {target}"
+    return f"iconv {flags}-f {encoding} -t UTF-8 {shlex.quote(str(path))} > {target}"
 
 
 def _wide_encoding(start: bytes) -> str | None:

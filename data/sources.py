@@ -102,6 +102,8 @@ def make_file_source(
 
 def read_once(name: str, sources: Iterable[Source], log: Log) -> Sources:
     """The sources without those that are others under a second name, as links give it, which is logged."""
+    # Linux's names are bytes; those that are no UTF-8 could not be printed or stored.
+    name = name.encode("utf-8", "backslashreplace").decode()
     found: dict[Hashable, Source] = {}
     again: list[tuple[str, str]] = []
     for source in sources:

@@ -83,6 +83,25 @@ def test_a_file_that_ends_inside_a_character_may_have_been_cut_off(tmp_path):
         list(read_lines(path))
 
 
+def test_a_stray_byte_of_utf8_can_be_dropped_as_the_advice_says(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("text\ncafé\n".encode() + b"na\xc3\xafve \xff!\n")
+    with pytest.raises(
+        ValueError, match=r"^line 3 of .* at byte 7 \(0xff\); correct it, or drop it: iconv"
+    ) as caught:
+        list(read_csv(path))
+    # Some versions of iconv say by their exit code that they dropped a byte.
+    subprocess.run(str(caught.value).partition("drop it: ")[2], shell=True, check=False)
+    assert [row.values["text"] for row in read_csv(tmp_path / "a.utf8.csv")] == ["café", "naïve !"]
+
+
+def test_binary_data_are_not_taken_for_another_encoding(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"not UTF-8 at byte 128 \(0x80\), and holds NULs: it is no text"):
+        list(text_sources(DataConfig(files=(str(path),)), "files", lambda line: None).read())
+
+
 @pytest.mark.parametrize("text", ["é", "", "a", "\0\0\0\0", "a\0b", "漢字" * 300])
 def test_other_texts_are_taken_for_utf8(tmp_path, text):
     path = tmp_path / "a.txt"

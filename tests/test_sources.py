@@ -49,6 +49,13 @@ def test_many_names_are_told_by_a_few(tmp_path):
     assert lines[0].endswith(f"link2 is {path} and 2 more under another name, and read once")
 
 
+def test_a_name_that_is_no_utf8_can_be_printed(tmp_path):
+    name = os.fsdecode(b"odd\xff.txt")
+    (tmp_path / name).write_text("text")
+    found = read_once(f"data.files={name}", sources(tmp_path / name), lambda line: None)
+    assert found.name == "data.files=odd\\udcff.txt"
+
+
 def test_a_file_that_two_patterns_match_is_read_once_without_a_word(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("text")
