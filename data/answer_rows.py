@@ -1,5 +1,6 @@
 """Rows of extractive question answering: windows over a context, with the answer's first and last token."""
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import tokenizers
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Answer, Example
 from flaxmill.data.framing import make_framer
-from flaxmill.data.labelled_rows import EncodedRows, Encoder
+from flaxmill.data.labelled_rows import EncodedRows, Encoder, encode_examples
 from flaxmill.data.padding import lengths_of, pad_rows
 from flaxmill.data.tokenization import Tokenizer
 
@@ -57,9 +58,23 @@ def locate_contexts(
             yield number, offsets
 
 
+def check_stride(config: DataConfig, num_around: int = 0) -> None:
+    """Raises ValueError where windows share all that is left beside the `num_around` special tokens."""
+    room = config.sequence_length - num_around
+    if config.stride >= room:
+        beside = f" beside {num_around} special tokens" if num_around else ""
+        raise ValueError(
+            f"data.stride={config.stride} tokens that neighbouring windows share leave nothing new in one: "
+            f"data.sequence_length={config.sequence_length} has room for {room}{beside}; lower data.stride, "
+            f"for example to {room // 3}, or raise data.sequence_length"
+        )
+
+
 def _make_framer(tokenizer: Tokenizer, config: DataConfig) -> tokenizers.Tokenizer:
-    framer = make_framer(tokenizer, "", markup=config.reads_markup_in_examples)
-    assert framer.num_special_tokens_to_add(True), "a tokenizer without [CLS] is refused before"
+    framer = make_framer(tokenizer, "")
+    num_around = framer.num_special_tokens_to_add(True)
+    assert num_around, "a tokenizer without [CLS] is refused before"
+    check_stride(config, num_around)
     return framer
 
 
@@ -69,7 +84,7 @@ def _windows(
     """(index of the example, window), the windows of one example from the context's front to its end."""
     _check_questions(framer, examples, config)
     framer.enable_truncation(config.sequence_length, stride=config.stride, strategy="only_second")
-    encodings = framer.encode_batch([example.texts for example in examples])
+    encodings = encode_examples(framer.encode_batch, [example.texts for example in examples], examples)
     for index, encoding in enumerate(encodings):
         yield index, encoding
         yield from ((index, window) for window in encoding.overflowing)
@@ -79,12 +94,14 @@ def _check_questions(framer: tokenizers.Tokenizer, examples: Sequence[Example], 
     """A window must have room for more of the context than it shares with its neighbour."""
     framer.no_truncation()
     room = config.sequence_length - framer.num_special_tokens_to_add(True)
-    questions = framer.encode_batch_fast([e.texts[0] for e in examples], add_special_tokens=False)
+    encode = functools.partial(framer.encode_batch_fast, add_special_tokens=False)
+    questions = encode_examples(encode, [example.texts[0] for example in examples], examples)
     for question, example in zip(questions, examples, strict=True):
         left = room - len(question.ids)
         if left > config.stride:
             continue
-        needed = len(framer.encode(example.texts[1], add_special_tokens=False).ids)
+        (context,) = encode_examples(encode, [example.texts[1]], [example])
+        needed = len(context.ids)
         if needed > max(left, 0):
             raise ValueError(
                 f"{example.place}: its question of {len(question.ids)} tokens leaves room for "

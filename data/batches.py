@@ -91,7 +91,9 @@ class Batches:
         Labelled examples have the first four, right-padded, and example_numbers [n], the number of the
         row's example in its split, -1 beyond the end of a held-out one; besides, segments [n,T] where two
         texts are read, and
-        classification: labels [n], int32, -1 where unknown, or float32 numbers, and weights [n];
+        classification: labels, int32 [n], -1 where unknown; of data.label_type=number float32 [n]; of
+        multi_label float32 [n,C], 1 for each of C labels that applies, else 0, all 0 where none does; and
+        weights [n], 0 where data.label_column=None leaves the labels unknown;
         token_classification: targets [n,T], the class of a word at its first piece, where weights are 1;
         question_answering: starts and ends [n], first and last token of the answer, 0 where it is not here,
         and weights [n], 1;

@@ -1,8 +1,9 @@
 """Streams a corpus through the tokenizer into the shards, statistics and manifest of a dataset."""
 
+import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ import numpy as np
 from flaxmill.data.config import DataConfig
 from flaxmill.data.corpora import Document
 from flaxmill.data.dataset import Layout, record_format
+from flaxmill.data.encoding_failures import encode_texts
 from flaxmill.data.entropy import TokenSample, bigram_entropy, unigram_entropy
 from flaxmill.data.finishing import finish_dataset
 from flaxmill.data.framing import document_frame
@@ -60,7 +62,8 @@ class _PackedRows:
         """Frames each document, see `document_frame`."""
         before, after = document_frame(tokenizer, self._config.framing)
         texts = [document.text for document in documents]
-        encoded = tokenizer.encode_batch(texts, markup=self._config.reads_markup_in_text)
+        encode = _encoder(tokenizer, self._config)
+        encoded = encode_texts(encode, texts, lambda number: documents[number].place)
         framed = []
         for document, ids in zip(documents, encoded, strict=True):
             if ids:
@@ -89,8 +92,9 @@ class _PairRows:
         assert tokenizer.sep_id is not None
         self._special_ids = tokenizer.cls_id, tokenizer.sep_id
         sentences = [split_sentences(document) for document in documents]
+        places = [document.place for document, texts in zip(documents, sentences, strict=True) for _ in texts]
         flat = [text for texts in sentences for text in texts]
-        ids = iter(tokenizer.encode_batch(flat, markup=self._config.reads_markup_in_text))
+        ids = iter(encode_texts(_encoder(tokenizer, self._config), flat, places.__getitem__))
         for document, texts in zip(documents, sentences, strict=True):
             made = make_sentence_document(self.totals.num_documents, [next(ids) for _ in texts])
             if len(made.tokens):
@@ -116,6 +120,10 @@ class _PairRows:
             writer.write(rows)
 
 
+def _encoder(tokenizer: Tokenizer, config: DataConfig) -> Callable[[Sequence[str]], list[list[int]]]:
+    return functools.partial(tokenizer.encode_batch, markup=config.reads_markup_in_text)
+
+
 def build_dataset(
     directory: Path,
     *,
@@ -127,7 +135,7 @@ def build_dataset(
     log: Log,
 ) -> None:
     """Fills an empty directory with a dataset; the manifest comes last. Raises ValueError on empty splits."""
-    format_ = record_format(settings, tokenizer.vocab_size)
+    format_ = record_format(settings, tokenizer.vocab_size, num_labels=0)
     make_rows = _PackedRows if layout == "packed" else _PairRows
     rows = {split: make_rows(directory, split, format_, config) for split in SPLITS}
     digest = _stream(corpus, tokenizer, rows, log)

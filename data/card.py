@@ -5,6 +5,7 @@ from typing import Any
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.held_out import Split
 
+_COUNTS = {"label_counts", "applied_counts"}
 _SPLIT_NAMES: dict[Split, str] = {"train": "training", "valid": "held out"}
 
 
@@ -21,7 +22,7 @@ def describe_dataset(dataset: Dataset) -> str:
         statistics = dataset.statistics[split]
         describe = _describe_examples if "num_examples" in statistics else _describe_text
         lines += ["", title, *(f"  {line}" for line in describe(statistics, dataset))]
-    if any("label_counts" in statistics for statistics in dataset.statistics.values()):
+    if any(_COUNTS & statistics.keys() for statistics in dataset.statistics.values()):
         lines += ["", *_describe_labels(dataset)]
     return "\n".join(lines)
 
@@ -47,6 +48,10 @@ def _describe_examples(statistics: dict[str, Any], dataset: Dataset) -> list[str
     ]
     if "num_answered" in statistics:
         lines.append(f"{statistics['num_answered']:,} questions have an answer")
+    if "num_without_label" in statistics:
+        num_labels = sum(statistics["applied_counts"])
+        num_without = statistics["num_without_label"]
+        lines.append(f"{num_labels / num_examples:.2f} labels an example; {num_without:,} have none")
     if "label_mean" in statistics:
         lines.append(
             f"labels of mean {statistics['label_mean']:.4g}, deviation {statistics['label_std']:.4g}"
@@ -65,12 +70,15 @@ def _describe_labels(dataset: Dataset) -> list[str]:
     """A line a label: its number, its name, and how often it stands in either split."""
     width = max(len("label"), *(len(label) for label in dataset.labels))
     lines = [f"{'':>5}  {'label':{width}}  {'training':>16}  {'held out':>16}"]
-    columns = [_shares(dataset.statistics[split]["label_counts"]) for split in _SPLIT_NAMES]
+    columns = [_shares(dataset.statistics[split]) for split in _SPLIT_NAMES]
     for number, (label, *counts) in enumerate(zip(dataset.labels, *columns, strict=True)):
         lines.append(f"{number:>5}  {label:{width}}  {counts[0]:>16}  {counts[1]:>16}")
     return lines
 
 
-def _shares(counts: list[int]) -> list[str]:
-    total = max(sum(counts), 1)
+def _shares(statistics: dict[str, Any]) -> list[str]:
+    """Of the labels there are, or of the examples where one may have several."""
+    is_multi = "applied_counts" in statistics
+    counts = statistics["applied_counts"] if is_multi else statistics["label_counts"]
+    total = max(statistics["num_examples"] if is_multi else sum(counts), 1)
     return [f"{count:,} ({count / total:.1%})" for count in counts]

@@ -1,5 +1,6 @@
 """What is read and how it is cut: the settings of tokenizing, packing, pairing and masking."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,7 +21,7 @@ TASK_OBJECTIVES: tuple[Objective, ...] = (
     "question_answering",
     "seq2seq",
 )
-LabelType = Literal["category", "number"]
+LabelType = Literal["category", "number", "multi_label"]
 Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
 Framing = Literal["template", "end", "spelled"]
@@ -49,14 +50,15 @@ class DataConfig:
     """The corpus, its tokenizer and the shape of its rows; a value that no run could use is a ValueError."""
 
     files: tuple[str, ...] = ()
-    """Files or globs; empty: the corpus embedded in the running Python, or examples made from it. Labelled
-    examples: .csv, .tsv, .jsonl, .parquet, .conll, SQuAD's .json, or tfds:NAME."""
+    """Files or globs; empty: the corpus embedded in the running Python, or examples made from it. Text, or
+    tables of it: .csv, .tsv, .jsonl, .json, .parquet; labelled examples: these, .conll, SQuAD's .json, or
+    tfds:NAME. Each may be .gz, .bz2, .xz or .zst."""
     valid_files: tuple[str, ...] = ()
     """Held-out text or examples; empty: a share of those of `files`."""
     valid_fraction: float = 0.05
     """Share of the documents or examples that is held out where there are no valid_files."""
     text_column: str = "text"
-    """Labelled examples: the column of the text, of the list of words, or of a seq2seq source."""
+    """Tables: the column of the text, of the list of words, or of a seq2seq source."""
     pair_column: str | None = None
     """Classification: the column of a second text; None: there is one text."""
     label_column: str | None = "label"
@@ -64,7 +66,8 @@ class DataConfig:
     target_column: str | None = "target"
     """Seq2seq: the column of the text to write; None: unknown, for prediction."""
     label_type: LabelType = "category"
-    """category: a label is one of a set of strings; number: it is a number to predict (regression)."""
+    """category: a label is one of a set of strings; number: it is a number to predict (regression);
+    multi_label: a list of any of these strings, or none of them, in CSV and TSV with | between two."""
     labels: tuple[str, ...] = ()
     """The categories in the order of their numbers; empty: those of the training examples, sorted."""
     class_weights: tuple[float, ...] = ()
@@ -148,10 +151,26 @@ class DataConfig:
         return self.markup is not False
 
 
+def has_labels(config: DataConfig, objective: str) -> bool:
+    """Whether the objective chooses among categories."""
+    return objective == "token_classification" or (
+        objective == "classification" and config.label_type != "number"
+    )
+
+
 def _check_labels(config: DataConfig) -> None:
     for field in ("text_column", "pair_column", "label_column", "target_column"):
         if getattr(config, field) == "":
             raise ValueError(f"data.{field}='' names no column; use a column's name")
+    if odd := [weight for weight in config.class_weights if not 0 <= weight < math.inf]:
+        raise ValueError(
+            f"data.class_weights={config.class_weights!r} has {odd[0]}; use numbers of 0 or more"
+        )
+    if config.class_weights and config.label_type == "multi_label":
+        raise ValueError(
+            f"data.class_weights={config.class_weights!r} weighs examples by their only label, and those of "
+            "data.label_type=multi_label have any number; leave it empty"
+        )
     if config.labels and config.label_type == "number":
         raise ValueError(f"data.labels={config.labels!r} are categories; use data.label_type=category")
     if len(set(config.labels)) < len(config.labels):

@@ -1,13 +1,19 @@
-"""Text files as a stream of documents: found, checked to be UTF-8, and cut to bounded pieces."""
+"""Text files, and tables with a column of text, as a stream of documents of bounded length."""
 
-import glob
-import os
+import functools
+import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from flaxmill.data.config import Documents
+from flaxmill.data.archives import EXPANSION, format_suffix, is_archive, open_bytes
+from flaxmill.data.config import DataConfig, Documents
+from flaxmill.data.encodings import not_utf8
+from flaxmill.data.rows import Reader, Row, check_unicode, is_missing
+from flaxmill.data.sources import Log, Source, Sources, find_files, make_file_source, read_once
+from flaxmill.data.spelling import did_you_mean
+from flaxmill.data.tables import find_reader
 
 # A piece of a long file is one document: short enough to keep memory flat and the held-out draw fair.
 MAX_DOCUMENT_BYTES = 32 * 1024
@@ -17,61 +23,28 @@ MAX_LINED_DOCUMENT_BYTES = 1024 * 1024
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _CODE_SUFFIXES = {".py", ".c", ".h", ".cc", ".cpp", ".rs", ".go", ".java", ".js", ".ts", ".sh", ".sql"}
 
+Sentences = Literal["prose", "lines"]
+
 
 class Document(NamedTuple):
-    """One text, and what a sentence of it is: a sentence of prose, or a line."""
+    """One text, what a sentence of it is, a sentence of prose or a line, and where the text stands."""
 
     text: str
-    sentences: Literal["prose", "lines"]
+    sentences: Sentences
+    place: str = ""
 
 
-class Corpus(NamedTuple):
-    """A named source of documents; `inventory` tells without reading whether it changed."""
+def text_sources(config: DataConfig, field: Literal["files", "valid_files"], log: Log) -> Sources:
+    """The files that data.files or data.valid_files (`field`) name, as documents.
 
-    name: str
-    inventory: list[list]
-    num_bytes: int
-    documents: Callable[[], Iterator[Document]]
-
-
-def file_corpus(patterns: Sequence[str], documents: Documents, field: str) -> Corpus:
-    """The files that the patterns match. Raises ValueError, naming the field, where one matches none."""
-    paths = find_files(patterns, field)
-    try:
-        stats = [path.stat() for path in paths]
-    except OSError as error:
-        raise ValueError(f"{field} cannot be read ({error}); check its permissions") from None
-    inventory: list[list] = [
-        [str(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)
-    ]
-
-    def stream() -> Iterator[Document]:
-        for path in paths:
-            yield from _read_file(path, documents)
-
-    return Corpus(f"{field}={', '.join(patterns)}", inventory, sum(stat.st_size for stat in stats), stream)
+    Raises ValueError, naming the field, where a pattern matches no file, or one that holds no text.
+    """
+    patterns, name = getattr(config, field), f"data.{field}"
+    sources = [_file_source(path, config, name) for path in find_files(patterns, name)]
+    return read_once(f"{name}={', '.join(patterns)}", sources, log)
 
 
-def find_files(patterns: Sequence[str], field: str) -> list[Path]:
-    """Absolute paths that the patterns match, in order. Raises ValueError where one matches none."""
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        # A name may hold brackets, so an existing path is never taken for a pattern.
-        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
-        if not matches:
-            raise ValueError(f"{field}={pattern!r} names no file; give an existing text file or glob")
-        for match in matches:
-            if os.path.isdir(match):
-                if len(matches) > 1:
-                    continue
-                raise ValueError(f"{field}={match!r} is a directory; give its files, as in {match}/*.txt")
-            found[Path(match).absolute()] = None
-    if not found:
-        raise ValueError(f"{field}={list(patterns)!r} match directories only; give text files")
-    return list(found)
-
-
-def cut_text(text: str, sentences: Literal["prose", "lines"]) -> Iterator[Document]:
+def cut_text(text: str, sentences: Sentences) -> Iterator[Document]:
     """The pieces of a text in memory, cut as those of a file."""
     data = text.encode()
     while data:
@@ -82,26 +55,60 @@ def cut_text(text: str, sentences: Literal["prose", "lines"]) -> Iterator[Docume
         data = data[end:]
 
 
+def _file_source(path: Path, config: DataConfig, field: str) -> Source:
+    reader = find_reader(path, config.quotes)
+    expansion = EXPANSION if is_archive(path) or format_suffix(path) == ".parquet" else 1
+    if reader is None:
+        read = functools.partial(_read_file, path, config.documents)
+        return make_file_source(path, field, read, expansion=expansion)
+    read = functools.partial(_read_table, path, reader, config)
+    read_as = (config.text_column, config.quotes)
+    return make_file_source(path, field, read, read_as=read_as, expansion=expansion)
+
+
 def _read_file(path: Path, documents: Documents) -> Iterator[Document]:
-    try:
-        with open(path, "rb") as file:
-            if documents == "blank_lines":
-                pieces, sentences = _lined_pieces(file), "lines"
-            else:
-                pieces, sentences = _bounded_pieces(file), _sentences_of(path)
-            for offset, piece in pieces:
-                text = _decode(piece, path, offset)
-                if text.strip():
-                    yield Document(text, sentences)
-    except OSError as error:
-        raise ValueError(f"text file {str(path)!r} cannot be read ({error.strerror}); check it") from None
+    is_lined = documents == "blank_lines" or format_suffix(path) in _CODE_SUFFIXES
+    with open_bytes(path) as file:
+        for offset, piece in _pieces(file, documents):
+            text = _decode(piece, path, offset)
+            if text.strip():
+                place = f"the text at byte {offset} of {path}"
+                yield Document(text, "lines" if is_lined else "prose", place)
 
 
-def _sentences_of(path: Path) -> Literal["prose", "lines"]:
-    return "lines" if path.suffix in _CODE_SUFFIXES else "prose"
+def _read_table(path: Path, reader: Reader, config: DataConfig) -> Iterator[Document]:
+    """Each row's text, read as a file of its own would be; rows without text are passed over."""
+    sentences = "lines" if config.documents == "blank_lines" else "prose"
+    for row in reader(path):
+        data = _text_of(row, config.text_column).encode()
+        for offset, piece in _pieces(io.BufferedReader(io.BytesIO(data)), config.documents):
+            text = _decode(piece, path, offset)
+            if text.strip():
+                yield Document(text, sentences, row.place)
 
 
-def _bounded_pieces(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _text_of(row: Row, column: str) -> str:
+    if column not in row.values:
+        names = [str(name) for name in row.values]
+        raise ValueError(
+            f"data.text_column={column!r} is no column of {row.place}; it has {', '.join(names)}; "
+            f"{did_you_mean(column, names) or 'name one of these'}, or give the file the suffix .txt to read "
+            "it as it stands"
+        )
+    text = row.values[column]
+    if is_missing(text):
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(f"{row.place}: {column!r} holds {text!r:.60}, which is no text; give a string")
+    check_unicode(text, row.place, column)
+    return text
+
+
+def _pieces(file: io.BufferedReader, documents: Documents) -> Iterator[tuple[int, bytes]]:
+    return _lined_pieces(file) if documents == "blank_lines" else _bounded_pieces(file)
+
+
+def _bounded_pieces(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of consecutive pieces of at most MAX_DOCUMENT_BYTES."""
     buffer, offset, is_last = b"", 0, False
     while True:
@@ -134,15 +141,16 @@ def _cut_place(buffer: bytes, is_last: bool) -> int:
     return end
 
 
-def _lined_pieces(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _lined_pieces(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of the runs of lines between blank lines."""
     start, offset, lines, size = 0, 0, [], 0
     for line in _lines(file):
         offset += len(line)
-        if line.strip():
+        is_blank = _is_blank(line)
+        if not is_blank:
             lines.append(line)
             size += len(line)
-        if lines and (not line.strip() or size >= MAX_LINED_DOCUMENT_BYTES):
+        if lines and (is_blank or size >= MAX_LINED_DOCUMENT_BYTES):
             yield start, b"".join(lines)
             lines, size = [], 0
         if not lines:
@@ -151,15 +159,19 @@ def _lined_pieces(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield start, b"".join(lines)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _is_blank(line: bytes) -> bool:
+    """Whether it holds white space of Unicode's alone, as create_pretraining_data of google-research/bert
+    has it."""
+    left = line.strip()  # of ASCII's
+    return not left or (not 0x20 <= left[0] < 0x80 and not left.decode("utf-8", "replace").strip())
+
+
+def _lines(file: io.BufferedReader) -> Iterator[bytes]:
     """Lines; an endless one is cut, but never inside a character."""
     while line := file.readline(MAX_LINED_DOCUMENT_BYTES):
-        while len(line) >= MAX_LINED_DOCUMENT_BYTES and not line.endswith(b"\n"):
-            following = file.read(1)
-            if not following or following[0] & 0xC0 != 0x80:
-                file.seek(-len(following), 1)
-                break
-            line += following
+        if len(line) >= MAX_LINED_DOCUMENT_BYTES and not line.endswith(b"\n"):
+            while (following := file.peek(1)[:1]) and following[0] & 0xC0 == 0x80:
+                line += file.read(1)
         yield line
 
 
@@ -167,10 +179,8 @@ def _decode(piece: bytes, path: Path, offset: int) -> str:
     try:
         text = piece.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"text file {str(path)!r} is not UTF-8 at byte {offset + error.start} "
-            f"(0x{piece[error.start]:02x}); convert it, for example with iconv -t UTF-8"
-        ) from None
+        place = f"text file {str(path)!r} is not UTF-8 at byte {offset + error.start}"
+        raise not_utf8(place, piece, error, path) from None
     if offset == 0:
         text = text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n")

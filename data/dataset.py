@@ -60,7 +60,8 @@ class Dataset:
     Labelled examples have {num_examples, num_rows, num_tokens, num_bytes, num_cut, min_length, median_length,
     max_length} instead, num_cut being the examples of which a text was cut (question answering: that need
     more than one row), tokens and lengths those of rows with all their special tokens. To these come
-    label_counts in the order of `labels`; label_mean and label_std of numbers; num_answered of questions.
+    label_counts in the order of `labels`; of multi_label instead applied_counts in that order, and
+    num_without_label; label_mean and label_std of numbers; num_answered of questions.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]):
@@ -75,7 +76,7 @@ class Dataset:
         self.settings: dict[str, Any] = manifest["settings"]
         self.statistics: dict[str, dict[str, Any]] = manifest["statistics"]
         self.tokenizer = Tokenizer.load(directory / TOKENIZER)
-        self._format = record_format(self.settings, self.vocab_size)
+        self._format = record_format(self.settings, self.vocab_size, len(self.labels))
         self._readers = {
             split: ShardReader(directory, [Shard(*shard) for shard in shards])
             for split, shards in manifest["shards"].items()
@@ -103,7 +104,7 @@ def layout_of(objective: str, has_encoder: bool = False) -> Layout:
     return layouts[0] if has_encoder else layouts[-1]
 
 
-def record_format(settings: Mapping[str, Any], vocab_size: int) -> RecordFormat:
+def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int) -> RecordFormat:
     """How the rows of a dataset with these stored settings lie in their records: tokens take two bytes where
     the vocabulary allows it."""
     length, token_dtype = settings["sequence_length"], "uint16" if vocab_size <= 1 << 16 else "int32"
@@ -114,7 +115,7 @@ def record_format(settings: Mapping[str, Any], vocab_size: int) -> RecordFormat:
         case "pairs":
             return pair_format(length, token_dtype)
         case "labelled":
-            return labelled_format(length, token_dtype, settings["label_type"] == "number")
+            return labelled_format(length, token_dtype, settings["label_type"], num_labels)
         case "tagged":
             return tagged_format(length, token_dtype)
         case "answers":
@@ -138,17 +139,24 @@ def open_dataset(directory: str | Path) -> Dataset:
         raise ValueError(
             f"{directory} is no prepared dataset (it has no {MANIFEST}); prepare it again"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedDatasetError(
             f"{directory / MANIFEST} cannot be read ({error}); prepare it again"
         ) from None
+    if not isinstance(manifest, dict):
+        raise DamagedDatasetError(f"{directory / MANIFEST} is no manifest; prepare it again")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DamagedDatasetError(
             f"{directory} has format {manifest.get('format_version')}, this version reads {FORMAT_VERSION}; "
             "prepare it again"
         )
-    _check_files(directory, manifest)
-    return Dataset(directory, manifest)
+    try:
+        _check_files(directory, manifest)
+        return Dataset(directory, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedDatasetError(
+            f"{directory / MANIFEST} lacks what a manifest has ({error!r}); prepare it again"
+        ) from None
 
 
 def hash_file(path: Path) -> str:

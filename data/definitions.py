@@ -48,7 +48,7 @@ def read_definitions() -> tuple[Definition, ...]:
     """All definitions of more than one line, in a fixed order; where a name is defined twice, the first."""
     found: dict[str, Definition] = {}
     for module, source in read_modules():
-        lines = source.splitlines()
+        lines = source.split("\n")  # splitlines also cuts at form feeds, which end no line of Python's
         for names, node in _walk(parse_source(source).body, ()):
             if (definition := _describe(module, names, node, lines)) is not None:
                 found.setdefault(definition.identity, definition)
@@ -60,7 +60,7 @@ def read_modules() -> Iterator[tuple[str, str]]:
     for path, _ in find_sources():
         parts = path.relative_to(library_root()).with_suffix("").parts
         if parts[0] not in _LEFT_OUT and (source := path.read_bytes()).isascii():
-            yield ".".join(parts).removesuffix(".__init__"), source.decode()
+            yield ".".join(parts).removesuffix(".__init__"), source.decode().replace("\r\n", "\n")
 
 
 def parse_source(source: str) -> ast.Module:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flaxmill.data.config import EmbeddedText
-from flaxmill.data.corpora import Corpus, Document, cut_text
+from flaxmill.data.corpora import Document, cut_text
+from flaxmill.data.sources import Source, Sources
 
 # Tests, bundled applications and generated tables are either not what a reader calls code, or repetitive.
 _LEFT_OUT = {
@@ -27,7 +28,7 @@ _TRIPLE_QUOTED = re.compile(
 )
 
 
-def embedded_corpus(part: EmbeddedText) -> Corpus:
+def embedded_corpus(part: EmbeddedText) -> Sources:
     """Prose (the language reference's topics, docstrings), code without docstrings, or both.
 
     Docstrings are taken out of the code, so that no held-out text also stands in the training split.
@@ -42,7 +43,8 @@ def embedded_corpus(part: EmbeddedText) -> Corpus:
     inventory: list[list] = [[platform.python_version(), part]]
     inventory += [[str(path.relative_to(library_root())), size] for path, size in files]
     num_bytes = sum(size for _, size in files)
-    return Corpus(f"data.embedded={part}", inventory, num_bytes, lambda: iter(_documents(part)))
+    name = f"data.embedded={part}"
+    return Sources(name, (Source(name, inventory, num_bytes, name, lambda: iter(_documents(part))),))
 
 
 def library_root() -> Path:

@@ -7,7 +7,7 @@ from flaxmill.data.config import EMBEDDED_TASKS, DataConfig
 from flaxmill.data.embedded import embedded_corpus
 from flaxmill.data.embedded_examples import embedded_examples
 from flaxmill.data.held_out import Split
-from flaxmill.data.tables import Row
+from flaxmill.data.rows import Row
 
 SplitRow = tuple[Split, Row]
 

@@ -142,7 +142,7 @@ def _top_level(share: float) -> Iterator[tuple[str, ast.stmt, list[str]]]:
     """(group, statement, lines of its module) of what stands at the top of a share of the modules."""
     for module, source in read_modules():
         if _draw(_SAMPLE, module) < share:
-            lines = source.splitlines()
+            lines = source.split("\n")
             for node in parse_source(source).body:
                 yield f"{module}:{getattr(node, 'name', node.lineno)}", node, lines
 

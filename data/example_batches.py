@@ -61,9 +61,9 @@ def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> 
     """A weight for each label, ready to be indexed.
 
     Raises:
-      ValueError: there are more or fewer than labels, or one is negative.
+      ValueError: there are more or fewer than labels.
     """
-    if weights and (len(weights) != len(labels) or min(weights) < 0):
+    if weights and len(weights) != len(labels):
         raise ValueError(
             f"data.class_weights={', '.join(map(str, weights))} must be one number of 0 or more for each of "
             f"the {len(labels)} labels ({', '.join(labels)})"
@@ -75,7 +75,8 @@ def _label_weights(labels: np.ndarray, dataset: Dataset, class_weights: np.ndarr
     """[n]: what each example counts; nothing where its label is unknown."""
     if dataset.settings["label_column"] is None:
         return np.zeros(len(labels), np.float32)
-    return class_weights[labels] if len(class_weights) else np.ones(len(labels), np.float32)
+    is_category = dataset.settings["label_type"] == "category"
+    return class_weights[labels] if is_category else np.ones(len(labels), np.float32)
 
 
 def _inputs(stored: Stored) -> Batch:

@@ -48,6 +48,7 @@ class _ExampleRows:
         self.num_examples = self.num_tokens = self.num_bytes = self.num_cut = self.num_answered = 0
         self.lengths = np.zeros(1, np.int64)
         self.label_counts = np.zeros(num_labels, np.int64)
+        self.num_without_label: int | None = None  # known where an example may have none
         self._numbers: list[np.ndarray] = []
 
     def add(self, examples: list[Example], encoded: EncodedRows) -> None:
@@ -65,7 +66,10 @@ class _ExampleRows:
         self._count_labels(examples, rows)
 
     def _count_labels(self, examples: list[Example], rows: dict[str, np.ndarray]) -> None:
-        if len(self.label_counts):
+        if len(self.label_counts) and "label" in rows and rows["label"].ndim == 2:
+            self.label_counts += rows["label"].sum(0).astype(np.int64)
+            self.num_without_label = (self.num_without_label or 0) + int((rows["label"].sum(1) == 0).sum())
+        elif len(self.label_counts):
             labels = rows["label"] if "label" in rows else rows["tags"]
             self.label_counts += np.bincount(labels[labels >= 0], minlength=len(self.label_counts))
         elif "label" in rows:
@@ -87,7 +91,10 @@ class _ExampleRows:
             "median_length": int(median),
             "max_length": int(found[-1]),
         }
-        if len(self.label_counts):
+        if self.num_without_label is not None:
+            statistics["applied_counts"] = self.label_counts.tolist()
+            statistics["num_without_label"] = self.num_without_label
+        elif len(self.label_counts):
             statistics["label_counts"] = self.label_counts.tolist()
         elif layout == "labelled" and len(numbers := np.concatenate(self._numbers)):
             statistics |= {"label_mean": float(numbers.mean()), "label_std": float(numbers.std())}
@@ -108,7 +115,7 @@ def build_examples(
 ) -> None:
     """Fills an empty directory with a dataset. Raises ValueError for the first bad example."""
     layout: Layout = settings["layout"]
-    format_ = record_format(settings, tokenizer.vocab_size)
+    format_ = record_format(settings, tokenizer.vocab_size, len(labels))
     rows: dict[Split, _ExampleRows] = {
         split: _ExampleRows(ShardWriter(directory, split, format_), len(labels), tokenizer.spells_special)
         for split in SPLITS

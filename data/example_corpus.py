@@ -5,59 +5,66 @@ import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, has_labels
 from flaxmill.data.corpora import Document
 from flaxmill.data.embedded_corpus import choose_embedded, embedded_inventory, embedded_rows
-from flaxmill.data.example_files import ExampleFiles, find_examples
+from flaxmill.data.example_files import find_examples
 from flaxmill.data.examples import Example, make_examples
-from flaxmill.data.held_out import Split, SplitCorpus, draw_split
+from flaxmill.data.held_out import Split, SplitCorpus, draw_split, say_nothing, split_sources
+from flaxmill.data.sources import Log, Sources
 from flaxmill.data.spelling import did_you_mean
 
 # Labels that an error lists; more would not be read.
 _MAX_LABELS_SHOWN = 20
+_MAX_DIGITS = 4000
 
 
 class ExampleCorpus(NamedTuple):
-    """Examples and their held-out part; `examples` streams (split, example) in a fixed order."""
+    """Examples and their held-out part; `examples` streams (split, example) in a fixed order, and `check`
+    reads the first example of each source."""
 
     name: str
     inventory: dict[str, list]
     num_bytes: int
     examples: Callable[[], Iterator[tuple[Split, Example]]]
+    check: Callable[[], None] = lambda: None
 
 
-def split_examples(config: DataConfig, objective: str) -> ExampleCorpus:
+def split_examples(config: DataConfig, objective: str, log: Log = say_nothing) -> ExampleCorpus:
     """The config's examples with their splits. Raises ValueError for missing files; bad rows raise when
     they are streamed."""
     if not config.files:
         return _embedded_corpus(config, objective)
-    files = find_examples(config, "files", objective)
-    read = lambda: _require_examples(files, config, objective)  # noqa: E731
-    if not config.valid_files:
+    train = find_examples(config, "files", objective, log)
+    valid = find_examples(config, "valid_files", objective, log) if config.valid_files else None
+    named = split_sources(train, valid, log)
 
-        def refuse(only: Example) -> Iterator[tuple[Split, Example]]:
-            raise ValueError(f"{files.name} has 1 example, none to hold out; give more, or data.valid_files")
-
-        return ExampleCorpus(
-            files.name,
-            {"files": files.inventory},
-            files.num_bytes,
-            lambda: draw_split(read, config, split_one=refuse),
-        )
-    valid = find_examples(config, "valid_files", objective)
+    def refuse(only: Example) -> Iterator[tuple[Split, Example]]:
+        raise ValueError(f"{named.name} has 1 example, none to hold out; give more, or data.valid_files")
 
     def stream() -> Iterator[tuple[Split, Example]]:
-        for example in read():
+        if named.valid is None:
+            read = lambda: _require_examples(named.train(), config, objective)  # noqa: E731
+            yield from draw_split(read, config, split_one=refuse)
+            return
+        for example in _require_examples(named.train(), config, objective):
             yield "train", example
-        for example in _require_examples(valid, config, objective):
+        for example in _require_examples(named.valid, config, objective):
             yield "valid", example
 
-    inventory = {"files": files.inventory, "valid_files": valid.inventory}
-    return ExampleCorpus(files.name, inventory, files.num_bytes + valid.num_bytes, stream)
+    def check() -> None:
+        for source in (*named.train().sources, *(named.valid.sources if named.valid else ())):
+            next(make_examples(source.read(), config, objective), None)
+
+    return ExampleCorpus(named.name, named.inventory, named.num_bytes, stream, check)
 
 
 def read_examples(config: DataConfig, objective: str, split: Split) -> Iterator[Example]:
     """The examples of a split in order: the n-th is number n of `example_numbers` in batches."""
+    if split == "valid" and config.valid_files:  # without a look at those for training
+        files = find_examples(config, "valid_files", objective, say_nothing)
+        yield from _require_examples(files, config, objective)
+        return
     for its_split, example in split_examples(config, objective).examples():
         if its_split == split:
             yield example
@@ -82,18 +89,12 @@ def find_labels(config: DataConfig, objective: str, corpus: ExampleCorpus) -> tu
         for label in [example.wanted] if isinstance(example.wanted, str) else example.wanted:
             found[label] = None
     if len(found) < 2:
+        what = f"one label, {next(iter(found))!r}" if found else "no label"
         raise ValueError(
-            f"data.label_column={config.label_column!r} of {corpus.name} holds one label, "
-            f"{next(iter(found))!r}; a classifier needs examples of two or more"
+            f"data.label_column={config.label_column!r} of {corpus.name} holds {what}; a classifier needs "
+            "examples of two or more"
         )
     return tuple(sorted(found, key=_as_number if all(map(_is_whole, found)) else None))
-
-
-def has_labels(config: DataConfig, objective: str) -> bool:
-    """Whether the objective chooses among categories."""
-    return objective == "token_classification" or (
-        objective == "classification" and config.label_type == "category"
-    )
 
 
 def number_labels(labels: tuple[str, ...]) -> Callable[[str, str], int]:
@@ -143,16 +144,17 @@ def _embedded_corpus(config: DataConfig, objective: str) -> ExampleCorpus:
     return ExampleCorpus(f"data.embedded={task}", {"embedded": inventory}, num_bytes, stream)
 
 
-def _require_examples(files: ExampleFiles, config: DataConfig, objective: str) -> Iterator[Example]:
-    examples = make_examples(files.rows(), config, objective)
+def _require_examples(sources: Sources, config: DataConfig, objective: str) -> Iterator[Example]:
+    examples = make_examples(sources.read(), config, objective)
     first = next(examples, None)
     if first is None:
-        raise ValueError(f"{files.name} holds no examples; give files with at least one row")
+        raise ValueError(f"{sources.name} holds no examples; give files with at least one row")
     return itertools.chain([first], examples)
 
 
 def _is_whole(label: str) -> bool:
-    return label.removeprefix("-").isdecimal()
+    # Python reads no more than 4,300 digits.
+    return len(label) <= _MAX_DIGITS and label.removeprefix("-").isdecimal()
 
 
 def _as_number(label: str) -> tuple[int, str]:

@@ -1,76 +1,59 @@
 """The sources of labelled examples: files, read by their suffix, and TFDS datasets, one after another."""
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
+from flaxmill.data.archives import format_suffix
 from flaxmill.data.config import DataConfig
 from flaxmill.data.conll import read_conll
-from flaxmill.data.corpora import find_files
-from flaxmill.data.squad import read_squad
-from flaxmill.data.tables import Reader, Row, read_csv, read_jsonl, read_parquet, read_tsv
+from flaxmill.data.rows import Reader
+from flaxmill.data.sources import Log, Source, Sources, find_files, make_file_source, read_once
+from flaxmill.data.squad import read_questions
+from flaxmill.data.tables import TABLES, find_reader
 from flaxmill.data.tfds_rows import PREFIX, open_tfds, read_tfds
 
-_DELIMITED = {".csv": read_csv, ".tsv": read_tsv}
-_TABLES = {".jsonl": read_jsonl, ".parquet": read_parquet}
+# Raise it when the same file gives other words or tags: datasets made from it are then looked at again.
+_CONLL_READER = 2
 
 
-class ExampleFiles(NamedTuple):
-    """A named source of rows; `inventory` tells without reading whether it changed."""
-
-    name: str
-    inventory: list[list]
-    num_bytes: int
-    rows: Callable[[], Iterator[Row]]
-
-
-def find_examples(config: DataConfig, field: str, objective: str) -> ExampleFiles:
-    """What data.files or data.valid_files (`field`) name.
+def find_examples(
+    config: DataConfig, field: Literal["files", "valid_files"], objective: str, log: Log
+) -> Sources:
+    """What data.files or data.valid_files (`field`) name, as rows.
 
     Raises ValueError where a file is missing, or its suffix says no format.
     """
-    patterns: Sequence[str] = getattr(config, field)
+    patterns, name = getattr(config, field), f"data.{field}"
     assert patterns, field
-    found: dict[str, ExampleFiles] = {}
-    for pattern in patterns:
-        for source in _find(pattern, config, field, objective):
-            found.setdefault(source.name, source)  # a file that two patterns match is read once
-    return ExampleFiles(
-        f"data.{field}={', '.join(patterns)}",
-        [entry for source in found.values() for entry in source.inventory],
-        sum(source.num_bytes for source in found.values()),
-        lambda: itertools.chain.from_iterable(source.rows() for source in found.values()),
-    )
+    sources = (source for pattern in patterns for source in _find(pattern, config, name, objective))
+    return read_once(f"{name}={', '.join(patterns)}", sources, log)
 
 
-def _find(pattern: str, config: DataConfig, field: str, objective: str) -> Iterator[ExampleFiles]:
+def _find(pattern: str, config: DataConfig, field: str, objective: str) -> Iterator[Source]:
     if pattern.startswith(PREFIX):
-        split = open_tfds(pattern, is_training=field == "files")
-        rows = functools.partial(read_tfds, split)
-        yield ExampleFiles(split.name, [split.inventory], split.num_bytes, rows)
+        split = open_tfds(pattern, is_training=field == "data.files")
+        read = functools.partial(read_tfds, split)
+        yield Source(split.name, [split.inventory], split.num_bytes, split.name, read)
         return
-    for path in find_files([pattern], f"data.{field}"):
-        rows = functools.partial(_reader(path, config, objective), path)
-        stat = path.stat()
-        inventory = [str(path), stat.st_size, stat.st_mtime_ns]
-        yield ExampleFiles(str(path), [inventory], stat.st_size, rows)
+    for path in find_files([pattern], field):
+        reader, read_as = _reader(path, config, objective)
+        yield make_file_source(path, field, functools.partial(reader, path), read_as=read_as)
 
 
-def _reader(path: Path, config: DataConfig, objective: str) -> Reader:
-    suffix = path.suffix.lower()
+def _reader(path: Path, config: DataConfig, objective: str) -> tuple[Reader, tuple]:
+    """What reads the file, and what decides how, beside the settings that every dataset stores."""
+    suffix = format_suffix(path)
     if objective == "question_answering" and suffix == ".json":
-        return read_squad
+        return read_questions, ()
     if objective == "token_classification" and suffix == ".conll":
-        return functools.partial(read_conll, word_column=config.text_column, tag_column=config.label_column)
-    if suffix in _DELIMITED:
-        return functools.partial(_DELIMITED[suffix], quotes=config.quotes)
-    if suffix in _TABLES:
-        return _TABLES[suffix]
-    known = [*_DELIMITED, *_TABLES]
-    known += [".json"] if objective == "question_answering" else []
-    known += [".conll"] if objective == "token_classification" else []
+        reader = functools.partial(read_conll, word_column=config.text_column, tag_column=config.label_column)
+        return reader, (_CONLL_READER,)
+    reader = find_reader(path, config.quotes)
+    if reader is not None:
+        return reader, (() if config.quotes == "double" else (config.quotes,))
+    known = [*TABLES, *([".conll"] if objective == "token_classification" else [])]
     raise ValueError(
         f"{path}: suffix {suffix!r} names no format that objective={objective} reads; use {', '.join(known)}"
     )

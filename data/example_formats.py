@@ -1,18 +1,27 @@
 """How rows of labelled examples are stored: the fields of each layout."""
 
+from flaxmill.data.config import LabelType
 from flaxmill.data.records import Field, RecordFormat
 
 # S tokens of a source, U of a target, T of any other row; `number` is that of the row's example in its split.
 
 
-def labelled_format(sequence_length: int, token_dtype: str, has_numbers: bool) -> RecordFormat:
-    """A stored row: `tokens` and `segments` padded with zeros, `length`, `label` and `number`."""
+def labelled_format(
+    sequence_length: int, token_dtype: str, label_type: LabelType, num_labels: int
+) -> RecordFormat:
+    """A stored row: `tokens` and `segments` padded with zeros, `length`, `label` and `number`. Of multi_label
+    `label` is a vector, 1 where a label applies."""
+    label = {
+        "category": Field("label", "int32", ()),
+        "number": Field("label", "float32", ()),
+        "multi_label": Field("label", "float32", (num_labels,)),
+    }
     return RecordFormat(
         [
             Field("tokens", token_dtype, (sequence_length,)),
             Field("segments", "uint8", (sequence_length,)),
             Field("length", "int32", ()),
-            Field("label", "float32" if has_numbers else "int32", ()),
+            label[label_type],
             Field("number", "int32", ()),
         ]
     )

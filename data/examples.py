@@ -5,8 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.rows import BLANKS, Row, check_unicode, is_missing, unreadable
 from flaxmill.data.spelling import did_you_mean
-from flaxmill.data.tables import Row, unreadable
+
+_MAX_NUMBER = 2.0**127  # what float32 holds, in which numbers are stored and learned
+
+LABEL_SEPARATOR = "|"
+"""Between the labels of an example in a CSV or TSV; other formats have lists."""
 
 
 class Answer(NamedTuple):
@@ -20,8 +25,8 @@ class Example(NamedTuple):
     """One labelled example.
 
     texts: the text, or both of a pair; the words of a tagged sentence; question and context; the source.
-    wanted: a label's string, or a number; the list of tags; the list of Answers; the target. None where the
-      config names no column for it.
+    wanted: a label's string, a number, or the list of the labels that apply; the list of tags; the list of
+      Answers; the target. None where the config names no column for it.
     columns: the row as it stands in its file, and `place`, where that is.
     """
 
@@ -84,27 +89,61 @@ def _read_labelled(row: Row, config: DataConfig) -> Example:
     return Example(texts, _label(row, config), row.values, row.place)
 
 
-def _label(row: Row, config: DataConfig) -> str | float | None:
+def _label(row: Row, config: DataConfig) -> str | float | list[str] | None:
     column = config.label_column
     if column is None:
         return None
     value = row.values.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError(f"{row.place} has no label in the column {column!r}; give it one, or delete the row")
+    if config.label_type == "multi_label":
+        return _labels(value, row, column)
+    if is_missing(value):
+        raise _no_label(row, column)
     return _category(value, row, column) if config.label_type == "category" else _number(value, row, column)
 
 
+def _no_label(row: Row, column: str) -> ValueError:
+    return ValueError(f"{row.place} has no label in the column {column!r}; give it one, or delete the row")
+
+
 def _category(value: Any, row: Row, column: str) -> str:
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float) or value in (math.inf, -math.inf):
         raise ValueError(f"{row.place}: {column!r} holds {value!r:.60}, which is no label; give a string")
-    return value.strip() if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        return str(value)
+    check_unicode(value, row.place, column)
+    return value.strip()
+
+
+def _labels(value: Any, row: Row, column: str) -> list[str]:
+    """Of a list, or of a CSV's string with a | between two; [] where none applies."""
+    if isinstance(value, str):
+        value = value.split(LABEL_SEPARATOR) if value.strip() else []
+    if not isinstance(value, list):
+        if is_missing(value):
+            raise ValueError(
+                f"{row.place} has no labels in the column {column!r}; give [] where none applies"
+            )
+        raise ValueError(
+            f"{row.place}: {column!r} holds {value!r:.60}, which is no list of labels; give one, or a string "
+            f"with {LABEL_SEPARATOR} between two"
+        )
+    labels = []
+    for one in value:
+        if is_missing(one):
+            raise ValueError(f"{row.place}: {column!r} has a label without a name; delete it from the list")
+        labels.append(_category(one, row, column))
+    return sorted(set(labels))
 
 
 def _number(value: Any, row: Row, column: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
+    if _MAX_NUMBER < abs(number) < math.inf:
+        raise ValueError(
+            f"{row.place}: the label {value!r:.60} in {column!r} is beyond float32; scale the labels"
+        )
     if not math.isfinite(number):
         raise ValueError(
             f"{row.place}: the label {value!r:.60} in {column!r} is no number, as data.label_type=number "
@@ -115,7 +154,7 @@ def _number(value: Any, row: Row, column: str) -> float:
 
 def _read_tagged(row: Row, config: DataConfig) -> Example:
     words = _strings(row, config.text_column, "words")
-    if blank := [number for number, word in enumerate(words, start=1) if not word.strip()]:
+    if blank := [number for number, word in enumerate(words, start=1) if not word.strip(BLANKS)]:
         raise ValueError(
             f"{row.place}: word {blank[0]} in {config.text_column!r} is empty; delete it and its tag"
         )
@@ -126,6 +165,8 @@ def _read_tagged(row: Row, config: DataConfig) -> Example:
             raise ValueError(
                 f"{row.place} has {len(words)} words and {len(tags)} tags; give each word one tag"
             )
+        if untagged := [word for word, tag in zip(words, tags, strict=True) if is_missing(tag)]:
+            raise ValueError(f"{row.place}: {untagged[0]!r:.60} has no tag beside it; give it one")
     return Example(tuple(words), tags, row.values, row.place)
 
 
@@ -140,35 +181,49 @@ def _strings(row: Row, column: str, what: str) -> list[str]:
         raise ValueError(f"{row.place}: {column!r} holds no {what}; fill it, or delete the row")
     if odd := [value for value in values if not isinstance(value, str | int)]:
         raise ValueError(f"{row.place}: {column!r} holds {odd[0]!r:.60} among its {what}; give strings")
-    _check_unicode("".join(map(str, values)), row, column)
+    check_unicode("".join(map(str, values)), row.place, column)
     return [str(value) for value in values]
 
 
 def _read_question(row: Row, config: DataConfig) -> Example:
     question, context = _text(row, "question").lstrip(), _text(row, "context")
-    if not question.strip():
-        raise _empty(row, "question")
-    answers = [] if row.values.get("is_impossible") else _answers(row)
-    for answer in answers:
-        _check_answer(answer, context, row)
+    answers = [] if _is_impossible(row) else [_within(answer, context, row) for answer in _answers(row)]
     return Example((question, context), answers, row.values, row.place)
+
+
+def _is_impossible(row: Row) -> bool:
+    value = row.values.get("is_impossible")
+    if value is not None and not is_missing(value) and value not in (True, False):
+        raise ValueError(
+            f"{row.place}: is_impossible={value!r:.60} is neither true nor false; give one of them"
+        )
+    return not is_missing(value) and bool(value)
 
 
 def _answers(row: Row) -> list[Answer]:
     """Of SQuAD's list of objects, or of the columns of lists that tables and TFDS have."""
-    found = row.values.get("answers") or []
+    found = row.values.get("answers")
     try:
+        if found is None or is_missing(found) or found == {}:
+            return []
         if isinstance(found, dict):
             return [Answer(str(t), int(s)) for t, s in zip(found["text"], found["answer_start"], strict=True)]
         return [Answer(str(answer["text"]), int(answer["answer_start"])) for answer in found]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise unreadable(row.place, f"answers {found!r:.80} have no text and answer_start") from None
 
 
-def _check_answer(answer: Answer, context: str, row: Row) -> None:
-    if answer.text.strip() and context[answer.start :].startswith(answer.text) and answer.start >= 0:
-        return
-    place = context.find(answer.text) if answer.text.strip() else -1
+def _within(answer: Answer, context: str, row: Row) -> Answer:
+    """The answer without the blanks around it, with which it would begin a token early.
+
+    Raises ValueError where it does not stand at its place.
+    """
+    text = answer.text.strip()
+    num_blanks = len(answer.text) - len(answer.text.lstrip())
+    start = answer.start + num_blanks
+    if text and start >= 0 and context.startswith(text, start):
+        return Answer(text, start)
+    place = context.find(text) - num_blanks if text in context and text else -1
     advice = f"it stands at {place}: correct answer_start" if place >= 0 else "correct or delete it"
     raise ValueError(
         f"{row.place}: the answer {answer.text[:60]!r} does not stand at character {answer.start} of its "
@@ -183,21 +238,9 @@ def _read_target(row: Row, config: DataConfig) -> Example:
 
 def _text(row: Row, column: str) -> str:
     value = row.values.get(column)
-    if value is None or value == "" or (isinstance(value, str) and not value.strip()):
-        raise _empty(row, column)
+    if is_missing(value):
+        raise ValueError(f"{row.place}: the text in {column!r} is empty; fill it, or delete the row")
     if not isinstance(value, str):
         raise ValueError(f"{row.place}: {column!r} holds {value!r:.60}, which is no text; give a string")
-    _check_unicode(value, row, column)
+    check_unicode(value, row.place, column)
     return value
-
-
-def _check_unicode(text: str, row: Row, column: str) -> None:
-    """JSON can spell half of a surrogate pair, which is no character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise unreadable(row.place, f"{column!r} has half a character at place {error.start}") from None
-
-
-def _empty(row: Row, column: str) -> ValueError:
-    return ValueError(f"{row.place}: the text in {column!r} is empty; fill it, or delete the row")

@@ -36,7 +36,7 @@ def finish_dataset(
             writer.close()
     shards = {split: name_shards(split, its_writers) for split, its_writers in writers.items()}
     layout = settings["layout"]
-    format_ = record_format(settings, tokenizer.vocab_size)
+    format_ = record_format(settings, tokenizer.vocab_size, len(labels or ()))
     write_tfds_metadata(directory, format_, shards, f"{corpus_name}, {layout} rows prepared by flaxmill")
     digest.update(json.dumps([FORMAT_VERSION, settings], sort_keys=True).encode())
     if labels is not None:
@@ -57,6 +57,8 @@ def finish_dataset(
     } | ({} if labels is None else {"labels": labels})
     for path in directory.iterdir():
         sync(path)
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (directory / MANIFEST).write_text(
+        json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     sync(directory / MANIFEST)
     sync(directory)

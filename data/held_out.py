@@ -1,5 +1,6 @@
 """Which documents are held out of training: a draw for each, and never none."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, TypeVar, get_args
@@ -7,9 +8,11 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 import numpy as np
 
 from flaxmill.data.config import DataConfig, EmbeddedText
-from flaxmill.data.corpora import Corpus, Document, file_corpus
+from flaxmill.data.corpora import Document, text_sources
 from flaxmill.data.draws import HELD_OUT, uniform
 from flaxmill.data.embedded import embedded_corpus
+from flaxmill.data.overlap import leave_out_copies, leave_out_held_out, may_hold_copies
+from flaxmill.data.sources import Log, Sources
 
 Split = Literal["train", "valid"]
 Item = TypeVar("Item")
@@ -21,40 +24,69 @@ _DRAWS_AT_ONCE = 4096
 
 
 class SplitCorpus(NamedTuple):
-    """A corpus and its held-out part; `documents` streams (split, document) in a fixed order."""
+    """A corpus and its held-out part; `documents` streams (split, document) in a fixed order, and `check`
+    reads the first document of each source."""
 
     name: str
     inventory: dict[str, list]
     num_bytes: int
     documents: Callable[[], Iterator[tuple[Split, Document]]]
+    check: Callable[[], None] = lambda: None
 
 
-def split_corpus(config: DataConfig) -> SplitCorpus:
+class SplitSources(NamedTuple):
+    """Training sources that share nothing with the held-out ones, if these are named.
+
+    Files are compared by what they hold when `train` is first called: a dataset that stands needs no reading.
+    """
+
+    name: str
+    inventory: dict[str, list]
+    num_bytes: int
+    train: Callable[[], Sources]
+    valid: Sources | None
+
+
+def say_nothing(line: str) -> None:
+    """The log of who only reads."""
+
+
+def split_sources(train: Sources, valid: Sources | None, log: Log) -> SplitSources:
+    """Raises ValueError where data.valid_files leaves nothing to train on; of copies, when they are read."""
+    inventory: dict[str, list] = {"files": train.inventory}
+    if valid is not None:
+        train = leave_out_held_out(train, valid, log)
+        inventory = {"files": train.inventory, "valid_files": valid.inventory}
+        if may_hold_copies(train, valid):
+            inventory["copies"] = [["left out"]]
+    num_bytes = train.num_bytes + (0 if valid is None else valid.num_bytes)
+    distinct = functools.cache(lambda: leave_out_copies(train, valid, log))
+    return SplitSources(train.name, inventory, num_bytes, distinct, valid)
+
+
+def split_corpus(config: DataConfig, log: Log = say_nothing) -> SplitCorpus:
     """The config's documents with their splits. Raises ValueError for missing files; empty ones raise
     when they are streamed."""
-    if config.files:
-        corpus = file_corpus(config.files, config.documents, "data.files")
-    else:
-        corpus = embedded_corpus(_text_part(config))
-    if not config.valid_files:
-        return SplitCorpus(
-            corpus.name,
-            {"files": corpus.inventory},
-            corpus.num_bytes,
-            lambda: draw_split(
-                lambda: _require_text(corpus), config, split_one=lambda only: _split_text(only, config)
-            ),
-        )
-    valid = file_corpus(config.valid_files, config.documents, "data.valid_files")
+    train = text_sources(config, "files", log) if config.files else embedded_corpus(_text_part(config))
+    named = split_sources(
+        train, text_sources(config, "valid_files", log) if config.valid_files else None, log
+    )
 
     def stream() -> Iterator[tuple[Split, Document]]:
-        for document in _require_text(corpus):
+        if named.valid is None:
+            read = lambda: _require_text(named.train())  # noqa: E731
+            yield from draw_split(read, config, split_one=lambda only: _split_text(only, config))
+            return
+        for document in _require_text(named.train()):
             yield "train", document
-        for document in _require_text(valid):
+        for document in _require_text(named.valid):
             yield "valid", document
 
-    inventory = {"files": corpus.inventory, "valid_files": valid.inventory}
-    return SplitCorpus(corpus.name, inventory, corpus.num_bytes + valid.num_bytes, stream)
+    def check() -> None:
+        for source in (*named.train().sources, *(named.valid.sources if named.valid else ())):
+            next(source.read(), None)
+
+    return SplitCorpus(named.name, named.inventory, named.num_bytes, stream, check)
 
 
 def draw_split(
@@ -100,11 +132,11 @@ def _text_part(config: DataConfig) -> EmbeddedText:
     return config.embedded  # type: ignore[return-value]  # it is one of them
 
 
-def _require_text(corpus: Corpus) -> Iterator[Document]:
-    documents = corpus.documents()
+def _require_text(sources: Sources) -> Iterator[Document]:
+    documents = sources.read()
     first = next(documents, None)
     if first is None:
-        raise ValueError(f"{corpus.name} holds no text (0 documents); give files that are not blank")
+        raise ValueError(f"{sources.name} holds no text (0 documents); give files that are not blank")
     return itertools.chain([first], documents)
 
 

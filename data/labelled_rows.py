@@ -1,11 +1,12 @@
 """Rows of one text or a pair with a label, for classification and regression."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.encoding_failures import encode_texts
 from flaxmill.data.example_corpus import number_labels
 from flaxmill.data.examples import Example
 from flaxmill.data.framing import make_framer, truncate
@@ -13,6 +14,8 @@ from flaxmill.data.padding import lengths_of, pad_rows
 from flaxmill.data.tokenization import Tokenizer
 
 UNKNOWN_LABEL = -1
+
+T = TypeVar("T")
 
 
 class EncodedRows(NamedTuple):
@@ -30,7 +33,7 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
     """Long texts are cut on the tokenizer's truncation side, of a pair the longer one first, as transformers'
     longest_first.
 
-    An unknown label is -1, an unknown number 0.
+    An unknown label is -1, an unknown number 0. Of multi_label each label has 1 where it applies, else 0.
     """
     framer = make_framer(tokenizer, config.separator, markup=config.reads_markup_in_examples)
     is_pair = config.pair_column is not None
@@ -42,22 +45,36 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
             return 0.0 if example.wanted is None else example.wanted
         return UNKNOWN_LABEL if example.wanted is None else number_of(example.wanted, example.place)
 
+    def labels_of(examples: Sequence[Example]) -> np.ndarray:
+        if config.label_type != "multi_label":
+            return np.array([label_of(example) for example in examples])
+        applies = np.zeros((len(examples), len(labels)), np.float32)
+        for row, example in enumerate(examples):
+            applies[row, [number_of(label, example.place) for label in example.wanted or ()]] = 1
+        return applies
+
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        labels = np.array([label_of(example) for example in examples])
         inputs = [example.texts if is_pair else example.texts[0] for example in examples]
-        encodings = framer.encode_batch_fast(inputs)
+        encodings = encode_examples(framer.encode_batch_fast, inputs, examples)
         ids = [encoding.ids for encoding in encodings]
         check_tokens(ids, examples)
         rows = {
             "tokens": pad_rows(ids, config.sequence_length),
             "segments": pad_rows([encoding.type_ids for encoding in encodings], config.sequence_length),
             "length": lengths_of(ids),
-            "label": labels,
+            "label": labels_of(examples),
             "number": first + np.arange(len(examples)),
         }
         return EncodedRows(rows, sum(bool(encoding.overflowing) for encoding in encodings))
 
     return encode
+
+
+def encode_examples(
+    encode: Callable[[list[Any]], Sequence[T]], inputs: Sequence[Any], examples: Sequence[Example]
+) -> Sequence[T]:
+    """What `encode` gives for an input of each example. Raises ValueError for one that it fails at."""
+    return encode_texts(encode, inputs, lambda number: examples[number].place)
 
 
 def check_tokens(ids: Sequence[Sequence[int]], examples: Sequence[Example]) -> None:

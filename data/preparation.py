@@ -1,6 +1,7 @@
 """Finds a config's dataset in the cache, or makes it so that only a whole one is ever seen."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -10,21 +11,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flaxmill.data.answer_rows import check_stride
 from flaxmill.data.building import build_dataset
 from flaxmill.data.cache_places import Places, find_places, reads_as_before, stored_framing, stored_settings
-from flaxmill.data.config import TASK_OBJECTIVES, DataConfig
+from flaxmill.data.config import TASK_OBJECTIVES, DataConfig, has_labels
 from flaxmill.data.dataset import (
     MANIFEST,
     DamagedDatasetError,
     Dataset,
+    Layout,
     layout_of,
     open_dataset,
 )
 from flaxmill.data.example_building import build_examples
-from flaxmill.data.example_corpus import ExampleCorpus, as_documents, find_labels, has_labels, split_examples
+from flaxmill.data.example_corpus import ExampleCorpus, as_documents, find_labels, split_examples
 from flaxmill.data.held_out import SplitCorpus, split_corpus
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
+from flaxmill.data.target_rows import check_prompt_room
 from flaxmill.data.tokenizer_training import check_vocab_size, load_tokenizer, make_tokenizer
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 Log = Callable[[str], None]
 
@@ -44,8 +51,9 @@ def prepare(
     layout = layout_of(objective, has_encoder)
     check_vocab_size(config)
     check_trained_specials(config, objective)
+    _check_lengths(config, layout)
     is_task = objective in TASK_OBJECTIVES
-    corpus = split_examples(config, objective) if is_task else split_corpus(config)
+    corpus = split_examples(config, objective, log) if is_task else split_corpus(config, log)
     settings = stored_settings(config, layout)
     labels = config.labels if has_labels(config, objective) else ()
     places = find_places(Path(cache) / "data", config, settings, corpus.inventory, labels)
@@ -56,6 +64,14 @@ def prepare(
             dataset = _open_whole(final, log) or _make(final, config, objective, settings, corpus, log)
     require_special_tokens(dataset.tokenizer, objective, config)
     return dataset
+
+
+def _check_lengths(config: DataConfig, layout: Layout) -> None:
+    """Refuses before anything is read what the rows' encoders refuse once they have a tokenizer."""
+    if layout == "answers":
+        check_stride(config)
+    elif layout == "prompts":
+        check_prompt_room(config)
 
 
 def _open_alike(places: Places, config: DataConfig, log: Log) -> Dataset | None:
@@ -78,16 +94,29 @@ def _open_whole(final: Path, log: Log) -> Dataset | None:
 
 
 @contextlib.contextmanager
+def _cache_errors(directory: Path) -> Iterator[None]:
+    """Names the cache in errors of the system: it alone is written while data are prepared, and its reader
+    names what cannot be read.
+
+    Raises ValueError where the directory is not for us to write, OSError where something befell it.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"cache directory {str(directory)!r} cannot be written ({error.strerror or error})"
+        if error.errno in _NOT_OURS:
+            raise ValueError(f"{what}; set FLAXMILL_CACHE to one that can") from None
+        if error.errno in _FULL:
+            raise OSError(f"{what}; make room there, or set FLAXMILL_CACHE to a place with more") from None
+        raise OSError(f"{what}; see that it stays, or set FLAXMILL_CACHE to another place") from None
+
+
+@contextlib.contextmanager
 def _locked(final: Path, log: Log) -> Iterator[None]:
     """Lets one process make a dataset while others wait for it; the system unlocks for a killed one."""
-    try:
+    with _cache_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         lock = open(final.parent / f".{final.name}.lock", "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise ValueError(
-            f"cache directory {str(final.parent)!r} cannot be written ({error.strerror}); "
-            "set FLAXMILL_CACHE to one that can"
-        ) from None
     with lock:
         # A file system without locks loses only the waiting: names are unique and publishing is atomic.
         with contextlib.suppress(OSError):
@@ -111,10 +140,11 @@ def _make(
 ) -> Dataset:
     started = time.monotonic()
     partial = final.parent / f".{final.name}.{uuid.uuid4().hex}.partial"
-    partial.mkdir()
     try:
-        _build(partial, final, config, objective, settings, corpus, log)
-        _publish(partial, final)
+        with _cache_errors(final.parent):
+            partial.mkdir()
+            _build(partial, final, config, objective, settings, corpus, log)
+            _publish(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     dataset = open_dataset(final)
@@ -136,8 +166,12 @@ def _build(
     log: Log,
 ) -> None:
     is_task = isinstance(corpus, ExampleCorpus)
-    # Labels come before the tokenizer: a bad row is found in a moment, a vocabulary takes minutes.
+    # All this comes before the tokenizer: a bad row is found in a moment, a vocabulary takes minutes.
+    corpus.check()
     labels = find_labels(config, objective, corpus) if is_task else ()
+    if is_task and config.tokenizer in ("bpe", "wordpiece"):
+        for _ in corpus.examples():
+            pass
     tokenizer = make_tokenizer(config, as_documents(corpus, objective) if is_task else corpus, log)
     require_special_tokens(tokenizer, objective, config)
     settings = settings | stored_framing(config, tokenizer, settings["layout"])

@@ -13,7 +13,7 @@ _SENTENCE_END = re.compile(rf"(?<=[.!?]){_OPENING}|(?<=[.!?][\"')\]]){_OPENING}|
 def split_sentences(document: Document) -> list[str]:
     """The document's sentences, or its lines where it is code or has one sentence a line; no blank ones."""
     if document.sentences == "lines":
-        pieces = document.text.splitlines()
+        pieces = document.text.split("\n")
     else:
         pieces = _SENTENCE_END.split(document.text)
     return [piece for piece in pieces if piece.strip()]

@@ -1,9 +1,12 @@
 """ArrayRecord shards under the names and with the metadata that make a directory a TFDS dataset."""
 
+import errno
 import os
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +23,9 @@ _SHARD_BYTES = 64 * 1024 * 1024
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 # Rows are read in random order, so reading ahead would be wasted.
 _READER_OPTIONS = "readahead_buffer_size:0"
+# ArrayRecord tells the system's errors in words: "write() failed: No space left on device; writing ...".
+_SYSTEM_ERROR = re.compile(r"\w+\(\) failed: ([^;]+)")
+_ERROR_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 # Far below the usual limit of 1,024 files a process.
 _MAX_OPEN_FILES = 256
 
@@ -35,7 +41,8 @@ class Shard(NamedTuple):
 class ShardWriter:
     """Writes rows into shards of a fixed number of rows. Close it to have the last one finished.
 
-    The final names hold the number of shards, which is known only at the end: see name_shards.
+    Its methods raise OSError where a shard cannot be written. The final names hold the number of shards,
+    which is known only at the end: see name_shards.
     """
 
     def __init__(self, directory: Path, prefix: str, record_format: RecordFormat):
@@ -54,7 +61,8 @@ class ShardWriter:
             if not self._rows_left:
                 self._open_next()
             assert self._writer is not None
-            self._writer.write(record)
+            with _system_errors():
+                self._writer.write(record)
             self.num_rows += 1
             self._rows_left -= 1
 
@@ -62,7 +70,8 @@ class ShardWriter:
         """Finishes the shard being written; its bytes are on the disk afterwards."""
         if self._writer is None:
             return
-        self._writer.close()
+        with _system_errors():
+            self._writer.close()
         self._writer = None
         path, _ = self.files[-1]
         self.files[-1] = (path, self._shard_rows - self._rows_left)
@@ -73,8 +82,20 @@ class ShardWriter:
         self.close()
         path = self._directory / f"{self._prefix}-{len(self.files):05d}.unnamed"
         self.files.append((path, 0))
-        self._writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+        with _system_errors():
+            self._writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
         self._rows_left = self._shard_rows
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raises as OSErrors what ArrayRecord raises as RuntimeErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = _SYSTEM_ERROR.match(str(error))
+        reason = found[1] if found else " ".join(str(error).split())[:200]
+        raise OSError(_ERROR_NUMBERS.get(reason, 0), reason) from None
 
 
 def name_shards(split: str, writers: Sequence[ShardWriter]) -> list[Shard]:
@@ -146,7 +167,7 @@ class ShardReader:
         """Records of these rows, in this order, read with one call a file.
 
         Raises:
-          OSError: a file's checksum does not hold.
+          OSError: a file's checksum does not hold, or the file is gone.
         """
         records = np.empty(len(rows), object)
         shards = np.searchsorted(self._ends, rows, side="right") - 1
@@ -156,12 +177,8 @@ class ShardReader:
                 positions = (rows[places] - self._ends[shard]).tolist()
                 try:
                     records[places] = self._reader(shard).read(positions)
-                except RuntimeError as error:  # Riegeli's, of a checksum
-                    path = Path(self._paths[shard])
-                    raise OSError(
-                        f"{path} is damaged ({' '.join(str(error).split())[:200]}); "
-                        f"delete {path.parent} to have it prepared again"
-                    ) from error
+                except RuntimeError as error:  # Riegeli's, of a checksum or of the system
+                    raise _unreadable(Path(self._paths[shard]), error) from error
         return records.tolist()
 
     def close(self) -> None:
@@ -177,6 +194,13 @@ class ShardReader:
             self._open[shard] = array_record_module.ArrayRecordReader(self._paths[shard], _READER_OPTIONS)
         self._open.move_to_end(shard)
         return self._open[shard]
+
+
+def _unreadable(path: Path, error: RuntimeError) -> OSError:
+    if not path.exists():
+        return OSError(f"{path} is gone; the same command prepares it again")
+    reason = " ".join(str(error).split())[:200]
+    return OSError(f"{path} is damaged ({reason}); delete {path.parent} to have it prepared again")
 
 
 def sync(path: Path) -> None:

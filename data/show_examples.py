@@ -19,7 +19,8 @@ def describe_example(batch: Batch, row: int, tokenizer: Tokenizer, labels: Seque
     if "decoder_tokens" in batch:
         return [*lines, *_describe_target(batch, row, tokenizer)]
     if "labels" in batch:
-        answer = [f"  label: {_name(batch['labels'][row], labels)}"]
+        label = batch["labels"][row]
+        answer = [f"  labels: {_names(label, labels)}" if label.ndim else f"  label: {_name(label, labels)}"]
     elif "starts" in batch:
         answer = [f"  answer: {_answer(batch, row, tokenizer)}"]
     elif labels:
@@ -42,6 +43,11 @@ def _name(label: np.number, labels: Sequence[str]) -> str:
     if not labels:
         return f"{label:g}"
     return "unknown" if label < 0 else f"{labels[int(label)]} ({int(label)})"
+
+
+def _names(applies_C: np.ndarray, labels: Sequence[str]) -> str:
+    names = [f"{labels[number]} ({number})" for number in np.flatnonzero(applies_C).tolist()]
+    return ", ".join(names) or "none"
 
 
 def _answer(batch: Batch, row: int, tokenizer: Tokenizer) -> str:

@@ -1,11 +1,18 @@
 """SQuAD's JSON (Rajpurkar et al. 2016, 2018): articles of paragraphs of questions, as rows."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.tables import Row
+from flaxmill.data.json_rows import JsonError, first_value, parse_file, read_json
+from flaxmill.data.rows import Row
+
+
+def read_questions(path: Path) -> Iterator[Row]:
+    """SQuAD's JSON, or objects with question, context and answers, in an array or a line each."""
+    first = first_value(path)
+    is_row = isinstance(first, list) or (isinstance(first, dict) and "question" in first)
+    return read_json(path) if is_row else read_squad(path)
 
 
 def read_squad(path: Path) -> Iterator[Row]:
@@ -15,8 +22,8 @@ def read_squad(path: Path) -> Iterator[Row]:
     Raises ValueError where it is not of that form.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        content = parse_file(path)
+    except JsonError as error:
         raise ValueError(f"{path} cannot be read as SQuAD's JSON ({error}); correct it") from None
     for a, article in enumerate(_get(content, "data", list, path, "the file")):
         where = f"data[{a}]"

@@ -9,7 +9,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.example_corpus import number_labels
 from flaxmill.data.examples import Example
 from flaxmill.data.framing import make_framer, truncate
-from flaxmill.data.labelled_rows import EncodedRows, Encoder, check_tokens
+from flaxmill.data.labelled_rows import EncodedRows, Encoder, check_tokens, encode_examples
 from flaxmill.data.padding import lengths_of, pad_rows
 from flaxmill.data.tokenization import Tokenizer
 
@@ -24,7 +24,8 @@ def make_tagged_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     number_of = number_labels(labels)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        encodings = framer.encode_batch([" ".join(example.texts) for example in examples])
+        texts = [" ".join(example.texts) for example in examples]
+        encodings = encode_examples(framer.encode_batch, texts, examples)
         ids = [encoding.ids for encoding in encodings]
         check_tokens(ids, examples)
         tags = np.full((len(examples), config.sequence_length), NO_WORD, np.int32)
@@ -50,7 +51,8 @@ def locate_words(
     """For each example, thus each row, int32 [T]: the word whose first piece stands there, else -1."""
     framer = _make_framer(tokenizer, config)
     for example in examples:
-        words = _first_pieces(framer.encode(" ".join(example.texts)), example.texts)
+        (encoding,) = encode_examples(framer.encode_batch, [" ".join(example.texts)], [example])
+        words = _first_pieces(encoding, example.texts)
         yield np.pad(words, (0, config.sequence_length - len(words)), constant_values=NO_WORD)
 
 

@@ -1,6 +1,7 @@
 """Rows of sequence to sequence: source and target apart for an encoder-decoder, prompt and target in one row
 for a decoder."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Example
 from flaxmill.data.framing import make_framer, make_prompter, truncate
-from flaxmill.data.labelled_rows import EncodedRows, Encoder, check_tokens
+from flaxmill.data.labelled_rows import EncodedRows, Encoder, check_tokens, encode_examples
 from flaxmill.data.padding import lengths_of, pad_rows
 from flaxmill.data.tokenization import Tokenizer
 
@@ -21,7 +22,8 @@ def make_source_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     truncate(framer, config, is_pair=False, side=tokenizer.truncation_side)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        encodings = framer.encode_batch_fast([example.texts[0] for example in examples])
+        texts = [example.texts[0] for example in examples]
+        encodings = encode_examples(framer.encode_batch_fast, texts, examples)
         ids = [encoding.ids for encoding in encodings]
         targets, is_cut = _encode_targets(tokenizer, examples, config)
         rows = {
@@ -41,16 +43,11 @@ def make_prompt_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     """A prompt is cut at its end so that data.target_length tokens have room behind it, however many the
     target has: a held-out prompt must not tell how long its target is."""
     framer = make_prompter(tokenizer, config.separator, markup=config.reads_markup_in_examples)
-    room = config.sequence_length + 1 - config.target_length
-    if room <= framer.num_special_tokens_to_add(False):
-        raise ValueError(
-            f"data.target_length={config.target_length} leaves no room for a prompt and its separator in "
-            f"data.sequence_length={config.sequence_length}; raise the latter, or lower the former"
-        )
-    framer.enable_truncation(room)
+    framer.enable_truncation(check_prompt_room(config, framer.num_special_tokens_to_add(False)))
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
-        encodings = framer.encode_batch_fast([example.texts[0] for example in examples])
+        texts = [example.texts[0] for example in examples]
+        encodings = encode_examples(framer.encode_batch_fast, texts, examples)
         prompts = [encoding.ids for encoding in encodings]
         check_tokens(prompts, examples)
         targets, is_cut = _encode_targets(tokenizer, examples, config)
@@ -67,14 +64,25 @@ def make_prompt_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
     return encode
 
 
+def check_prompt_room(config: DataConfig, num_around: int = 0) -> int:
+    """Tokens for a prompt and `num_around` special ones. Raises ValueError where the prompt has none."""
+    room = config.sequence_length + 1 - config.target_length
+    if room <= num_around:
+        raise ValueError(
+            f"data.target_length={config.target_length} leaves no room for a prompt and its separator in "
+            f"data.sequence_length={config.sequence_length}; raise the latter, or lower the former"
+        )
+    return room
+
+
 def _encode_targets(
     tokenizer: Tokenizer, examples: Sequence[Example], config: DataConfig
 ) -> tuple[list[list[int]], np.ndarray]:
     """Ids with their end token, and a bool for each: whether it was cut. Unknown targets are empty."""
     assert tokenizer.closing_id is not None, "a tokenizer without an end token is refused before"
     most = config.target_length - 1
-    texts = [example.wanted or "" for example in examples]
-    encoded = tokenizer.encode_batch(texts, markup=config.reads_markup_in_examples)
+    encode = functools.partial(tokenizer.encode_batch, markup=config.reads_markup_in_examples)
+    encoded = encode_examples(encode, [example.wanted or "" for example in examples], examples)
     is_cut = np.array([len(ids) > most for ids in encoded])
     targets = [
         [] if example.wanted is None else [*ids[:most], tokenizer.closing_id]

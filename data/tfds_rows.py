@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxmill.data.tables import Row, unreadable
+from flaxmill.data.rows import Row, unreadable
 
 PREFIX = "tfds:"
 """Begins the name of a dataset where a file's is expected: tfds:NAME[/CONFIG][:SPLIT], or tfds:DIRECTORY."""
@@ -67,6 +67,10 @@ def read_tfds(source: TfdsSplit) -> Iterator[Row]:
         except UnicodeDecodeError as error:
             place = f"{where} of {source.name}"
             raise unreadable(place, f"its text is not UTF-8 at byte {error.start}") from None
+        except Exception as error:  # TFDS's and ArrayRecord's, of many kinds
+            raise ValueError(
+                f"{where} of {source.name} cannot be read ({_first_line(error)}); prepare the dataset again"
+            ) from None
         yield Row(values, where, source.name)
 
 
@@ -97,5 +101,4 @@ def _plain(value: Any, feature: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.config import DataConfig, LabelType, Objective
 
 TEXT = "the quick brown fox jumps over a lazy dog while rain falls on old stones"
 WORDS = TEXT.split()
 LABELS = ("animal", "other", "weather")
-TASKS = ("classification", "regression", "pairs", "tagging", "answers", "translation", "prompts")
+TASKS = (
+    *("classification", "multi_label", "regression", "pairs", "tagging", "answers"),
+    *("translation", "prompts"),
+)
 """What `write_task` writes; each is an objective with its settings."""
 
 _OBJECTIVES: dict[str, Objective] = {
@@ -19,6 +22,9 @@ _OBJECTIVES: dict[str, Objective] = {
     "translation": "seq2seq",
     "prompts": "seq2seq",
 }
+
+
+_LABEL_TYPES: dict[str, LabelType] = {"regression": "number", "multi_label": "multi_label"}
 
 
 def objective_of(task: str) -> Objective:
@@ -42,7 +48,7 @@ def write_task(directory: Path, task: str, num: int = 60, seed: int = 0) -> Data
     return DataConfig(
         files=(str(path),),
         pair_column="pair" if task == "pairs" else None,
-        label_type="number" if task == "regression" else "category",
+        label_type=_LABEL_TYPES.get(task, "category"),
         tokenizer="bpe" if task in ("translation", "prompts") else "wordpiece",
         vocab_size=300,
         sequence_length=64 if task in ("translation", "prompts") else 24,
@@ -58,6 +64,11 @@ def _make_row(task: str, number: int, rng: np.random.Generator) -> dict:
     match task:
         case "regression":
             return {"text": text, "label": len(words) / 4}
+        case "multi_label":
+            return {
+                "text": text,
+                "label": [label for place, label in enumerate(LABELS) if number >> place & 1],
+            }
         case "pairs":
             return {"text": text, "pair": " ".join(words[::-1]), "label": LABELS[number % 3]}
         case "tagging":

@@ -1,5 +1,7 @@
 """Windows over a context are transformers', and every answer is found in those that hold it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_tokenizers import TEXT, ours, theirs
@@ -7,6 +9,7 @@ from small_tokenizers import TEXT, ours, theirs
 from flaxmill.data.answer_rows import locate_contexts, make_answer_encoder
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Answer, Example
+from flaxmill.data.preparation import prepare
 
 CONFIG = DataConfig(sequence_length=40, stride=10)
 KINDS = ("bert", "roberta")
@@ -115,3 +118,22 @@ def test_of_several_answers_the_first_is_trained():
     rows, _ = make_answer_encoder(CONFIG, ours("bert"), ())([Example(("Who?", context), answers, {}, "q")], 0)
     ids = rows["tokens"][0, rows["start"][0] : rows["end"][0] + 1]
     assert ours("bert").decode(ids) == "dog"
+
+
+@pytest.mark.parametrize(("kind", "room"), [("bert", 37), ("roberta", 36)])
+def test_windows_that_share_all_their_room_are_refused_with_a_stride_that_works(kind, room):
+    config = replace(CONFIG, stride=room)
+    message = (
+        rf"^data\.stride={room} .* has room for {room} beside {40 - room} special tokens; lower .* to 12, or"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_answer_encoder(config, ours(kind), ())
+    for works in (replace(config, stride=12), replace(config, sequence_length=60)):
+        rows, _ = make_answer_encoder(works, ours(kind), ())(draw_questions(4), 0)
+        assert len(rows["tokens"]) > 4
+
+
+def test_a_stride_as_long_as_the_rows_is_refused_before_anything_is_read(tmp_path):
+    config = DataConfig(files=(str(tmp_path / "none.json"),), sequence_length=64, tokenizer="wordpiece")
+    with pytest.raises(ValueError, match=r"data\.stride=64 .* room for 64; lower data\.stride, for"):
+        prepare(config, "question_answering", cache=tmp_path)

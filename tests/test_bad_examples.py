@@ -76,14 +76,14 @@ def squad(answer: str, start: int) -> str:
             "question_answering",
             "a.json",
             squad("cat", 4),
-            (),
+            ("--data.stride", "20"),
             "question 'q7' of {}: the answer 'cat' does not stand",
         ),
         (
             "question_answering",
             "a.json",
             squad("fox", 3),
-            (),
+            ("--data.stride", "20"),
             "at character 3 of its context; it stands at 4: correct",
         ),
         (
@@ -106,3 +106,49 @@ def test_a_bad_example_ends_in_one_line_and_code_2(
     assert code == 2
     assert message.format(path) in line
     assert "Traceback" not in error
+
+
+TEXTS = {"a.txt": "The mill stands.\n" * 50, "b.txt": "The wheel turns.".encode("utf-16")}
+ROWS = {"a.csv": "text,label\nthe mill,a\nthe cat,b\n", "b.csv": "texts,label\nthe mill,a\n"}
+PAIRS = {"a.csv": "text,target\nab,xy\ncd,zw\n", "b.csv": "text,target\nef,uv\ngh,\n"}
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "flags", "message"),
+    [
+        ("gpt_tiny", TEXTS, (), "b.txt is UTF-16, as its first bytes say"),
+        ("gpt_tiny", {"a.csv": "texts\nthe mill\n"}, (), "data.text_column='text' is no column of row 1"),
+        ("classify", ROWS, (), "data.text_column='text' is no column of"),
+        ("seq2seq", PAIRS, (), "b.csv: the text in 'target' is empty"),
+        (
+            "seq2seq",
+            PAIRS,
+            ("--model.max-positions", "30"),
+            "data.sequence_length=48 is longer than model.max_pos",
+        ),
+        (
+            "seq2seq",
+            PAIRS,
+            ("--best.metric", "eval_acuracy"),
+            "best.metric=eval_acuracy is not what this run evaluates",
+        ),
+        ("gpt_tiny", TEXTS, ("--optimizer.freeze", "layers/none"), "optimizer.freeze=layers/none matches"),
+        (
+            "summarize",
+            PAIRS,
+            ("--data.target-length", "200"),
+            "data.target_length=200 is longer than model.max_pos",
+        ),
+    ],
+)
+def test_what_can_be_refused_is_before_a_tokenizer_is_trained(
+    flaxmill, tmp_path, config, files, flags, message
+):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    data = ("--data.files", tmp_path / "*.*", "--run-dir", tmp_path / "run")
+    code, out, error = flaxmill("train", config, *data, *flags)
+    assert code == 2
+    assert message in error
+    assert "tokenizer" not in out + error
+    assert not (tmp_path / "run").exists()

@@ -37,6 +37,15 @@ def test_a_classifier_s_card(tmp_path):
     assert [int(row[2]) for row in table] == train["label_counts"]
 
 
+def test_shares_of_many_labels_are_those_of_the_examples(tmp_path):
+    lines, dataset = card(tmp_path, "multi_label")
+    train = dataset.statistics["train"]
+    counts, num_examples = train["applied_counts"], train["num_examples"]
+    assert lines[-1].split()[:4] == ["2", "weather", str(counts[2]), f"({counts[2] / num_examples:.1%})"]
+    mean = sum(counts) / num_examples
+    assert f"  {mean:.2f} labels an example; {train['num_without_label']} have none" in lines
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [

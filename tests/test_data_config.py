@@ -27,6 +27,9 @@ from flaxmill.data.config import DataConfig
         ("pair_column", ""),
         ("label_type", "float"),
         ("labels", "yes"),
+        ("class_weights", (1.0, -1.0)),
+        ("class_weights", (float("nan"), 1.0)),
+        ("class_weights", (float("inf"), 1.0)),
         ("labels", ("yes", "no", "yes")),
         ("target_length", 1),
         ("stride", -1),
@@ -41,6 +44,13 @@ def test_an_unusable_value_is_refused_by_name_in_one_line(field, value):
 def test_labels_of_numbers_are_refused():
     with pytest.raises(ValueError, match=r"^data\.labels=\('a', 'b'\) are categories; use"):
         DataConfig(label_type="number", labels=("a", "b"))
+
+
+def test_weights_of_labels_need_one_label_an_example():
+    with pytest.raises(
+        ValueError, match=r"^data\.class_weights=\(1\.0, 2\.0\) weighs examples by their only label"
+    ):
+        DataConfig(label_type="multi_label", class_weights=(1.0, 2.0))
 
 
 def test_the_defaults_are_those_of_the_smallest_config():

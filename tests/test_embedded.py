@@ -9,8 +9,8 @@ from flaxmill.data.embedded import embedded_corpus
 
 
 def test_prose_and_code_are_megabytes_of_bounded_documents():
-    prose = list(embedded_corpus("prose").documents())
-    code = list(embedded_corpus("code").documents())
+    prose = list(embedded_corpus("prose").read())
+    code = list(embedded_corpus("code").read())
     for documents in (prose, code):
         assert sum(len(document.text) for document in documents) > 1_000_000
         assert max(len(document.text.encode()) for document in documents) <= 32 * 1024
@@ -19,8 +19,8 @@ def test_prose_and_code_are_megabytes_of_bounded_documents():
 
 
 def test_all_is_prose_and_code_together():
-    both = {document.text for part in ("prose", "code") for document in embedded_corpus(part).documents()}
-    assert {document.text for document in embedded_corpus("all").documents()} == both
+    both = {document.text for part in ("prose", "code") for document in embedded_corpus(part).read()}
+    assert {document.text for document in embedded_corpus("all").read()} == both
 
 
 def test_docstrings_stand_in_the_prose_only():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_tokenizers import directory_of
-from task_files import TASKS, has_encoder, objective_of, write_task
+from task_files import LABELS, TASKS, has_encoder, objective_of, write_task
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.dataset import Dataset
@@ -17,6 +17,7 @@ from flaxmill.data.preparation import prepare
 FIELDS = {
     "classification": {"labels", "weights"},
     "regression": {"labels", "weights"},
+    "multi_label": {"labels", "weights"},
     "pairs": {"labels", "segments", "weights"},
     "tagging": {"targets", "weights"},
     "answers": {"starts", "ends", "segments", "weights"},
@@ -85,7 +86,7 @@ def test_a_batch_has_the_fields_of_its_objective(prepared, task):
     inputs = {"tokens", "mask", "positions", "documents", "example_numbers"}
     assert batch.keys() == inputs | FIELDS[task]
     for name, values in batch.items():
-        is_float = name == "weights" or (name == "labels" and task == "regression")
+        is_float = name == "weights" or (name == "labels" and task in ("regression", "multi_label"))
         assert values.dtype == (np.float32 if is_float else np.int32), name
         assert values.shape[0] == 8
     lengths = batch["mask"].sum(1)
@@ -137,6 +138,33 @@ def test_labels_are_those_of_the_examples(prepared):
         for number, label in zip(batch["example_numbers"], batch["labels"], strict=True):
             wanted = examples[number].wanted
             assert label == (dataset.labels.index(wanted) if dataset.labels else np.float32(wanted))
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_of_many_labels_each_that_applies_is_one(prepared, split):
+    batches, dataset = open_batches(prepared, "multi_label", split)
+    examples = list(read_examples(prepared["multi_label"][0], "classification", split))
+    assert [] in [example.wanted for example in examples]
+    batch = batches.batch(0)
+    assert batch["labels"].shape == (8, len(LABELS))
+    for number, labels, weight in zip(
+        *(batch[n] for n in ("example_numbers", "labels", "weights")), strict=True
+    ):
+        wanted = examples[number].wanted if number >= 0 else []
+        assert [label for label, applies in zip(dataset.labels, labels, strict=True) if applies] == wanted
+        assert weight == (number >= 0)
+
+
+def test_of_many_labels_unknown_ones_weigh_nothing(prepared, tmp_path):
+    config, dataset = prepared["multi_label"]
+    config = dataclasses.replace(config, label_column=None, labels=dataset.labels)
+    unknown = prepare(config, "classification", cache=tmp_path, log=lambda line: None)
+    batch = Batches(unknown, "valid", config=config, objective="classification", batch_size=4, seed=0).batch(
+        0
+    )
+    assert batch["labels"].shape == (4, 3)
+    assert not batch["labels"].any()
+    assert not batch["weights"].any()
 
 
 def test_classes_weigh_what_the_config_says(prepared):

@@ -61,6 +61,18 @@ def test_labels_and_their_counts_are_stored(tmp_path):
         assert dataset.statistics[split]["label_counts"] == [wanted.count(label) for label in LABELS]
 
 
+def test_of_many_labels_those_that_apply_are_counted(tmp_path):
+    config = write_task(tmp_path, "multi_label")
+    dataset = prepare_task(config, "multi_label", tmp_path / "cache")
+    assert open_dataset(dataset.directory).labels == LABELS
+    for split in ("train", "valid"):
+        wanted = [example.wanted for example in read_examples(config, "classification", split)]
+        statistics = dataset.statistics[split]
+        assert statistics["applied_counts"] == [sum(label in one for one in wanted) for label in LABELS]
+        assert statistics["num_without_label"] == wanted.count([])
+        assert "label_counts" not in statistics  # of which there is a commonest
+
+
 def test_of_numbers_mean_and_deviation_are_stored(tmp_path):
     config = write_task(tmp_path, "regression")
     dataset = prepare_task(config, "regression", tmp_path / "cache")

@@ -1,12 +1,13 @@
 """A row that cannot be learned from is refused in one line that names file, row, rule and fix."""
 
+import math
 from typing import Any
 
 import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Answer, make_examples
-from flaxmill.data.tables import Row
+from flaxmill.data.rows import Row
 
 
 def read(objective: str, *rows: dict[str, Any], file: str = "a.csv", **fields: Any):
@@ -54,6 +55,89 @@ def test_answers_are_read_as_squad_and_as_tables_have_them():
         assert example.wanted == answers
     assert read("question_answering", question(answers=[]))[0].wanted == []
     assert read("question_answering", question(is_impossible=True))[0].wanted == []
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "found"),
+    [
+        (" Ana Brito", 2, Answer("Ana Brito", 3)),
+        ("Ana Brito ", 3, Answer("Ana Brito", 3)),
+        ("\u00a0Ana\n", 2, Answer("Ana", 3)),
+    ],
+)
+def test_an_answer_has_no_blanks_around_it(text, start, found):
+    row = question(context="is Ana Brito here", answers=[{"text": text, "answer_start": start}])
+    assert read("question_answering", row)[0].wanted == [found]
+
+
+@pytest.mark.parametrize("answers", [None, [], {}, "", float("nan"), {"text": [], "answer_start": []}])
+def test_no_answers_are_no_answers(answers):
+    assert read("question_answering", question(answers=answers))[0].wanted == []
+    assert read("question_answering", question(is_impossible=float("nan")))[0].wanted != []
+
+
+@pytest.mark.parametrize("value", [None, math.nan, "", " ", "\u3000"])
+def test_a_missing_value_is_missing_whatever_it_is_spelled(value):
+    for objective, row, message in [
+        ("classification", {"label": value}, "has no label in the column 'label'"),
+        ("classification", {"text": value}, "the text in 'text' is empty"),
+        ("seq2seq", {"target": value}, "the text in 'target' is empty"),
+        (
+            "token_classification",
+            {"text": ["a"], "label": [value]},
+            "beside it|holds (None|nan) among its tags",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=rf"^row 1 of a\.csv.*({message})"):
+            read(objective, {"text": "a", "label": "x", "target": "y"} | row)
+    with pytest.raises(ValueError, match="has no label"):
+        read("classification", {"text": "a", "label": value}, label_type="number")
+
+
+@pytest.mark.parametrize("label", ["nan", "NA", "null", "None"])
+def test_words_for_nothing_are_labels(label):
+    assert read("classification", {"text": label, "label": label})[0].wanted == label
+
+
+@pytest.mark.parametrize(
+    ("value", "labels"),
+    [
+        (["b", "a"], ["a", "b"]),
+        ([], []),
+        (["a", " a "], ["a"]),
+        ([1, "x"], ["1", "x"]),
+        ("b|a", ["a", "b"]),
+        (" a, b | c ", ["a, b", "c"]),
+        ("", []),
+        (" ", []),
+        ("a", ["a"]),
+    ],
+)
+def test_many_labels_are_a_list_or_a_string_with_separators(value, labels):
+    assert read("classification", {"text": "t", "label": value}, label_type="multi_label")[0].wanted == labels
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r" has no labels in the column 'label'; give \[\] where none applies$"),
+        (math.nan, r" has no labels in the column 'label'"),
+        (5, r"'label' holds 5, which is no list of labels; give one, or a string with \| between two$"),
+        ({"a": 1}, r"which is no list of labels"),
+        (["a", None], r"'label' has a label without a name; delete it from the list$"),
+        ("a||b", r"'label' has a label without a name"),
+        ([["a"]], r"'label' holds \['a'\], which is no label; give a string$"),
+        (["\ud83d"], r"'label' has half a character"),
+    ],
+)
+def test_lists_of_labels_that_cannot_be_used_are_named(value, message):
+    with pytest.raises(ValueError, match=rf"^row 1 of a\.csv.*{message}"):
+        read("classification", {"text": "t", "label": value}, label_type="multi_label")
+
+
+def test_words_of_white_space_that_separates_nothing_are_words():
+    row = {"text": ["\u3000", "\xa0"], "label": ["O", "O"]}
+    assert read("token_classification", row)[0].texts == ("\u3000", "\xa0")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +201,16 @@ def test_every_file_must_have_the_columns():
             r" has no label in the column 'label'; give it one, or delete the row$",
         ),
         ("classification", {"label": None}, {}, r" has no label in the column 'label'"),
+        ("classification", {"label": math.inf}, {}, r"'label' holds inf, which is no label; give a string$"),
+        ("classification", {"label": "x\ud83d"}, {}, r"'label' has half a character at place 1\); correct"),
+        (
+            "classification",
+            {"label": 1e39},
+            {"label_type": "number"},
+            r"1e\+39 in 'label' is beyond float32; scale",
+        ),
+        ("classification", {"label": 10**400}, {"label_type": "number"}, r"in 'label' is no number"),
+        ("classification", {"label": math.inf}, {"label_type": "number"}, r"'inf' in 'label'|inf in 'label'"),
         ("classification", {"label": ["x"]}, {}, r"'label' holds \['x'\], which is no label; give a string$"),
         (
             "classification",
@@ -189,6 +283,19 @@ def test_a_row_that_cannot_be_used_is_named(objective, row, fields, message):
             r"does not stand at character -1 .*it stands at 7: corr",
         ),
         ({"answers": [{"text": "fox"}]}, r"cannot be read \(answers .* have no text and answer_start\)"),
+        (
+            {"answers": [{"text": "fox", "answer_start": math.inf}]},
+            r"cannot be read \(answers .* have no text",
+        ),
+        (
+            {"answers": [{"text": "fox", "answer_start": 10**30}]},
+            r"does not stand at character 1000.*stands at 4",
+        ),
+        (
+            {"answers": [{"text": " fox", "answer_start": 4}]},
+            r"does not stand at character 4 .*it stands at 3: c",
+        ),
+        ({"is_impossible": "false"}, r"is_impossible='false' is neither true nor false; give one of them$"),
         ({"answers": "fox"}, r"cannot be read \(answers 'fox' have no text and answer_start\)"),
     ],
 )

@@ -16,7 +16,7 @@ from flaxmill.train.experiment import (
     from_dict,
     to_dict,
 )
-from flaxmill.train.resolution import resolve
+from flaxmill.train.resolution import resolve, resolve_before_data
 
 
 @dataclass
@@ -101,6 +101,62 @@ def test_an_encoder_decoder_is_trained_by_seq2seq_alone():
             model=ModelConfig(max_positions=80),
             data=DataConfig(sequence_length=80, target_length=90),
         )
+
+
+def test_positions_of_an_encoder_decoder_reach_the_longer_of_source_and_target():
+    data = DataConfig(sequence_length=32, target_length=64)
+    model = ModelConfig(encoder_layers=2)
+    assert resolved(objective="seq2seq", model=model, data=data).model.max_positions == 64
+    data = dataclasses.replace(data, sequence_length=96)
+    assert resolved(objective="seq2seq", model=model, data=data).model.max_positions == 96
+    # Elsewhere the target stands in the row, or no table of positions needs to reach it.
+    data = dataclasses.replace(data, target_length=128)
+    assert resolved(model=ModelConfig(), data=data).model.max_positions == 96
+    model = ModelConfig(encoder_layers=2, positions="relative")
+    assert resolved(objective="seq2seq", model=model, data=data).model.max_positions == 96
+
+
+REGRESSION: dict[str, Any] = dict(objective="classification", data=DataConfig(label_type="number"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(model=ModelConfig(head="mlm")), "model.head=mlm contradicts objective=causal"),
+        (
+            dict(model=ModelConfig(max_positions=64)),
+            "data.sequence_length=128 is longer than model.max_positions=64",
+        ),
+        (
+            dict(objective="mlm", model=ModelConfig(causal=True)),
+            "model.causal=True contradicts objective=mlm",
+        ),
+        (
+            dict(
+                objective="classification",
+                model=ModelConfig(num_labels=3),
+                data=DataConfig(label_type="number"),
+            ),
+            "num_l",
+        ),
+    ],
+)
+def test_what_no_data_can_mend_is_refused_before_them(fields, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_before_data(Experiment(**fields))
+
+
+def test_numbers_have_no_labels_before_their_data_either():
+    assert resolve_before_data(Experiment(**REGRESSION)).data.labels == ()
+
+
+@pytest.mark.parametrize(
+    "objective", ["causal", "mlm_nsp", "classification", "token_classification", "seq2seq"]
+)
+def test_what_data_may_still_decide_is_not_refused_before_them(objective):
+    experiment = Experiment(objective=objective, model=ModelConfig(vocab_size=7, num_labels=None))
+    resolve_before_data(experiment)
+    resolve_before_data(dataclasses.replace(experiment, data=DataConfig(labels=("a", "b", "c"))))
 
 
 def test_vocabulary_and_positions_follow_from_the_data():

@@ -186,7 +186,7 @@ def test_a_directory_without_a_manifest_is_replaced(tmp_path):
     assert _prepare(config, "causal", cache).fingerprint == first.fingerprint
 
 
-@pytest.mark.parametrize("damage", ["truncate", "delete", "tokenizer", "version"])
+@pytest.mark.parametrize("damage", ["truncate", "delete", "tokenizer", "version", "list", "keys", "deep"])
 def test_a_damaged_dataset_is_noticed_and_prepared_again(tmp_path, damage):
     config, cache = _config(tmp_path / "a"), tmp_path / "cache"
     whole = _prepare(config, "causal", cache)
@@ -196,6 +196,9 @@ def test_a_damaged_dataset_is_noticed_and_prepared_again(tmp_path, damage):
         os.truncate(shard, shard.stat().st_size - 1)
     elif damage == "delete":
         shard.unlink()
+    elif damage in ("list", "keys", "deep"):
+        text = {"list": "[]", "keys": '{"format_version": 1}', "deep": "[" * 100_000}[damage]
+        (whole.directory / MANIFEST).write_text(text)
     elif damage == "tokenizer":
         (whole.directory / "tokenizer.json").write_text("{}")
     else:

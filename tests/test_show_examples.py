@@ -39,6 +39,14 @@ def test_a_text_and_its_label(show):
     assert lines[2] == f"  label: {example.wanted} ({LABELS.index(example.wanted)})"
 
 
+def test_many_labels_or_none(show):
+    lines, example, text = show("multi_label", batch_size=12)
+    names = ", ".join(f"{label} ({LABELS.index(label)})" for label in example.wanted)
+    assert lines[2] == f"  labels: {names or 'none'}"
+    assert text.count("  labels: none") >= 1
+    assert text.count(", weather (2)") >= 1
+
+
 def test_a_number(show):
     lines, example, _ = show("regression")
     assert lines[2] == f"  label: {example.wanted:g}"

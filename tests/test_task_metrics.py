@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from flaxmill.train import task_metrics
 from flaxmill.train.task_metrics import (
@@ -41,7 +42,22 @@ def test_counts_of_an_evaluation_score_as_their_rows_do():
 
 def test_one_label_alone_is_scored_without_a_warning():
     scores = counted_scores({"confusion": np.array([[4.0, 0], [0, 0]])})
-    assert scores == {"accuracy": 1, "f1_macro": 0.5, "matthews": 0, "f1": 0}
+    assert scores == {"accuracy": 1, "f1_macro": 1, "matthews": 0, "f1": 0}
+
+
+def test_labels_that_nobody_wants_or_predicts_are_left_out_of_f1_macro():
+    wanted, predicted = ["a", "b", "b"], ["a", "b", "a"]
+    labels = [*"abcdefgh"]
+    # 2 of 3 are right: F1 is 2/3 for either label, and there are six more labels.
+    assert classification_scores(wanted, predicted, labels)["f1_macro"] == pytest.approx(2 / 3)
+    expected = f1_score(wanted, predicted, average="macro")
+    assert classification_scores(wanted, predicted, labels)["f1_macro"] == pytest.approx(expected)
+    confusion = np.zeros((8, 8))
+    np.add.at(confusion, ([0, 1, 1], [0, 1, 0]), 1)
+    assert counted_scores({"confusion": confusion})["f1_macro"] == pytest.approx(expected)
+    # One that is only predicted counts, with 0; a word that was cut off is of no label.
+    assert classification_scores(["a"], ["b"], labels)["f1_macro"] == 0
+    assert tag_scores([["a", "a"]], [["a", None]], labels)["f1_macro"] == pytest.approx(2 / 3)
 
 
 def test_a_word_that_was_cut_off_is_wrong():
@@ -61,6 +77,44 @@ def test_entities_are_right_when_words_and_kind_are():
     assert "entity_f1" not in tag_scores([["a", "O"]], [["a", "O"]], ["O", "a"])
 
 
+@pytest.mark.parametrize(("inside", "end", "single"), [("I", "E", "S"), ("I", "L", "U")])
+def test_entities_with_marked_ends_are_counted(inside, end, single):
+    def tags(*names):
+        spelled = {"B": "B", "I": inside, "E": end, "S": single}
+        return [name if name == "O" else f"{spelled[name[0]]}{name[1:]}" for name in names]
+
+    labels = tags("B-X", "I-X", "E-X", "S-X", "B-Y", "I-Y", "E-Y", "S-Y", "O")
+    wanted = [tags("B-X", "I-X", "E-X", "S-X", "O", "S-Y"), tags("B-Y", "E-Y", "B-Y", "E-Y")]
+    assert tag_scores(wanted, wanted, labels)["entity_f1"] == 1
+    # Right are X of words 0 to 2 and the last Y; the first pair of Y was taken for one, as was S-X for S-Y.
+    predicted = [tags("B-X", "I-X", "E-X", "S-Y", "O", "O"), tags("B-Y", "I-Y", "B-Y", "E-Y")]
+    scores = tag_scores(wanted, predicted, labels)
+    assert scores["entity_precision"] == pytest.approx(3 / 4)
+    assert scores["entity_recall"] == pytest.approx(3 / 5)
+    # What no scheme allows is read as by conlleval and seqeval: E or I without a B begins an entity.
+    odd = [tags("O", "I-X", "E-X", "E-X", "I-Y", "S-Y")]
+    meant = [tags("O", "B-X", "E-X", "S-X", "S-Y", "S-Y")]
+    assert tag_scores(meant, odd, labels)["entity_f1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "marks_spans"),
+    [
+        (["O", "B-X", "I-X"], True),
+        (["I-X", "O"], True),
+        (["B", "I", "O"], True),
+        (["S-X", "O"], True),
+        (["B-X", "L-X", "O"], True),
+        (["B-X", "E-X", "L-X"], False),
+        (["E", "S", "O"], False),
+        (["O"], False),
+        (["NN", "VB", "B-X"], False),
+    ],
+)
+def test_only_labels_that_mark_spans_have_entities(labels, marks_spans):
+    assert ("entity_f1" in tag_scores([["O"]], [["O"]], labels)) == marks_spans
+
+
 def test_correlations_of_constants_are_not_numbers():
     scores = regression_scores([1.0, 2.0, 4.0], [1.0, 2.0, 3.0])
     assert scores["spearman"] == pytest.approx(1)
@@ -76,6 +130,23 @@ def test_answers_compare_as_squad_does():
     # Case, articles and punctuation do not count; of three words one is shared with the two wanted.
     assert scores["exact_match"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx((1 + 1 + 2 * 1 / (2 + 3)) / 3)
+
+
+@pytest.mark.parametrize(
+    ("answers", "predicted", "exact", "f1"),
+    [
+        (["the", "Ana"], "", 0, 0),
+        (["the", "Ana"], "the", 0, 0),
+        (["the", "Ana"], "An Ana!", 1, 1),
+        (["the"], "", 1, 1),
+        (["the", "..."], "a", 1, 1),
+        (["the"], "Ana", 0, 0),
+        (["a", "Ana Brito"], "Ana", 0, 2 / 3),
+    ],
+)
+def test_an_answer_of_articles_and_signs_counts_for_nothing_as_in_squad_2(answers, predicted, exact, f1):
+    """evaluate-v2.0.py leaves out answers that are empty once normalised, and wants "" where none is left."""
+    assert answer_scores([answers], [predicted]) == {"exact_match": exact, "f1": pytest.approx(f1)}
 
 
 def test_an_answer_where_there_is_none_is_wrong():

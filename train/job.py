@@ -25,7 +25,7 @@ from flaxmill.train.metrics import MetricsWriter
 from flaxmill.train.peers import Peers
 from flaxmill.train.progress import short_number, warn
 from flaxmill.train.provenance import versions
-from flaxmill.train.resolution import resolve
+from flaxmill.train.resolution import resolve, resolve_before_data
 from flaxmill.train.restoring import Start
 from flaxmill.train.run_directory import (
     IMPORTED_STEP,
@@ -64,16 +64,22 @@ def prepare_all(
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     check_run_directory(experiment, extend=extend)  # before the data is prepared, which may take long
+    _check_model(resolve_before_data(experiment))  # which would be a pity after it
     log = print if is_main() else say_nothing
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)
-    count_trained(experiment.optimizer.freeze, experiment.model)  # refuses patterns that fit nothing
-    if experiment.best.metric is not None:
-        check_best(experiment.best, evaluation_names(experiment), experiment.eval_every)
+    _check_model(experiment)
     check_run_directory(experiment, extend=extend)
     _check_alike(experiment, dataset, {"extend": extend, "allow_other_data": allow_other_data})
     return experiment, mesh, dataset
+
+
+def _check_model(experiment: Experiment) -> None:
+    """Refuse patterns of optimizer.freeze that fit nothing, and a best.metric that no evaluation gives."""
+    count_trained(experiment.optimizer.freeze, experiment.model)
+    if experiment.best.metric is not None:
+        check_best(experiment.best, evaluation_names(experiment), experiment.eval_every)
 
 
 def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool]) -> None:

@@ -1,9 +1,9 @@
 """What an experiment leaves open, filled in from its data and tokenizer, and its parts checked together."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, has_labels
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.experiment import CLASS_OBJECTIVES, HEAD_OF_OBJECTIVE, Experiment, require
 
@@ -26,7 +26,7 @@ def resolve(experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, .
     resolved = dataclasses.replace(
         model,
         vocab_size=_filled(model.vocab_size, tokenizer.vocab_size),
-        max_positions=_filled(model.max_positions, experiment.data.sequence_length),
+        max_positions=_filled(model.max_positions, _longest_row(experiment)),
         head=_filled(model.head, HEAD_OF_OBJECTIVE[objective]),
         causal=_filled(model.causal, objective in ("causal", "seq2seq")),
     )
@@ -36,6 +36,36 @@ def resolve(experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, .
     _check_objective(resolved, objective)
     data = dataclasses.replace(experiment.data, labels=labels or experiment.data.labels)
     return dataclasses.replace(experiment, model=resolved, data=data)
+
+
+class _AnyTokenizer:
+    """A tokenizer that lacks nothing: what is refused with it is refused with every one."""
+
+    vocab_size = 1
+    mask_id = cls_id = sep_id = 0
+
+
+def resolve_before_data(experiment: Experiment) -> Experiment:
+    """The experiment as it may be once its data are known, for checks that need not wait for them.
+
+    Its vocabulary is too small, and labels that the data would name have other names.
+
+    Raises:
+      ValueError: what `resolve` refuses whatever the tokenizer and the labels are.
+    """
+    labels = experiment.data.labels
+    if has_labels(experiment.data, experiment.objective):
+        labels = labels or tuple(map(str, range(experiment.model.num_labels or 2)))
+    return resolve(experiment, cast("Tokenizer", _AnyTokenizer()), labels)
+
+
+def _longest_row(experiment: Experiment) -> int:
+    """Tokens of the longest row that a stack reads; an encoder-decoder reads sources and targets apart."""
+    model, data = experiment.model, experiment.data
+    reads_apart = experiment.objective == "seq2seq" and model.encoder_layers is not None
+    # Other positions than learned ones have no table that must reach the target's end.
+    is_longest = reads_apart and model.positions == "learned"
+    return max(data.sequence_length, data.target_length) if is_longest else data.sequence_length
 
 
 def _task_fields(

@@ -1,6 +1,5 @@
 """Scores of a fine-tuned run on labelled examples, and its predictions written beside the inputs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
 from flaxmill.data.example_corpus import read_examples
 from flaxmill.data.examples import Example
+from flaxmill.data.json_text import dump_json
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.predictions import Model, Prediction, predict
 from flaxmill.train.task_metrics import (
@@ -72,7 +72,7 @@ def _write_predictions(path: Path, examples: Sequence[Example], predictions: Seq
     with path.open("w", encoding="utf-8") as file:
         for example, prediction in zip(examples, predictions, strict=True):
             row = {**example.columns, "prediction": prediction.value, **prediction.details}
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            file.write(dump_json(row) + "\n")
 
 
 def draw_confusion(

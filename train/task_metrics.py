@@ -31,7 +31,10 @@ def _warn_missing(name: str) -> None:
 def classification_scores(
     wanted: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
 ) -> dict[str, float]:
-    """accuracy, f1_macro, Matthews' correlation, of two labels f1, of the second; the majority's share."""
+    """accuracy, f1_macro, Matthews' correlation, of two labels f1, of the second; the majority's share.
+
+    f1_macro is the mean over the labels that are wanted or predicted at all, as scikit-learn takes it.
+    """
     majority = max(Counter(wanted).values()) / len(wanted)
     return _class_scores(Counter(zip(wanted, predicted, strict=True)), labels) | {"majority": majority}
 
@@ -56,7 +59,9 @@ def _class_scores(pairs: Mapping[tuple[Any, Any], float], labels: Sequence[Any])
         return scores
     wanted, predicted = zip(*pairs, strict=True)
     of = dict(average="macro", zero_division=0, sample_weight=counts)
-    scores["f1_macro"] = metrics.f1_score(wanted, predicted, labels=list(labels), **of)
+    found = {label for pair in pairs for label in pair}
+    present = [label for label in labels if label in found]
+    scores["f1_macro"] = metrics.f1_score(wanted, predicted, labels=present, **of)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of one label alone, where it is 0
         scores["matthews"] = metrics.matthews_corrcoef(wanted, predicted, sample_weight=counts)
@@ -84,15 +89,14 @@ def tag_scores(
 ) -> dict[str, float]:
     """As `classification_scores`, over all words; a word that was cut off, None, is wrong.
 
-    Where the labels are O, B-KIND and I-KIND also entity_precision, entity_recall and entity_f1, over spans
-    as CoNLL's conlleval counts them (Tjong Kim Sang and De Meulder 2003): right are those of the same words
-    and kind.
+    Where the labels mark spans (O and B-KIND, I-KIND; also with E- and S-, or L- and U-) also
+    entity_precision, entity_recall and entity_f1, over spans as CoNLL's conlleval counts them (Tjong Kim Sang
+    and De Meulder 2003), and seqeval by default: right are those of the same words and kind.
     """
     flat_wanted = [tag for tags in wanted for tag in tags]
     flat_predicted = ["" if tag is None else tag for tags in predicted for tag in tags]
     scores = classification_scores(flat_wanted, flat_predicted, labels)
-    marks = {label.partition("-")[0] for label in labels if label != "O"}
-    return scores | (_entity_scores(wanted, predicted) if marks and marks <= {"B", "I"} else {})
+    return scores | (_entity_scores(wanted, predicted) if _mark_spans(labels) else {})
 
 
 def answer_scores(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, float]:
@@ -100,10 +104,12 @@ def answer_scores(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> 
 
     A question without an answer wants the empty text.
     """
-    exact = [
-        max(float(_normal(p) == _normal(w)) for w in each or [""]) for each, p in _pairs(wanted, predicted)
-    ]
-    overlap = [max(_word_f1(w, p) for w in each or [""]) for each, p in _pairs(wanted, predicted)]
+    exact, overlap = [], []
+    for each, predicted_one in zip(wanted, predicted, strict=True):
+        # As the script of version 2.0 has it: an answer of articles and signs alone counts for nothing.
+        answers = [answer for answer in each if _normal(answer)] or [""]
+        exact.append(max(float(_normal(predicted_one) == _normal(answer)) for answer in answers))
+        overlap.append(max(_word_f1(answer, predicted_one) for answer in answers))
     return {"exact_match": sum(exact) / len(exact), "f1": sum(overlap) / len(overlap)}
 
 
@@ -122,6 +128,14 @@ def text_scores(wanted: Sequence[str], predicted: Sequence[str]) -> dict[str, fl
     return scores
 
 
+def _mark_spans(labels: Sequence[str]) -> bool:
+    """Whether the labels are of IOB1 or 2, IOBES or BILOU; marks without kinds need a B among them."""
+    marks = {label.partition("-")[0] for label in labels if label != "O"}
+    if not marks or not (marks <= {"B", "I", "E", "S"} or marks <= {"B", "I", "L", "U"}):
+        return False
+    return "B" in marks or marks == {"I"} or all("-" in label for label in labels if label != "O")
+
+
 def _entity_scores(
     wanted: Sequence[Sequence[str]], predicted: Sequence[Sequence[str | None]]
 ) -> dict[str, float]:
@@ -136,21 +150,23 @@ def _entity_scores(
 
 
 def _entities(tags: Sequence[str | None]) -> set[tuple[int, int, str]]:
-    """(start, end, kind) of each; I- continues an entity of its kind, and else begins one."""
+    """(start, end, kind) of each.
+
+    I-, E- and L- continue an entity of their kind, and else begin one; E-, L-, S- and U- end theirs.
+    """
     found: set[tuple[int, int, str]] = set()
     start, kind = 0, None
     for place, tag in enumerate([*tags, None]):
         mark, _, its_kind = (tag or "O").partition("-")
-        if kind is not None and (mark != "I" or its_kind != kind):
+        if kind is not None and (mark not in ("I", "E", "L") or its_kind != kind):
             found.add((start, place, kind))
             kind = None
         if mark != "O" and kind is None:
             start, kind = place, its_kind
+        if kind is not None and mark in ("E", "L", "S", "U"):
+            found.add((start, place + 1, kind))
+            kind = None
     return found
-
-
-def _pairs(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> list[tuple[Sequence[str], str]]:
-    return list(zip(wanted, predicted, strict=True))
 
 
 def _normal(text: str) -> str:

@@ -1,0 +1,22 @@
+"""Values as JSON that every reader takes, whatever a file's columns held."""
+
+import json
+from typing import Any
+
+
+def dump_json(value: Any) -> str:
+    """The value on one line.
+
+    A number that is not finite is null, which is all that JSON has for it; half a surrogate pair, for which
+    UTF-8 has no bytes, is escaped; a value of another type is its `str`.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        finite = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
+        text = json.dumps(finite, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text))
+    return text
