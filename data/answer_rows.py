@@ -9,7 +9,7 @@ import tokenizers
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Answer, Example
 from flaxmill.data.framing import make_framer
-from flaxmill.data.labelled_rows import EncodedRows, Encoder, encode_examples
+from flaxmill.data.labelled_rows import EncodedRows, Encoder, encode_examples, segments_of
 from flaxmill.data.padding import lengths_of, pad_rows
 from flaxmill.data.tokenization import Tokenizer
 
@@ -29,7 +29,7 @@ def make_answer_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
         numbers = np.array([index for index, _ in windows])
         rows = {
             "tokens": pad_rows(ids, config.sequence_length),
-            "segments": pad_rows([encoding.type_ids for _, encoding in windows], config.sequence_length),
+            "segments": segments_of([encoding for _, encoding in windows], tokenizer, config),
             "length": lengths_of(ids),
             "start": np.array([start for start, _ in spans]),
             "end": np.array([end for _, end in spans]),

@@ -10,7 +10,7 @@ from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.dataset import FORMAT_VERSION, Dataset, Layout
 from flaxmill.data.framing import document_frame
 from flaxmill.data.tokenization import Tokenizer, canonical_json
-from flaxmill.data.tokenizer_files import find_tokenizer
+from flaxmill.data.tokenizer_reading import find_tokenizer
 from flaxmill.data.tokenizer_settings import SETTINGS_FILES
 
 # The fields that change the rows of labelled examples, beside those of every layout.
@@ -99,7 +99,8 @@ def reads_as_before(dataset: Dataset, config: DataConfig, tokenizer: Tokenizer) 
 def stored_framing(config: DataConfig, tokenizer: Tokenizer, layout: Layout) -> dict[str, Any]:
     """How texts are framed and read, as far as version 0.1.0 would have framed and read them otherwise."""
     if layout in _EXAMPLE_SETTINGS:
-        return {}
+        is_pair = layout == "answers" or (layout == "labelled" and config.pair_column is not None)
+        return {"segments": False} if is_pair and not tokenizer.gives_segments else {}
     frames = layout == "packed" and document_frame(tokenizer, config.framing) != document_frame(
         tokenizer, "end"
     )

@@ -35,9 +35,14 @@ def encode_texts(
     raise _cannot_encode(place_of(0), texts[0], failure)  # it fails at all of them together alone
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether code in Rust gave up; such an error is no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 def _is_of_tokenizers(error: BaseException) -> bool:
-    """Its errors are bare Exceptions, and panics of Rust, which are no Exceptions."""
-    return type(error) is Exception or type(error).__name__ == "PanicException"
+    """Its errors are bare Exceptions, or panics."""
+    return type(error) is Exception or is_panic(error)
 
 
 def _cannot_encode(place: str, text: Any, error: BaseException) -> ValueError:

@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import processors
 
 from flaxmill.data.config import DataConfig, Framing
+from flaxmill.data.encoding_failures import encode_texts
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer_roles import Frame
 
@@ -113,7 +114,7 @@ def separator_ids(tokenizer: Tokenizer, separator: str) -> list[int]:
     if id_ is not None and id_ in tokenizer.special_ids:
         return [id_]
     closing = [] if tokenizer.closing_id is None else [tokenizer.closing_id]
-    return tokenizer.encode(separator) or closing
+    return encode_texts(tokenizer.encode_batch, [separator], lambda _: "data.separator")[0] or closing
 
 
 def leading_ids(tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import tokenizers
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.encoding_failures import encode_texts
@@ -60,7 +61,7 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
         check_tokens(ids, examples)
         rows = {
             "tokens": pad_rows(ids, config.sequence_length),
-            "segments": pad_rows([encoding.type_ids for encoding in encodings], config.sequence_length),
+            "segments": segments_of(encodings, tokenizer, config),
             "length": lengths_of(ids),
             "label": labels_of(examples),
             "number": first + np.arange(len(examples)),
@@ -68,6 +69,14 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
         return EncodedRows(rows, sum(bool(encoding.overflowing) for encoding in encodings))
 
     return encode
+
+
+def segments_of(
+    encodings: Sequence[tokenizers.Encoding], tokenizer: Tokenizer, config: DataConfig
+) -> np.ndarray:
+    """int32 [rows,T]: which text of a pair each token belongs to; 0 where the tokenizer does not tell."""
+    segments = pad_rows([encoding.type_ids for encoding in encodings], config.sequence_length)
+    return segments if tokenizer.gives_segments else np.zeros_like(segments)
 
 
 def encode_examples(

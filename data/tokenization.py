@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import tokenizers
 
-from flaxmill.data.tokenizer_files import READABLE, find_tokenizer, read_tokenizer
+from flaxmill.data.encoding_failures import is_panic
+from flaxmill.data.tokenizer_reading import READABLE, find_tokenizer, read_tokenizer
 from flaxmill.data.tokenizer_roles import Frame, Roles, find_roles, roles_by_spelling, template_frame
 from flaxmill.data.tokenizer_settings import ROLES, TokenizerSettings, read_settings
 
@@ -197,18 +198,13 @@ class Tokenizer:
             if not inner.get_vocab_size():
                 raise ValueError("its vocabulary is empty")
         except BaseException as error:
-            if not is_library_error(error):
+            if not (isinstance(error, Exception) or is_panic(error)):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ValueError(
                 f"data.tokenizer={str(file)!r} cannot be read ({reason}); give {READABLE}"
             ) from None
         return cls(inner, settings, roles_by_spelling(inner) if by_spelling else None)
-
-
-def is_library_error(error: BaseException) -> bool:
-    """Whether the tokenizers library may raise it: bare Exceptions, and Rust's panics, which are none."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def canonical_json(tokenizer: Tokenizer) -> str:

@@ -11,7 +11,7 @@ from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.draws import TOKENIZER_SAMPLE, uniform
 from flaxmill.data.held_out import SplitCorpus
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.tokenizer_files import count_capitals, word_piece
+from flaxmill.data.tokenizer_reading import count_capitals, word_piece
 from flaxmill.data.tokenizer_settings import TokenizerSettings
 
 BYTE_LEVEL_SPECIALS = ("<|endoftext|>", "<|mask|>")

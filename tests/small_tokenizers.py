@@ -2,15 +2,26 @@
 
 import functools
 import json
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer_roles import Roles
+from flaxmill.data.tokenizer_settings import ROLES
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog. A question has an answer in its context, or none at all! "
@@ -112,3 +123,33 @@ def _t5() -> tuple[tokenizers.Tokenizer, dict[str, str]]:
 
 def _train(inner: tokenizers.Tokenizer, trainer: Any) -> None:
     inner.train_from_iterator([TEXT] * 4, trainer)
+
+
+def byte_level(*specials: str) -> tokenizers.Tokenizer:
+    """A token for each byte, behind which the special ones stand."""
+    inner = tokenizers.Tokenizer(
+        models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
+    )
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in specials])
+    return inner
+
+
+def write(directory: Path, inner: tokenizers.Tokenizer | None = None, **files: Any) -> None:
+    """A directory with a tokenizer and JSON files beside it, by their names without ending."""
+    directory.mkdir(exist_ok=True)
+    if inner is not None:
+        inner.save(str(directory / "tokenizer.json"))
+    for name, values in files.items():
+        (directory / f"{name}.json").write_text(json.dumps(values))
+
+
+def their_roles(directory: Path) -> Roles:
+    """The ids of special tokens as transformers has them."""
+    import transformers
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # it says what it thinks of odd directories
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    ids: list[Any] = [(role, getattr(tokenizer, f"{role}_token_id")) for role in ROLES]
+    return {role: id_ for role, id_ in ids if id_ is not None}

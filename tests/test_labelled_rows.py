@@ -1,8 +1,10 @@
 """Rows of texts and pairs are those of transformers' tokenizers."""
 
+import json
+
 import numpy as np
 import pytest
-from small_tokenizers import KINDS, TEXT, ours, theirs
+from small_tokenizers import KINDS, TEXT, directory_of, ours, theirs, write
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Example
@@ -111,6 +113,16 @@ def test_special_tokens_that_a_text_spells_stay_text_where_markup_is_off():
     rows, _ = encode(tokenizer, make_examples(["a [SEP] b [CLS]"]), markup=False)
     assert (rows["tokens"] == tokenizer.sep_id).sum() == 1
     assert (rows["tokens"] == tokenizer.cls_id).sum() == 1
+
+
+def test_segments_are_given_where_the_tokenizer_gives_them(tmp_path):
+    settings = json.loads((directory_of("bert") / "tokenizer_config.json").read_text())
+    names = ["input_ids", "attention_mask"]
+    write(tmp_path, ours("bert").reader(True), tokenizer_config=settings | {"model_input_names": names})
+    pair = make_examples(["The fox"], ["the dog"])
+    for tokenizer, is_told in ((ours("bert"), True), (Tokenizer.load(tmp_path), False)):
+        rows, _ = encode(tokenizer, pair, pair_column="pair")
+        assert rows["segments"].any() == is_told
 
 
 def test_labels_are_numbered_and_unknown_ones_marked():

@@ -12,7 +12,7 @@ from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.mask_filling import check_fills, predict_masks
 from flaxmill.sharding.placement import place_rows
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
-from flaxmill.train.text_model import TextModel
+from flaxmill.train.text_model import TextModel, read_prompts
 
 
 class Candidate(NamedTuple):
@@ -41,7 +41,7 @@ def fill_gaps(model: TextModel, prompts: Sequence[str], num_candidates: int) -> 
     mask_id = model.tokenizer.mask_id
     if mask_id is None:
         raise ValueError("the tokenizer has no mask token; name it as mask_token in tokenizer_config.json")
-    rows = [model.read(prompt) for prompt in prompts]
+    rows = read_prompts(model, prompts)
     _check_rows(model, rows, mask_id)
     batch = _padded(rows + [rows[0]] * (-len(rows) % _num_shards(model)), model.tokenizer.pad_id or 0)
     with jax.set_mesh(model.mesh):

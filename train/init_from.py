@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flaxmill.data.config import TRAINED
-from flaxmill.data.tokenizer_files import LACKS_TOKENIZER, find_tokenizer
+from flaxmill.data.tokenizer_reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.family_fit import describe
 from flaxmill.model.huggingface import read_huggingface_config

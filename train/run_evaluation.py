@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from flaxmill.data.config import MIN_SEQUENCE_LENGTH, TASK_OBJECTIVES
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.tokenizer_files import LACKS_TOKENIZER, find_tokenizer
+from flaxmill.data.tokenizer_reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.apply import Params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import load_huggingface, read_huggingface_config

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flaxmill.data.config import Framing
 from flaxmill.data.framing import document_frame, framed_json
 from flaxmill.data.tokenization import Tokenizer, canonical_json
-from flaxmill.data.tokenizer_files import find_tokenizer
+from flaxmill.data.tokenizer_reading import find_tokenizer
 from flaxmill.model.adapter_export import save_adapter
 from flaxmill.model.adapters import merge_lora
 from flaxmill.model.config import ModelConfig

@@ -10,7 +10,7 @@ import jax
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.tokenizer_files import find_tokenizer
+from flaxmill.data.tokenizer_reading import find_tokenizer
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.huggingface import load_huggingface, read_huggingface_config, read_labels
 from flaxmill.model.weight_writing import TOKENIZER_FILES

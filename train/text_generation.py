@@ -8,7 +8,7 @@ import jax
 
 from flaxmill.model.generation import Generator
 from flaxmill.model.generation_config import GenerationConfig
-from flaxmill.train.text_model import TextModel
+from flaxmill.train.text_model import TextModel, read_prompts
 
 
 class Texts(NamedTuple):
@@ -69,7 +69,7 @@ class _Text:
 def _open_texts(model: TextModel, prompts: Sequence[str], options: GenerationConfig) -> list[_Text]:
     if "" in prompts:
         raise ValueError("a prompt is empty; give it at least one word")
-    return [_Text(model, ids) for ids in map(model.read, prompts) for _ in range(options.num_samples)]
+    return [_Text(model, ids) for ids in read_prompts(model, prompts) for _ in range(options.num_samples)]
 
 
 def _extend(

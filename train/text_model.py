@@ -1,7 +1,7 @@
 """A run or a Hugging Face directory with its tokenizer: a model that reads and writes text."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +9,10 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.config import Framing
+from flaxmill.data.encoding_failures import encode_texts
 from flaxmill.data.framing import make_framer, make_prompt_reader, make_prompter
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.tokenizer_files import LACKS_TOKENIZER, find_tokenizer
+from flaxmill.data.tokenizer_reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.apply import Params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import load_huggingface
@@ -77,6 +78,11 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
     continues = config.encoder_layers is None and separator is None
     decoding = read_decoding(settings, config, tokenizer, is_run=is_run)
     return TextModel(config, params, mesh, tokenizer, read, continues, decoding)
+
+
+def read_prompts(model: TextModel, prompts: Sequence[str]) -> list[list[int]]:
+    """The ids of each prompt. Raises ValueError for one that the tokenizer fails at."""
+    return list(encode_texts(lambda texts: [*map(model.read, texts)], prompts, lambda n: f"prompt {n}"))
 
 
 def make_reader(
