@@ -4,17 +4,20 @@ import json
 from typing import Any
 
 
-def dump_json(value: Any) -> str:
+def dump_json(value: Any, *, ascii_only: bool = False) -> str:
     """The value on one line.
 
     A number that is not finite is null, which is all that JSON has for it; half a surrogate pair, for which
     UTF-8 has no bytes, is escaped; a value of another type is its `str`.
+
+    Args:
+      ascii_only: escape all other characters too, for a terminal that may not have them.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, default=str)
     except ValueError:
         finite = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
-        text = json.dumps(finite, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(finite, ensure_ascii=ascii_only, allow_nan=False)
     try:
         text.encode()
     except UnicodeEncodeError:

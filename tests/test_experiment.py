@@ -338,3 +338,11 @@ def test_no_field_is_an_optional_dataclass():
 def test_label_smoothing_is_refused_where_there_are_no_classes(fields, message):
     with pytest.raises(ValueError, match=message):
         Experiment(**fields)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"z_loss=(inf|nan) "):
+        Experiment(z_loss=value)
+    with pytest.raises(ValueError, match=r"checkpoint.every_minutes=(inf|nan) "):
+        Experiment(checkpoint=CheckpointConfig(every_minutes=value))

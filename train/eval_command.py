@@ -1,11 +1,10 @@
 """`flaxmill eval`: measures a run on held-out text."""
 
-import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxmill.data.json_text import dump_json
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override
 
@@ -69,16 +68,8 @@ def run(arguments: list[str]) -> None:
 
 
 def _json(found: dict[str, dict[str, Any]]) -> str:
-    """The numbers of the only data, or an object of them for each; JSON knows no NaN, which becomes null."""
-    finite = {
-        files: {name: value if _is_finite(value) else None for name, value in measured.items()}
-        for files, measured in found.items()
-    }
-    return json.dumps(finite if len(finite) > 1 else next(iter(finite.values())))
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+    """The numbers of the only data, or an object of them for each."""
+    return dump_json(found if len(found) > 1 else next(iter(found.values())), ascii_only=True)
 
 
 def _text_of(found: dict[str, dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """One experiment: everything that decides what a run computes, checked part against part."""
 
 import dataclasses
+import math
 import os
 import types
 from dataclasses import dataclass, field
@@ -114,6 +115,10 @@ class Experiment:
             f"z_loss={self.z_loss} needs a loss over the vocabulary, unlike that of "
             f"objective={self.objective}; leave it 0",
         )
+        for name, value in flatten(self).items():
+            require(
+                not isinstance(value, float) or math.isfinite(value), f"{name}={value} is no finite number"
+            )
         _check_label_smoothing(self)
         require(
             self.batch_size % self.accumulate == 0,

@@ -1,11 +1,11 @@
 """`flaxmill generate`: text from a trained model, or words for the gaps of a text."""
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from flaxmill.data.json_text import dump_json
 from flaxmill.model.generation_config import GenerationConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import INLINE, override
@@ -70,7 +70,7 @@ def _generate(model: "TextModel", prompts: list[str], arguments: GenerateArgumen
     shown = prompts[0] if model.continues else ""
     if arguments.json:
         written = write_texts(model, prompts, options, stop)
-        print(json.dumps({"text": written.texts, "tokens": written.tokens}))
+        print(dump_json({"text": written.texts, "tokens": written.tokens}, ascii_only=True))
     elif len(prompts) == options.num_samples == 1:
         begins = True
         for news in stream_texts(model, prompts, options, stop):
@@ -91,7 +91,7 @@ def _fill(model: "TextModel", prompts: list[str], arguments: GenerateArguments) 
     filled = fill_gaps(model, prompts, arguments.candidates)
     if arguments.json:
         print(
-            json.dumps(
+            dump_json(
                 {
                     "text": [one.text for one in filled],
                     "tokens": [one.tokens for one in filled],
@@ -99,7 +99,8 @@ def _fill(model: "TextModel", prompts: list[str], arguments: GenerateArguments) 
                         [[candidate._asdict() for candidate in gap] for gap in one.candidates]
                         for one in filled
                     ],
-                }
+                },
+                ascii_only=True,
             )
         )
         return

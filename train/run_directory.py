@@ -137,7 +137,7 @@ def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer | 
     for name in (CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_SETTINGS_FILE):
         for partial in directory.glob(f".*-{name}"):
             partial.unlink(missing_ok=True)
-    text = json.dumps(to_dict(resolved), indent=2) + "\n"
+    text = json.dumps(to_dict(resolved), indent=2, allow_nan=False) + "\n"
     _write_whole(directory / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
     if tokenizer is not None:
         _write_whole(directory / TOKENIZER_FILE, tokenizer.save)

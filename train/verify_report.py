@@ -1,6 +1,5 @@
 """How the verdict of `flaxmill verify-resume` reads: a table for people, one JSON object for programs."""
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
+from flaxmill.data.json_text import dump_json
 from flaxmill.train.verify_resume import Check
 
 WIDTH = 100  # where the output is no terminal
@@ -49,7 +49,8 @@ def print_json(described: dict[str, Any], sections: Sequence[Section], conclusio
     checks = [
         {"section": section.title} | _as_json(check) for section in sections for check in section.checks
     ]
-    print(json.dumps({"verdict": passed, "conclusion": conclusion, **described, "checks": checks}))
+    found = {"verdict": passed, "conclusion": conclusion, **described, "checks": checks}
+    print(dump_json(found, ascii_only=True))
 
 
 def verdict(check: Check) -> str:
