@@ -8,6 +8,7 @@ import pytest
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.checkpoint_config import CheckpointConfig
 from flaxmill.train.experiment import (
     DERIVED_FIELDS,
     Experiment,

@@ -116,9 +116,8 @@ class Experiment:
             f"objective={self.objective}; leave it 0",
         )
         for name, value in flatten(self).items():
-            require(
-                not isinstance(value, float) or math.isfinite(value), f"{name}={value} is no finite number"
-            )
+            is_number = not isinstance(value, float) or math.isfinite(value)
+            require(is_number, f"{name}={value} is no finite number; give one")
         _check_label_smoothing(self)
         require(
             self.batch_size % self.accumulate == 0,
