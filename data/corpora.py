@@ -1,6 +1,5 @@
 """Text files as a stream of documents: found, checked to be UTF-8, and cut to bounded pieces."""
 
-import glob
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from flaxmill.data.config import Documents
+from flaxmill.data.local_paths import match_files
 
 # A piece of a long file is one document: short enough to keep memory flat and the held-out draw fair.
 MAX_DOCUMENT_BYTES = 32 * 1024
@@ -56,8 +56,7 @@ def find_files(patterns: Sequence[str], field: str) -> list[Path]:
     """Absolute paths that the patterns match, in order. Raises ValueError where one matches none."""
     found: dict[Path, None] = {}
     for pattern in patterns:
-        # A name may hold brackets, so an existing path is never taken for a pattern.
-        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        matches = match_files(pattern)
         if not matches:
             raise ValueError(f"{field}={pattern!r} names no file; give an existing text file or glob")
         for match in matches:

@@ -3,11 +3,12 @@
 import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flaxmill.data.local_paths import local_path, refuse_remote
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override
+from flaxmill.train.sources import check_model_source
 
 if TYPE_CHECKING:
     from flaxmill.train.other_data import OtherData
@@ -47,11 +48,14 @@ def run(arguments: list[str]) -> None:
     parsed = override(EvalArguments(), flags, program="flaxmill eval", usage="RUN", description=DESCRIPTION)
     if not named:
         raise ValueError("no run given; it comes first: flaxmill eval RUN, where RUN is a run directory")
+    source = local_path(arguments[0], "RUN")
+    output = None if parsed.output is None else local_path(parsed.output, "--output")
+    other = _other_data(parsed)
+    check_model_source(source)
     from flaxmill.train.run_evaluation import evaluate_run
 
     mesh = None if parsed.mesh == MeshConfig() else parsed.mesh
-    output = None if parsed.output is None else Path(parsed.output)
-    measured = evaluate_run(Path(arguments[0]).expanduser(), _other_data(parsed), mesh, output)
+    measured = evaluate_run(source, other, mesh, output)
     print(_json(measured) if parsed.json else _table(measured))
 
 
@@ -63,6 +67,7 @@ def _other_data(parsed: EvalArguments) -> "OtherData | None":
         if given := [*columns, *(["unlabelled"] if parsed.unlabelled else [])]:
             raise ValueError(f"--{given[0].replace('_', '-')} is about the file of --data; add --data FILE")
         return None
+    refuse_remote(parsed.data, "--data")
     return OtherData(parsed.data, columns, parsed.unlabelled)
 
 

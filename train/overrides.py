@@ -11,6 +11,8 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 import tyro
 
+from flaxmill.data.local_paths import local_path
+
 Config = TypeVar("Config")
 
 INLINE = tyro.conf.arg(name="")
@@ -62,7 +64,7 @@ def take_paths(arguments: Sequence[str], *names: str, program: str) -> tuple[lis
     if len(paths) != len(names):
         given = f"{len(paths)} given" if paths else "none given"
         raise ValueError(f"{' and '.join(names)} come first, {given}: {program} {' '.join(names)}")
-    return [Path(path).expanduser() for path in paths], flags
+    return [local_path(path, name) for path, name in zip(paths, names, strict=True)], flags
 
 
 def flag_types(cls: type, prefix: str = "") -> dict[str, Any]:

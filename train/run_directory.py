@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from flaxmill.data.local_paths import local_path
 from flaxmill.train.experiment import DERIVED_FIELDS, Experiment, flatten, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def describe(differing: list[Difference]) -> str:
 
 
 def _named(experiment: Experiment) -> Path | None:
-    return Path(experiment.run_dir).expanduser() if experiment.run_dir else None
+    return local_path(experiment.run_dir, "run_dir") if experiment.run_dir else None
 
 
 def _unwritable(directory: Path, reason: str) -> ValueError:

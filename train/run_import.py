@@ -13,7 +13,7 @@ from flaxmill.model.huggingface import load_huggingface, read_huggingface_config
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import PARAMS, CheckpointConfig, Checkpoints
 from flaxmill.train.experiment import OBJECTIVE_OF_HEAD, Experiment
-from flaxmill.train.optimizer import OptimizerConfig
+from flaxmill.train.optimizer_config import OptimizerConfig
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run_directory import (
     CHECKPOINTS,
@@ -24,6 +24,7 @@ from flaxmill.train.run_directory import (
     open_run_directory,
     write_config,
 )
+from flaxmill.train.sources import check_import_places
 
 HUGGINGFACE = "huggingface"
 """Folder of a run that keeps the imported model's small files, for an export to give back."""
@@ -66,7 +67,7 @@ def import_run(
     Raises:
       ValueError: `source` is no model, its tokenizer does not fit it, or `run` is in use.
     """
-    _check_places(source, run)
+    check_import_places(source, run)
     model = read_huggingface_config(source, head)
     found = find_tokenizer(source) if tokenizer is None else tokenizer
     loaded = None if found is None else Tokenizer.load(found)
@@ -97,16 +98,6 @@ def find_tokenizer(directory: Path) -> Path | None:
 def is_trainable(model: ModelConfig) -> bool:
     """Whether there is an objective for the model's head."""
     return model.head in OBJECTIVE_OF_HEAD
-
-
-def _check_places(source: Path, run: Path) -> None:
-    if not source.is_dir():
-        raise ValueError(
-            f"{source} is no directory; give one that holds a model's config.json and weights, as "
-            "`hf download NAME --local-dir DIR` makes it"
-        )
-    if run.is_dir() and any(run.iterdir()):
-        raise ValueError(f"{run} is not empty; give the import a new directory")
 
 
 def imported_experiment(source: Path, model: ModelConfig, tokenizer: Path) -> Experiment:

@@ -4,11 +4,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from flaxmill.sharding.processes import find_launch, is_main, start_processes
+from flaxmill.sharding.launch import find_launch
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
 from flaxmill.train.overrides import INLINE, override
-from flaxmill.train.peers import Peers
 from flaxmill.train.run_directory import describe, differences
 from flaxmill.train.seeds import describe_spread, seeded
 
@@ -43,6 +42,11 @@ class TrainArguments:
     """Time without any progress after which the process that is furthest behind counts as stuck."""
     config: Annotated[Experiment, INLINE]
 
+    def __post_init__(self) -> None:
+        for name in ("heartbeat_seconds", "stall_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1 second")
+
 
 def run(arguments: list[str], stop: "StopSignal") -> bool:
     """Train; returns whether a signal ended it before its last step."""
@@ -56,13 +60,17 @@ def run(arguments: list[str], stop: "StopSignal") -> bool:
     )
     config, num_seeds = parsed.config, parsed.num_seeds
     experiments = [config] if num_seeds is None else seeded(config, num_seeds)
-    peers = Peers(heartbeat_seconds=parsed.heartbeat_seconds, stall_seconds=parsed.stall_seconds)
     launch = find_launch(
         os.environ,
         coordinator=parsed.coordinator,
         num_processes=parsed.num_processes,
         process_index=parsed.process_index,
     )
+    # All that can be refused without JAX has been: importing it takes a second.
+    from flaxmill.sharding.processes import is_main, start_processes
+    from flaxmill.train.peers import Peers
+
+    peers = Peers(heartbeat_seconds=parsed.heartbeat_seconds, stall_seconds=parsed.stall_seconds)
     if launch is not None:
         start_processes(launch, heartbeat_seconds=parsed.heartbeat_seconds)
     results = []
