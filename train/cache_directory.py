@@ -4,6 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+from flaxmill.data.local_paths import local_path
+from flaxmill.train.plain_paths import is_taken_for_bucket
+
 
 def cache_directory() -> Path:
     """FLAXMILL_CACHE, or `flaxmill` in the user's cache directory; made if absent.
@@ -12,7 +15,12 @@ def cache_directory() -> Path:
       ValueError: it cannot be made or written.
     """
     named = os.environ.get("FLAXMILL_CACHE")
-    directory = Path(named).expanduser().absolute() if named else _user_cache() / "flaxmill"
+    directory = local_path(named, "FLAXMILL_CACHE").absolute() if named else _user_cache() / "flaxmill"
+    if is_taken_for_bucket(directory):
+        raise ValueError(
+            f"the cache {directory} is taken for a bucket by the libraries that read it; set FLAXMILL_CACHE "
+            "to a link to it elsewhere"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         writable = os.access(directory, os.W_OK | os.X_OK)
