@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: schedulers requeue
+EXIT_BY_SIGNAL = 128  # and the signal's number, as shells say it
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
