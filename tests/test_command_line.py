@@ -30,8 +30,9 @@ def replaced(monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_signals_are_taken(monkeypatch):
     # test_preemption.py tests the real thing; here it would take the signals of the test run itself.
-    no_signal = contextlib.nullcontext(SimpleNamespace(leave=None))
-    monkeypatch.setattr("flaxmill.train.command_line.StopSignal", lambda: no_signal)
+    no_signal = SimpleNamespace(leave=None, requested=False, prepares=lambda holds_checkpoint: None)
+    context = contextlib.nullcontext(no_signal)
+    monkeypatch.setattr("flaxmill.train.command_line.StopSignal", lambda **settings: context)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ SAYING = """
 import sys
 from typing import Any
 from flaxmill.train import command_line
-def say(arguments):
+def say(*arguments):
     print({text!r})
     print({text!r}, file=sys.stderr)
     return 0
@@ -87,7 +87,7 @@ def test_a_full_disk_under_stderr_changes_no_exit_code():
 LOGGING = """
 import logging
 from flaxmill.train import command_line
-def warn(arguments):
+def warn(*arguments):
     logging.getLogger("flaxmill.weights").warning("tensors of %s are not used", "mlm")
     logging.warning("a library sets up logging")
     logging.getLogger("flaxmill.weights").warning("tensors of %s are not used", "nsp")

@@ -4,8 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from flaxmill.train.checkpoint_store import TEMPORARY
-
+TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of what is being written; the commit renames it
 DISCARDED, DAMAGED = ".discarded", ".damaged"
 
 

@@ -18,7 +18,6 @@ from flaxmill.train.plain_paths import plain, with_real_names
 PARAMS = "params"  # the part of a checkpoint that can be loaded by itself
 TRAINING = "training"  # everything else: optimizer state, step, counters
 COMMIT_FILE = "_CHECKPOINT_METADATA"  # Orbax writes it, and the manifest in it, before the commit
-TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of what is being written; the commit renames it
 
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # how TensorStore tells what the system said
 _QUOTED = re.compile(r'"(/[^"]+)"')

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from flaxmill.train.failures import RunError
 from flaxmill.train.jax_environment import explain
-from flaxmill.train.preemption import EXIT_BY_SIGNAL, EXIT_PREEMPTED, StopSignal
+from flaxmill.train.preemption import EXIT_BY_SIGNAL, StopSignal
 from flaxmill.train.terminal import plain_logging, take_streams, write_failure
 
 EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
@@ -41,20 +41,20 @@ it with nothing saved since, 1 anything else."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit with its code."""
+    """Run one command and exit with its code; without `argv` this is the program, and ends the process."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     take_streams()
     with plain_logging():
-        code = _run_to_code(arguments)
+        code = _run_to_code(arguments, is_program=argv is None)
     if failure := write_failure():
         print(f"flaxmill: error: stdout could not be written ({failure.strerror})", file=sys.stderr)
         code = code or EXIT_FAILURE
     _exit(code)
 
 
-def _run_to_code(arguments: list[str]) -> int:
+def _run_to_code(arguments: list[str], is_program: bool) -> int:
     try:
-        return _run_command(arguments)
+        return _run_command(arguments, is_program)
     except KeyboardInterrupt:
         return _say("flaxmill: interrupted", EXIT_BY_SIGNAL + signal.SIGINT)
     except (RunError, OSError) as error:
@@ -89,7 +89,7 @@ def _exit(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _run_command(arguments: list[str]) -> int:
+def _run_command(arguments: list[str], is_program: bool) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command in ("--help", "-h", "help"):
         print(USAGE.format(commands="\n  ".join(COMMANDS.values())))
@@ -102,19 +102,18 @@ def _run_command(arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise ValueError(_unknown_command(command))
     if command == "train":
-        return _train(rest)
+        return _train(rest, is_program)
     # The commands import JAX and more; help and mistakes need not wait for that.
     module = importlib.import_module(f"flaxmill.train.{command.replace('-', '_')}_command")
     return module.run(rest) or EXIT_DONE
 
 
-def _train(arguments: list[str]) -> int:
+def _train(arguments: list[str], is_program: bool) -> int:
     # Before the imports below, which take a second: a signal then is as good as a later one.
-    with StopSignal() as stop:
+    with StopSignal(until_exit=is_program) as stop:
         from flaxmill.train import train_command
 
-        preempted = train_command.run(arguments, stop)
-    return EXIT_PREEMPTED if preempted else EXIT_DONE
+        return train_command.run(arguments, stop)
 
 
 def _unknown_command(command: str) -> str:

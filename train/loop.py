@@ -163,10 +163,15 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
         checkpoints.save(step, state, recorder.metadata() | provenance(experiment, job.dataset, mesh))
         schedule.saved(step)
 
+    def wait_until_saved() -> None:
+        checkpoints.wait()
+        if job.stop is not None:
+            job.stop.saved()
+
     def leave(step: int) -> Result:
         if schedule.last_step != step:
             save(step)
-        checkpoints.wait()
+        wait_until_saved()
         progress.say(f"stopped after step {step}; the same command continues from {job.directory}")
         return Result(job.directory, step, True, {})
 
@@ -204,7 +209,7 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
         evaluated = evaluate_now(last)
     if evaluated is None:
         return leave(last)
-    checkpoints.wait()
+    wait_until_saved()
     if recorder.best.is_followed:
         progress.say(f"{'stopped early: ' if last < experiment.steps else ''}{recorder.best.describe()}")
     return _conclude(last, job, steps, state.params, recorder.best.metrics or evaluated, progress)
