@@ -15,6 +15,8 @@ OPENING_SECONDS = 5.0
 """What a connection is given to say who it is."""
 MAX_UNKNOWN = 128
 """Connections that have not said it yet; of more, the oldest is closed."""
+_AT_ONCE, _WAITING = 32, 1024
+"""How many are let in before those before them are read, and how many may wait outside."""
 _READ_BYTES = 1 << 16
 
 Reader = asyncio.StreamReader
@@ -79,7 +81,8 @@ class Door:
             self._loop.close()
 
     async def _serve(self, listener: socket.socket, limit: int) -> None:
-        server = await asyncio.start_server(self._receive, sock=listener, limit=limit, backlog=MAX_UNKNOWN)
+        server = await asyncio.start_server(self._receive, sock=listener, limit=limit, backlog=_AT_ONCE)
+        listener.listen(_WAITING)
         await self._shut.wait()
         server.close()
         await self._closing.wait()

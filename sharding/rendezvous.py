@@ -10,13 +10,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
 from flaxmill.sharding.door import Door, Reader, Writer
 from flaxmill.sharding.greetings import MAX_LINE, Greeting, Job, Member, Stranger, leaving, read_leaving
-from flaxmill.sharding.launch import Launch, split_address
+from flaxmill.sharding.launch import Launch, bind_address, split_address
 from flaxmill.sharding.relay import lead_to
 
 RESTART_SECONDS = 20.0  # how long a process that ended may take to give its port back and to come again
@@ -127,6 +127,8 @@ class Host:
         if self._arrived.get(index) != (greeting.member, writer):
             await self._tell(writer, self._verdict)
             return
+        with suppress(OSError):
+            writer.write(self._job.answer("wait", None))
         line = b""
         with suppress(OSError, ValueError):
             line = await reader.readline()
@@ -168,6 +170,7 @@ class Guest:
     def __init__(self, launch: Launch, job: Job, own: Member) -> None:
         self._launch, self._job, self._own = launch, job, own
         self._connection: socket.socket | None = None
+        self._has_waited = False
 
     def meet(self, seconds: float) -> list[Member]:
         """All processes by index, once all are here.
@@ -180,18 +183,21 @@ class Guest:
             answer = None
             try:
                 # Process 0 gives up by its own clock, which may have started later.
-                answer, said = self._greet(deadline + 10), "it ended"
-                deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
+                answer = self._greet(deadline + 10)
+                said = "it ended"
+                if self._has_waited:
+                    deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
             except TimeoutError:
                 said = "no answer"
             except (
                 OSError
             ) as error:  # the name may be unknown, and the port closed, until process 0 has started
                 said = error.strerror or str(error)
-            if answer is not None and answer[0] != "stranger":
-                return _members_or_raise(Verdict(*answer))
-            if answer is not None:
+            if answer is not None and answer[0] == "stranger":
                 said = f"{answer[1]}, here is {self._job.name}"
+                deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
+            elif answer is not None:
+                return _members_or_raise(Verdict(*answer))
             time.sleep(_RETRY_SECONDS)
         raise ConnectionError(
             f"process {self._launch.process_index} could not reach process 0 at {self._launch.coordinator} "
@@ -207,15 +213,20 @@ class Guest:
         os._exit(code)
 
     def _greet(self, deadline: float) -> tuple[str, Any] | None:
+        """What process 0 answers, or a stranger in its place; None where it ends before it does."""
         address = split_address(self._launch.coordinator)
         with socket.create_connection(address, timeout=5) as connection:
             connection.sendall(self._job.greet("member", self._launch.process_index, self._own))
             self._connection = connection
             try:
-                line = _read_line(connection, deadline, limit=MAX_LINE + 512 * self._launch.num_processes)
+                for line in _read_lines(connection, deadline, MAX_LINE + 512 * self._launch.num_processes):
+                    answer = self._job.read_answer(line) or ("stranger", "what answers there is no process 0")
+                    if answer[0] != "wait":
+                        return answer
+                    self._has_waited = True
             finally:
                 self._connection = None
-        return self._job.read_answer(line)
+        return None
 
 
 def _members_or_raise(verdict: Verdict) -> list[Member]:
@@ -226,23 +237,23 @@ def _members_or_raise(verdict: Verdict) -> list[Member]:
     raise ConnectionError(verdict.value)
 
 
-def _read_line(connection: socket.socket, deadline: float, limit: int) -> bytes:
-    """What comes until the first newline, the end, or `limit` bytes; TimeoutError at the deadline."""
-    line = bytearray()
-    while b"\n" not in line and len(line) < limit:
+def _read_lines(connection: socket.socket, deadline: float, limit: int) -> Iterator[bytes]:
+    """The lines that come until the end, or until one has `limit` bytes; TimeoutError at the deadline."""
+    received = bytearray()
+    while len(received) < limit:
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         data = connection.recv(1 << 16)
         if not data:
-            break
-        line += data
-    return bytes(line)
+            return
+        received += data
+        while b"\n" in received:
+            line, _, received = received.partition(b"\n")
+            yield bytes(line)
 
 
 def _listen(launch: Launch, deadline: float) -> socket.socket:
     """On the port of --coordinator, at all addresses; JAX_COORDINATOR_BIND_ADDRESS says otherwise."""
-    bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", "")
-    host, port = split_address(bind or launch.coordinator)
-    host = host if bind and host not in ("::", "0.0.0.0") else ""
+    host, port = bind_address(os.environ, launch)
     deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
     while True:
         try:

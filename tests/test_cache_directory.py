@@ -49,3 +49,15 @@ def test_a_cache_that_libraries_take_for_a_bucket_is_refused(monkeypatch):
         ValueError, match=r"the cache /s3/cache is taken for a bucket .* a link to it elsewhere"
     ):
         cache_directory()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    for name in ("FLAXMILL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ValueError, match="this user has no home directory for a cache; set FLAXMILL_CACHE"):
+        cache_directory()

@@ -266,3 +266,8 @@ def test_no_field_is_an_optional_dataclass():
         value = getattr(Experiment(), field.name)
         assert dataclasses.is_dataclass(value) or not hasattr(field.type, "__dataclass_fields__")
     assert not any(dataclasses.is_dataclass(value) for value in flatten(Experiment()).values())
+
+
+def test_more_steps_than_can_be_counted_are_refused():
+    with pytest.raises(ValueError, match=r"^steps=2147483648 is above 2147483647; use that or less"):
+        Experiment(steps=2**31)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from launching import free_port
 
-from flaxmill.sharding.launch import Launch, find_launch
+from flaxmill.sharding.launch import Launch, bind_address, find_launch
 from flaxmill.sharding.processes import agree_on, any_process, is_main, share_of_gpus
 
 SLURM = {
@@ -165,6 +165,7 @@ def test_slurms_tasks_are_counted_for_the_node(node: str, count: int) -> None:
         ({"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "2"}, "without JAX_COORDINATOR_ADDRESS; set it to"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "nothing says how many processes there are; set JAX_NUM_"),
         ({**SLURM, "SLURM_PROCID": "x"}, "SLURM_PROCID='x' must be a whole number"),
+        ({**SLURM, "SLURM_STEP_ID": "x"}, "SLURM_STEP_ID='x' must be a whole number"),
         ({**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": ""}, "add to mpirun: -x JAX_COORDINATOR_ADDRESS=HOST:PORT"),
         ({**TPU, "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "0"}, "without MEGASCALE_COORDINATOR"),
         ({**TPU, "TPU_WORKER_ID": "9"}, "TPU slice: process index 9 of 4 processes"),
@@ -175,6 +176,30 @@ def test_contradictions_are_refused_in_one_line(environ: dict[str, str], message
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         find_launch(environ)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "bound"),
+    [
+        (None, ("", 1234)),
+        ("", ("", 1234)),
+        ("0.0.0.0:9", ("", 9)),
+        ("[::]:9", ("", 9)),
+        ("10.0.0.1:9", ("10.0.0.1", 9)),
+        ("[fe80::1]:9", ("fe80::1", 9)),
+    ],
+)
+def test_process_0_listens_where_it_is_told_to(address: str | None, bound: tuple[str, int]) -> None:
+    launch = Launch("10.0.0.1:1234", 4, 0, 0, 1, "flags")
+    environ = {} if address is None else {"JAX_COORDINATOR_BIND_ADDRESS": address}
+    assert bind_address(environ, launch) == bound
+
+
+@pytest.mark.parametrize("address", ["nonsense", ":9", "host:", "host:99999", "fe80::1:9"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    launch = Launch("10.0.0.1:1234", 4, 0, 0, 1, "flags")
+    with pytest.raises(ValueError, match=f"^JAX_COORDINATOR_BIND_ADDRESS={address} must be HOST:PORT"):
+        bind_address({"JAX_COORDINATOR_BIND_ADDRESS": address}, launch)
 
 
 def test_some_of_the_three_flags_are_refused() -> None:

@@ -35,7 +35,14 @@ def cache_directory() -> Path:
 
 def _user_cache() -> Path:
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
+        return _home() / "Library" / "Caches"
     named = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification has relative paths ignored.
-    return Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    return Path(named) if os.path.isabs(named) else _home() / ".cache"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # as in a container whose user nobody has listed
+        raise ValueError("this user has no home directory for a cache; set FLAXMILL_CACHE") from None

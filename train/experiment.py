@@ -31,6 +31,7 @@ HEAD_OF_OBJECTIVE: dict[str, Head] = {
     "seq2seq": "lm",
 }
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
+MAX_STEPS = 2**31 - 1  # the state counts them in 32 bits
 OBJECTIVE_OF_HEAD: dict[Head, Objective] = {
     "lm": "causal",
     "mlm": "mlm",
@@ -100,6 +101,7 @@ class Experiment:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+        require(self.steps <= MAX_STEPS, f"steps={self.steps} is above {MAX_STEPS}; use that or less")
         for name in ("eval_every", "eval_batches"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
