@@ -66,6 +66,8 @@ class StopWatch:
     def started(self) -> None:
         """The first step is made; it is not among those that are timed."""
 
+    def saved(self) -> None: ...
+
     def step_seconds(self) -> float:
         return (self.times[-1] - self.times[WARM_STEPS]) / STEPS
 

@@ -1,6 +1,5 @@
 """What data.files or data.valid_files name: files and TFDS splits, each to be read once, in order."""
 
-import glob
 import itertools
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.data.archives import refuse_binary
+from flaxmill.data.local_paths import match_files
 
 _MAX_SHOWN = 3
 
@@ -56,8 +56,7 @@ def find_files(patterns: Sequence[str], field: str) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        # A name may hold brackets, so an existing path is never taken for a pattern.
-        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        matches = match_files(pattern)
         if not matches:
             raise ValueError(f"{field}={pattern!r} names no file; give an existing text file or glob")
         for match in matches:

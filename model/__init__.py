@@ -1,11 +1,17 @@
 """The Transformer: configuration, parameters, forward pass."""
 
-from flaxmill.model.adapters import merge_lora
-from flaxmill.model.apply import abstract_params, apply, count_params, init_params, logical_axes
-from flaxmill.model.config import ModelConfig
-from flaxmill.model.generation import Generator, generate
-from flaxmill.model.generation_config import GenerationConfig
-from flaxmill.model.huggingface import load_huggingface, save_huggingface
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flaxmill.model.adapters import merge_lora
+    from flaxmill.model.apply import abstract_params, apply, count_params, init_params, logical_axes
+    from flaxmill.model.config import ModelConfig
+    from flaxmill.model.generation import Generator, generate
+    from flaxmill.model.generation_config import GenerationConfig
+    from flaxmill.model.huggingface import load_huggingface, save_huggingface
 
 __all__ = [
     "GenerationConfig",
@@ -21,3 +27,36 @@ __all__ = [
     "merge_lora",
     "save_huggingface",
 ]
+
+_MODULES = {
+    "GenerationConfig": "generation_config",
+    "Generator": "generation",
+    "ModelConfig": "config",
+    "abstract_params": "apply",
+    "apply": "apply",
+    "count_params": "apply",
+    "generate": "generation",
+    "init_params": "apply",
+    "load_huggingface": "huggingface",
+    "logical_axes": "apply",
+    "merge_lora": "adapters",
+    "save_huggingface": "huggingface",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: config files import this package, and must not wait for JAX.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+class _Package(ModuleType):
+    """Has as `apply` the function, in whose place an import of its module would put the module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_module = name == "apply" and isinstance(value, ModuleType)
+        super().__setattr__(name, value.apply if is_module else value)
+
+
+sys.modules[__name__].__class__ = _Package

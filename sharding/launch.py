@@ -13,6 +13,7 @@ Environment = Mapping[str, str]
 KUBERNETES_PORT = 8476
 TPU_PORT = 8482
 _JOB_PORTS = (61440, 4096)  # first and number: above Linux's range for outgoing connections
+_ADDRESS = re.compile(r"([^:\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -141,7 +142,8 @@ def _from_slurm(environ: Environment) -> Found:
     index, local_index, job = (
         _number(environ, name) for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID")
     )
-    port = _job_port(job + 97 * int(environ.get("SLURM_STEP_ID", "0")))
+    step = _number(environ, "SLURM_STEP_ID") if "SLURM_STEP_ID" in environ else 0
+    port = _job_port(job + 97 * step)
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
     if not nodes:
         raise ValueError("SLURM_STEP_NUM_TASKS is set without SLURM_STEP_NODELIST; start with srun")
@@ -233,12 +235,31 @@ def _checked(
         )
     if num_processes == 1:
         return None
-    if (
-        not re.fullmatch(r"([^:\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", address)
-        or split_address(address)[1] > 65535
-    ):
+    if not _is_address(address):
         raise ValueError(f"{source}: coordinator {address!r} must be HOST:PORT, such as node1:8476")
     return Launch(address, num_processes, index, local_index, local_count, source)
+
+
+def _is_address(text: str) -> bool:
+    return bool(_ADDRESS.fullmatch(text)) and split_address(text)[1] <= 65535
+
+
+def bind_address(environ: Environment, launch: Launch) -> tuple[str, int]:
+    """Host, "" for all, and port at which process 0 listens.
+
+    Raises:
+      ValueError: JAX_COORDINATOR_BIND_ADDRESS is no address.
+    """
+    address = environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+    if not address:
+        return "", split_address(launch.coordinator)[1]
+    if not _is_address(address):
+        raise ValueError(
+            f"JAX_COORDINATOR_BIND_ADDRESS={address} must be HOST:PORT, such as 0.0.0.0:8476; correct it, or "
+            "unset it"
+        )
+    host, port = split_address(address)
+    return "" if host in ("::", "0.0.0.0") else host, port
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import jax
-from jax.sharding import AxisType, Mesh
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ def axis_sizes(config: MeshConfig) -> dict[str, int | None]:
     return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
+def make_mesh(config: MeshConfig) -> "Mesh":
     """Lay the devices out as a mesh.
 
     A mesh smaller than the machine uses its first devices, on one process only.
@@ -43,6 +44,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     Raises:
       ValueError: the mesh asks for more devices than there are, or does not divide them.
     """
+    import jax  # which no config file waits for
+
     devices = jax.devices()
     sizes = _fill_free_axis(config, len(devices))
     wanted = math.prod(sizes.values())
@@ -51,7 +54,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"{_text(sizes)} uses {wanted} of {len(devices)} devices; with {jax.process_count()} processes "
             "every device must be used: leave one axis None"
         )
-    auto = (AxisType.Auto,) * len(sizes)
+    auto = (jax.sharding.AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=auto, devices=devices[:wanted])
 
 

@@ -1,124 +1,266 @@
-"""How processes meet before JAX connects them, and a relay that outlives the process they connect to.
+"""How processes meet before JAX connects them.
 
-JAX's client aborts its process with a stack trace, from a thread of its own, when a process never comes or
-as soon as process 0 is gone; these let Python say which process it was instead.
+JAX's client aborts its process with a stack trace, from a thread of its own, when a process never comes; this
+lets Python say which process it was instead. Process 0 keeps the port open as long as the job lasts, and lets
+the others through it to JAX's service (sharding/relay.py), which nobody else can reach.
 """
 
-import json
+import asyncio
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from flaxmill.sharding.launch import Launch, split_address
+from flaxmill.sharding.door import Door, Reader, Writer
+from flaxmill.sharding.greetings import MAX_LINE, Greeting, Job, Member, Stranger, leaving, read_leaving
+from flaxmill.sharding.launch import Launch, bind_address, split_address
+from flaxmill.sharding.relay import lead_to
 
-_GREETING = "flaxmill"
-_LONGEST_LINE = 1 << 24
+RESTART_SECONDS = 20.0  # how long a process that ended may take to give its port back and to come again
 _RETRY_SECONDS = 0.2
-_RESTART_SECONDS = 20.0  # how long a process that ended may take to give its port back and to come again
+_TELL_SECONDS = 3.0
+
+Say = Callable[[str], None]
 
 
-class Member(NamedTuple):
-    """A process of the job: its machine's name and its number there."""
+class MeetingStoppedError(ConnectionError):
+    """A process was told to stop before all had met; the others end with it, by the same exit code."""
 
-    host: str
-    pid: int
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(said)
+        self.code = code
 
 
-def meet(launch: Launch, seconds: float) -> list[Member]:
-    """Return when all processes are here, in each of them; by process index.
+class Verdict(NamedTuple):
+    """What process 0 tells all that have come: that they have met (members), or why they do not."""
 
-    Raises:
-      ConnectionError: some did not come within `seconds` or contradict each other; one line, in each.
+    kind: str
+    """met, refused or stopped"""
+    value: Any
+
+
+class Host:
+    """Process 0: waits for the others, then answers all at once.
+
+    Whoever sends no greeting of this job is let go, and said once of each kind.
     """
-    deadline = time.monotonic() + seconds
-    own = Member(socket.gethostname(), os.getpid())
-    meet_others = _report if launch.process_index else _receive
-    return [Member(*member) for member in meet_others(launch, own, deadline, seconds)]
 
+    def __init__(self, launch: Launch, job: Job, own: Member, say: Say) -> None:
+        self._launch, self._job, self._own, self._say = launch, job, own, say
+        self._changed = threading.Condition()
+        self._arrived: dict[int, tuple[Member, Writer]] = {}
+        self._verdict: Verdict | None = None
+        self._has_lost_one = False
+        self._told: set[str] = set()
+        self._service: str | None = None
+        self._door: Door | None = None
 
-def open_relay(address: str, lost: threading.Event) -> int:
-    """A port here that leads to `address`; when the far end is gone it stays open, and `lost` is set."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_relay, args=(listener, address, lost), name="relay", daemon=True).start()
-    return listener.getsockname()[1]
+    def meet(self, seconds: float) -> list[Member]:
+        """All processes by index, once all are here.
 
-
-def _receive(launch: Launch, own: Member, deadline: float, seconds: float) -> list[Member]:
-    """Process 0: wait for the others' greetings, then answer all at once."""
-    arrived: dict[int, socket.socket] = {}
-    members = {0: own}
-    problem = None
-    with _listen(launch, deadline) as listener:
-        listener.settimeout(_RETRY_SECONDS)
-        while problem is None and len(arrived) < launch.num_processes - 1:
-            for index in [index for index, connection in arrived.items() if _is_over(connection)]:
-                arrived.pop(index).close()
-                deadline = min(deadline, time.monotonic() + _RESTART_SECONDS)
-            if time.monotonic() > deadline:
-                problem = _missing(launch, arrived, seconds)
-            with suppress(TimeoutError):
-                connection, _ = listener.accept()
-                greeting = _read(connection, 5.0)
-                if greeting is None or greeting[0] != _GREETING:
-                    connection.close()
-                    continue
-                index, number, *member = greeting[1:]
-                problem = _contradiction(launch, arrived, index, number)
-                if problem:
-                    _answer(connection, problem, [])
+        Raises:
+          ConnectionError: some did not come within `seconds`, or contradict each other, or the port is taken.
+        """
+        deadline = time.monotonic() + seconds
+        listener = _listen(self._launch, deadline)
+        self._door = Door(listener, lambda reader: reader.readline(), self._admit, limit=MAX_LINE)
+        with self._changed:
+            while self._verdict is None:
+                if len(self._arrived) == self._launch.num_processes - 1:
+                    members = {0: self._own} | {index: one for index, (one, _) in self._arrived.items()}
+                    self._verdict = Verdict("met", [members[index] for index in sorted(members)])
                     break
-                arrived[index], members[index] = connection, Member(*member)
-        listed = [members[index] for index in sorted(members)]
-        for connection in arrived.values():
-            _answer(connection, problem, listed)
-    if problem:
-        raise ConnectionError(problem)
-    return listed
+                if self._has_lost_one:
+                    deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
+                    self._has_lost_one = False
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    self._verdict = Verdict("refused", _missing(self._launch, set(self._arrived), seconds))
+            verdict = self._verdict
+        self._door.call(self._answer_all(verdict), _TELL_SECONDS)
+        return _members_or_raise(verdict)
+
+    def leave(self, code: int, said: str) -> NoReturn:
+        """End this process, and tell those that have come why. From another thread than `meet`."""
+        if self._door is not None:
+            verdict = Verdict("stopped", [code, f"process 0 ({self._own.host}): {said}"])
+            self._door.call(self._answer_all(verdict), _TELL_SECONDS)
+        os._exit(code)
+
+    def serve(self, path: str) -> None:
+        """Lead the others' relays to JAX's service, which listens on this UNIX socket."""
+        self._service = path
+
+    def close(self) -> None:
+        """Give the port back."""
+        if self._door is not None:
+            self._door.close()
+
+    async def _admit(self, line: bytes, reader: Reader, writer: Writer) -> None:
+        greeting = self._job.read_greeting(line)
+        if isinstance(greeting, Stranger):
+            self._ignore(greeting, writer)
+            if greeting.is_flaxmill:
+                await self._tell(writer, Verdict("stranger", f"there is {self._job.name}"))
+        elif greeting.kind == "relay":
+            await lead_to(lambda: self._service, reader, writer)
+        elif self._verdict is not None:
+            text = "the job has begun and cannot be joined; start all processes again"
+            has_begun = self._verdict.kind == "met"
+            await self._tell(writer, Verdict("refused", text) if has_begun else self._verdict)
+        else:
+            await self._keep(greeting, reader, writer)
+
+    async def _keep(self, greeting: Greeting, reader: Reader, writer: Writer) -> None:
+        """Hold the connection until it is answered, or its process ends."""
+        index = greeting.index
+        with self._changed:
+            if index in self._arrived or index == 0:
+                number = self._launch.num_processes
+                text = f"two processes were started as process {index} of {number}; give each its own index"
+                self._decide(Verdict("refused", text))
+            else:
+                self._arrived[index] = greeting.member, writer
+                self._changed.notify_all()
+        if self._arrived.get(index) != (greeting.member, writer):
+            await self._tell(writer, self._verdict)
+            return
+        with suppress(OSError):
+            writer.write(self._job.answer("wait", None))
+        line = b""
+        with suppress(OSError, ValueError):
+            line = await reader.readline()
+        with self._changed:
+            if self._verdict is None:
+                del self._arrived[index]
+                self._has_lost_one = True
+                if left := read_leaving(line):
+                    code, said = left
+                    text = f"process {index} ({greeting.member.host}): {said}"
+                    self._decide(Verdict("stopped", [code, text]))
+                self._changed.notify_all()
+
+    def _decide(self, verdict: Verdict) -> None:
+        self._verdict = self._verdict or verdict
+        self._changed.notify_all()
+
+    async def _answer_all(self, verdict: Verdict) -> None:
+        await asyncio.gather(*(self._tell(writer, verdict) for _, writer in self._arrived.values()))
+
+    async def _tell(self, writer: Writer, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            with suppress(OSError):
+                writer.write(self._job.answer(*verdict))
+                await writer.drain()
+                writer.write_eof()
+
+    def _ignore(self, stranger: Stranger, writer: Writer) -> None:
+        if stranger.why not in self._told and len(self._told) < 8:
+            self._told.add(stranger.why)
+            port = split_address(self._launch.coordinator)[1]
+            address = writer.get_extra_info("peername") or ("somewhere",)
+            self._say(f"whoever connected to port {port} from {address[0]} {stranger.why}; it is ignored")
 
 
-def _answer(connection: socket.socket, problem: str | None, members: list[Member]) -> None:
-    with suppress(OSError), connection:
-        connection.sendall(_line(_GREETING, problem, members))
+class Guest:
+    """Another process: greets process 0 until it answers."""
 
+    def __init__(self, launch: Launch, job: Job, own: Member) -> None:
+        self._launch, self._job, self._own = launch, job, own
+        self._connection: socket.socket | None = None
+        self._has_waited = False
 
-def _report(launch: Launch, own: Member, deadline: float, seconds: float) -> list[Member]:
-    """Another process: greet process 0 until it answers."""
-    said: object = "it was not there"
-    while time.monotonic() < deadline:
-        answer = None
-        try:
-            with socket.create_connection(split_address(launch.coordinator), timeout=5) as connection:
-                connection.sendall(_line(_GREETING, launch.process_index, launch.num_processes, *own))
+    def meet(self, seconds: float) -> list[Member]:
+        """All processes by index, once all are here.
+
+        Raises:
+          ConnectionError: process 0 was not reached within `seconds`, or says why they do not meet.
+        """
+        deadline, said = time.monotonic() + seconds, "it was not there"
+        while time.monotonic() < deadline:
+            answer = None
+            try:
                 # Process 0 gives up by its own clock, which may have started later.
-                answer = _read(connection, seconds + 10)
-            said = "it ended"
-            deadline = min(deadline, time.monotonic() + _RESTART_SECONDS)
-        except TimeoutError:
-            said = "no answer"
-        except OSError as error:  # the name may be unknown, and the port closed, until process 0 has started
-            said = error.strerror
-        if answer is not None and answer[0] == _GREETING:
-            if answer[1]:
-                raise ConnectionError(answer[1])
-            return answer[2]
-        time.sleep(_RETRY_SECONDS)
-    raise ConnectionError(
-        f"process {launch.process_index} could not reach process 0 at {launch.coordinator} within "
-        f"{seconds:.0f} s ({said}); check that process 0 runs there and that the port is open"
-    )
+                answer = self._greet(deadline + 10)
+                said = "it ended"
+                if self._has_waited:
+                    deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
+            except TimeoutError:
+                said = "no answer"
+            except (
+                OSError
+            ) as error:  # the name may be unknown, and the port closed, until process 0 has started
+                said = error.strerror or str(error)
+            if answer is not None and answer[0] == "stranger":
+                said = f"{answer[1]}, here is {self._job.name}"
+                deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
+            elif answer is not None:
+                return _members_or_raise(Verdict(*answer))
+            time.sleep(_RETRY_SECONDS)
+        raise ConnectionError(
+            f"process {self._launch.process_index} could not reach process 0 at {self._launch.coordinator} "
+            f"within {seconds:.0f} s ({said}); check that process 0 of this job runs there and that the port "
+            "is open"
+        )
+
+    def leave(self, code: int, said: str) -> NoReturn:
+        """End this process, and tell process 0 why. From another thread than `meet`."""
+        with suppress(OSError):
+            if self._connection is not None:
+                self._connection.sendall(leaving(code, said))
+        os._exit(code)
+
+    def _greet(self, deadline: float) -> tuple[str, Any] | None:
+        """What process 0 answers, or a stranger in its place; None where it ends before it does."""
+        address = split_address(self._launch.coordinator)
+        with socket.create_connection(address, timeout=5) as connection:
+            connection.sendall(self._job.greet("member", self._launch.process_index, self._own))
+            self._connection = connection
+            try:
+                for line in _read_lines(connection, deadline, MAX_LINE + 512 * self._launch.num_processes):
+                    answer = self._job.read_answer(line) or ("stranger", "what answers there is no process 0")
+                    if answer[0] != "wait":
+                        return answer
+                    self._has_waited = True
+            finally:
+                self._connection = None
+        return None
+
+
+def _members_or_raise(verdict: Verdict) -> list[Member]:
+    if verdict.kind == "met":
+        return [Member(*member) for member in verdict.value]
+    if verdict.kind == "stopped":
+        raise MeetingStoppedError(*verdict.value)
+    raise ConnectionError(verdict.value)
+
+
+def _read_lines(connection: socket.socket, deadline: float, limit: int) -> Iterator[bytes]:
+    """The lines that come until the end, or until one has `limit` bytes; TimeoutError at the deadline."""
+    received = bytearray()
+    while len(received) < limit:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        data = connection.recv(1 << 16)
+        if not data:
+            return
+        received += data
+        while b"\n" in received:
+            line, _, received = received.partition(b"\n")
+            yield bytes(line)
 
 
 def _listen(launch: Launch, deadline: float) -> socket.socket:
-    port = split_address(launch.coordinator)[1]
-    deadline = min(deadline, time.monotonic() + _RESTART_SECONDS)
+    """On the port of --coordinator, at all addresses; JAX_COORDINATOR_BIND_ADDRESS says otherwise."""
+    host, port = bind_address(os.environ, launch)
+    deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
     while True:
         try:
-            if socket.has_dualstack_ipv6():
+            if not host and socket.has_dualstack_ipv6():
                 return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-            return socket.create_server(("", port))
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family)
         except OSError as error:
             if time.monotonic() > deadline:
                 raise ConnectionError(
@@ -128,7 +270,7 @@ def _listen(launch: Launch, deadline: float) -> socket.socket:
             time.sleep(_RETRY_SECONDS)
 
 
-def _missing(launch: Launch, arrived: dict[int, socket.socket], seconds: float) -> str:
+def _missing(launch: Launch, arrived: set[int], seconds: float) -> str:
     missing = [str(index) for index in range(1, launch.num_processes) if index not in arrived]
     listed = ", ".join(missing[:8]) + (" ..." if len(missing) > 8 else "")
     which = f"process {listed}" if len(missing) == 1 else f"processes {listed}"
@@ -136,88 +278,3 @@ def _missing(launch: Launch, arrived: dict[int, socket.socket], seconds: float) 
         f"{which} of {launch.num_processes} ended or did not come to {launch.coordinator} within "
         f"{seconds:.0f} s; see their own output, and start all processes again"
     )
-
-
-def _contradiction(launch: Launch, arrived: dict[int, socket.socket], index: int, number: int) -> str | None:
-    if number != launch.num_processes:
-        return (
-            f"process {index} was started as one of {number} processes and process 0 as one of "
-            f"{launch.num_processes}; give all the same number"
-        )
-    if index in arrived or not 0 < index < number:
-        return f"two processes were started as process {index} of {number}; give each its own index"
-    return None
-
-
-def _line(*values: object) -> bytes:
-    return json.dumps(values).encode() + b"\n"
-
-
-def _read(connection: socket.socket, seconds: float) -> list | None:
-    """The list that the other end sent as a line, or None if it is no flaxmill."""
-    connection.settimeout(seconds)
-    try:
-        with connection.makefile("rb") as lines:
-            values = json.loads(lines.readline(_LONGEST_LINE))
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, list) and values else None
-
-
-def _is_over(connection: socket.socket) -> bool:
-    """Whether the process at the other end, which has nothing to say, has ended."""
-    connection.setblocking(False)
-    try:
-        return not connection.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    finally:
-        connection.settimeout(5)
-
-
-def _relay(listener: socket.socket, address: str, lost: threading.Event) -> None:
-    while True:
-        near, _ = listener.accept()
-        far = _connect(address)
-        if far is None:
-            lost.set()
-            continue
-        for part in (near, far):
-            part.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        left = threading.Event()
-        threading.Thread(target=_forward, args=(near, far, left), daemon=True).start()
-        threading.Thread(target=_return, args=(far, near, left, lost), daemon=True).start()
-
-
-def _connect(address: str) -> socket.socket | None:
-    """JAX's service starts a moment after all have met."""
-    deadline = time.monotonic() + _RESTART_SECONDS
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            connection = socket.create_connection(split_address(address), timeout=5)
-            connection.settimeout(None)
-            return connection
-        time.sleep(0.02)
-    return None
-
-
-def _forward(near: socket.socket, far: socket.socket, left: threading.Event) -> None:
-    _copy(near, far)
-    left.set()
-    with suppress(OSError):
-        far.shutdown(socket.SHUT_RDWR)
-
-
-def _return(far: socket.socket, near: socket.socket, left: threading.Event, lost: threading.Event) -> None:
-    # When the far end is gone the near one stays open: to JAX that is a slow answer, not an error.
-    _copy(far, near)
-    if not left.is_set():
-        lost.set()
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)

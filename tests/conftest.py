@@ -97,6 +97,8 @@ class StopAfter:
 
     def started(self) -> None: ...
 
+    def saved(self) -> None: ...
+
 
 @pytest.fixture(scope="session")
 def stop_after() -> type[StopAfter]:

@@ -44,11 +44,11 @@ class FaultyJob:
 
     def __init__(self, directory: Path, config: Path, straight: Path, flaxmill: Flaxmill) -> None:
         self.directory, self.config, self.straight = directory, config, straight
-        self._flaxmill = flaxmill
+        self.flaxmill = flaxmill
 
     def train(self, *flags: Any) -> Seen:
         """`flaxmill train`, in this process."""
-        code, out, err = self._flaxmill("train", self.config, "--run-dir", self.directory, *flags)
+        code, out, err = self.flaxmill("train", self.config, "--run-dir", self.directory, *flags)
         return self.seen(code, out, err)
 
     def seen(self, code: int, out: str, err: str) -> Seen:

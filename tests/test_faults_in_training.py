@@ -10,12 +10,13 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from faulty_job import REDONE, SAVING, STEPS, stop_itself, write_config
+from faulty_job import REDONE, SAVING, STEPS, at_step, stop_itself, write_config
 from launching import Job, assert_same_arrays, evaluations_of, poison, values_of
 
 from flaxmill.train import loop
 from flaxmill.train import step as step_module
 from flaxmill.train.checkpoint import Checkpoints
+from flaxmill.train.preemption import SECOND_SIGNAL_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -70,19 +71,31 @@ def test_too_many_steps_that_are_not_finite_end_the_run_and_keep_their_batches(
     fault_row("the loss is not finite in `max_skipped_steps` steps in a row", seen, REDONE)
 
 
-def test_a_signal_while_compiling_ends_at_once_with_nothing_to_save(fresh, tmp_path, fault_row):
+def stopped_while_compiling(job, tmp_path):
     env = {**os.environ, "FLAXMILL_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
-    arguments = ("train", fresh.config, "--run-dir", fresh.directory)
+    arguments = ("train", job.config, "--run-dir", job.directory)
     with Job(*arguments, output=tmp_path / "out", env=env) as process:
-        assert process.until(lambda: "interrupted trains" in process.out)
+        assert process.until(lambda: "interrupted " in process.out)
         process.send(signal.SIGTERM)
         process.wait()
-    seen = fresh.seen(process.wait(), process.out, process.err)
-    assert seen.lines == ["SIGTERM: stopping; no step was made since the start, so nothing is lost"]
+    return job.seen(process.wait(), process.out, process.err)
+
+
+def test_a_signal_before_a_first_step_ends_at_once_with_nothing_to_save(fresh, tmp_path, fault_row):
+    seen = stopped_while_compiling(fresh, tmp_path)
+    assert seen.lines == ["SIGTERM: stopping; no step was made since the start, and nothing is saved"]
     assert fresh.saved_steps() == []
-    assert seen.code == 75
+    assert seen.code == 143
     fresh.continues()
-    fault_row("SIGTERM before the first step, while it compiles", seen)
+    fault_row("SIGTERM before a run's first step, while it compiles", seen)
+
+
+def test_a_signal_before_the_first_step_of_a_later_start_finds_all_saved(job, tmp_path, fault_row):
+    seen = stopped_while_compiling(job, tmp_path)
+    assert seen.lines == ["SIGTERM: stopping; no step was made since the start, and the rest is saved"]
+    assert seen.code == 75
+    job.continues()
+    fault_row("SIGTERM before the first step of a start that continues, while it compiles", seen)
 
 
 def test_a_signal_during_a_save_waits_for_it(fresh, monkeypatch, fault_row):
@@ -130,6 +143,7 @@ def test_a_signal_during_an_evaluation_gives_it_up_and_saves(
 SLOW_SAVE = """
 import os, signal, time
 from flaxmill.train.checkpoint import Checkpoints
+from flaxmill.train.preemption import SECOND_SIGNAL_SECONDS
 save = Checkpoints.save
 def slow(checkpoints, step, state, metadata):
     save(checkpoints, step, state, metadata)
@@ -142,18 +156,37 @@ Checkpoints.save = slow
 """
 
 
+def test_two_signals_within_milliseconds_are_one(fresh, monkeypatch, fault_row):
+    """As `timeout` sends them, and a terminal's Ctrl-C where a launcher passes it on."""
+
+    def stop_twice():
+        stop_itself()
+        time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, stop_twice)
+        seen = fresh.train()
+    assert (seen.code, seen.lines) == (75, [SAVING])
+    assert fresh.saved_steps() == [2, 3]
+    fresh.continues()
+    fault_row("SIGTERM, and SIGINT 20 ms later", seen)
+
+
 def test_a_second_signal_ends_at_once(fresh, tmp_path, fault_row):
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     arguments = ("train", fresh.config, "--run-dir", fresh.directory)
     with Job(*arguments, output=tmp_path / "out", env=env, before=SLOW_SAVE) as process:
         assert process.until(lambda: SAVING in process.err)
+        time.sleep(SECOND_SIGNAL_SECONDS)
         process.send(signal.SIGTERM)
         process.wait(10)
     seen = fresh.seen(process.wait(), process.out, process.err)
-    assert (seen.code, seen.lines) == (75, [SAVING])
+    told = "SIGTERM: stopping at once; nothing was saved since the first signal"
+    assert (seen.code, seen.lines) == (143, [SAVING, told])
     assert 4 in fresh.saved_steps()
     fresh.continues()
-    fault_row("a second SIGTERM, while the save of the first one hangs", seen, REDONE)
+    fault_row("a second SIGTERM two seconds later, while the save of the first one hangs", seen, REDONE)
 
 
 BROKEN_TRACKER = """

@@ -274,6 +274,8 @@ class StopAt:
 
     def started(self): ...
 
+    def saved(self): ...
+
 
 def test_an_evaluation_that_is_told_to_stop_is_left_and_made_again(small, tmp_path):
     straight = train(small(eval_every=3, eval_batches=4, run_dir=str(tmp_path / "straight")))

@@ -69,3 +69,8 @@ def test_a_full_disk_is_named_with_the_file_and_what_to_do():
     with pytest.raises(OSError, match=r"/dev/full could not be written \(no space left on device\)"):
         writer.write({"step": 0})
     writer.__exit__()
+
+
+def test_a_line_of_endless_brackets_is_passed_over(path):
+    path.write_text("[" * 100_000 + '\n{"step": 1}\n')
+    assert list(read_metrics(path)) == [{"step": 1}]

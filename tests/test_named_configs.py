@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from flaxmill.train.named_configs import DEFAULT_CONFIG, list_configs, load_config, take_config
@@ -20,3 +23,26 @@ def test_config_comes_first_and_flags_follow():
 def test_hyphens_and_capitals_are_met_with_the_name():
     with pytest.raises(ValueError, match="did you mean bert_base"):
         load_config("BERT-base")
+
+
+HEAVY = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax",
+    "tensorstore",
+    "grain",
+    "torch",
+    "tokenizers",
+    "tensorflow_datasets",
+)
+
+
+def test_no_config_waits_for_jax_or_what_brings_it():
+    """Nor does what parses flags and refuses them."""
+    modules = [f"flaxmill.configs.{name}" for name in list_configs()]
+    modules += ["flaxmill.train.train_command", "flaxmill.train.verify_trial", "flaxmill.train.data_command"]
+    source = f"import sys, {', '.join(modules)}; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,6 +1,6 @@
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, get_origin
 
 import pytest
 
@@ -14,8 +14,12 @@ def parse(*arguments: str, default: Experiment | None = None) -> Experiment:
 
 
 def refusal(*arguments: str) -> str:
+    return refusal_of(None, *arguments)
+
+
+def refusal_of(default: Experiment | None, *arguments: str) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the tests look at the text
-        parse(*arguments)
+        parse(*arguments, default=default)
     return str(caught.value)
 
 
@@ -56,6 +60,45 @@ def test_flags_set_their_field(arguments, field, value):
 def test_lists_append_to_those_of_the_config():
     default = Experiment(data=DataConfig(files=("z",)))
     assert parse("--data.files", "a", default=default).data.files == ("z", "a")
+
+
+LISTS = {
+    "trackers": ("wandb", "aim"),
+    "model.layer-pattern": ("local", "global"),
+    "model.lora-targets": ("query",),
+    "model.eos-ids": (3, 4),
+    "data.files": ("z",),
+    "data.valid-files": ("y",),
+    "data.labels": ("a", "b"),
+    "data.class-weights": (1.0, 2.0),
+    "optimizer.freeze": ("embed/*",),
+}
+
+
+def test_the_lists_are_known():
+    flags = {flag for flag, hint in flag_types(Experiment).items() if get_origin(hint) is tuple}
+    assert flags == LISTS.keys()
+
+
+@pytest.mark.parametrize("flag", LISTS)
+def test_none_empties_a_list_and_what_follows_fills_it_again(flag):
+    name = flag.replace("-", "_")
+    # With a window, as a local layer needs one, and without held-out files, which need others.
+    flags = [f"--{flag}={value}" for value in LISTS[flag]]
+    filled = parse("--model.window", "4", *(["--data.files", "x"] if "valid" in flag else []), *flags)
+    assert flatten(filled)[name] == LISTS[flag]
+    assert flatten(parse(f"--{flag}", "None", default=filled)) == flatten(filled) | {name: ()}
+    again = parse(flags[0], f"--{flag}=None", flags[-1], default=filled)
+    assert flatten(again)[name] == LISTS[flag][-1:]
+
+
+def test_lists_are_emptied_together_and_only_then_checked():
+    data = DataConfig(files=("a",), valid_files=("b",))
+    assert (
+        parse("--data.files", "None", "--data.valid-files", "None", default=Experiment(data=data))
+        == Experiment()
+    )
+    assert "needs training text beside it" in refusal_of(Experiment(data=data), "--data.files", "None")
 
 
 def test_every_field_can_be_given_the_text_of_its_value():
@@ -166,3 +209,4 @@ def test_help_explains_fields_and_shows_the_values_of_the_config(capsys):
     assert "--model.num-layers" in text
     assert "default: 1234" in text
     assert "Rows of an update over all devices" in text
+    assert "the value None empties the list: --trackers None." in text

@@ -44,10 +44,10 @@ with Peers(heartbeat_seconds=heartbeat, stall_seconds=stall) as peers:
                 raise FileNotFoundError("no shard 7 in /data")
             if mode == "hang":
                 time.sleep(10**6)
-            if mode == "preempted":
-                peers.leave_preempted()
-        if step == 80 and mode == "all preempted":
-            peers.leave_preempted()
+            if mode == "stopped":
+                peers.leave(143, "SIGTERM: stopping at once")
+        if step == 80 and mode == "all stopped":
+            peers.leave(130 + index, f"signal {2 + index}")
         if step == 80 and mode == "mistake":
             raise ValueError("batch_size=3 does not divide")
         x = step_of(x)
@@ -227,22 +227,23 @@ def test_a_process_that_hangs_is_named_with_the_place_where_it_does(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_process_told_to_stop_before_the_first_step_takes_all_with_it(tmp_path: Path) -> None:
-    with run_job(tmp_path, "preempted") as job:
+def test_a_process_told_to_stop_at_once_takes_all_with_it(tmp_path: Path) -> None:
+    with run_job(tmp_path, "stopped") as job:
         job.wait_until_running()
         ends = job.wait(WAIT_SECONDS)
-    assert ends.pop(1) == End(75, (tmp_path / "1.out").read_text(), "")
-    told = "was told to stop at once; the run continues from its last checkpoint"
-    line = f"flaxmill: process 1 ({HOST}) {told}\n"
-    expect_line(ends, 75, line, line)
+    assert ends.pop(1) == End(143, (tmp_path / "1.out").read_text(), "")
+    line = f"flaxmill: process 1 ({HOST}): SIGTERM: stopping at once\n"
+    expect_line(ends, 143, line, line)
 
 
 @pytest.mark.slow
-def test_processes_that_are_all_told_to_stop_end_as_preempted(tmp_path: Path) -> None:
-    with run_job(tmp_path, "all preempted") as job:
+def test_processes_that_are_all_told_to_stop_end_alike(tmp_path: Path) -> None:
+    """By the code of the first, though each had one of its own."""
+    with run_job(tmp_path, "all stopped") as job:
         job.wait_until_running()
         ends = job.wait(WAIT_SECONDS)
-    assert [end.code for end in ends.values()] == [75] * 3
+    assert len({end.code for end in ends.values()}) == 1
+    assert ends[0].code in (130, 131, 132)
     assert all("error" not in end.stderr for end in ends.values())
 
 

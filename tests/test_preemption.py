@@ -3,10 +3,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from flaxmill.train.preemption import EXIT_PREEMPTED, StopSignal
+from flaxmill.train import preemption
+from flaxmill.train.preemption import EXIT_PREEMPTED, SECOND_SIGNAL_SECONDS, StopSignal
 
 POLLING = """
 import sys, time
@@ -24,6 +26,7 @@ import time
 from flaxmill.train.preemption import StopSignal
 with StopSignal() as stop:
     stop.started()
+    {then}
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -40,13 +43,25 @@ with StopSignal(notify=lambda text: print(text, flush=True)) as stop:
 sys.exit(75 if stop.requested else 1)
 """
 
-
 PREPARING = """
 import time
 from flaxmill.train.preemption import StopSignal
-with StopSignal():
+with StopSignal() as stop:
+    {then}
     print("ready", flush=True)
     time.sleep(60)
+"""
+
+ENDING = """
+import os, signal, sys, time
+from flaxmill.train.preemption import StopSignal
+with StopSignal(until_exit=True) as stop:
+    stop.started()
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGINT)
+print("ready", flush=True)
+time.sleep(0.3)
+sys.exit(75)
 """
 
 
@@ -76,32 +91,90 @@ def test_one_signal_ends_the_loop_and_says_so(number):
     assert errors.strip() == f"flaxmill: {number.name}: saving and stopping; again to stop at once"
 
 
-def test_one_signal_ends_a_run_that_has_made_no_step_at_once():
-    process = start(PREPARING)
+@pytest.mark.parametrize(
+    ("then", "code", "what"),
+    [
+        ("pass", 143, "nothing is saved"),
+        ("stop.prepares(lambda: False)", 143, "nothing is saved"),
+        ("stop.prepares(lambda: True)", 75, "the rest is saved"),
+        ("stop.prepares(lambda: open('/gone'))", 143, "nothing is saved"),
+        ("stop.started(); stop.saved(); stop.prepares(lambda: False)", 143, "nothing is saved"),
+    ],
+)
+def test_one_signal_ends_a_run_that_has_made_no_step_at_once(then, code, what):
+    """With 75 only where there is a checkpoint to continue from."""
+    process = start(PREPARING.format(then=then))
     process.send_signal(signal.SIGTERM)
+    line = f"flaxmill: SIGTERM: stopping; no step was made since the start, and {what}"
+    assert finish(process) == (code, "", f"\n{line}\n")
+
+
+@pytest.mark.parametrize("milliseconds", [5, 20, 50, 200, 1000])
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
+def test_a_second_signal_right_after_the_first_is_the_same_wish(numbers, milliseconds):
+    process = start(DEAF.format(then="pass"))
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(milliseconds / 1000)
+    time.sleep(0.1)
+    assert process.poll() is None
+    process.kill()
+    assert finish(process)[2].count("saving and stopping") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_some_time_after_the_first_exits_at_once(number):
+    process = start(DEAF.format(then="pass"))
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)  # too soon to count
+    time.sleep(SECOND_SIGNAL_SECONDS - 0.4)
+    process.send_signal(number)
     code, _, errors = finish(process)
-    assert code == EXIT_PREEMPTED
-    assert errors.strip() == (
-        "flaxmill: SIGTERM: stopping; no step was made since the start, so nothing is lost"
+    assert code == 128 + number
+    assert errors.splitlines()[-1] == (
+        f"flaxmill: {number.name}: stopping at once; nothing was saved since the first signal"
     )
 
 
-def test_what_ends_a_run_without_a_step_can_be_given():
-    left = threading.Event()
-    with StopSignal(notify=lambda text: None) as stop:
-        stop.leave = left.set
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert left.wait(10)
-
-
-def test_second_signal_exits_at_once():
-    process = start(DEAF)
-    assert process.stderr is not None
+def test_once_all_is_saved_even_a_second_signal_exits_with_75():
+    process = start(DEAF.format(then="stop.saved()"))
     process.send_signal(signal.SIGTERM)
-    process.stderr.readline()
-    assert "saving" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    assert finish(process)[0] == EXIT_PREEMPTED
+    time.sleep(SECOND_SIGNAL_SECONDS + 0.1)
+    process.send_signal(signal.SIGTERM)
+    code, _, errors = finish(process)
+    assert code == EXIT_PREEMPTED
+    assert errors.splitlines()[1::2] == [
+        "flaxmill: SIGTERM: all is saved, and it ends; again to stop at once",
+        "flaxmill: SIGTERM: stopping at once; all is saved",
+    ]
+
+
+def test_once_the_code_is_decided_no_signal_changes_it():
+    assert finish(start(ENDING)) == (75, "", "")
+
+
+def test_what_ends_a_run_at_once_can_be_given_and_waited_for():
+    left = []
+    with StopSignal(notify=lambda text: None) as stop:
+        stop.leave = None
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        assert left == []
+        done = threading.Event()
+        stop.leave = lambda code, said: (left.append((code, said)), done.set())
+        assert done.wait(10)
+    assert left == [(143, "SIGTERM: stopping; no step was made since the start, and nothing is saved")]
+
+
+def test_what_was_to_end_a_run_and_never_came_is_not_waited_for(monkeypatch):
+    codes = []
+    monkeypatch.setattr(preemption.os, "_exit", codes.append)
+    with StopSignal(notify=lambda text: None) as stop:
+        stop.leave = None
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+    assert codes == [130]
 
 
 def test_signal_is_taken_while_the_main_thread_is_busy_in_c():
@@ -109,10 +182,11 @@ def test_signal_is_taken_while_the_main_thread_is_busy_in_c():
     assert process.stdout is not None
     process.send_signal(signal.SIGTERM)
     assert "SIGTERM" in process.stdout.readline()
+    time.sleep(SECOND_SIGNAL_SECONDS)
     process.send_signal(signal.SIGTERM)
     code, output, _ = finish(process)
-    assert code == EXIT_PREEMPTED
-    assert output == ""
+    assert code == 143
+    assert output.strip() == "SIGTERM: stopping at once; nothing was saved since the first signal"
 
 
 def test_handlers_are_put_back():

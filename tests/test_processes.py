@@ -2,20 +2,15 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from launching import free_port
 
-from flaxmill.sharding.launch import Launch, find_launch
+from flaxmill.sharding.launch import Launch, bind_address, find_launch
 from flaxmill.sharding.processes import agree_on, any_process, is_main, share_of_gpus
-from flaxmill.sharding.rendezvous import meet, open_relay
 
 SLURM = {
     "SLURM_JOB_ID": "100000",
@@ -170,6 +165,7 @@ def test_slurms_tasks_are_counted_for_the_node(node: str, count: int) -> None:
         ({"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "2"}, "without JAX_COORDINATOR_ADDRESS; set it to"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "nothing says how many processes there are; set JAX_NUM_"),
         ({**SLURM, "SLURM_PROCID": "x"}, "SLURM_PROCID='x' must be a whole number"),
+        ({**SLURM, "SLURM_STEP_ID": "x"}, "SLURM_STEP_ID='x' must be a whole number"),
         ({**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": ""}, "add to mpirun: -x JAX_COORDINATOR_ADDRESS=HOST:PORT"),
         ({**TPU, "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "0"}, "without MEGASCALE_COORDINATOR"),
         ({**TPU, "TPU_WORKER_ID": "9"}, "TPU slice: process index 9 of 4 processes"),
@@ -180,6 +176,30 @@ def test_contradictions_are_refused_in_one_line(environ: dict[str, str], message
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         find_launch(environ)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "bound"),
+    [
+        (None, ("", 1234)),
+        ("", ("", 1234)),
+        ("0.0.0.0:9", ("", 9)),
+        ("[::]:9", ("", 9)),
+        ("10.0.0.1:9", ("10.0.0.1", 9)),
+        ("[fe80::1]:9", ("fe80::1", 9)),
+    ],
+)
+def test_process_0_listens_where_it_is_told_to(address: str | None, bound: tuple[str, int]) -> None:
+    launch = Launch("10.0.0.1:1234", 4, 0, 0, 1, "flags")
+    environ = {} if address is None else {"JAX_COORDINATOR_BIND_ADDRESS": address}
+    assert bind_address(environ, launch) == bound
+
+
+@pytest.mark.parametrize("address", ["nonsense", ":9", "host:", "host:99999", "fe80::1:9"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    launch = Launch("10.0.0.1:1234", 4, 0, 0, 1, "flags")
+    with pytest.raises(ValueError, match=f"^JAX_COORDINATOR_BIND_ADDRESS={address} must be HOST:PORT"):
+        bind_address({"JAX_COORDINATOR_BIND_ADDRESS": address}, launch)
 
 
 def test_some_of_the_three_flags_are_refused() -> None:
@@ -226,86 +246,10 @@ def test_a_process_alone_agrees_with_itself() -> None:
     assert agree_on("text") == "text"
 
 
-def _meet(address: str, starts: list[tuple[int, int]], seconds: float) -> list[Any]:
-    """What became of processes started as (index, of so many), each in a thread."""
-
-    def start(index_of: tuple[int, int]) -> Any:
-        try:
-            return meet(Launch(address, index_of[1], index_of[0], 0, 1, "flags"), seconds)
-        except ConnectionError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(len(starts)) as pool:
-        return list(pool.map(start, starts))
-
-
-def test_processes_that_meet_know_each_other() -> None:
-    own = (socket.gethostname(), os.getpid())
-    assert _meet(f"localhost:{free_port()}", [(2, 3), (0, 3), (1, 3)], 60) == [[own] * 3] * 3
-
-
-def test_processes_that_do_not_come_are_named_to_all_that_did() -> None:
-    address = f"localhost:{free_port()}"
-    said = f"processes 1, 3 of 4 ended or did not come to {address} within 2 s; see their own output"
-    assert [problem.startswith(said) for problem in _meet(address, [(0, 4), (2, 4)], 2)] == [True] * 2
-
-
-def test_an_unreachable_coordinator_is_named() -> None:
-    address = f"localhost:{free_port()}"
-    [problem] = _meet(address, [(1, 2)], 1)
-    assert problem.startswith(
-        f"process 1 could not reach process 0 at {address} within 1 s (Connection refused)"
-    )
-    [problem] = _meet("no-such-host.invalid:1", [(1, 2)], 1)
-    assert problem.startswith("process 1 could not reach process 0 at no-such-host.invalid:1 within 1 s (")
-
-
-@pytest.mark.parametrize(
-    ("starts", "message"),
-    [
-        ([(0, 3), (1, 2)], "process 1 was started as one of 2 processes and process 0 as one of 3"),
-        ([(0, 3), (1, 3), (1, 3)], "two processes were started as process 1 of 3; give each its own"),
-    ],
-)
-def test_processes_that_contradict_each_other_are_all_told(
-    starts: list[tuple[int, int]], message: str
-) -> None:
-    for problem in _meet(f"localhost:{free_port()}", starts, 60):
-        assert problem.startswith(message)
-
-
-def test_a_relay_stays_open_when_the_far_end_is_gone() -> None:
-    lost = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = open_relay(f"127.0.0.1:{server.getsockname()[1]}", lost)
-        with socket.create_connection(("127.0.0.1", port)) as near:
-            far, _ = server.accept()
-            near.sendall(b"question")
-            assert far.recv(64) == b"question"
-            far.sendall(b"answer")
-            assert near.recv(64) == b"answer"
-            assert not lost.is_set()
-            far.close()
-            assert lost.wait(10)
-            near.settimeout(0.2)
-            with pytest.raises(TimeoutError):
-                near.recv(64)
-
-
-def test_a_relay_that_its_own_end_leaves_reports_nothing() -> None:
-    lost = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = open_relay(f"127.0.0.1:{server.getsockname()[1]}", lost)
-        with socket.create_connection(("127.0.0.1", port)):
-            far, _ = server.accept()
-        assert far.recv(64) == b""
-        far.close()
-        assert not lost.wait(0.2)
-
-
 AGREEMENT = """
 import sys
-from flaxmill.sharding.processes import agree_on, any_process, find_launch, is_main, start_processes
+from flaxmill.sharding.processes import agree_on, any_process, disconnect, is_main, start_processes
+from flaxmill.sharding.launch import find_launch
 
 port, index = sys.argv[1:]
 launch = find_launch({}, coordinator=f"localhost:{port}", num_processes=3, process_index=int(index))
@@ -315,7 +259,7 @@ words.append(is_main())
 import jax
 print(words, len(jax.devices()), len(jax.local_devices()), jax.process_index())
 any_process(False)
-jax.distributed.shutdown()
+disconnect()
 """
 
 

@@ -55,6 +55,17 @@ def test_metrics_that_are_not_fit_to_print_are_not_printed(clock, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_time_left_is_told_once_a_step_was_timed(clock, capsys):
+    """The first one compiles: it says nothing of the others, and least of all that none are left."""
+    with ProgressLine(0, 10) as line:
+        for done in (1, 2):
+            clock[0] += 6.0
+            line.update(done, METRICS, line=True)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "step 1/10  loss 3.142  12.3k tokens/s"
+    assert second.endswith("0:48 left")
+
+
 def test_hours_are_told_as_hours(clock, capsys):
     with ProgressLine(0, 1002) as line:
         for done in (1, 2):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -232,3 +233,44 @@ def test_what_a_kill_left_half_written_is_cleared(tmp_path):
         (tmp_path / name).write_text("{")
     write_config(tmp_path, Experiment(), None)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_name_that_is_too_long_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"^the run directory .*xx cannot be written \(file name too long\)"):
+        check_run_directory(Experiment(run_dir=str(tmp_path / ("x" * 300))))
+
+
+def test_a_name_with_folders_in_it_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^name=a/b must be a directory's, without /; give --run-dir for a"):
+        open_run_directory(Experiment(name="a/b"), tmp_path)
+
+
+def test_a_config_of_endless_brackets_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json is not a config of this version: maximum recursion"):
+        read_config(tmp_path)
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (
+        pytest.raises(
+            ValueError, match=r"cannot be written \(no file there can be locked: no locks available\)"
+        ),
+        lock_run_directory(tmp_path),
+    ):
+        pass
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(
+            ValueError, match=r"cannot be written \(\.lock: is a directory\); give another --run-dir"
+        ),
+        lock_run_directory(tmp_path),
+    ):
+        pass

@@ -14,6 +14,8 @@ class Asking:
 
     def started(self) -> None: ...
 
+    def saved(self) -> None: ...
+
 
 def test_a_process_alone_acts_at_once_and_needs_no_step():
     signals = Signals(make_mesh(MESH), Asking(), lambda: False)

@@ -3,6 +3,7 @@
 import importlib.machinery
 import json
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, call
@@ -120,6 +121,14 @@ def test_mlflow_makes_a_run_with_flat_parameters_in_the_run_directory(mlflow_cli
     }
     session.close(failed=False)
     mlflow_client.set_terminated.assert_called_once_with("new", "FINISHED")
+
+
+@pytest.mark.parametrize("name", ["what?", "100%41", "lab #3"])
+def test_mlflow_opens_the_database_below_any_name(mlflow_client, tmp_path, name):
+    MLflow(tmp_path / name, "run", "id", CONFIG)
+    ((uri,), _) = sys.modules["mlflow"].MlflowClient.call_args
+    assert not {"?", "%", "#"} & set(uri)
+    assert Path(uri.removeprefix("sqlite:///")).parent.resolve() == tmp_path / name / "mlflow"
 
 
 def test_mlflow_continues_the_run_of_the_same_id(mlflow_client, monkeypatch, tmp_path):

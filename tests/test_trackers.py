@@ -137,6 +137,28 @@ def test_a_missing_package_is_an_error_that_says_how_to_install_it(name, open_tr
         open_trackers(name)
 
 
+def test_of_several_trackers_the_advice_keeps_those_that_are_there(open_trackers, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"go on without it: --trackers None --trackers tensorboard$"):
+        trackers.check_installed(("tensorboard", "wandb"))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_its_tracker_by_the_errors_own_advice(fresh, monkeypatch):
+    """One that was made where tensorboardX is installed, continued where it is not."""
+    assert fresh.train("--trackers", "tensorboard", "--steps", 2).code == 0
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    resumed = ("train", "--run-dir", fresh.directory, "--steps", "3", "--extend")
+    code, out, err = fresh.flaxmill(*resumed)
+    assert (code, out) == (2, "")
+    advice = err.strip().partition("or go on without it: ")[2]
+    assert advice == "--trackers None"
+    code, out, err = fresh.flaxmill(*resumed, *advice.split())
+    assert code == 0, err
+    assert fresh.rows() == [0, 1, 2]
+    assert json.loads((fresh.directory / "config.json").read_text())["trackers"] == []
+
+
 def test_a_directory_that_wandb_left_behind_is_not_taken_for_the_package(
     open_trackers, tmp_path, monkeypatch
 ):

@@ -4,6 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+from flaxmill.data.local_paths import local_path
+from flaxmill.train.plain_paths import is_taken_for_bucket
+
 
 def cache_directory() -> Path:
     """FLAXMILL_CACHE, or `flaxmill` in the user's cache directory; made if absent.
@@ -12,7 +15,12 @@ def cache_directory() -> Path:
       ValueError: it cannot be made or written.
     """
     named = os.environ.get("FLAXMILL_CACHE")
-    directory = Path(named).expanduser().absolute() if named else _user_cache() / "flaxmill"
+    directory = local_path(named, "FLAXMILL_CACHE").absolute() if named else _user_cache() / "flaxmill"
+    if is_taken_for_bucket(directory):
+        raise ValueError(
+            f"the cache {directory} is taken for a bucket by the libraries that read it; set FLAXMILL_CACHE "
+            "to a link to it elsewhere"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         writable = os.access(directory, os.W_OK | os.X_OK)
@@ -27,7 +35,14 @@ def cache_directory() -> Path:
 
 def _user_cache() -> Path:
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
+        return _home() / "Library" / "Caches"
     named = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification has relative paths ignored.
-    return Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    return Path(named) if os.path.isabs(named) else _home() / ".cache"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # as in a container whose user nobody has listed
+        raise ValueError("this user has no home directory for a cache; set FLAXMILL_CACHE") from None

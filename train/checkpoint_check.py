@@ -14,6 +14,7 @@ import numpy as np
 from flaxmill.train.checkpoint_store import COMMIT_FILE, part_of, system_failure
 from flaxmill.train.digest import compute_digests
 from flaxmill.train.manifest import DefectError, read_manifest
+from flaxmill.train.plain_paths import plain
 
 MAX_NAMED = 3  # arrays, or defects, that one message names
 
@@ -148,7 +149,7 @@ def _read_database(path: Path, part: str) -> dict[str, dict[str, Any]] | None:
         raise DefectError(f"{part}/{_DATABASE} is missing")
     file = f"{part}/{_DATABASE}"
     try:
-        store = tensorstore.KvStore.open(f"file://{path.absolute() / part}/").result()
+        store = tensorstore.KvStore.open(_files(path / part)).result()
         root = tensorstore.ocdbt.dump(store).result()["versions"][-1]["root"]["location"]
         piece = _piece(part, root)
         file = piece.file
@@ -166,6 +167,11 @@ def _read_database(path: Path, part: str) -> dict[str, dict[str, Any]] | None:
         array, _, key = entry["key"].decode().partition("/")
         entries.setdefault(array, {})[key] = entry
     return entries
+
+
+def _files(directory: Path) -> dict[str, str]:
+    """Where TensorStore reads; not as a URL, in which some characters of a name mean something else."""
+    return {"driver": "file", "path": f"{plain(directory.parent) / directory.name}/"}
 
 
 def _find_lost_pieces(path: Path, index: Mapping[str, list[Piece]]) -> list[str]:
@@ -224,7 +230,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
     import tensorstore
 
     part, key = part_of(name)
-    database = {"driver": "ocdbt", "base": f"file://{path.absolute() / part}/", "path": f"{key}/"}
+    database = {"driver": "ocdbt", "base": _files(path / part), "path": f"{key}/"}
     return tensorstore.open({"driver": "zarr3", "kvstore": database}).result().read().result()
 
 

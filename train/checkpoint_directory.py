@@ -4,8 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from flaxmill.train.checkpoint_store import TEMPORARY
-
+TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of what is being written; the commit renames it
 DISCARDED, DAMAGED = ".discarded", ".damaged"
 
 
@@ -16,8 +15,13 @@ def find_steps(directory: Path) -> list[int]:
     """
     if not directory.is_dir():
         return []
-    named = (path for path in directory.iterdir() if path.name.isdecimal())
+    named = (path for path in directory.iterdir() if _is_step(path.name))
     return sorted(int(path.name) for path in named if _holds_something(path))
+
+
+def _is_step(name: str) -> bool:
+    """Whether a save gave this name: no other spelling of a number."""
+    return name.isdecimal() and name.isascii() and name == str(int(name))
 
 
 def _holds_something(path: Path) -> bool:

@@ -10,8 +10,7 @@ from flaxmill.train.checkpoint_check import (
     load_manifest,
     num_bytes,
 )
-from flaxmill.train.checkpoint_directory import DAMAGED, DISCARDED, find_steps
-from flaxmill.train.checkpoint_store import TEMPORARY
+from flaxmill.train.checkpoint_directory import DAMAGED, DISCARDED, TEMPORARY, find_steps
 from flaxmill.train.failures import CheckpointError
 from flaxmill.train.manifest import DefectError
 

@@ -13,11 +13,11 @@ import jax
 
 from flaxmill.train.failures import CheckpointError
 from flaxmill.train.manifest import LeafPath, named_leaves, nested
+from flaxmill.train.plain_paths import plain, with_real_names
 
 PARAMS = "params"  # the part of a checkpoint that can be loaded by itself
 TRAINING = "training"  # everything else: optimizer state, step, counters
 COMMIT_FILE = "_CHECKPOINT_METADATA"  # Orbax writes it, and the manifest in it, before the commit
-TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of what is being written; the commit renames it
 
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # how TensorStore tells what the system said
 _QUOTED = re.compile(r'"(/[^"]+)"')
@@ -39,7 +39,7 @@ def start_save(path: Path, leaves: Mapping[LeafPath, jax.Array], manifest: dict[
     context.array.saving.use_compression = False
     with context:
         return v1.save_checkpointables_async(
-            str(path), _parts(leaves), custom_metadata=manifest, overwrite=True
+            str(plain(path)), _parts(leaves), custom_metadata=manifest, overwrite=True
         )
 
 
@@ -59,7 +59,7 @@ def load_leaves(
         context.multiprocessing.primary_host = jax.process_index()
         context.multiprocessing.active_processes = {jax.process_index()}
     with context:
-        parts = v1.load_checkpointables(str(path), _parts(wanted))
+        parts = v1.load_checkpointables(str(plain(path)), _parts(wanted))
     loaded = {**named_leaves({PARAMS: parts.get(PARAMS, {})}), **named_leaves(parts.get(TRAINING, {}))}
     return {name: loaded[name] for name in wanted}
 
@@ -84,10 +84,10 @@ def save_failure(error: BaseException, path: Path) -> Exception:
 def system_failure(error: BaseException) -> OSError | None:
     """The operating system's refusal that caused the error, if one did; a file that is absent is none."""
     cause = root_cause(error)
-    text = str(cause)
+    text = with_real_names(str(cause))
     if isinstance(cause, OSError):
         number = cause.errno
-        file = cause.filename
+        file = cause.filename and with_real_names(str(cause.filename))
     else:
         found = _OS_ERROR.search(text)
         number = int(found[1]) if found else None
@@ -111,7 +111,7 @@ def root_cause(error: BaseException) -> BaseException:
 def in_words(error: BaseException) -> str:
     """The first cause in one line."""
     cause = root_cause(error)
-    return " ".join(str(cause).split())[:400] or type(cause).__name__
+    return " ".join(with_real_names(str(cause)).split())[:400] or type(cause).__name__
 
 
 def _with_number(text: str, number: int | None) -> OSError:

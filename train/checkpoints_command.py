@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxmill.train.overrides import override, take_paths
+from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE
 
 if TYPE_CHECKING:
     from flaxmill.train.checkpoint_listing import Listed
@@ -42,13 +43,12 @@ def run(arguments: list[str]) -> int:
     program = "flaxmill checkpoints"
     (directory,), flags = take_paths(arguments, "RUN", program=program)
     parsed = override(CheckpointsArguments(), flags, program=program, usage="RUN", description=DESCRIPTION)
+    if not (directory / CHECKPOINTS).is_dir() and not (directory / CONFIG_FILE).is_file():
+        raise ValueError(f"{directory} is no run directory; give one that `flaxmill train` made")
     import jax
 
     from flaxmill.train.checkpoint_listing import BAD, list_checkpoints
-    from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE
 
-    if not (directory / CHECKPOINTS).is_dir() and not (directory / CONFIG_FILE).is_file():
-        raise ValueError(f"{directory} is no run directory; give one that `flaxmill train` made")
     jax.config.update("jax_platforms", "cpu")  # the accelerators may be in use by the run itself
     found = list_checkpoints(directory / CHECKPOINTS, quick=parsed.quick)
     listed = _print_json(found) if parsed.json else _print_table(found, directory)

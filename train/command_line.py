@@ -1,15 +1,17 @@
 """The command `flaxmill`: finds the command, and turns its end into an exit code and at most one line."""
 
 import importlib
-import importlib.metadata
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from flaxmill.train.failures import RunError
-from flaxmill.train.preemption import EXIT_PREEMPTED, StopSignal
+from flaxmill.train.jax_environment import explain
+from flaxmill.train.preemption import EXIT_BY_SIGNAL, StopSignal
+from flaxmill.train.terminal import plain_logging, take_streams, write_failure
 
 EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
 
@@ -34,32 +36,47 @@ commands:
   {commands}
 
 `flaxmill COMMAND --help` explains a command. `flaxmill --version` prints the version.
-Exit codes: 0 done, 2 a mistake in what was given, 75 preempted and saved, 1 anything else."""
+Exit codes: 0 done, 2 a mistake in what was given, 75 preempted and saved, 128 + a signal's number: ended by
+it with nothing saved since, 1 anything else."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit with its code."""
+    """Run one command and exit with its code; without `argv` this is the program, and ends the process."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        code = _run_command(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of a pipe has gone, as in `| head`; else Python complains once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_FAILURE
-    except KeyboardInterrupt:
-        print("flaxmill: interrupted", file=sys.stderr)
-        code = EXIT_FAILURE
-    except RunError as error:
-        print(f"flaxmill: error: {' '.join(str(error).split())}", file=sys.stderr)
-        code = EXIT_FAILURE
-    except OSError as error:
-        # A full disk or a lost mount is no defect to trace.
-        print(f"flaxmill: error: {' '.join(str(error).split())}", file=sys.stderr)
-        code = EXIT_FAILURE
-    except ValueError as error:
-        code = _report(error)
+    take_streams()
+    with plain_logging():
+        code = _run_to_code(arguments, is_program=argv is None)
+    if failure := write_failure():
+        print(f"flaxmill: error: stdout could not be written ({failure.strerror})", file=sys.stderr)
+        code = code or EXIT_FAILURE
     _exit(code)
+
+
+def _run_to_code(arguments: list[str], is_program: bool) -> int:
+    try:
+        return _run_command(arguments, is_program)
+    except KeyboardInterrupt:
+        return _say("flaxmill: interrupted", EXIT_BY_SIGNAL + signal.SIGINT)
+    except (RunError, OSError) as error:
+        # A full disk or a lost mount is no defect to trace.
+        return _say(_one_line(error), EXIT_FAILURE)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        refusal = explain(error)
+        if refusal is not None:
+            line = f"flaxmill: error: {refusal.text}"
+            return _say(line, EXIT_MISTAKE if refusal.is_mistake else EXIT_FAILURE)
+        if not isinstance(error, ValueError):
+            raise
+        return _report(error)
+
+
+def _say(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    return f"flaxmill: error: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def _exit(code: int) -> NoReturn:
@@ -72,30 +89,31 @@ def _exit(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _run_command(arguments: list[str]) -> int:
+def _run_command(arguments: list[str], is_program: bool) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command in ("--help", "-h", "help"):
         print(USAGE.format(commands="\n  ".join(COMMANDS.values())))
         return EXIT_DONE
     if command == "--version":
-        print(f"flaxmill {importlib.metadata.version('flaxmill')}")
+        from importlib.metadata import version
+
+        print(f"flaxmill {version('flaxmill')}")
         return EXIT_DONE
     if command not in COMMANDS:
         raise ValueError(_unknown_command(command))
     if command == "train":
-        return _train(rest)
+        return _train(rest, is_program)
     # The commands import JAX and more; help and mistakes need not wait for that.
     module = importlib.import_module(f"flaxmill.train.{command.replace('-', '_')}_command")
     return module.run(rest) or EXIT_DONE
 
 
-def _train(arguments: list[str]) -> int:
+def _train(arguments: list[str], is_program: bool) -> int:
     # Before the imports below, which take a second: a signal then is as good as a later one.
-    with StopSignal() as stop:
+    with StopSignal(until_exit=is_program) as stop:
         from flaxmill.train import train_command
 
-        preempted = train_command.run(arguments, stop)
-    return EXIT_PREEMPTED if preempted else EXIT_DONE
+        return train_command.run(arguments, stop)
 
 
 def _unknown_command(command: str) -> str:
@@ -112,8 +130,7 @@ def _report(error: ValueError) -> int:
     if not _is_mistake(error):
         traceback.print_exception(error)
         return EXIT_FAILURE
-    print(f"flaxmill: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return EXIT_MISTAKE
+    return _say(_one_line(error), EXIT_MISTAKE)
 
 
 def _is_mistake(error: ValueError) -> bool:

@@ -3,15 +3,17 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from flaxmill.data.dataset import Dataset
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics import read_metrics
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
 from flaxmill.train.overrides import INLINE, override
 from flaxmill.train.run_directory import METRICS_FILE
+
+if TYPE_CHECKING:
+    from flaxmill.data.dataset import Dataset
 
 Arguments = TypeVar("Arguments")
 
@@ -81,19 +83,19 @@ def _prepare(arguments: list[str]) -> None:
 
 
 def _card(arguments: list[str]) -> None:
-    from flaxmill.data.card import describe_dataset
-
     config, rest = take_config(arguments)
     _, dataset = _open(_override("card", DataArguments(config=config), rest).config)
+    from flaxmill.data.card import describe_dataset
+
     print(describe_dataset(dataset))
 
 
 def _show(arguments: list[str]) -> None:
+    config, rest = take_config(arguments)
+    parsed = _override("show", ShowArguments(config=config), rest)
     from flaxmill.data.show import describe_batch
     from flaxmill.train.input_pipeline import make_batches
 
-    config, rest = take_config(arguments)
-    parsed = _override("show", ShowArguments(config=config), rest)
     experiment, dataset = _open(parsed.config)
     batches = make_batches(dataset, "train", experiment)
     num_rows = min(parsed.rows, experiment.batch_size)
@@ -118,7 +120,7 @@ def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:
     return override(default, flags, program=program, usage=CONFIG_USAGE, description=SUMMARIES[action])
 
 
-def _open(experiment: Experiment) -> tuple[Experiment, Dataset]:
+def _open(experiment: Experiment) -> tuple[Experiment, "Dataset"]:
     """The experiment as training has it, and its data; a model to start from may decide the tokenizer."""
     from flaxmill.train.init_from import adopt_source
     from flaxmill.train.input_pipeline import prepare_data

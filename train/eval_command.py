@@ -1,12 +1,13 @@
 """`flaxmill eval`: measures a run on held-out text."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxmill.data.json_text import dump_json
+from flaxmill.data.local_paths import local_path, refuse_remote
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override
+from flaxmill.train.sources import check_model_source
 
 if TYPE_CHECKING:
     from flaxmill.train.other_data import OtherData
@@ -52,17 +53,17 @@ def run(arguments: list[str]) -> None:
     parsed = override(EvalArguments(), flags, program="flaxmill eval", usage="RUN", description=DESCRIPTION)
     if not named:
         raise ValueError("no run given; it comes first: flaxmill eval RUN, where RUN is a run directory")
+    source, lengths = local_path(arguments[0], "RUN"), _given(parsed, LENGTHS)
+    folder = None if parsed.output is None else local_path(parsed.output, "--output")
     others = _other_data(parsed)
+    check_model_source(source)
     from flaxmill.train.other_data import folder_name
     from flaxmill.train.run_evaluation import evaluate_run
 
     mesh = None if parsed.mesh == MeshConfig() else parsed.mesh
-    source, lengths = Path(arguments[0]).expanduser(), _given(parsed, LENGTHS)
     found: dict[str, dict[str, Any]] = {}
     for other in others:
-        output = None if parsed.output is None else Path(parsed.output)
-        if other and output and len(others) > 1:
-            output /= folder_name(other.files)
+        output = folder / folder_name(other.files) if folder and other and len(others) > 1 else folder
         found[other.files if other else ""] = evaluate_run(source, other, mesh, output, lengths)
     print(_json(found) if parsed.json else _text_of(found))
 
@@ -89,6 +90,8 @@ def _other_data(parsed: EvalArguments) -> "list[OtherData] | list[None]":
         if given := [*columns, *(["unlabelled"] if parsed.unlabelled else [])]:
             raise ValueError(f"--{given[0].replace('_', '-')} is about the file of --data; add --data FILE")
         return [None]
+    for files in parsed.data:
+        refuse_remote(files, "--data")
     if twice := [files for files in parsed.data if parsed.data.count(files) > 1]:
         raise ValueError(f"--data {twice[0]} is given twice; give each file once")
     return [OtherData(files, columns, parsed.unlabelled) for files in parsed.data]

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.local_paths import local_path, refuse_remote
 from flaxmill.data.tfds_rows import PREFIX
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
 from flaxmill.train.checkpoint_config import CheckpointConfig
-from flaxmill.train.optimizer import OptimizerConfig
+from flaxmill.train.optimizer_config import OptimizerConfig
 from flaxmill.train.spikes import SpikeConfig
 from flaxmill.train.trackers import TRACKERS
 
@@ -31,6 +32,7 @@ HEAD_OF_OBJECTIVE: dict[str, Head] = {
     "seq2seq": "lm",
 }
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
+MAX_STEPS = 2**31 - 1  # the state counts them in 32 bits
 OBJECTIVE_OF_HEAD: dict[Head, Objective] = {
     "lm": "causal",
     "mlm": "mlm",
@@ -105,6 +107,7 @@ class Experiment:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+        require(self.steps <= MAX_STEPS, f"steps={self.steps} is above {MAX_STEPS}; use that or less")
         for name in ("eval_every", "eval_batches"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
@@ -132,6 +135,18 @@ class Experiment:
             self.objective in HEAD_OF_OBJECTIVE,
             f"objective={self.objective!r} is unknown; use one of {', '.join(HEAD_OF_OBJECTIVE)}",
         )
+        _check_local(self)
+
+
+def _check_local(experiment: Experiment) -> None:
+    """Refuse remote places before anything is made: as paths they would be folders of that name."""
+    for name in ("run_dir", "init_from"):
+        if path := getattr(experiment, name):
+            local_path(path, name)
+    for name in ("files", "valid_files"):
+        for path in getattr(experiment.data, name):
+            refuse_remote(path, f"data.{name}")
+    refuse_remote(experiment.data.tokenizer, "data.tokenizer")
 
 
 def _check_label_smoothing(experiment: "Experiment") -> None:
@@ -146,7 +161,10 @@ def _check_label_smoothing(experiment: "Experiment") -> None:
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with the paths of what it reads absolute: a run may continue from elsewhere."""
+    """The experiment with the paths of what it reads absolute: a run may continue from elsewhere.
+
+    Its own directory stays as it is called, but for a `~` that no shell has expanded.
+    """
     data = experiment.data
     is_path = any(mark in data.tokenizer for mark in ("/", os.sep, "."))
     paths = {
@@ -155,7 +173,9 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
         "tokenizer": os.path.abspath(data.tokenizer) if is_path else data.tokenizer,
     }
     init_from = os.path.abspath(experiment.init_from) if experiment.init_from else None
-    return dataclasses.replace(experiment, init_from=init_from, data=dataclasses.replace(data, **paths))
+    run_dir = str(local_path(experiment.run_dir, "run_dir")) if experiment.run_dir else None
+    data = dataclasses.replace(data, **paths)
+    return dataclasses.replace(experiment, run_dir=run_dir, init_from=init_from, data=data)
 
 
 def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:

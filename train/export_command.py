@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override, take_paths
+from flaxmill.train.run_directory import read_config
 
 DESCRIPTION = """Writes the newest weights of RUN, or those of --step, to HF_DIR: config.json,
 model.safetensors and the tokenizer, as transformers' from_pretrained loads them. Adapters of LoRA are merged
@@ -41,6 +42,7 @@ def run(arguments: list[str]) -> None:
     parsed = override(
         ExportArguments(), flags, program="flaxmill export", usage="RUN HF_DIR", description=DESCRIPTION
     )
+    read_config(run_dir)  # what is no run is refused before JAX is loaded
     from flaxmill.train.progress import short_number
     from flaxmill.train.run_export import export_adapter, export_run
 

@@ -2,13 +2,14 @@
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from flaxmill.data.json_text import dump_json
+from flaxmill.data.local_paths import local_path
 from flaxmill.model.generation_config import GenerationConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import INLINE, override
+from flaxmill.train.sources import check_model_source
 
 if TYPE_CHECKING:
     from flaxmill.train.text_model import TextModel
@@ -53,10 +54,11 @@ def run(arguments: list[str]) -> None:
     if len(words) < 2:
         given = "neither is given" if not words else "no prompt is given"
         raise ValueError(f"SOURCE and a PROMPT come first, {given}: flaxmill generate {USAGE}")
-    source, *prompts = words
+    source, prompts = local_path(words[0], "SOURCE"), words[1:]
+    check_model_source(source)
     from flaxmill.train.text_model import load_text_model
 
-    model = load_text_model(Path(source).expanduser(), parsed.mesh, markup=parsed.markup)
+    model = load_text_model(source, parsed.mesh, markup=parsed.markup)
     if model.config.head == "lm":
         _generate(model, prompts, parsed)
     else:

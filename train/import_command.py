@@ -1,11 +1,13 @@
 """`flaxmill import`: makes a run of a Hugging Face model, to train it further."""
 
+import shlex
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from flaxmill.data.local_paths import local_path
 from flaxmill.model.config import Head
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override, take_paths
+from flaxmill.train.sources import check_import_places
 
 DESCRIPTION = """Makes the run directory RUN of the model in HF_DIR, which transformers' save_pretrained or
 `hf download` wrote. `flaxmill train --run-dir RUN --field value ...` then trains it further, on any data."""
@@ -29,12 +31,13 @@ def run(arguments: list[str]) -> None:
     parsed = override(
         ImportArguments(), flags, program="flaxmill import", usage="HF_DIR RUN", description=DESCRIPTION
     )
+    tokenizer = local_path(parsed.tokenizer, "--tokenizer") if parsed.tokenizer else None
+    check_import_places(source, run_dir)
     from flaxmill.model.apply import count_params
     from flaxmill.train.progress import short_number
     from flaxmill.train.run_directory import TOKENIZER_FILE
     from flaxmill.train.run_import import import_run
 
-    tokenizer = Path(parsed.tokenizer) if parsed.tokenizer else None
     experiment = import_run(source, run_dir, tokenizer=tokenizer, head=parsed.head, mesh_config=parsed.mesh)
     model = experiment.model
     print(
@@ -45,6 +48,6 @@ def run(arguments: list[str]) -> None:
     tokenizer_flag = "" if has_tokenizer else "--data.tokenizer FILE "
     print(
         f"train it further on your data, objective {experiment.objective}:\n"
-        f"flaxmill train --run-dir {run_dir} --data.files 'FILES' {tokenizer_flag}--data.sequence-length "
-        f"{experiment.data.sequence_length} --steps {experiment.steps}"
+        f"flaxmill train --run-dir {shlex.quote(str(run_dir))} --data.files 'FILES' {tokenizer_flag}"
+        f"--data.sequence-length {experiment.data.sequence_length} --steps {experiment.steps}"
     )

@@ -36,7 +36,7 @@ from flaxmill.train.run_directory import (
     lock_run_directory,
 )
 from flaxmill.train.signals import Stop
-from flaxmill.train.trackers import Trackers
+from flaxmill.train.trackers import Trackers, check_installed
 from flaxmill.train.trainable import count_trained
 
 
@@ -58,6 +58,7 @@ def prepare_all(
     experiment: Experiment, extend: bool, allow_other_data: bool
 ) -> tuple[Experiment, Mesh, Dataset]:
     """The resolved experiment with its mesh and data, each check made as early as it can be."""
+    check_installed(experiment.trackers)
     experiment = adopt_source(with_absolute_paths(experiment))
     cache = cache_directory()
     enable_compilation_cache(cache)

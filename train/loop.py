@@ -171,7 +171,7 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
     def leave(step: int) -> Result:
         if schedule.last_step != step:
             save(step)
-        checkpoints.wait()
+        _wait_until_saved(job)
         progress.say(f"stopped after step {step}; the same command continues from {job.directory}")
         return Result(job.directory, step, True, {})
 
@@ -209,10 +209,16 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
         evaluated = evaluate_now(last)
     if evaluated is None:
         return leave(last)
-    checkpoints.wait()
+    _wait_until_saved(job)
     if recorder.best.is_followed:
         progress.say(f"{'stopped early: ' if last < experiment.steps else ''}{recorder.best.describe()}")
     return _conclude(last, job, steps, state.params, recorder.best.metrics or evaluated, progress)
+
+
+def _wait_until_saved(job: Job) -> None:
+    job.checkpoints.wait()
+    if job.stop is not None:
+        job.stop.saved()
 
 
 def _evaluate(

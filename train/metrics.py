@@ -57,7 +57,7 @@ def read_metrics(path: Path) -> Iterator[Row]:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 yield row

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from flaxmill.data.local_paths import local_path
 from flaxmill.data.spelling import did_you_mean
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run_directory import CONFIG_FILE, read_config
@@ -33,7 +34,7 @@ def load_config(name_or_path: str) -> Experiment:
       ValueError: there is no such name or file, or the file does not define an Experiment.
     """
     if name_or_path.endswith(".py") or "/" in name_or_path:
-        return _load_file(Path(name_or_path).expanduser())
+        return _load_file(local_path(name_or_path, "CONFIG"))
     names = [module.name for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__)]
     if name_or_path not in names:
         question = did_you_mean(name_or_path.replace("-", "_").lower(), names)
@@ -59,7 +60,7 @@ def _run_dir(arguments: list[str]) -> Path | None:
     for argument, following in itertools.pairwise([*arguments, ""]):
         flag, equals, value = argument.partition("=")
         if flag in ("--run-dir", "--run_dir"):
-            return Path(value if equals else following).expanduser()
+            return local_path(value if equals else following, "--run-dir")
     return None
 
 

@@ -1,6 +1,7 @@
 """Fields set from the command line, `--model.num-layers 12`: parsed by tyro, refused in one line."""
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import io
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
+
+from flaxmill.data.local_paths import local_path
 
 Config = TypeVar("Config")
 
@@ -30,21 +33,24 @@ def override(
     """`default` with the fields that `arguments` set. `--help` prints all fields and raises SystemExit(0).
 
     Flags are written with hyphens (underscores do too); a truth value is `--x` or `--no-x`; a flag of a list
-    appends to it and may be repeated. `program` is what errors call the command, `usage` what follows it in
-    the help before its flags; without a `description` the help opens with the docstring of the config.
+    appends to it and may be repeated, and the value None empties the list first. `program` is what errors
+    call the command, `usage` what follows it in the help before its flags; without a `description` the help
+    opens with the docstring of the config.
 
     Raises:
       ValueError: an unknown field, a missing or bad value, or values that the config itself refuses.
     """
-    settings: dict[str, Any] = {"default": default, "prog": f"{program} {usage}".strip(), "config": _MARKERS}
-    if "--help" in arguments or "-h" in arguments:
-        tyro.cli(type(default), args=["--help"], description=description, **settings)
+    settings: dict[str, Any] = {"prog": f"{program} {usage}".strip(), "config": _MARKERS}
     types_of_flags = flag_types(type(default))
-    normalised = _read_flags(list(arguments), types_of_flags, program)
+    if "--help" in arguments or "-h" in arguments:
+        described = (description or type(default).__doc__ or "") + _about_lists(types_of_flags)
+        tyro.cli(type(default), args=["--help"], description=described, default=default, **settings)
+    normalised, emptied = _read_flags(list(arguments), types_of_flags, program)
+    default = _with_emptied(default, emptied)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(type(default), args=normalised, **settings)
+            return tyro.cli(type(default), args=normalised, default=default, **settings)
     except SystemExit as stop:
         _raise_cause(stop, complaint.getvalue())
 
@@ -62,7 +68,7 @@ def take_paths(arguments: Sequence[str], *names: str, program: str) -> tuple[lis
     if len(paths) != len(names):
         given = f"{len(paths)} given" if paths else "none given"
         raise ValueError(f"{' and '.join(names)} come first, {given}: {program} {' '.join(names)}")
-    return [Path(path).expanduser() for path in paths], flags
+    return [local_path(path, name) for path, name in zip(paths, names, strict=True)], flags
 
 
 def flag_types(cls: type, prefix: str = "") -> dict[str, Any]:
@@ -82,9 +88,46 @@ def flag_types(cls: type, prefix: str = "") -> dict[str, Any]:
     return flags
 
 
-def _read_flags(arguments: list[str], types_of_flags: dict[str, Any], program: str) -> list[str]:
-    """Check each flag and its value alone, and write them as tyro reads them without doubt: --flag=value."""
-    normalised = []
+def _about_lists(types_of_flags: dict[str, Any]) -> str:
+    flags = [flag for flag, hint in types_of_flags.items() if _is_list(hint)]
+    if not flags:
+        return ""
+    return (
+        " A flag that is repeatable adds one value to a list, and the value None empties the list: "
+        f"--{flags[0]} None."
+    )
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) is tuple
+
+
+def _with_emptied(config: Config, emptied: set[str], prefix: str = "") -> Config:
+    """The config with these lists empty; unchecked, as it is checked once all flags are set."""
+    bare = copy.copy(config)
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        flag, value = prefix + field.name.replace("_", "-"), getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            inline = INLINE in get_args(hints[field.name])
+            object.__setattr__(
+                bare, field.name, _with_emptied(value, emptied, prefix if inline else f"{flag}.")
+            )
+        elif flag in emptied:
+            object.__setattr__(bare, field.name, ())
+    return bare
+
+
+def _read_flags(
+    arguments: list[str], types_of_flags: dict[str, Any], program: str
+) -> tuple[list[str], set[str]]:
+    """Check each flag and its value alone, and write them as tyro reads them without doubt: --flag=value.
+
+    Returns:
+      them, and the flags of the lists that are to be emptied first.
+    """
+    normalised: list[str] = []
+    emptied: set[str] = set()
     previous = ""
     while arguments:
         argument = arguments.pop(0)
@@ -103,17 +146,21 @@ def _read_flags(arguments: list[str], types_of_flags: dict[str, Any], program: s
                 if not arguments or arguments[0].startswith("--"):
                     raise ValueError(f"--{flag} has no value; give it {_allowed(types_of_flags[flag])}")
                 value = arguments.pop(0)
-            _check_value(flag, types_of_flags[flag], value)
-            normalised.append(f"--{flag}={value}")
+            if value == "None" and _is_list(types_of_flags[flag]):
+                emptied.add(flag)
+                normalised = [given for given in normalised if not given.startswith(f"--{flag}=")]
+            else:
+                _check_value(flag, types_of_flags[flag], value)
+                normalised.append(f"--{flag}={value}")
         previous = flag
-    return normalised
+    return normalised, emptied
 
 
 def _refuse_stray(argument: str, previous: str, types_of_flags: dict[str, Any], program: str) -> NoReturn:
     hint = types_of_flags.get(previous)
     if hint is bool:
         raise ValueError(f"--{previous} {argument}: {_without_value(previous)}")
-    if get_origin(hint) is tuple:
+    if _is_list(hint):
         raise ValueError(f"unexpected {argument!r}; a list takes its flag again: --{previous} {argument}")
     raise ValueError(f"unexpected {argument!r}; fields are set as --field value, see `{program} --help`")
 

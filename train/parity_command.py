@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flaxmill.data.local_paths import local_path
 from flaxmill.train.failures import RunError
 from flaxmill.train.overrides import override
+from flaxmill.train.sources import check_model_source
 
 DESCRIPTION = (
     "Compares a model with PyTorch and transformers, in float32 on random batches: hidden states, logits, "
@@ -38,6 +40,8 @@ def run(arguments: list[str]) -> None:
             "no directory given; it comes first: flaxmill parity DIRECTORY, as save_pretrained or "
             "`flaxmill train` made it"
         )
+    source = local_path(arguments[0], "DIRECTORY")
+    check_model_source(source)
     from flaxmill.train import parity_report
     from flaxmill.train.cache_directory import cache_directory
     from flaxmill.train.compilation_cache import enable_compilation_cache
@@ -46,7 +50,7 @@ def run(arguments: list[str]) -> None:
 
     versions()  # says what is not installed before anything that takes long
     enable_compilation_cache(cache_directory())
-    with _huggingface_directory(Path(arguments[0])) as directory:
+    with _huggingface_directory(source) as directory:
         checks = compare_directory(directory, seed=parsed.seed)
         print_report = parity_report.print_json if parsed.json else parity_report.print_table
         outside = print_report(arguments[0], directory, checks)

@@ -13,11 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
-import jax
 from jax.errors import JaxRuntimeError
 
-from flaxmill.sharding.processes import coordination, coordinator_lost
-from flaxmill.train.preemption import EXIT_PREEMPTED
+from flaxmill.sharding.processes import coordination, coordinator_lost, disconnect
 
 _RESTART = "start all processes again, and the run continues from its last checkpoint"
 _SHARED, _BEATS, _SEEN = "flaxmill/shared/", "flaxmill/beat/", "flaxmill/seen/"
@@ -56,14 +54,12 @@ class Verdict(NamedTuple):
     """Why all processes end; the first that is posted stands."""
 
     kind: str
-    """failed, dead, stuck, preempted or finished"""
+    """failed, mistake, dead, stuck, stopped or finished"""
     message: str
     index: int
     """Whom it is about."""
-
-    @property
-    def code(self) -> int:
-        return {"preempted": EXIT_PREEMPTED, "finished": 0, "mistake": 2}.get(self.kind, 1)
+    code: int = 1
+    """With which they exit."""
 
 
 class Peers:
@@ -99,16 +95,13 @@ class Peers:
         last, calls, _ = self._at
         self._at = (step, calls + 1 if step == last else 1, doing)
 
-    def fail(self, message: str) -> NoReturn:
-        """End this process with 1, and tell the others why; its own message is the caller's to print."""
-        self._leave(Verdict("failed", f"{self._short()} failed: {message}", self._own.index))
-        os._exit(1)
+    def leave(self, code: int, said: str) -> NoReturn:
+        """End all processes with `code`, without a save: this one was told to stop at once. From any thread.
 
-    def leave_preempted(self) -> NoReturn:
-        """End all processes with 75, without a save: one was told to stop at once. From any thread."""
-        message = f"{self._short()} was told to stop at once; the run continues from its last checkpoint"
-        self._leave(Verdict("preempted", message, self._own.index))
-        os._exit(EXIT_PREEMPTED)
+        Where several were told at once, the code of the first is that of all.
+        """
+        self._leave(Verdict("stopped", f"{self._short()}: {said}", self._own.index, code))
+        os._exit(code if self._verdict is None else self._verdict.code)
 
     def finish(self) -> None:
         """Wait until all have come here, then disconnect; the watch goes on until then."""
@@ -117,8 +110,7 @@ class Peers:
         self._finished = True
         self._poke.set()
         self._over.wait()
-        with suppress(RuntimeError):  # all the work is done and saved
-            jax.distributed.shutdown()
+        disconnect()
         self._client = None
 
     def __enter__(self) -> Self:
@@ -146,8 +138,8 @@ class Peers:
         text = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, ValueError | RuntimeError) or isinstance(error, JaxRuntimeError):
             text = f"{type(error).__name__}: {text}"
-        end = "mistake" if type(error) is ValueError else "failed"
-        self._leave(Verdict(end, f"{self._short()} failed: {text}", self._own.index))
+        kind_of_end, code = ("mistake", 2) if type(error) is ValueError else ("failed", 1)
+        self._leave(Verdict(kind_of_end, f"{self._short()} failed: {text}", self._own.index, code))
         atexit.register(_exit_at_once)
 
     def _may_be_a_peers(self, error: BaseException | None) -> bool:
@@ -202,6 +194,9 @@ class Peers:
         def post() -> None:
             with suppress(RuntimeError):  # there is one already, or nobody to read it
                 self._client.key_value_set(f"{_SHARED}verdict", json.dumps(verdict))
+            with suppress(RuntimeError):
+                shared = dict(self._client.key_value_dir_get(_SHARED))
+                self._verdict = Verdict(*json.loads(shared[f"{_SHARED}verdict"]))
             with suppress(RuntimeError):
                 self._client.key_value_set(f"{_SEEN}{self._own.index}", "", allow_overwrite=True)
             seen: set[str] = set()
@@ -279,7 +274,7 @@ class Peers:
 
     def _all_finished(self, known: dict[int, Beat]) -> Verdict | None:
         done = self._own.index == 0 and all(beat.finished for beat in known.values())
-        return Verdict("finished", "", 0) if done else None
+        return Verdict("finished", "", 0, 0) if done else None
 
     def _lost_main(self) -> NoReturn:
         main = self._beats[0]
@@ -304,7 +299,7 @@ class Peers:
     def _end(self, verdict: Verdict) -> NoReturn:
         if self._own.index == 0:
             self._post(verdict)
-        prefix = "" if verdict.kind == "preempted" else "error: "
+        prefix = "" if verdict.kind == "stopped" else "error: "
         start = "\n" if sys.stderr is not None and sys.stderr.isatty() else ""
         with suppress(OSError):
             os.write(2, f"{start}flaxmill: {prefix}{verdict.message}\n".encode())

@@ -5,20 +5,30 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: schedulers requeue
+EXIT_BY_SIGNAL = 128  # and the signal's number, as shells say it
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# One wish often comes as several signals: `timeout`, launchers and a terminal's Ctrl-C reach a process and
+# its parent, who passes it on some milliseconds later. A person who means it presses again after reading the
+# first answer, and schedulers that kill wait for longer than this.
+SECOND_SIGNAL_SECONDS = 1.5
+
+Leave = Callable[[int, str], object]
 
 
 class StopSignal:
-    """Context manager: `requested` turns true at the first SIGTERM or SIGINT; the second exits with 75.
+    """Context manager: `requested` turns true at the first SIGTERM or SIGINT.
 
-    Until the run has `started`, while it prepares, restores or compiles, there is nothing to save: the first
-    signal ends the process at once, with 75.
+    Another one SECOND_SIGNAL_SECONDS or more after it ends the process at once. Until the run has `started`,
+    while it prepares, restores or compiles, there is nothing to save, and the first one does. The exit code
+    is 75 where a checkpoint holds every step that was made, else 128 and the signal's number.
 
     Python runs its signal handlers between bytecodes of the main thread, so not while XLA compiles there.
     The interpreter's C handler also writes the signal's number to the wakeup socket, at once and from
@@ -28,12 +38,22 @@ class StopSignal:
     Outside the main thread, where Python forbids handlers, it never reports anything.
     """
 
-    def __init__(self, notify: Callable[[str], None] | None = None) -> None:
-        """Tell `notify` (default: a line on stderr) when the first signal comes, from another thread."""
+    def __init__(self, notify: Callable[[str], None] | None = None, *, until_exit: bool = False) -> None:
+        """Signals are taken.
+
+        Args:
+          notify: is told what a signal does, from another thread; None: a line on stderr.
+          until_exit: the process ends after the context, and its exit code stands: signals that come then are
+            ignored, and not left to what handled them before.
+        """
         self._notify = notify or _print_notice
-        self.leave: Callable[[], object] = lambda: os._exit(EXIT_PREEMPTED)
-        """What ends the process at once, without a save; called from another thread."""
-        self._started = False
+        self._until_exit = until_exit
+        self.holds_checkpoint: Callable[[], bool] = lambda: False
+        """Whether the run has a checkpoint that it would continue from."""
+        self._leave: Leave | None = _exit_with
+        self._may_leave = threading.Event()
+        self._may_leave.set()
+        self._phase: Literal["preparing", "training", "saved"] = "preparing"
         self._event = threading.Event()
         self._undo: list[Callable[[], Any]] = []
 
@@ -42,9 +62,30 @@ class StopSignal:
         """Whether to save and stop."""
         return self._event.is_set()
 
+    @property
+    def leave(self) -> Leave | None:
+        """What ends the process at once, given the exit code and the reason; called from another thread.
+
+        None: there is nothing yet that can tell other processes, and the end waits for it.
+        """
+        return self._leave
+
+    @leave.setter
+    def leave(self, leave: Leave | None) -> None:
+        self._leave = leave
+        (self._may_leave.set if leave else self._may_leave.clear)()
+
+    def prepares(self, holds_checkpoint: Callable[[], bool]) -> None:
+        """A run begins, or the next of several."""
+        self.holds_checkpoint, self._phase = holds_checkpoint, "preparing"
+
     def started(self) -> None:
         """The run has made a step: from now on a signal asks it to save."""
-        self._started = True
+        self._phase = "training"
+
+    def saved(self) -> None:
+        """A checkpoint holds every step that was made."""
+        self._phase = "saved"
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
@@ -55,6 +96,8 @@ class StopSignal:
         watcher.start()
         old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         old_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        if self._until_exit:
+            old_handlers = dict.fromkeys(SIGNALS, signal.SIG_IGN)
         self._undo = [
             *(
                 lambda n=number, h=handler: signal.signal(n, h or signal.SIG_DFL)
@@ -70,6 +113,8 @@ class StopSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._leave is None:  # what was to come has failed; the watcher may wait for it
+            self.leave = _exit_with
         for undo in self._undo:
             undo()
         self._undo = []
@@ -78,20 +123,55 @@ class StopSignal:
         self._event.set()  # in case another library took the wakeup socket
 
     def _watch(self, reader: socket.socket) -> None:
-        count = 0
+        first = None
         while received := reader.recv(64):
             for number in received:
                 if number not in SIGNALS:
                     continue
-                count += 1
-                if count > 1:
-                    self.leave()
-                self._event.set()
-                name = signal.Signals(number).name
-                if not self._started:
-                    self._notify(f"{name}: stopping; no step was made since the start, so nothing is lost")
-                    self.leave()
-                self._notify(f"{name}: saving and stopping; again to stop at once")
+                now = time.monotonic()
+                if first is None:
+                    first = now
+                    self._take_first(number)
+                elif now - first >= SECOND_SIGNAL_SECONDS:
+                    self._end_at_once(number)
+
+    def _take_first(self, number: int) -> None:
+        self._event.set()
+        if self._phase == "preparing":
+            self._end_at_once(number)
+            return
+        what = "saving and stopping" if self._phase == "training" else "all is saved, and it ends"
+        self._notify(f"{_name(number)}: {what}; again to stop at once")
+
+    def _end_at_once(self, number: int) -> None:
+        code = EXIT_BY_SIGNAL + number
+        if self._phase == "saved":
+            code, said = EXIT_PREEMPTED, "stopping at once; all is saved"
+        elif self._phase == "training":
+            said = "stopping at once; nothing was saved since the first signal"
+        elif self._has_checkpoint():
+            code, said = EXIT_PREEMPTED, "stopping; no step was made since the start, and the rest is saved"
+        else:
+            said = "stopping; no step was made since the start, and nothing is saved"
+        said = f"{_name(number)}: {said}"
+        self._notify(said)
+        self._may_leave.wait()
+        assert self._leave is not None
+        self._leave(code, said)
+
+    def _has_checkpoint(self) -> bool:
+        try:
+            return self.holds_checkpoint()
+        except OSError:
+            return False
+
+
+def _exit_with(code: int, said: str) -> None:
+    os._exit(code)
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name
 
 
 def _print_notice(text: str) -> None:

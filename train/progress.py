@@ -57,12 +57,14 @@ class ProgressLine:
             self.say(f"step {done}/{self.steps}  {self._text(done, metrics)}")
 
     def _text(self, done: int, metrics: Mapping[str, Any]) -> str:
-        per_step = (time.monotonic() - self._started) / max(1, done - self._timed_from)
-        left = per_step * (self.steps - done)
         parts = [f"loss {metrics['loss']:.3f}", f"{short_number(metrics['tokens_per_second'])} tokens/s"]
         if "mfu" in metrics:
             parts.append(f"MFU {metrics['mfu']:.1%}")
-        return "  ".join([*parts, f"{_duration(left)} left"])
+        num_timed = done - self._timed_from
+        if num_timed or done == self.steps:  # else nothing is known yet of how long a step takes
+            per_step = (time.monotonic() - self._started) / max(1, num_timed)
+            parts.append(f"{_duration(per_step * (self.steps - done))} left")
+        return "  ".join(parts)
 
 
 def warn(text: str) -> None:

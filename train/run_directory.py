@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from flaxmill.data.local_paths import local_path
 from flaxmill.train.experiment import DERIVED_FIELDS, Experiment, flatten, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ def check_run_directory(experiment: Experiment, *, extend: bool = False, runs: P
         weights of another model: with what differs, old -> new.
     """
     directory = _named(experiment) or runs
-    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    parents = (directory.absolute(), *directory.absolute().parents)
+    try:
+        existing = next(path for path in parents if path.exists())
+    except OSError as error:  # a name that is too long, or a folder that this user may not look into
+        raise _unwritable(directory, _reason(error)) from None
     if not existing.is_dir():
         raise _unwritable(directory, f"{existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -112,17 +117,23 @@ def lock_run_directory(directory: Path) -> Iterator[None]:
     """Hold the run for this process; the lock goes with the process, however that ends.
 
     Raises:
-      ValueError: another process trains in the directory.
+      ValueError: another process trains in the directory, or nothing there can be locked.
     """
-    with (directory / LOCK_FILE).open("a+") as file:
+    try:
+        file = (directory / LOCK_FILE).open("a+", errors="replace")
+    except OSError as error:
+        raise _unwritable(directory, f"{LOCK_FILE}: {_reason(error)}") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
-                f"{directory} is being trained by process {file.read().strip()}; wait for it, or give "
+                f"{directory} is being trained by process {file.read(300).strip()}; wait for it, or give "
                 "another --run-dir"
             ) from None
+        except OSError as error:  # as on a network's file system that is mounted without locks
+            raise _unwritable(directory, f"no file there can be locked: {_reason(error)}") from None
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -159,7 +170,7 @@ def read_config(directory: Path) -> Experiment:
         raise ValueError(
             f"{path} cannot be read ({_reason(error)}); give a directory that `flaxmill train` made"
         ) from None
-    except ValueError as error:  # JSON's and UTF-8's errors are ValueErrors too
+    except (ValueError, RecursionError) as error:  # JSON's and UTF-8's errors are ValueErrors too
         raise ValueError(
             f"{path} is not a config of this version: {error}; restore it, or train anew"
         ) from None
@@ -181,7 +192,7 @@ def describe(differing: list[Difference]) -> str:
 
 
 def _named(experiment: Experiment) -> Path | None:
-    return Path(experiment.run_dir).expanduser() if experiment.run_dir else None
+    return local_path(experiment.run_dir, "run_dir") if experiment.run_dir else None
 
 
 def _unwritable(directory: Path, reason: str) -> ValueError:
@@ -189,6 +200,8 @@ def _unwritable(directory: Path, reason: str) -> ValueError:
 
 
 def _make_fresh(runs: Path, name: str) -> Path:
+    if os.sep in name:
+        raise ValueError(f"name={name} must be a directory's, without {os.sep}; give --run-dir for a path")
     runs.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

@@ -17,7 +17,7 @@ from flaxmill.model.weight_writing import TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import PARAMS, CheckpointConfig, Checkpoints
 from flaxmill.train.experiment import OBJECTIVE_OF_HEAD, Experiment
-from flaxmill.train.optimizer import OptimizerConfig
+from flaxmill.train.optimizer_config import OptimizerConfig
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run_directory import (
     CHECKPOINTS,
@@ -28,6 +28,7 @@ from flaxmill.train.run_directory import (
     open_run_directory,
     write_config,
 )
+from flaxmill.train.sources import check_import_places
 
 HUGGINGFACE = "huggingface"
 """Folder of a run that keeps the imported model's small files, for an export to give back."""
@@ -56,7 +57,7 @@ def import_run(
       ValueError: `source` is no model, or none that an objective trains, its tokenizer does not fit it, or
         `run` is in use.
     """
-    _check_places(source, run)
+    check_import_places(source, run)
     model = read_huggingface_config(source, head)
     if model.head not in OBJECTIVE_OF_HEAD:
         body = "lm" if model.causal else "mlm"
@@ -83,16 +84,6 @@ def import_run(
         # Last: without it a directory that a crash left half made is no run.
         write_config(run, experiment, loaded)
     return experiment
-
-
-def _check_places(source: Path, run: Path) -> None:
-    if not source.is_dir():
-        raise ValueError(
-            f"{source} is no directory; give one that holds a model's config.json and weights, as "
-            "`hf download NAME --local-dir DIR` makes it"
-        )
-    if run.is_dir() and any(run.iterdir()):
-        raise ValueError(f"{run} is not empty; give the import a new directory")
 
 
 def imported_experiment(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flaxmill.train.optimizer import OptimizerConfig
+from flaxmill.train.optimizer_config import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array | int], jax.Array]:

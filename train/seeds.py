@@ -3,8 +3,8 @@
 import dataclasses
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
+from flaxmill.data.local_paths import local_path
 from flaxmill.train.experiment import Experiment
 
 
@@ -19,7 +19,7 @@ def seeded(experiment: Experiment, num_seeds: int) -> list[Experiment]:
     if experiment.run_dir is None:
         raise ValueError(f"--num-seeds={num_seeds} needs a place for its runs; give --run-dir")
     seeds = range(experiment.seed, experiment.seed + num_seeds)
-    folder = Path(experiment.run_dir)
+    folder = local_path(experiment.run_dir, "run_dir")
     return [
         dataclasses.replace(experiment, seed=seed, run_dir=str(folder / f"seed-{seed}")) for seed in seeds
     ]

@@ -19,6 +19,10 @@ class Stop(Protocol):
         """The run has made a step: from now on there is something to save."""
         ...
 
+    def saved(self) -> None:
+        """A checkpoint holds every step that was made."""
+        ...
+
 
 class Asked(NamedTuple):
     """What to do after a step: save and end, or save and go on."""

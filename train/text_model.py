@@ -23,8 +23,9 @@ from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.decoding_settings import read_decoding
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
-from flaxmill.train.run_directory import CONFIG_FILE, TOKENIZER_FILE, read_config
+from flaxmill.train.run_directory import TOKENIZER_FILE, read_config
 from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE
+from flaxmill.train.sources import check_model_source
 
 
 class TextModel(NamedTuple):
@@ -52,14 +53,10 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
     Raises:
       ValueError: `source` is neither, has no tokenizer, or one that does not fit the model.
     """
+    check_model_source(source)
     enable_compilation_cache(cache_directory())
     mesh = make_mesh(mesh_config or MeshConfig(data=1))
     is_run = not is_huggingface(source)
-    if not (source / CONFIG_FILE).is_file():
-        raise ValueError(
-            f"{source} is no run and no Hugging Face model: it has no {CONFIG_FILE}; give a run directory, "
-            "or one with a model's config.json and weights"
-        )
     settings = _read_settings(source / HUGGINGFACE if is_run else source)
     if is_run:
         experiment = read_config(source)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from flaxmill.train.plain_paths import plain
+
 PROJECT = "flaxmill"
 _FLUSH_SECONDS = 10
 IDS_FILE = "trackers.json"
@@ -101,7 +103,8 @@ class MLflow:
         directory = run_dir / "mlflow"
         if not uri:
             directory.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(uri or f"sqlite:///{directory / 'mlflow.db'}")
+        # As a URL, in which SQLAlchemy decodes % and cuts at ?.
+        self._client = MlflowClient(uri or f"sqlite:///{plain(directory / 'mlflow.db', '%?#')}")
         experiment = self._experiment(None if uri else (directory / "artifacts").as_uri())
         known = self._client.search_runs([experiment], f"tags.`flaxmill.run_id` = '{run_id}'", max_results=1)
         if known:

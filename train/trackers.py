@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -56,8 +56,7 @@ class Trackers:
         config: dict[str, Any],
         say: Callable[[str], None],
     ) -> None:
-        for name in names:
-            _check_installed(name)
+        check_installed(names)
         self._feeds: list[_Feed] = []
         if names:
             session = {"run_dir": str(run_dir.absolute()), "run_name": run_name, "config": config}
@@ -184,15 +183,18 @@ class _Feed:
             self._say(f"tracker {self._name} {text}")
 
 
-def _check_installed(name: str) -> None:
-    package = PACKAGES[name]
-    spec = importlib.util.find_spec(package)
-    # A mere directory of that name, such as the wandb/ that wandb leaves behind, has no origin.
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            f"trackers={name} needs the package {package}, which is not installed; run `pip install "
-            f"'flaxmill[{name}]'`, or drop {name} from trackers"
-        )
+def check_installed(names: Sequence[str]) -> None:
+    """Raise ValueError, saying how to go on, where the package of a tracker is missing."""
+    for name in names:
+        package = PACKAGES[name]
+        spec = importlib.util.find_spec(package)
+        # A mere directory of that name, such as the wandb/ that wandb leaves behind, has no origin.
+        if spec is None or spec.origin is None:
+            others = "".join(f" --trackers {other}" for other in dict.fromkeys(names) if other != name)
+            raise ValueError(
+                f"trackers={name} needs the package {package}, which is not installed; run `pip install "
+                f"'flaxmill[{name}]'`, or go on without it: --trackers None{others}"
+            )
 
 
 def _run_id(path: Path) -> str:

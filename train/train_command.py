@@ -1,18 +1,23 @@
 """`flaxmill train`: trains a config, or continues its run."""
 
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from flaxmill.sharding.processes import find_launch, is_main, start_processes
+from flaxmill.data.local_paths import local_path
+from flaxmill.sharding.launch import find_launch
+from flaxmill.train.checkpoint_directory import find_steps
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
 from flaxmill.train.overrides import INLINE, override
-from flaxmill.train.peers import Peers
-from flaxmill.train.run_directory import describe, differences
+from flaxmill.train.preemption import EXIT_PREEMPTED
+from flaxmill.train.run_directory import CHECKPOINTS, describe, differences
 from flaxmill.train.seeds import describe_spread, seeded
 
 if TYPE_CHECKING:
+    from flaxmill.train.peers import Peers
     from flaxmill.train.preemption import StopSignal
 
 DESCRIPTION = f"""Trains CONFIG, a name that `flaxmill configs` lists, or FILE.py, which defines `config`;
@@ -43,9 +48,14 @@ class TrainArguments:
     """Time without any progress after which the process that is furthest behind counts as stuck."""
     config: Annotated[Experiment, INLINE]
 
+    def __post_init__(self) -> None:
+        for name in ("heartbeat_seconds", "stall_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1 second")
 
-def run(arguments: list[str], stop: "StopSignal") -> bool:
-    """Train; returns whether a signal ended it before its last step."""
+
+def run(arguments: list[str], stop: "StopSignal") -> int:
+    """Train; returns the exit code: 75 where a signal ended it before its last step."""
     named, rest = take_config(arguments)
     parsed = override(
         TrainArguments(config=named),
@@ -56,36 +66,69 @@ def run(arguments: list[str], stop: "StopSignal") -> bool:
     )
     config, num_seeds = parsed.config, parsed.num_seeds
     experiments = [config] if num_seeds is None else seeded(config, num_seeds)
-    peers = Peers(heartbeat_seconds=parsed.heartbeat_seconds, stall_seconds=parsed.stall_seconds)
+    stop.prepares(_looks_for_checkpoint(experiments[0]))
     launch = find_launch(
         os.environ,
         coordinator=parsed.coordinator,
         num_processes=parsed.num_processes,
         process_index=parsed.process_index,
     )
-    if launch is not None:
-        start_processes(launch, heartbeat_seconds=parsed.heartbeat_seconds)
-    results = []
-    with peers:
-        # Under the watch: while one process still loads its libraries, it must be heard by those that have.
-        from flaxmill.train.loop import train
+    # All that can be refused without JAX has been: importing it takes a second.
+    from flaxmill.sharding.processes import MeetingStoppedError, start_processes
+    from flaxmill.train.peers import Peers
+    from flaxmill.train.progress import warn
 
-        stop.leave = peers.leave_preempted
-        for experiment in experiments:
-            result = train(
-                experiment,
-                extend=parsed.extend,
-                allow_other_data=parsed.allow_other_data,
-                stop=stop,
-                peers=peers,
-                heading=_heading(named, experiment),
-            )
-            if result.preempted:
-                return True
-            results.append(result.metrics)
+    peers = Peers(heartbeat_seconds=parsed.heartbeat_seconds, stall_seconds=parsed.stall_seconds)
+    if launch is not None:
+        job = f"{config.name} in {config.run_dir or 'a new directory'}"
+        try:
+            start_processes(launch, heartbeat_seconds=parsed.heartbeat_seconds, job=job, say=warn, stop=stop)
+        except MeetingStoppedError as stopped:
+            print(f"flaxmill: {stopped}", file=sys.stderr)
+            return stopped.code
+    with peers:
+        stop.leave = peers.leave
+        return _train_all(experiments, named, parsed, stop, peers)
+
+
+def _train_all(
+    experiments: list[Experiment],
+    named: Experiment,
+    parsed: TrainArguments,
+    stop: "StopSignal",
+    peers: "Peers",
+) -> int:
+    # Under the watch: while one process still loads its libraries, it must be heard by those that have.
+    from flaxmill.sharding.processes import any_process, is_main
+    from flaxmill.train.loop import train
+
+    results = []
+    for experiment in experiments:
+        if results and any_process(stop.requested):
+            return EXIT_PREEMPTED
+        stop.prepares(_looks_for_checkpoint(experiment))
+        result = train(
+            experiment,
+            extend=parsed.extend,
+            allow_other_data=parsed.allow_other_data,
+            stop=stop,
+            peers=peers,
+            heading=_heading(named, experiment),
+        )
+        if result.preempted:
+            return EXIT_PREEMPTED
+        results.append(result.metrics)
     if len(results) > 1 and is_main():
         print(f"\n{describe_spread(results)}")
-    return False
+    return 0
+
+
+def _looks_for_checkpoint(experiment: Experiment) -> Callable[[], bool]:
+    """Whether the run has a checkpoint to continue from, once that is asked."""
+    if experiment.run_dir is None:
+        return lambda: False
+    directory = local_path(experiment.run_dir, "run_dir") / CHECKPOINTS
+    return lambda: bool(find_steps(directory))
 
 
 def _heading(named: Experiment, experiment: Experiment) -> str:

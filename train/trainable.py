@@ -72,7 +72,10 @@ def choose_trainable(freeze: Sequence[str], params: Params) -> Trainable:
         for path, layers in _matches(pattern, flat, numbers).items():
             trained[path][layers] = False
     if not any(mask.any() for mask in trained.values()):
-        raise ValueError(f"optimizer.freeze={' '.join(freeze)} leaves nothing to train; freeze less")
+        raise ValueError(
+            f"optimizer.freeze={' '.join(freeze)} leaves nothing to train; freeze less, or nothing: "
+            "--optimizer.freeze None"
+        )
     frozen = frozenset(path for path, mask in trained.items() if not mask.any())
     partly = {path: mask for path, mask in trained.items() if mask.any() and not mask.all()}
     return Trainable(frozen, partly)

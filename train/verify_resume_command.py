@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from flaxmill.data.local_paths import local_path
 from flaxmill.sharding.launch import find_launch
 from flaxmill.train.failures import RunError
 from flaxmill.train.run_directory import RUNS
@@ -53,7 +54,7 @@ def run(arguments: list[str]) -> int:
 
 def _make_directory(run_dir: str | None, name: str) -> Path:
     """A fresh one beside the runs: on the disk that has to be trusted with the checkpoints."""
-    parent = Path(run_dir).expanduser().absolute().parent if run_dir else RUNS.absolute()
+    parent = local_path(run_dir, "run_dir").absolute().parent if run_dir else RUNS.absolute()
     try:
         parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f"verify-resume-{name}-", dir=parent))

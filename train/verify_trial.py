@@ -9,7 +9,8 @@ from typing import Annotated, Any, NamedTuple
 
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
-from flaxmill.train.experiment import Experiment, to_dict
+from flaxmill.train.experiment import Experiment, check_mesh, to_dict
+from flaxmill.train.jax_environment import explain
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
 from flaxmill.train.overrides import INLINE, override
 
@@ -118,19 +119,21 @@ def probe() -> None:
 
     Prints the platform and the experiments as JSON; a mistake is one line on stderr and exit code 2.
     """
-    import jax
-
-    from flaxmill.sharding.mesh import make_mesh
-    from flaxmill.train.experiment import check_mesh
-
     try:
+        import jax
+
+        from flaxmill.sharding.mesh import make_mesh
+
         experiments = [trial(**settings) for settings in json.loads(sys.argv[1])]
         for experiment in experiments:
             check_mesh(experiment, make_mesh(experiment.mesh))
-    except ValueError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        device = jax.devices()[0]
+    except (ValueError, RuntimeError, AssertionError) as error:
+        refusal = explain(error)
+        if refusal is None and not isinstance(error, ValueError):
+            raise
+        print(" ".join((refusal.text if refusal else str(error)).split()), file=sys.stderr)
         sys.exit(2)
-    device = jax.devices()[0]
     described = {"platform": device.platform, "device": device.device_kind}
     print(json.dumps(described | {"experiments": [to_dict(experiment) for experiment in experiments]}))
 

@@ -1,0 +1,50 @@
+"""JAX's refusals of what the environment says, in one line that names the variable."""
+
+import os
+import re
+import traceback
+from typing import NamedTuple
+
+_ADVICE = re.compile(r" \(set JAX_PLATFORMS=.*", re.DOTALL)  # JAX's own, which suits no refusal of others
+
+
+class Refusal(NamedTuple):
+    """A line, and whether it is a mistake in what was given, or may pass."""
+
+    text: str
+    is_mistake: bool
+
+
+def explain(error: BaseException) -> Refusal | None:
+    """Why JAX found no devices, or took a variable for nonsense; None: the error is another one."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    if raised_in == "jax._src.xla_bridge" and isinstance(error, RuntimeError | AssertionError):
+        return _explain_devices(error)
+    if raised_in == "jax._src.config" and isinstance(error, ValueError):
+        return _explain_value(str(error))
+    return None
+
+
+def _explain_devices(error: BaseException) -> Refusal:
+    reason = _ADVICE.sub("", " ".join(str(error).split())).rstrip(".") or "no such device is here"
+    for name, is_bad in (("JAX_NUM_CPU_DEVICES", lambda text: int(text) < 1), ("JAX_PLATFORMS", bool)):
+        value = os.environ.get(name, "")
+        if value and is_bad(value):
+            is_mistake = "in use" not in reason
+            return Refusal(f"{name}={value} gives JAX no device: {reason}; {_FIXES[name]}", is_mistake)
+    return Refusal(f"JAX finds no device: {reason}; JAX_PLATFORMS=cpu computes without", False)
+
+
+def _explain_value(text: str) -> Refusal | None:
+    # `Invalid value "abc" for JAX flag jax_num_cpu_devices`, or `... for environment 'JAX_ENABLE_X64'`.
+    name = text.split()[-1].strip("'\"").upper() if text else ""
+    if name not in os.environ:
+        return None
+    return Refusal(f"{name}={os.environ[name]} is no value that JAX knows; correct it, or unset it", True)
+
+
+_FIXES = {
+    "JAX_NUM_CPU_DEVICES": "set it to 1 or more, or unset it",
+    "JAX_PLATFORMS": "unset it, or name what this machine has, as JAX_PLATFORMS=cpu",
+}
