@@ -36,7 +36,8 @@ pytestmark = pytest.mark.slow  # every test compiles a model for both sides of a
 Directory = Callable[[str], Path]
 # One of each family, for what takes longer.
 FAMILIES = (
-    "bert_pretraining", "roberta", "modernbert", "gpt2", "gpt_neo", "gpt_neox", "llama3_rope", "mistral",
+    "bert_pretraining", "bert_multi_label", "roberta", "modernbert", "gpt2", "gpt2_regression", "gpt_neo",
+    "gpt_neox", "gpt_neox_yarn_rope", "llama3_rope", "llama_dynamic_rope", "llama_longrope", "mistral",
     "qwen2", "qwen3", "t5", "t5_v1_1", "marian",
 )  # fmt: skip
 
@@ -127,6 +128,12 @@ FAULTS = {
     "queries and keys not permuted": ("llama", order_queries_and_keys_as_meta_does),
     "rotary theta": ("llama", with_config(rope_theta=1001.0)),
     "rotary scaling left out": ("llama3_rope", with_config(rope_scaling="none")),
+    "attention factor left out": ("llama_yarn_rope", with_config(rope_attention_factor=1.0)),
+    "limits of yarn not truncated": ("llama_yarn_rope", with_config(rope_truncate=False)),
+    "local layers stretched": ("modernbert_yarn_rope", with_config(rope_scaled_layers="all")),
+    "growth of theta left out": ("llama_dynamic_rope", with_config(rope_scaling="none")),
+    "original length off by one": ("llama_dynamic_rope", with_config(rope_original_positions=13)),
+    "short factors in long rows": ("llama_longrope", with_config(rope_original_positions=100)),
     "erf for tanh": ("gpt2", with_config(activation="gelu")),
     "tanh for erf": ("bert", with_config(activation="gelu_tanh")),
     "window a token too long": ("mistral", with_config(window=6)),

@@ -51,10 +51,8 @@ TOLERANCES = {
     "gradients": Tolerance(
         1e-4, 1e-9, True, "to the tensor's largest entry, at least 1e-6 of the global norm: sums cancel"
     ),
-    # torch's clip_grad_norm_ divides by norm + 1e-6, which after 5 steps of 1e-3 is up to 1.3e-9 where a
-    # gradient is as small as Adam's epsilon.
     "parameters": Tolerance(
-        1e-5, 5e-9, False, "1% of a step; Adam divides a gradient by its size, so zeros make steps of noise"
+        1e-5, 1e-11, False, "1% of a step; Adam divides a gradient by its size, so zeros make steps of noise"
     ),
 }
 
