@@ -128,20 +128,35 @@ class Check:
         return agree and self.difference.judged[name] <= ROUNDING * self.rounding.of_torch[name]
 
 
-def compare_directory(directory: Path, *, seed: int = 0) -> Iterator[Check]:
+def compare_directory(
+    directory: Path, *, seed: int = 0, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Check]:
     """Compare the model of a Hugging Face directory, in float32, on random batches.
 
     Yields, for each shape of batch that the model has, hidden states, logits, loss and gradients; in the end
     the parameters after `NUM_STEPS` steps of AdamW.
 
+    Args:
+      say: is told what begins, and how much of the whole that is.
+
     Raises:
       ValueError: no such directory, a model that flaxmill does not have, or PyTorch is not installed.
     """
+    say("reading the model")
     sides = Sides(directory)
     batches = [make_parity_batch(sides.config, name, seed) for name in variants(sides.config)]
-    for batch in batches:
-        yield from compare(sides.measure, batch)
-    yield from compare(sides.train, batches[0])
+    total = len(batches) + 1
+
+    def told(measure: Measure, number: int, what: str) -> Measure:
+        def tell_and_measure(batch: ParityBatch, precision: Precision) -> tuple[Quantities, Quantities]:
+            say(f"comparison {number} of {total}: {what}, in {precision}")
+            return measure(batch, precision)
+
+        return tell_and_measure
+
+    for number, batch in enumerate(batches, 1):
+        yield from compare(told(sides.measure, number, f"batch {batch.name}"), batch)
+    yield from compare(told(sides.train, total, f"{NUM_STEPS} steps of training"), batches[0])
 
 
 class Sides:

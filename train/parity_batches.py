@@ -55,8 +55,9 @@ class _Layout(NamedTuple):
 def row_length(config: ModelConfig) -> int:
     """Tokens of a row: enough to leave a local layer's window, as far as positions and MAX_TOKENS allow."""
     wanted = MIN_TOKENS if config.window is None else max(MIN_TOKENS, 2 * config.window + 8)
-    if config.turns_by_length:  # a third of it, one of three packed documents, is longer than the original
-        wanted = max(wanted, 3 * (config.rope_original_positions + 4))
+    if config.turns_by_length:
+        # A third of it, one of three packed documents, is longer than the original context.
+        return min(max(wanted, 3 * (config.rope_original_positions + 4)), MAX_TOKENS)
     return min(wanted, MAX_TOKENS, config.max_positions or MAX_TOKENS)
 
 

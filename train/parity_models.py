@@ -125,10 +125,11 @@ _LLAMA3_ROPE = {
 _LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
 _YARN_ROPE = {
     "rope_type": "yarn",
-    "rope_theta": 1000.0,
+    "rope_theta": 10.0,
     "factor": 4.0,
     "original_max_position_embeddings": 10,
-    "beta_fast": 4.0,
+    "beta_fast": 0.8,  # so that some of the few turns lie between the two limits
+    "beta_slow": 0.2,
 }
 _DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 3.0}
 _LONGROPE = {
