@@ -50,10 +50,10 @@ def read_rope(values: Mapping[str, Any], theta_key: str = "rope_theta") -> dict[
     Raises ValueError for kinds of scaling that transformers 5 does not have, and values that they lack.
     """
     rope = rope_settings(values)
-    theta = rope.get("rope_theta")
-    theta = values.get(theta_key) if theta is None else theta
+    theta = rope.get("rope_theta", values.get(theta_key))
     original = values.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    fields = {"rope_theta": finite("rope_theta", 10_000.0 if theta is None else theta)}
+    theta = 10_000.0 if theta is None and "rope_theta" not in rope else theta
+    fields = {"rope_theta": finite("rope_theta", theta)}
     return fields | read_scaling(rope, values["max_position_embeddings"], original)
 
 

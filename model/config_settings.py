@@ -5,6 +5,7 @@ Each family lists its own; every key of transformers' configuration class is in 
 
 import difflib
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -118,6 +119,10 @@ _FIXES = {
 }
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
 def with_common(settings: Settings) -> Settings:
     """A family's keys and those that all families have; of a key in both, the family's word counts."""
     own = {*settings.read, *settings.only, *settings.aliases, *sum(settings.unused.values(), ())}
@@ -187,8 +192,7 @@ def finite(key: str, value: Any) -> float:
 
 def shown(value: Any) -> str:
     """A value as a message names it: short, whatever it is."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:45]}... ({len(text)} characters)"
+    return _SHORT.repr(value)
 
 
 def _resolve_aliases(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:

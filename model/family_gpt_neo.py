@@ -17,6 +17,7 @@ from flaxmill.model.config_settings import (
     DROPOUTS,
     OTHER_HEADS,
     Settings,
+    checked,
     depth,
     fill_in,
     flag,
@@ -106,7 +107,7 @@ def _layer_kinds(values: Mapping[str, Any]) -> tuple[LayerKind, ...]:
     key = "attention_types" if values["attention_layers"] is None else "attention_layers"
     given = types if values["attention_layers"] is None else [[values["attention_layers"], 1]]
     # Counted before they are written out: a file may ask for as many as it likes.
-    count = sum(len(pattern) * repeats for pattern, repeats in given)
+    count = sum(len(pattern) * checked(key, repeats, whole(1)) for pattern, repeats in given)
     if count != values["num_layers"]:
         raise ValueError(
             f"config.json: {key}={shown(values[key] or types)} describes {count} layers but "

@@ -169,8 +169,7 @@ def _read_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     thetas, scalings = [], []
     for kind, key in _THETA_KEYS.items():
         rope = object_of(f"rope_parameters.{kind}", by_kind.get(kind)) | of_all
-        theta = rope.get("rope_theta")
-        thetas.append(values[key] if theta is None else finite(key, theta))
+        thetas.append(finite(key, rope.get("rope_theta", values[key])))
         # transformers computes so, whatever stands in these two.
         refuse(rope, {"partial_rotary_factor": 1.0, "truncate": True})
         original = rope.get("original_max_position_embeddings")

@@ -186,7 +186,7 @@ def _named_head(directory: str | os.PathLike, settings: Mapping[str, Any], famil
     classes: dict[str, Head] = {name: head for head, name in family.architectures.items()}
     named = settings.get("architectures")
     named = named[0] if isinstance(named, list) and named else named
-    if named not in classes:
+    if not isinstance(named, str) or named not in classes:
         raise ValueError(
             f"{str(directory)!r} has architectures={named}; supported of {family.model_type}: "
             f"{', '.join(classes)}; or give head= ({', '.join(family.architectures)})"

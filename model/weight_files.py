@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from flaxmill.model.json_files import read_json
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LEGACY, LEGACY_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
@@ -46,17 +48,6 @@ def tensor_names(directory: str | os.PathLike) -> frozenset[str]:
     directory = Path(directory)
     has_names = (directory / SINGLE).is_file() or (directory / INDEX).is_file()
     return frozenset(read_weights(directory)) if has_names else frozenset()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ValueError of one line where the file is torn or holds something else."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not JSON ({error}); copy it again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{str(path)!r} holds a JSON {type(values).__name__}, not an object; copy it again")
-    return values
 
 
 def _read_shards(index: Path, read: Callable[[Path], Arrays]) -> Arrays:
