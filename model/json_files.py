@@ -16,17 +16,22 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{str(path)!r} has {size} bytes, more than any model's; copy it again from its source"
             )
-        values = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_object, parse_int=_whole_number
-        )
+        text = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read ({error.strerror}); copy it again") from None
+    return parse_object(text, path)
+
+
+def parse_object(text: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object that a file or a part of it holds; ValueError as of `read_json`."""
+    try:
+        values = json.loads(text.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not JSON ({error}); copy it again") from None
     except RecursionError:
         raise ValueError(f"{str(path)!r} nests too deeply to be a model's; copy it again") from None
     except _UnusualError as error:
         raise ValueError(f"{str(path)!r} {error}") from None
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} cannot be read ({error.strerror}); copy it again") from None
     if not isinstance(values, dict):
         raise ValueError(f"{str(path)!r} holds a JSON {type(values).__name__}, not an object; copy it again")
     return values
