@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from flaxmill.model.family import FamilyDescription
 from flaxmill.model.family_fit import fit_family
 from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.tokenizer_files import token_ids, write_tokenizer
-from flaxmill.model.weight_check import match_tensors
+from flaxmill.model.weight_check import match_tensors, warn_of_not_finite
 from flaxmill.model.weight_export import export_tensors
 from flaxmill.model.weight_files import read_json, read_weights, tensor_names
 from flaxmill.model.weight_loading import fresh_leaves, load_leaf
@@ -80,9 +81,11 @@ def load_huggingface(
         names = ", ".join("/".join(leaf.path) for leaf in absent)
         LOGGER.warning("%s holds no %s: newly initialised, to be trained", directory, names)
         params = fresh_leaves(config, absent, jax.random.key(0) if key is None else key, mesh)
+    not_finite: Counter[str] = Counter()
     for leaf in parameters:
         if leaf.path not in params:
-            params[leaf.path] = load_leaf(leaf, arrays, mesh)
+            params[leaf.path] = load_leaf(leaf, arrays, mesh, not_finite)
+    warn_of_not_finite(directory, not_finite)
     return config, unflatten(params)
 
 
