@@ -161,6 +161,9 @@ SMALL: dict[str, SmallModel] = {
     "roberta_classification": SmallModel(
         "RobertaConfig", "RobertaForSequenceClassification", _ROBERTA | {"num_labels": 3}
     ),
+    "roberta_regression": SmallModel(
+        "RobertaConfig", "RobertaForSequenceClassification", _ROBERTA | {"num_labels": 1}
+    ),
     "roberta_tokens": SmallModel(
         "RobertaConfig", "RobertaForTokenClassification", _ROBERTA | {"num_labels": 3}
     ),
