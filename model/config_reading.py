@@ -8,7 +8,7 @@ from typing import Any
 
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.config_rope import unknown_rope_keys
-from flaxmill.model.config_settings import Settings, fill_in, unknown_keys
+from flaxmill.model.config_settings import Settings, shown, unknown_keys
 from flaxmill.model.family import FamilyDescription
 
 LOGGER = logging.getLogger("flaxmill.weights")
@@ -50,14 +50,16 @@ def warn_of_unknown_keys(family: FamilyDescription, values: Mapping[str, Any]) -
 
 def _check_depths(settings: Settings, values: Mapping[str, Any], names: Iterable[str]) -> None:
     """More layers than the files have are refused before anything is made for each of them."""
-    filled = fill_in(settings, values)
     for key, before in settings.depths.items():
+        spellings = [key, *(alias for alias, stands_for in settings.aliases.items() if stands_for == key)]
+        given = [(name, values[name]) for name in spellings if name in values]
+        name, told = (given or [(key, settings.read[key].default)])[0]
         pattern = re.compile(rf"(?:^|\.){re.escape(before)}(\d+)\.")
-        found = {int(match[1]) for name in names if (match := pattern.search(name))}
-        if found and filled[key] is not None and filled[key] > max(found) + 1:
+        found = {int(match[1]) for tensor in names if (match := pattern.search(tensor))}
+        if found and isinstance(told, int | float) and told > max(found) + 1:
             raise ValueError(
-                f"config.json: {key}={filled[key]} is more layers than the files hold, which have "
-                f"{max(found) + 1}; set {key} to that, or give all of the files"
+                f"config.json: {name}={shown(told)} is more layers than the files hold, which have "
+                f"{max(found) + 1}; set {name} to that, or give all of the files"
             )
 
 
