@@ -123,10 +123,11 @@ def _check_rotary_scaling(config: "ModelConfig") -> None:
     )
     slow, fast = config.rope_beta_slow, config.rope_beta_fast
     _require(
-        kind != "yarn" or (slow <= fast < float("inf") and config.rope_theta > 1),
-        f"model.rope_beta_slow={slow} must be at most model.rope_beta_fast={fast}, and model.rope_theta="
-        f"{config.rope_theta} above 1, for rope_scaling=yarn",
+        kind != "yarn" or slow <= fast < float("inf"),
+        f"model.rope_beta_slow={slow} must be at most model.rope_beta_fast={fast}, which is a finite number",
     )
+    theta = min(config.rope_theta, config.local_rope_theta or config.rope_theta)
+    _require(kind != "yarn" or theta > 1, f"rope_scaling=yarn needs a model.rope_theta above 1, not {theta}")
     _require(
         kind != "dynamic" or config.rotary_dim > 2,
         f"model.head_dim={config.dim_per_head} has a single turn, which rope_scaling=dynamic cannot stretch; "

@@ -77,7 +77,7 @@ def read_scaling(rope: Mapping[str, Any], max_positions: int, original: Any) -> 
     original = max_positions if kind == "dynamic" or original is None else original
     fields: dict[str, Any] = {"rope_scaling": kind}
     if kind != "linear":
-        fields["rope_original_positions"] = _positive("original_max_position_embeddings", original)
+        fields["rope_original_positions"] = _length(original)
     fields["rope_factor"] = _factor(rope, kind, max_positions, original)
     if kind == "llama3":
         for name, key in (("low", "low_freq_factor"), ("high", "high_freq_factor")):
@@ -173,7 +173,7 @@ def _read_yarn(rope: Mapping[str, Any], factor: float) -> dict[str, Any]:
 def _factor(rope: Mapping[str, Any], kind: str, max_positions: int, original: Any) -> float:
     """YaRN and LongRoPE take the ratio of the two lengths where none is given."""
     if kind in ("yarn", "longrope") and rope.get("factor") is None:
-        return max_positions / _positive("original_max_position_embeddings", original)
+        return max_positions / _length(original)
     return finite("factor", _required(rope, "factor", kind))
 
 
@@ -194,5 +194,5 @@ def _required(rope: Mapping[str, Any], key: str, kind: str) -> Any:
     return rope[key]
 
 
-def _positive(key: str, value: Any) -> int:
-    return checked(key, value, whole(1))
+def _length(original: Any) -> int:
+    return checked("original_max_position_embeddings", original, whole(1))

@@ -40,6 +40,10 @@ class Settings(NamedTuple):
     depths: Mapping[str, str] = {}
     """Keys that count layers, and what precedes a layer's number in the names of its tensors."""
 
+    def keys(self) -> set[str]:
+        """All of them."""
+        return {*self.read, *self.only, *self.aliases, *sum(self.unused.values(), ())}
+
 
 def whole(default: int | None, *, or_null: bool = False, least: int = 1, most: int = MAX_SIZE) -> Setting:
     """A size or a count."""
@@ -113,19 +117,16 @@ _COMMON = Settings(
     },
 )  # fmt: skip
 _FIXES = {
-    "auto_map": "the model needs code of its own, which is never run; give one that transformers itself has",
-    "quantization_config": "quantised weights are not supported; give the float32, float16 or bfloat16 "
-    "checkpoint",
+    "auto_map": ": a model's own code is never run; give one that transformers itself has",
+    "quantization_config": ": quantised weights; give the float32, float16 or bfloat16 checkpoint",
 }
-
-
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 def with_common(settings: Settings) -> Settings:
     """A family's keys and those that all families have; of a key in both, the family's word counts."""
-    own = {*settings.read, *settings.only, *settings.aliases, *sum(settings.unused.values(), ())}
+    own = settings.keys()
     unused = {reason: tuple(key for key in keys if key not in own) for reason, keys in _COMMON.unused.items()}
     merged = {
         reason: (*settings.unused.get(reason, ()), *unused.get(reason, ()))
@@ -155,13 +156,10 @@ def refuse(values: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
     """ValueError for the first key that has another value than the one that the model can compute."""
     for key, value in supported.items():
         given = values.get(key, value)
-        if given != value and not (value is None and not given):
-            fix = f"only {_spelled(value)} is; convert or choose a checkpoint without it"
-            raise ValueError(
-                f"config.json: {key}={shown(given)} is not supported, {fix}"
-                if key not in _FIXES
-                else f"config.json: {key}={shown(given)}: {_FIXES[key]}"
-            )
+        if given == value or (value is None and not given):
+            continue
+        usual = f"only {_spelled(value)} is; convert or choose a checkpoint without it"
+        raise ValueError(f"config.json: {key}={shown(given)} is not supported{_FIXES.get(key, f', {usual}')}")
 
 
 def unknown_keys(settings: Settings, values: Mapping[str, Any]) -> dict[str, str | None]:
@@ -169,7 +167,7 @@ def unknown_keys(settings: Settings, values: Mapping[str, Any]) -> dict[str, str
 
     Those that begin with an underscore are notes of tools.
     """
-    known = {*settings.read, *settings.only, *settings.aliases, *sum(settings.unused.values(), ())}
+    known = settings.keys()
     unknown = [key for key in values if key not in known and not key.startswith("_")]
     absent = [key for key in settings.read if key not in values]
     near = {key: difflib.get_close_matches(key, absent, 1, cutoff=0.8) for key in unknown}
