@@ -102,6 +102,14 @@ def test_bfloat16_differs_from_pytorchs_by_less_than_twice_its_rounding(name: st
     assert 0 < np.abs(ours - theirs).max() <= 2 * np.abs(theirs - exact).max()
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if "rope" in name])
+def test_stretched_positions_agree_to_the_last_places_of_float64(name: str, directory: Directory):
+    sides = Sides(directory(name))
+    ours, theirs = sides.measure(make_parity_batch(sides.config, "right", 1), "float64")
+    for quantity, (kind, tensors) in theirs.items():
+        assert max(difference(kind, ours[quantity][1], tensors).judged.values()) < 1e-13, quantity
+
+
 def with_config(**changes: Any) -> Callable[[Sides], None]:
     def plant(sides: Sides) -> None:
         sides.ours = Flaxmill(dataclasses.replace(sides.config, **changes), sides.ours.params)
@@ -244,3 +252,13 @@ def test_rounding_is_accepted_only_where_float64_shows_it():
     assert not check_of(1e-3, 1e-6, 5e-4).inside, "the sides differ in float64"
     assert not check_of(1e-3, 1e-12, 5e-5).inside, "torch rounds far less than the two sides differ"
     assert not check_of(float("nan"), 1e-12, 5e-4).inside
+
+
+def test_a_gradient_that_torch_happens_to_round_to_zero_bounds_nothing():
+    def check(apart: float, least: float) -> Check:
+        rounding = Rounding({"a": 1e-12}, {"a": 0.0}, {"a": least})
+        return Check("gradients", "gradients", "right", Difference(apart, apart, {"a": apart}), rounding)
+
+    assert check(5e-3, 6e-2).inside
+    assert not check(5e-3, 1e-3).inside
+    assert not check(5e-3, 0.0).inside

@@ -276,8 +276,9 @@ def _all_in_float64() -> AbstractContextManager[Any]:
 
     class AllInFloat64(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            # Whole numbers stay float32: T5's buckets of distances are rounded from its logarithms.
-            if func is torch.Tensor.float and args[0].is_floating_point():
+            # Tables of whole numbers stay float32: T5's buckets of distances are rounded from its logarithms.
+            # LongRoPE's powers of theta begin with a row of them.
+            if func is torch.Tensor.float and (args[0].is_floating_point() or args[0].ndim == 1):
                 func = torch.Tensor.double
             widened = {name: widen(value) for name, value in (kwargs or {}).items()}
             return func(*map(widen, args), **widened)
