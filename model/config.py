@@ -24,6 +24,7 @@ Family = Literal[
     "marian",
 ]
 LayerKind = Literal["global", "local"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 LoraTarget = Literal["query", "key", "value", "out", "up", "gate", "down"]
 
 
@@ -61,6 +62,9 @@ class ModelConfig:
     classification: of a row; token_classification; qa: start and end of an answer; none: hidden states."""
     num_labels: int | None = None
     """Classes of a classification or token_classification head; None: as many as the data's labels, or 2."""
+    problem_type: ProblemType | None = None
+    """What a classification head's outputs are: scores of which the largest wins, scores that are each true
+    or not, or numbers; None: numbers if there is one output, else the first."""
     pooling: Literal["first", "last", "mean"] | None = None
     """What classification reads: the first token, the last real one, or the mean of the real ones; None:
     the last where attention is causal, else the first."""
@@ -85,15 +89,31 @@ class ModelConfig:
     """Of local layers; None: rope_theta."""
     rotary_fraction: float = 1.0
     """Share of each head's dimensions that rotary positions turn, from the first on."""
-    rope_scaling: Literal["none", "linear", "llama3"] = "none"
-    """Stretch rotary positions: linear: all by rope_factor (Chen et al. 2023); llama3: slow turns alone."""
+    rope_scaling: Literal["none", "linear", "dynamic", "yarn", "longrope", "llama3"] = "none"
+    """Stretch rotary positions: linear: all by rope_factor (Chen et al. 2023); dynamic: by a theta that grows
+    with the length; yarn (Peng et al. 2023), llama3: slow turns alone; longrope (Ding et al. 2024): each
+    turn by a factor of its own."""
+    rope_scaled_layers: Literal["all", "global"] = "all"
+    """Which layers rope_scaling stretches."""
     rope_factor: float = 1.0
     rope_low_frequency_factor: float = 1.0
     """llama3: turns slower than this many in rope_original_positions are stretched in full."""
     rope_high_frequency_factor: float = 4.0
     """llama3: turns faster than this many in rope_original_positions are left alone."""
     rope_original_positions: int = 8192
-    """llama3: the context length before the stretching."""
+    """llama3, yarn, longrope: the context length before the stretching; dynamic: the longest without it."""
+    rope_attention_factor: float | None = None
+    """yarn, longrope: multiplies queries and keys; None: what the papers take from the other values."""
+    rope_beta_fast: float = 32.0
+    """yarn: turns faster than this many in rope_original_positions are left alone."""
+    rope_beta_slow: float = 1.0
+    """yarn: turns slower than this many in rope_original_positions are stretched in full."""
+    rope_truncate: bool = True
+    """yarn: the two limits fall on whole pairs of dimensions."""
+    rope_short_factors: tuple[float, ...] = ()
+    """longrope: what each turn is divided by in rows of up to rope_original_positions tokens."""
+    rope_long_factors: tuple[float, ...] = ()
+    """longrope: the same in longer rows."""
     relative_buckets: int = 32
     relative_max_distance: int = 128
     """Distances from here on share the last bucket."""
@@ -218,6 +238,20 @@ class ModelConfig:
         if self.head in ("classification", "token_classification"):
             return 2 if self.num_labels is None else self.num_labels
         return None
+
+    @property
+    def problem(self) -> ProblemType | None:
+        """What a classification head solves: `problem_type`, or what follows; None: there is no such head."""
+        if self.head != "classification":
+            return None
+        if self.problem_type is not None:
+            return self.problem_type
+        return "regression" if self.num_classes == 1 else "single_label_classification"
+
+    @property
+    def turns_by_length(self) -> bool:
+        """Whether rotary positions turn otherwise in longer rows."""
+        return self.positions == "rotary" and self.rope_scaling in ("dynamic", "longrope")
 
     def has_bias(self, part: Literal["qkv", "attention_out", "mlp", "norm"]) -> bool:
         own = getattr(self, f"{part}_bias")

@@ -15,6 +15,7 @@ def check_model(config: "ModelConfig") -> None:
     _check_numbers(config)
     _check_heads(config)
     _check_positions(config)
+    _check_rotary_scaling(config)
     _check_layers(config)
     _check_head(config)
     _check_lora(config)
@@ -70,6 +71,8 @@ def _check_numbers(config: "ModelConfig") -> None:
         "rope_theta",
         "local_rope_theta",
         "rope_factor",
+        "rope_attention_factor",
+        "rope_beta_slow",
         "attention_scale",
         "lora_alpha",
     ):
@@ -102,17 +105,45 @@ def _check_positions(config: "ModelConfig") -> None:
         config.positions != "sinusoidal" or config.embed_dim % 2 == 0,
         f"model.embed_dim={config.embed_dim} is odd; sinusoidal positions need an even one",
     )
-    low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
-    _require(
-        config.rope_scaling != "llama3" or 0 < low < high,
-        f"model.rope_low_frequency_factor={low} must be positive and below "
-        f"model.rope_high_frequency_factor={high}",
-    )
     buckets, distance = config.relative_buckets, config.relative_max_distance
     _require(
         buckets >= 4 and buckets % 4 == 0 and distance > buckets // 2,
         f"model.relative_buckets={buckets} must be a multiple of 4, and "
         f"model.relative_max_distance={distance} above half of it: half of the buckets are single distances",
+    )
+
+
+def _check_rotary_scaling(config: "ModelConfig") -> None:
+    kind, original = config.rope_scaling, config.rope_original_positions
+    low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
+    _require(
+        kind != "llama3" or 0 < low < high,
+        f"model.rope_low_frequency_factor={low} must be positive and below "
+        f"model.rope_high_frequency_factor={high}",
+    )
+    slow, fast = config.rope_beta_slow, config.rope_beta_fast
+    _require(
+        kind != "yarn" or slow <= fast < float("inf"),
+        f"model.rope_beta_slow={slow} must be at most model.rope_beta_fast={fast}, which is a finite number",
+    )
+    theta = min(config.rope_theta, config.local_rope_theta or config.rope_theta)
+    _require(kind != "yarn" or theta > 1, f"rope_scaling=yarn needs a model.rope_theta above 1, not {theta}")
+    _require(
+        kind != "dynamic" or config.rotary_dim > 2,
+        f"model.head_dim={config.dim_per_head} has a single turn, which rope_scaling=dynamic cannot stretch; "
+        "use more dimensions, or rope_scaling=linear",
+    )
+    for name in ("rope_short_factors", "rope_long_factors"):
+        factors = getattr(config, name)
+        _require(
+            kind != "longrope"
+            or (len(factors) == config.rotary_dim // 2 and all(0 < f < float("inf") for f in factors)),
+            f"model.{name} has {len(factors)} numbers; rope_scaling=longrope needs one above 0 for each of "
+            f"the {config.rotary_dim // 2} turns",
+        )
+    _require(
+        kind != "longrope" or original > 1,
+        f"model.rope_original_positions={original} must be at least 2 for rope_scaling=longrope",
     )
 
 
@@ -148,6 +179,11 @@ def _check_head(config: "ModelConfig") -> None:
     _require(
         config.head != "mlm_nsp" or config.pooler_kind == "tanh",
         f"model.pooler={config.pooler} contradicts model.head=mlm_nsp, which needs tanh; leave it None",
+    )
+    _require(
+        config.problem_type != "single_label_classification" or config.num_labels != 1,
+        "model.problem_type=single_label_classification has nothing to choose from with model.num_labels=1; "
+        "use regression, or 2 labels",
     )
     _require(
         not (config.scale_head or config.head_bias) or config.head in (None, "lm"),

@@ -1,10 +1,10 @@
-"""What the config.json of many families has in common: activations, token ids, labels, rotary positions.
+"""What the config.json of many families has in common: activations, token ids, kinds of layers.
 
 Readers return keyword arguments of ModelConfig, writers return keys of config.json.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from flaxmill.model.config import LayerKind, ModelConfig
@@ -41,36 +41,6 @@ def write_activation(config: ModelConfig, tanh: str = "gelu_pytorch_tanh") -> st
     return tanh if config.activation == "gelu_tanh" else config.activation
 
 
-def refuse(values: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
-    """ValueError for the first key that has another value than the one that the model can compute."""
-    for key, value in supported.items():
-        if values.get(key, value) != value:
-            raise ValueError(
-                f"config.json: {key}={values[key]!r} is not supported, only {value!r} is; "
-                "convert or choose a checkpoint without it"
-            )
-
-
-def read_num_labels(values: Mapping[str, Any]) -> int:
-    return len(values["id2label"]) if values.get("id2label") else values.get("num_labels", 2)
-
-
-def write_num_labels(config: ModelConfig) -> dict[str, Any]:
-    """transformers counts the names of the labels; two unnamed ones are its default."""
-    num_labels = 2 if config.num_labels is None else config.num_labels
-    if num_labels == 2:
-        return {}
-    return write_labels([f"LABEL_{index}" for index in range(num_labels)])
-
-
-def write_labels(names: Sequence[str]) -> dict[str, Any]:
-    """Names of the classes, both ways."""
-    return {
-        "id2label": {str(index): name for index, name in enumerate(names)},
-        "label2id": {name: index for index, name in enumerate(names)},
-    }
-
-
 def read_token_ids(values: Mapping[str, Any]) -> dict[str, Any]:
     """Ids past the vocabulary or negative (old files have -1) are None; there may be several end tokens."""
     found: dict[str, Any] = {}
@@ -98,53 +68,6 @@ def write_token_ids(config: ModelConfig) -> dict[str, int | list[int] | None]:
     return {"pad_token_id": config.pad_id, "bos_token_id": config.bos_id, "eos_token_id": ends}
 
 
-def rope_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_parameters` of transformers 5 or `rope_scaling` of transformers 4, which has precedence."""
-    return values.get("rope_scaling") or values.get("rope_parameters") or {}
-
-
-def read_rope(values: Mapping[str, Any], theta_key: str = "rope_theta") -> dict[str, Any]:
-    """transformers 4 keeps theta beside the others, as `theta_key`.
-
-    Raises ValueError for kinds of scaling other than linear and llama3.
-    """
-    rope = rope_settings(values)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = rope.get("rope_theta", values.get(theta_key, 10_000.0))
-    fields: dict[str, Any] = {"rope_theta": float(theta)}
-    if kind == "default":
-        return fields
-    if kind not in ("linear", "llama3"):
-        raise ValueError(
-            f"config.json: rotary scaling {kind!r} is not supported, only 'default', 'linear' and 'llama3'; "
-            "remove rope_scaling (rope_parameters) to run without it, within the original context"
-        )
-    fields |= {"rope_scaling": kind, "rope_factor": float(_required(rope, "factor", kind))}
-    if kind == "llama3":
-        original = rope.get("original_max_position_embeddings", values["max_position_embeddings"])
-        fields |= {
-            "rope_low_frequency_factor": float(_required(rope, "low_freq_factor", kind)),
-            "rope_high_frequency_factor": float(_required(rope, "high_freq_factor", kind)),
-            "rope_original_positions": values.get("original_max_position_embeddings", original),
-        }
-    return fields
-
-
-def write_rope(config: ModelConfig) -> dict[str, Any]:
-    """The value of `rope_parameters`."""
-    rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
-    if config.rope_scaling == "none":
-        return rope
-    rope |= {"rope_type": config.rope_scaling, "factor": config.rope_factor}
-    if config.rope_scaling == "llama3":
-        rope |= {
-            "low_freq_factor": config.rope_low_frequency_factor,
-            "high_freq_factor": config.rope_high_frequency_factor,
-            "original_max_position_embeddings": config.rope_original_positions,
-        }
-    return rope
-
-
 def layer_fields(kinds: tuple[LayerKind, ...], window: int | None) -> dict[str, Any]:
     """layer_pattern, as short as it gets, and window; `kinds` has one entry for each layer."""
     if "local" not in kinds:
@@ -154,9 +77,3 @@ def layer_fields(kinds: tuple[LayerKind, ...], window: int | None) -> dict[str, 
         if all(kind == pattern[index % length] for index, kind in enumerate(kinds)):
             return {"layer_pattern": pattern, "window": window}
     raise AssertionError("a list repeats itself after its full length")
-
-
-def _required(rope: Mapping[str, Any], key: str, kind: str) -> Any:
-    if key not in rope:
-        raise ValueError(f"config.json: rotary scaling {kind!r} lacks {key!r}; add it")
-    return rope[key]

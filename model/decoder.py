@@ -103,7 +103,8 @@ def read_token(
     positions_B1 = (cache.index - cache.first)[:, None]
     batch = _batch(model, tokens_B[:, None], positions_B1)
     rotating = sorted(set(kinds)) if body.config.positions == "rotary" else []
-    turns = {kind: rotary_turns(body.config, kind, positions_B1) for kind in rotating}
+    # By the length so far: what the cache holds keeps the turns that it was read with, as in transformers.
+    turns = {kind: rotary_turns(body.config, kind, positions_B1, positions_B1 + 1) for kind in rotating}
     x_B1D, caches = body.embed(batch, None), []
     for number, (layer, kind, kept) in enumerate(zip(model.layers, kinds, cache.layers, strict=True)):
         bias_NS = None if body.relative_bias is None else body.relative_bias.to_past(kept.keys.shape[2])

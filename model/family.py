@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config_settings import Settings
 from flaxmill.model.stored_tensors import TensorMap
 
 
@@ -22,6 +23,8 @@ class FamilyDescription(NamedTuple):
     """From config.json, the head and the names of the file's tensors (empty where they are unknown)."""
     write_config: Callable[[ModelConfig], dict[str, Any]]
     """All of config.json but architectures and model_type."""
+    settings: Settings
+    """Which keys of config.json are read, refused, or mean nothing."""
     tensors: Callable[[ModelConfig], TensorMap]
     """Where files keep each parameter of `config.head`'s model."""
     prefixes: tuple[str, ...] = ()

@@ -6,41 +6,66 @@ from typing import Any
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.config_json import (
     read_activation,
-    read_num_labels,
     read_token_ids,
-    refuse,
     write_activation,
-    write_num_labels,
     write_token_ids,
+)
+from flaxmill.model.config_labels import read_labels, write_labels_of
+from flaxmill.model.config_settings import (
+    ABANDONED,
+    DROPOUTS,
+    Settings,
+    depth,
+    fill_in,
+    flag,
+    number,
+    token,
+    whole,
+    with_common,
+    word,
 )
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.stored_tensors import Stored, TensorMap
 from flaxmill.model.tensor_names import linear_tensors, norm_tensors
 
-_DEFAULTS = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-    "tie_word_embeddings": True,
-}
-_SUPPORTED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+SETTINGS = with_common(
+    Settings(
+        read={
+            "vocab_size": whole(30522),
+            "hidden_size": whole(768),
+            "num_hidden_layers": depth(12),
+            "num_attention_heads": whole(12),
+            "intermediate_size": whole(3072),
+            "hidden_act": word("gelu"),
+            "hidden_dropout_prob": number(0.1),
+            "attention_probs_dropout_prob": number(0.1),
+            "max_position_embeddings": whole(512),
+            "type_vocab_size": whole(2),
+            "initializer_range": number(0.02),
+            "layer_norm_eps": number(1e-12),
+            "pad_token_id": token(0),
+            "bos_token_id": token(None),
+            "eos_token_id": token(None),
+            "tie_word_embeddings": flag(True),
+        },
+        only={"position_embedding_type": "absolute"},
+        unused={
+            DROPOUTS: ("classifier_dropout",),
+            ABANDONED: (
+                *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+                *("pooler_size_per_head", "pooler_type"),
+            ),
+        },
+        depths={"num_hidden_layers": "encoder.layer."},
+    )
+)
 
 UNREAD = "mlm/unread_bias"
 """No parameter: beside an untied decoder, which has its own bias, torch keeps one that it reads nowhere."""
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
-    values = _DEFAULTS | dict(values)
+    values = fill_in(SETTINGS, values)
     return ModelConfig(
         family="bert", max_positions=values["max_position_embeddings"], **read_encoder(values, head, names)
     )
@@ -49,9 +74,8 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 def read_encoder(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> dict[str, Any]:
     """The fields that BERT and RoBERTa read alike, of a config.json whose defaults are filled in.
 
-    Raises ValueError for relative positions, decoders and activations that the model does not have.
+    Raises ValueError for activations that the model does not have.
     """
-    refuse(values, _SUPPORTED)
     return dict(
         head=head,
         causal=False,
@@ -60,7 +84,7 @@ def read_encoder(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
         embed_dim=values["hidden_size"],
         num_heads=values["num_attention_heads"],
         mlp_dim=values["intermediate_size"],
-        num_labels=read_num_labels(values),
+        **read_labels(values, head),
         pooler=_read_pooler(head, names),
         norm_position="post",
         norm_epsilon=values["layer_norm_eps"],
@@ -104,7 +128,7 @@ def write_encoder(config: ModelConfig) -> dict[str, Any]:
         "layer_norm_eps": config.norm_epsilon,
         "tie_word_embeddings": config.tie_embeddings,
         **write_token_ids(config),
-        **write_num_labels(config),
+        **write_labels_of(config),
     }
 
 
@@ -187,6 +211,7 @@ DESCRIPTION = FamilyDescription(
     },
     read_config=_read_config,
     write_config=_write_config,
+    settings=SETTINGS,
     tensors=_tensors,
     prefixes=("bert.",),
     ignored=(r"embeddings\.(position|token_type)_ids$",),

@@ -10,6 +10,7 @@ from flaxmill.model.families import FAMILIES
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.layer_plan import layer_kinds
 from flaxmill.model.lora import LORA_FIELDS
+from flaxmill.model.rotary_scaling import rotary_factor
 from flaxmill.model.weight_places import flatten, tensor_key
 
 LOGGER = logging.getLogger("flaxmill.weights")
@@ -18,6 +19,22 @@ _ONLY_TRAINING = {
     "family", "dtype", "attention", "remat", "scan_layers",
     "initializer", "initializer_std", "dropout", "attention_dropout", *LORA_FIELDS,
 }  # fmt: skip
+_YARN_FIELDS = ("rope_attention_factor", "rope_beta_fast", "rope_beta_slow", "rope_truncate")
+_SCALING_FIELDS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "linear": ("rope_factor", "rope_scaled_layers"),
+    "dynamic": ("rope_factor", "rope_scaled_layers", "rope_original_positions"),
+    "llama3": (
+        *("rope_factor", "rope_scaled_layers", "rope_original_positions"),
+        *("rope_low_frequency_factor", "rope_high_frequency_factor"),
+    ),
+    "yarn": ("rope_factor", "rope_scaled_layers", "rope_original_positions", *_YARN_FIELDS),
+    "longrope": (
+        *("rope_scaled_layers", "rope_original_positions"),
+        *("rope_attention_factor", "rope_short_factors", "rope_long_factors"),
+    ),
+}
+_ROTARY_FIELDS = {name for names in _SCALING_FIELDS.values() for name in names}
 _IDS = ("pad_id", "bos_id", "eos_id", "eos_ids", "decoder_start_id")
 
 
@@ -90,16 +107,13 @@ def describe(config: ModelConfig) -> dict[str, Any]:
         unread |= {name for name in fields if name.startswith(("rope_", "local_rope_", "rotary_"))}
     if config.positions != "relative":
         unread |= {name for name in fields if name.startswith("relative_")}
-    if config.rope_scaling != "llama3":
-        unread |= {"rope_low_frequency_factor", "rope_high_frequency_factor", "rope_original_positions"}
-    if config.rope_scaling == "none":
-        unread |= {"rope_factor"}
+    unread |= _ROTARY_FIELDS - set(_SCALING_FIELDS[config.rope_scaling])
     if "local" not in kinds:
-        unread |= {"window", "local_rope_theta"}
+        unread |= {"window", "local_rope_theta", "rope_scaled_layers"}
     if config.num_classes is None or config.head == "qa":
         unread |= {"num_labels"}
     if config.head != "classification":
-        unread |= {"pooling"}
+        unread |= {"pooling", "problem_type"}
     if config.head not in ("lm", "mlm", "mlm_nsp"):
         unread |= {"tie_embeddings"}
     if config.head != "lm":
@@ -116,10 +130,12 @@ def _filled_in(config: ModelConfig) -> dict[str, Any]:
         "encoder_num_heads": encoder and encoder.num_heads,
         "encoder_mlp_dim": encoder and encoder.hidden_dim,
         "num_labels": config.num_classes,
+        "problem_type": config.problem,
         "pooling": config.pooled_place,
         "pooler": config.pooler_kind,
         "scale_embeddings": config.scales_embeddings,
         "local_rope_theta": config.local_rope_theta or config.rope_theta,
+        "rope_attention_factor": rotary_factor(config, "global"),
         "rotary_fraction": config.rotary_dim / config.dim_per_head,
         "attention_scale": config.logits_factor,
         "layer_pattern": layer_kinds(config),

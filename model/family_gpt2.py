@@ -6,44 +6,73 @@ from typing import Any
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.config_json import (
     read_activation,
-    read_num_labels,
     read_token_ids,
-    refuse,
     write_activation,
-    write_num_labels,
     write_token_ids,
+)
+from flaxmill.model.config_labels import read_labels, write_labels_of
+from flaxmill.model.config_settings import (
+    A_DECODER,
+    ABANDONED,
+    DROPOUTS,
+    OTHER_HEADS,
+    Settings,
+    depth,
+    fill_in,
+    flag,
+    number,
+    token,
+    whole,
+    with_common,
+    word,
 )
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.stored_tensors import Stored, TensorMap
 from flaxmill.model.tensor_names import head_tensors, norm_tensors
 
-_DEFAULTS = {
-    "vocab_size": 50257,
-    "n_positions": 1024,
-    "n_embd": 768,
-    "n_layer": 12,
-    "n_head": 12,
-    "n_inner": None,
-    "resid_pdrop": 0.1,
-    "attn_pdrop": 0.1,
-    "layer_norm_epsilon": 1e-5,
-    "activation_function": "gelu_new",
-    "initializer_range": 0.02,
-    "scale_attn_weights": True,
-    "bos_token_id": 50256,
-    "eos_token_id": 50256,
-    "tie_word_embeddings": True,
-}
-_SUPPORTED = {
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-}
+_SETTINGS = with_common(
+    Settings(
+        read={
+            "vocab_size": whole(50257),
+            "n_positions": whole(1024),
+            "n_embd": whole(768),
+            "n_layer": depth(12),
+            "n_head": whole(12),
+            "n_inner": whole(None),
+            "resid_pdrop": number(0.1),
+            "attn_pdrop": number(0.1),
+            "layer_norm_epsilon": number(1e-5),
+            "activation_function": word("gelu_new"),
+            "initializer_range": number(0.02),
+            "scale_attn_weights": flag(True),
+            "pad_token_id": token(None),
+            "bos_token_id": token(50256),
+            "eos_token_id": token(50256),
+            "tie_word_embeddings": flag(True),
+        },
+        only={"scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False},
+        unused={
+            DROPOUTS: ("embd_pdrop", "classifier_dropout", "hidden_dropout"),
+            OTHER_HEADS: (
+                *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+                *("summary_first_dropout", "summary_last_dropout"),
+            ),
+            ABANDONED: ("n_ctx", "n_special", "predict_special_tokens"),
+            A_DECODER: ("is_decoder",),
+        },
+        aliases={
+            "hidden_size": "n_embd",
+            "max_position_embeddings": "n_positions",
+            "num_attention_heads": "n_head",
+            "num_hidden_layers": "n_layer",
+        },
+        depths={"n_layer": "h."},
+    )
+)
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
-    refuse(values, _SUPPORTED)
-    values = _DEFAULTS | dict(values)
+    values = fill_in(_SETTINGS, values)
     return ModelConfig(
         family="gpt2",
         vocab_size=values["vocab_size"],
@@ -54,7 +83,7 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
         mlp_dim=values["n_inner"],
         causal=True,
         head=head,
-        num_labels=read_num_labels(values),
+        **read_labels(values, head),
         pooling="last" if head == "classification" else "first",
         norm_epsilon=values["layer_norm_epsilon"],
         attention_scale=None if values["scale_attn_weights"] else 1.0,
@@ -85,7 +114,7 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
         "scale_attn_weights": config.attention_scale != 1.0,
         "tie_word_embeddings": config.tie_embeddings,
         **write_token_ids(config),
-        **write_num_labels(config),
+        **write_labels_of(config),
     }
 
 
@@ -130,6 +159,7 @@ DESCRIPTION = FamilyDescription(
     },
     read_config=_read_config,
     write_config=_write_config,
+    settings=_SETTINGS,
     tensors=_tensors,
     prefixes=("transformer.",),
     ignored=(r"\.attn\.(masked_)?bias$",),

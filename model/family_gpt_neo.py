@@ -7,38 +7,71 @@ from flaxmill.model.config import Head, LayerKind, ModelConfig
 from flaxmill.model.config_json import (
     layer_fields,
     read_activation,
-    read_num_labels,
     read_token_ids,
     write_activation,
-    write_num_labels,
     write_token_ids,
+)
+from flaxmill.model.config_labels import read_labels, write_labels_of
+from flaxmill.model.config_settings import (
+    A_DECODER,
+    DROPOUTS,
+    OTHER_HEADS,
+    Settings,
+    checked,
+    depth,
+    fill_in,
+    flag,
+    number,
+    other,
+    shown,
+    token,
+    whole,
+    with_common,
+    word,
 )
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.stored_tensors import Stored, TensorMap
 from flaxmill.model.tensor_names import head_tensors, linear_tensors, norm_tensors
 
-_DEFAULTS = {
-    "vocab_size": 50257,
-    "max_position_embeddings": 2048,
-    "hidden_size": 2048,
-    "num_layers": 24,
-    "attention_types": None,
-    "num_heads": 16,
-    "intermediate_size": None,
-    "window_size": 256,
-    "resid_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "layer_norm_epsilon": 1e-5,
-    "activation_function": "gelu_new",
-    "initializer_range": 0.02,
-    "bos_token_id": 50256,
-    "eos_token_id": 50256,
-    "tie_word_embeddings": True,
-}
+_SETTINGS = with_common(
+    Settings(
+        read={
+            "vocab_size": whole(50257),
+            "max_position_embeddings": whole(2048),
+            "hidden_size": whole(2048),
+            "num_layers": depth(24),
+            "attention_types": other(),
+            "attention_layers": other(),
+            "num_heads": whole(16),
+            "intermediate_size": whole(None),
+            "window_size": whole(256),
+            "resid_dropout": number(0.0),
+            "attention_dropout": number(0.0),
+            "layer_norm_epsilon": number(1e-5),
+            "activation_function": word("gelu_new"),
+            "initializer_range": number(0.02),
+            "pad_token_id": token(None),
+            "bos_token_id": token(50256),
+            "eos_token_id": token(50256),
+            "tie_word_embeddings": flag(True),
+        },
+        only={},
+        unused={
+            DROPOUTS: ("embed_dropout", "classifier_dropout"),
+            OTHER_HEADS: (
+                *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+                "summary_first_dropout",
+            ),
+            A_DECODER: ("is_decoder",),
+        },
+        aliases={"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"},
+        depths={"num_layers": "h."},
+    )
+)
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
-    values = _DEFAULTS | dict(values)
+    values = fill_in(_SETTINGS, values)
     return ModelConfig(
         family="gpt_neo",
         vocab_size=values["vocab_size"],
@@ -49,7 +82,7 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
         mlp_dim=values["intermediate_size"],
         causal=True,
         head=head,
-        num_labels=read_num_labels(values),
+        **read_labels(values, head),
         pooling="last" if head == "classification" else "first",
         norm_epsilon=values["layer_norm_epsilon"],
         attention_scale=1.0,
@@ -66,16 +99,25 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def _layer_kinds(values: Mapping[str, Any]) -> tuple[LayerKind, ...]:
-    """[[["global", "local"], 2]] says global, local, global, local."""
+    """[[["global", "local"], 2]] says global, local, global, local.
+
+    Files of transformers 5 also have a list of the layers, which then counts.
+    """
     types = values["attention_types"] or [[["global", "local"], 12]]
-    kinds = tuple(kind for pattern, repeats in types for kind in list(pattern) * repeats)
-    if len(kinds) != values["num_layers"]:
+    key = "attention_types" if values["attention_layers"] is None else "attention_layers"
+    given = types if values["attention_layers"] is None else [[values["attention_layers"], 1]]
+    # Counted before they are written out: a file may ask for as many as it likes.
+    count = sum(len(pattern) * checked(key, repeats, whole(1)) for pattern, repeats in given)
+    if count != values["num_layers"]:
         raise ValueError(
-            f"config.json: attention_types={types} describes {len(kinds)} layers but "
+            f"config.json: {key}={shown(values[key] or types)} describes {count} layers but "
             f"num_layers={values['num_layers']}; make them agree"
         )
+    kinds = tuple(kind for pattern, repeats in given for kind in list(pattern) * repeats)
     if not set(kinds) <= {"global", "local"}:
-        raise ValueError(f"config.json: attention_types={types} is not supported; use 'global' and 'local'")
+        raise ValueError(
+            f"config.json: {key}={shown(values[key])} is not supported; use 'global' and 'local'"
+        )
     return kinds
 
 
@@ -88,7 +130,7 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
         "num_heads": config.num_heads,
         "intermediate_size": config.mlp_dim,
         "attention_types": _attention_types(config),
-        "window_size": config.window or _DEFAULTS["window_size"],
+        "window_size": config.window or _SETTINGS.read["window_size"].default,
         "activation_function": write_activation(config, tanh="gelu_new"),
         "resid_dropout": config.dropout,
         "embed_dropout": config.dropout,
@@ -97,7 +139,7 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
         "initializer_range": config.initializer_std,
         "tie_word_embeddings": config.tie_embeddings,
         **write_token_ids(config),
-        **write_num_labels(config),
+        **write_labels_of(config),
     }
 
 
@@ -146,6 +188,7 @@ DESCRIPTION = FamilyDescription(
     },
     read_config=_read_config,
     write_config=_write_config,
+    settings=_SETTINGS,
     tensors=_tensors,
     prefixes=("transformer.",),
     ignored=(r"\.attn\.attention\.(masked_)?bias$",),

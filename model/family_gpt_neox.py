@@ -6,42 +6,69 @@ from typing import Any
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.config_json import (
     read_activation,
-    read_num_labels,
-    read_rope,
     read_token_ids,
-    rope_settings,
     write_activation,
-    write_num_labels,
-    write_rope,
     write_token_ids,
+)
+from flaxmill.model.config_labels import read_labels, write_labels_of
+from flaxmill.model.config_rope import (
+    ROPE_SETTINGS,
+    read_rope,
+    rope_settings,
+    write_max_positions,
+    write_rope,
+)
+from flaxmill.model.config_settings import (
+    A_DECODER,
+    DROPOUTS,
+    Settings,
+    depth,
+    fill_in,
+    finite,
+    flag,
+    number,
+    token,
+    whole,
+    with_common,
+    word,
 )
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.stored_tensors import Stored, TensorMap
 from flaxmill.model.tensor_names import fused_tensors, head_tensors, linear_tensors, norm_tensors
 
-_DEFAULTS = {
-    "vocab_size": 50432,
-    "max_position_embeddings": 2048,
-    "hidden_size": 6144,
-    "num_hidden_layers": 44,
-    "num_attention_heads": 64,
-    "intermediate_size": 24576,
-    "rotary_pct": 0.25,
-    "attention_bias": True,
-    "use_parallel_residual": True,
-    "layer_norm_eps": 1e-5,
-    "hidden_act": "gelu",
-    "initializer_range": 0.02,
-    "hidden_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-}
+_SETTINGS = with_common(
+    Settings(
+        read={
+            "vocab_size": whole(50432),
+            "max_position_embeddings": whole(2048),
+            "hidden_size": whole(6144),
+            "num_hidden_layers": depth(44),
+            "num_attention_heads": whole(64),
+            "intermediate_size": whole(24576),
+            "rotary_pct": number(0.25),
+            "rotary_emb_base": number(10_000.0),
+            **ROPE_SETTINGS,
+            "attention_bias": flag(True),
+            "use_parallel_residual": flag(True),
+            "layer_norm_eps": number(1e-5),
+            "hidden_act": word("gelu"),
+            "initializer_range": number(0.02),
+            "hidden_dropout": number(0.0),
+            "attention_dropout": number(0.0),
+            "pad_token_id": token(None),
+            "bos_token_id": token(0),
+            "eos_token_id": token(2),
+            "tie_word_embeddings": flag(False),
+        },
+        only={"head_dim": None},
+        unused={DROPOUTS: ("classifier_dropout",), A_DECODER: ("is_decoder",)},
+        depths={"num_hidden_layers": "layers."},
+    )
+)
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
-    values = _DEFAULTS | dict(values)
+    values = fill_in(_SETTINGS, values)
     attention_bias = None if values["attention_bias"] else False
     return ModelConfig(
         family="gpt_neox",
@@ -53,7 +80,7 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
         mlp_dim=values["intermediate_size"],
         causal=True,
         head=head,
-        num_labels=read_num_labels(values),
+        **read_labels(values, head),
         pooling="last" if head == "classification" else "first",
         norm_epsilon=values["layer_norm_eps"],
         parallel_residual=values["use_parallel_residual"],
@@ -74,13 +101,14 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 def _rotary_fraction(values: Mapping[str, Any]) -> float:
     """Beside the other rotary values in transformers 5, of its own in transformers 4."""
-    return rope_settings(values).get("partial_rotary_factor", values["rotary_pct"])
+    fraction = rope_settings(values).get("partial_rotary_factor")
+    return values["rotary_pct"] if fraction is None else finite("partial_rotary_factor", fraction)
 
 
 def _write_config(config: ModelConfig) -> dict[str, Any]:
     return {
         "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_positions or _DEFAULTS["max_position_embeddings"],
+        "max_position_embeddings": write_max_positions(config, _SETTINGS),
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
@@ -95,7 +123,7 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
         "attention_dropout": config.attention_dropout_rate,
         "tie_word_embeddings": config.tie_embeddings,
         **write_token_ids(config),
-        **write_num_labels(config),
+        **write_labels_of(config),
     }
 
 
@@ -143,6 +171,7 @@ DESCRIPTION = FamilyDescription(
     },
     read_config=_read_config,
     write_config=_write_config,
+    settings=_SETTINGS,
     tensors=_tensors,
     prefixes=("gpt_neox.",),
     ignored=(r"\.attention\.(masked_)?bias$", r"\.rotary_emb\.inv_freq$"),

@@ -8,15 +8,35 @@ from flaxmill.model.config import Head, LayerKind, ModelConfig
 from flaxmill.model.config_json import (
     layer_fields,
     read_activation,
-    read_num_labels,
-    read_rope,
     read_token_ids,
-    refuse,
-    rope_settings,
     write_activation,
-    write_num_labels,
-    write_rope,
     write_token_ids,
+)
+from flaxmill.model.config_labels import read_labels, write_labels_of
+from flaxmill.model.config_rope import (
+    ROPE_SETTINGS,
+    read_rope,
+    rope_settings,
+    write_max_positions,
+    write_rope,
+)
+from flaxmill.model.config_settings import (
+    A_DECODER,
+    ABANDONED,
+    SPEED,
+    Setting,
+    Settings,
+    depth,
+    fill_in,
+    flag,
+    number,
+    other,
+    refuse,
+    shown,
+    token,
+    whole,
+    with_common,
+    word,
 )
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.layer_plan import layer_kinds
@@ -25,54 +45,80 @@ from flaxmill.model.tensor_names import head_tensors, linear_tensors, norm_tenso
 
 LlamaLike = Literal["llama", "mistral", "qwen2", "qwen3"]
 
-_SHARED_DEFAULTS = {
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "head_dim": None,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "rms_norm_eps": 1e-6,
-    "hidden_act": "silu",
-    "initializer_range": 0.02,
-    "attention_dropout": 0.0,
-    "tie_word_embeddings": False,
+_SHARED = {
+    "vocab_size": whole(32000),
+    "hidden_size": whole(4096),
+    "num_hidden_layers": depth(32),
+    "num_attention_heads": whole(32),
+    "head_dim": whole(None),
+    "rope_theta": number(None),
+    **ROPE_SETTINGS,
+    "rms_norm_eps": number(1e-6),
+    "hidden_act": word("silu"),
+    "initializer_range": number(0.02),
+    "attention_dropout": number(0.0),
+    "pad_token_id": token(None),
+    "bos_token_id": token(None),
+    "eos_token_id": token(None),
+    "tie_word_embeddings": flag(False),
 }
-_LLAMA_DEFAULTS = _SHARED_DEFAULTS | {
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-    "intermediate_size": 11008,
-    "num_key_value_heads": None,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+_LLAMA = _SHARED | {
+    "max_position_embeddings": whole(2048),
+    "intermediate_size": whole(11008),
+    "num_key_value_heads": whole(None),
+    "attention_bias": flag(False),
+    "mlp_bias": flag(False),
+    "bos_token_id": token(1),
+    "eos_token_id": token(2),
 }
-_QWEN2_DEFAULTS = _SHARED_DEFAULTS | {
-    "vocab_size": 151936,
-    "max_position_embeddings": 32768,
-    "intermediate_size": 22016,
-    "num_key_value_heads": 32,
-    "use_sliding_window": False,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
+_MISTRAL = _SHARED | {
+    "max_position_embeddings": whole(131072),
+    "intermediate_size": whole(14336),
+    "num_key_value_heads": whole(8, or_null=True),
+    "sliding_window": whole(4096, or_null=True),
+    "bos_token_id": token(1),
+    "eos_token_id": token(2),
 }
-_DEFAULTS: dict[LlamaLike, dict[str, Any]] = {
-    "llama": _LLAMA_DEFAULTS,
-    "mistral": _LLAMA_DEFAULTS
-    | {
-        "max_position_embeddings": 131072,
-        "intermediate_size": 14336,
-        "num_key_value_heads": 8,
-        "sliding_window": 4096,
-    },
-    "qwen2": _QWEN2_DEFAULTS,
-    "qwen3": _QWEN2_DEFAULTS | {"head_dim": 128},
+_QWEN2 = _SHARED | {
+    "vocab_size": whole(151936),
+    "max_position_embeddings": whole(32768),
+    "intermediate_size": whole(22016),
+    "num_key_value_heads": whole(32, or_null=True),
+    "use_sliding_window": flag(False),
+    "sliding_window": whole(4096, or_null=True),
+    "max_window_layers": whole(28, least=0),
+    "layer_types": other(),
+}
+_QWEN3 = _QWEN2 | {"head_dim": whole(128), "attention_bias": flag(False)}
+
+
+def _settings(read: dict[str, Setting], *for_speed: str) -> Settings:
+    return with_common(
+        Settings(
+            read=read,
+            only={"partial_rotary_factor": 1.0},
+            unused={
+                SPEED: for_speed,
+                ABANDONED: ("max_sequence_length",),
+                A_DECODER: ("is_decoder",),
+            },
+            depths={"num_hidden_layers": "layers."},
+        )
+    )
+
+
+_SETTINGS: dict[LlamaLike, Settings] = {
+    "llama": _settings(_LLAMA, "pretraining_tp"),
+    "mistral": _settings(_MISTRAL),
+    "qwen2": _settings(_QWEN2),
+    "qwen3": _settings(_QWEN3),
 }
 
 
 def _read_config(
     values: Mapping[str, Any], head: Head, names: frozenset[str], family: LlamaLike
 ) -> ModelConfig:
-    values = _DEFAULTS[family] | dict(values)
+    values = fill_in(_SETTINGS[family], values)
     refuse(rope_settings(values), {"partial_rotary_factor": 1.0})
     return ModelConfig(
         family=family,
@@ -85,7 +131,7 @@ def _read_config(
         mlp_dim=values["intermediate_size"],
         causal=True,
         head=head,
-        num_labels=read_num_labels(values),
+        **read_labels(values, head),
         pooling="last" if head == "classification" else "first",
         norm="rmsnorm",
         norm_epsilon=values["rms_norm_eps"],
@@ -121,7 +167,7 @@ def _read_biases(values: Mapping[str, Any], family: LlamaLike) -> dict[str, Any]
     if family in ("mistral", "qwen2"):
         return {"qkv_bias": True} if family == "qwen2" else {}
     attention = True if values["attention_bias"] else None
-    mlp = True if values["mlp_bias"] and family == "llama" else None
+    mlp = True if values.get("mlp_bias") and family == "llama" else None
     return {"qkv_bias": attention, "attention_out_bias": attention, "mlp_bias": mlp}
 
 
@@ -140,8 +186,8 @@ def _layer_kinds(values: Mapping[str, Any], family: LlamaLike) -> tuple[LayerKin
     known |= {"sliding_attention": "local"} if slides else {}
     if len(types) != num_layers or not set(types) <= set(known):
         raise ValueError(
-            f"config.json: layer_types={types} with use_sliding_window={values['use_sliding_window']} and "
-            f"sliding_window={values['sliding_window']} is not supported: num_hidden_layers={num_layers} "
+            f"config.json: layer_types={shown(types)} with use_sliding_window={values['use_sliding_window']} "
+            f"and sliding_window={values['sliding_window']} is not supported: num_hidden_layers={num_layers} "
             f"entries of {' or '.join(known)} are"
         )
     return tuple(known[name] for name in types)
@@ -150,7 +196,7 @@ def _layer_kinds(values: Mapping[str, Any], family: LlamaLike) -> tuple[LayerKin
 def _write_config(config: ModelConfig, family: LlamaLike) -> dict[str, Any]:
     return {
         "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_positions or _DEFAULTS[family]["max_position_embeddings"],
+        "max_position_embeddings": write_max_positions(config, _SETTINGS[family]),
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
@@ -166,7 +212,7 @@ def _write_config(config: ModelConfig, family: LlamaLike) -> dict[str, Any]:
         **_write_biases(config, family),
         **_write_window(config, family),
         **write_token_ids(config),
-        **write_num_labels(config),
+        **write_labels_of(config),
     }
 
 
@@ -245,6 +291,7 @@ def _describe(family: LlamaLike, class_prefix: str) -> FamilyDescription:
         },
         read_config=functools.partial(_read_config, family=family),
         write_config=functools.partial(_write_config, family=family),
+        settings=_SETTINGS[family],
         tensors=functools.partial(_tensors, family=family),
         prefixes=("model.", "transformer."),
         ignored=(r"\.rotary_emb\.inv_freq$",),

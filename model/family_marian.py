@@ -7,49 +7,78 @@ from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.config_json import (
     read_activation,
     read_token_ids,
-    refuse,
     write_activation,
     write_token_ids,
+)
+from flaxmill.model.config_settings import (
+    DROPOUTS,
+    Settings,
+    depth,
+    fill_in,
+    flag,
+    number,
+    refuse,
+    token,
+    whole,
+    with_common,
+    word,
 )
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.stored_tensors import Stored, TensorMap
 from flaxmill.model.tensor_names import linear_tensors, norm_tensors
 
-_DEFAULTS = {
-    "vocab_size": 58101,
-    "decoder_vocab_size": None,
-    "max_position_embeddings": 1024,
-    "encoder_layers": 12,
-    "encoder_ffn_dim": 4096,
-    "encoder_attention_heads": 16,
-    "decoder_layers": 12,
-    "decoder_ffn_dim": 4096,
-    "decoder_attention_heads": 16,
-    "activation_function": "gelu",
-    "d_model": 1024,
-    "dropout": 0.1,
-    "attention_dropout": 0.0,
-    "init_std": 0.02,
-    "decoder_start_token_id": 58100,
-    "scale_embedding": False,
-    "pad_token_id": 58100,
-    "eos_token_id": 0,
-}
-_SUPPORTED = {
-    "is_encoder_decoder": True,
-    "is_decoder": False,
-    "share_encoder_decoder_embeddings": True,
-    "tie_word_embeddings": True,
-    "static_position_embeddings": True,
-    "encoder_layerdrop": 0.0,
-    "decoder_layerdrop": 0.0,
-    "activation_dropout": 0.0,
-}
+_SETTINGS = with_common(
+    Settings(
+        read={
+            "vocab_size": whole(58101),
+            "decoder_vocab_size": whole(None),
+            "max_position_embeddings": whole(1024),
+            "encoder_layers": depth(12),
+            "encoder_ffn_dim": whole(4096),
+            "encoder_attention_heads": whole(16),
+            "decoder_layers": depth(12),
+            "decoder_ffn_dim": whole(4096),
+            "decoder_attention_heads": whole(16),
+            "activation_function": word("gelu"),
+            "d_model": whole(1024),
+            "dropout": number(0.1),
+            "attention_dropout": number(0.0),
+            "init_std": number(0.02),
+            "decoder_start_token_id": whole(58100, or_null=True, least=0),
+            "scale_embedding": flag(False),
+            "pad_token_id": token(58100),
+            "bos_token_id": token(None),
+            "eos_token_id": token(0),
+        },
+        only={
+            "is_encoder_decoder": True,
+            "share_encoder_decoder_embeddings": True,
+            "tie_word_embeddings": True,
+            "static_position_embeddings": True,
+            "encoder_layerdrop": 0.0,
+            "decoder_layerdrop": 0.0,
+            "activation_dropout": 0.0,
+            "normalize_before": False,
+            "normalize_embedding": False,
+            "add_bias_logits": False,
+            "add_final_layer_norm": False,
+        },
+        unused={
+            DROPOUTS: ("classif_dropout", "classifier_dropout"),
+            "of learned positions": ("extra_pos_embeddings",),
+        },
+        aliases={
+            "hidden_size": "d_model",
+            "num_attention_heads": "encoder_attention_heads",
+            "num_hidden_layers": "encoder_layers",
+        },
+        depths={"encoder_layers": "encoder.layers.", "decoder_layers": "decoder.layers."},
+    )
+)
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
-    refuse(values, _SUPPORTED)
-    values = _DEFAULTS | dict(values)
+    values = fill_in(_SETTINGS, values)
     refuse(values, {"decoder_vocab_size": values["vocab_size"]} if values["decoder_vocab_size"] else {})
     ids = read_token_ids(values)
     return ModelConfig(
@@ -149,6 +178,7 @@ DESCRIPTION = FamilyDescription(
     architectures={"lm": "MarianMTModel"},
     read_config=_read_config,
     write_config=_write_config,
+    settings=_SETTINGS,
     tensors=_tensors,
     # Sinusoidal tables, which are computed.
     ignored=(r"^model\.(encoder|decoder)\.embed_positions\.weight$",),

@@ -7,56 +7,94 @@ from flaxmill.model.config import Head, LayerKind, ModelConfig
 from flaxmill.model.config_json import (
     layer_fields,
     read_activation,
-    read_num_labels,
     read_token_ids,
-    refuse,
     write_activation,
-    write_num_labels,
     write_token_ids,
+)
+from flaxmill.model.config_labels import read_labels, write_labels_of
+from flaxmill.model.config_rope import (
+    object_of,
+    read_scaling,
+    write_max_positions,
+    write_rope,
+    write_scaling,
+)
+from flaxmill.model.config_settings import (
+    ABANDONED,
+    DRAWING,
+    DROPOUTS,
+    SPEED,
+    Settings,
+    depth,
+    fill_in,
+    finite,
+    flag,
+    number,
+    other,
+    refuse,
+    shown,
+    token,
+    whole,
+    with_common,
+    word,
 )
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.layer_plan import layer_kinds
 from flaxmill.model.stored_tensors import Stored, TensorMap
 from flaxmill.model.tensor_names import fused_tensors, linear_tensors, norm_tensors
 
-_DEFAULTS = {
-    "vocab_size": 50368,
-    "hidden_size": 768,
-    "intermediate_size": 1152,
-    "num_hidden_layers": 22,
-    "num_attention_heads": 12,
-    "hidden_activation": "gelu",
-    "max_position_embeddings": 8192,
-    "initializer_range": 0.02,
-    "norm_eps": 1e-5,
-    "norm_bias": False,
-    "pad_token_id": 50283,
-    "eos_token_id": 50282,
-    "bos_token_id": 50281,
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "global_attn_every_n_layers": 3,
-    "local_attention": 128,
-    "mlp_bias": False,
-    "mlp_dropout": 0.0,
-    "decoder_bias": True,
-    "classifier_pooling": "cls",
-    "classifier_bias": False,
-    "classifier_activation": "gelu",
-    "tie_word_embeddings": True,
-}
+_SETTINGS = with_common(
+    Settings(
+        read={
+            "vocab_size": whole(50368),
+            "hidden_size": whole(768),
+            "intermediate_size": whole(1152),
+            "num_hidden_layers": depth(22),
+            "num_attention_heads": whole(12),
+            "hidden_activation": word("gelu"),
+            "max_position_embeddings": whole(8192),
+            "initializer_range": number(0.02),
+            "norm_eps": number(1e-5),
+            "norm_bias": flag(False),
+            "pad_token_id": token(50283),
+            "eos_token_id": token(50282),
+            "bos_token_id": token(50281),
+            "attention_bias": flag(False),
+            "attention_dropout": number(0.0),
+            "layer_types": other(),
+            "global_attn_every_n_layers": whole(3),
+            "local_attention": whole(128),
+            "rope_parameters": other(),
+            "rope_scaling": other(),
+            "global_rope_theta": number(160_000.0),
+            "local_rope_theta": number(10_000.0),
+            "mlp_bias": flag(False),
+            "mlp_dropout": number(0.0),
+            "decoder_bias": flag(True),
+            "classifier_pooling": word("cls"),
+            "classifier_bias": flag(False),
+            "classifier_activation": word("gelu"),
+            "tie_word_embeddings": flag(True),
+        },
+        only={"position_embedding_type": "absolute", "head_dim": None, "sliding_window": None},
+        unused={
+            DROPOUTS: ("embedding_dropout", "classifier_dropout"),
+            DRAWING: ("initializer_cutoff_factor",),
+            SPEED: ("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad"),
+            "what a call returns": ("sparse_prediction", "sparse_pred_ignore_index"),
+            ABANDONED: ("layer_norm_eps",),
+        },
+        depths={"num_hidden_layers": "layers."},
+    )
+)
 _KINDS: dict[str, LayerKind] = {"full_attention": "global", "sliding_attention": "local"}
-_THETAS = {
-    "full_attention": ("global_rope_theta", 160_000.0),
-    "sliding_attention": ("local_rope_theta", 10_000.0),
-}
+_THETA_KEYS = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
 _POOLINGS: dict[str, Literal["first", "mean"]] = {"cls": "first", "mean": "mean"}
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
-    values = _DEFAULTS | dict(values)
+    values = fill_in(_SETTINGS, values)
     _refuse_unsupported(values, head)
-    theta, local_theta = (_read_theta(values, kind) for kind in _KINDS)
     return ModelConfig(
         family="modernbert",
         head=head,
@@ -67,15 +105,14 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
         embed_dim=values["hidden_size"],
         num_heads=values["num_attention_heads"],
         mlp_dim=values["intermediate_size"],
-        num_labels=read_num_labels(values),
+        **read_labels(values, head),
         pooling=_POOLINGS[values["classifier_pooling"]] if head == "classification" else "first",
         pooler="transform" if head in ("classification", "token_classification", "qa") else "none",
         norm_epsilon=values["norm_eps"],
         embedding_norm=True,
         first_attention_norm=False,
         positions="rotary",
-        rope_theta=theta,
-        local_rope_theta=local_theta,
+        **_read_rope(values),
         activation=read_activation(values, "hidden_activation"),
         gated_mlp=True,
         use_bias=values["classifier_bias"],
@@ -114,29 +151,41 @@ def _read_kinds(values: Mapping[str, Any]) -> tuple[LayerKind, ...]:
         return tuple("local" if index % every else "global" for index in range(depth))
     if len(types) != depth or not set(types) <= set(_KINDS):
         raise ValueError(
-            f"config.json: layer_types={types!r} must name {depth} layers (num_hidden_layers), each "
+            f"config.json: layer_types={shown(types)} must name {depth} layers (num_hidden_layers), each "
             f"{' or '.join(_KINDS)}"
         )
     return tuple(_KINDS[kind] for kind in types)
 
 
-def _read_theta(values: Mapping[str, Any], kind: str) -> float:
-    """Of one kind of layer: in `rope_parameters` of transformers 5, or under a key of its own."""
-    key, default = _THETAS[kind]
-    rope = ((values.get("rope_parameters") or {}).get(kind) or {}) | (values.get("rope_scaling") or {})
-    scaling = rope.get("rope_type", rope.get("type", "default"))
-    if scaling != "default":
+def _read_rope(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Both kinds of layer have theirs: in `rope_parameters`, or theta under a key of its own."""
+    of_all = object_of("rope_scaling", values["rope_scaling"])
+    by_kind = object_of("rope_parameters", values["rope_parameters"])
+    if unknown := [name for name in by_kind if name not in _KINDS]:
         raise ValueError(
-            f"config.json: rotary scaling {scaling!r} is not supported for modernbert; "
-            "remove it to run within the original context"
+            f"config.json: rope_parameters.{unknown[0]} is not supported: {' and '.join(_KINDS)} have an "
+            "object each"
         )
-    return float(rope.get("rope_theta", values.get(key, default)))
+    thetas, scalings = [], []
+    for kind, key in _THETA_KEYS.items():
+        rope = object_of(f"rope_parameters.{kind}", by_kind.get(kind)) | of_all
+        thetas.append(finite(key, rope.get("rope_theta", values[key])))
+        # transformers computes so, whatever stands in these two.
+        refuse(rope, {"partial_rotary_factor": 1.0, "truncate": True})
+        original = rope.get("original_max_position_embeddings")
+        scalings.append(read_scaling(rope, values["max_position_embeddings"], original))
+    full, sliding = scalings
+    if sliding and sliding != full:
+        raise ValueError(
+            "config.json: rotary scaling of sliding_attention that is not that of full_attention is not "
+            "supported; give both the same, or sliding_attention none"
+        )
+    scaled = "all" if sliding == full else "global"
+    return {"rope_theta": thetas[0], "local_rope_theta": thetas[1], "rope_scaled_layers": scaled, **full}
 
 
 def _write_config(config: ModelConfig) -> dict[str, Any]:
     names = {kind: name for name, kind in _KINDS.items()}
-    local_theta = config.rope_theta if config.local_rope_theta is None else config.local_rope_theta
-    thetas = dict(zip(_KINDS, (config.rope_theta, local_theta), strict=True))
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.embed_dim,
@@ -144,16 +193,14 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
         "hidden_activation": write_activation(config),
-        **({} if config.max_positions is None else {"max_position_embeddings": config.max_positions}),
+        "max_position_embeddings": write_max_positions(config, _SETTINGS),
         "initializer_range": config.initializer_std,
         "norm_eps": config.norm_epsilon,
         "norm_bias": config.has_bias("norm"),
         "attention_bias": config.has_bias("qkv"),
         "attention_dropout": config.attention_dropout_rate,
         "layer_types": [names[kind] for kind in layer_kinds(config)],
-        "rope_parameters": {
-            kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()
-        },
+        "rope_parameters": _write_rope(config),
         **({} if config.window is None else {"local_attention": config.window}),
         "embedding_dropout": config.dropout,
         "mlp_bias": config.has_bias("mlp"),
@@ -167,7 +214,16 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
         **write_token_ids(config),
         "cls_token_id": config.bos_id,
         "sep_token_id": config.eos_id,
-        **write_num_labels(config),
+        **write_labels_of(config),
+    }
+
+
+def _write_rope(config: ModelConfig) -> dict[str, Any]:
+    local_theta = config.rope_theta if config.local_rope_theta is None else config.local_rope_theta
+    local_scaling = write_scaling(config) if config.rope_scaled_layers == "all" else {}
+    return {
+        "full_attention": write_rope(config),
+        "sliding_attention": {"rope_type": "default", "rope_theta": local_theta} | local_scaling,
     }
 
 
@@ -221,6 +277,7 @@ DESCRIPTION = FamilyDescription(
     },
     read_config=_read_config,
     write_config=_write_config,
+    settings=_SETTINGS,
     tensors=_tensors,
     prefixes=("model.",),
     ignored=(r"rotary_emb\.",),

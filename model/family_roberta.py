@@ -3,34 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flaxmill.model import family_bert
 from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config_settings import fill_in, token, whole
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.family_bert import UNREAD, encoder_tensors, read_encoder, write_encoder
 from flaxmill.model.stored_tensors import Stored, TensorMap
 from flaxmill.model.tensor_names import linear_tensors, norm_tensors
 
-_DEFAULTS = {
-    "vocab_size": 50265,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "tie_word_embeddings": True,
-}
+_SETTINGS = family_bert.SETTINGS._replace(
+    read=family_bert.SETTINGS.read
+    | {
+        "vocab_size": whole(50265),
+        "pad_token_id": whole(1, or_null=True, least=0),
+        "bos_token_id": token(0),
+        "eos_token_id": token(2),
+    }
+)
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
-    values = _DEFAULTS | dict(values)
+    values = fill_in(_SETTINGS, values)
     if values["pad_token_id"] is None:
         raise ValueError(
             "config.json: pad_token_id=null leaves open where positions begin; give the padding's id"
@@ -113,6 +106,7 @@ DESCRIPTION = FamilyDescription(
     },
     read_config=_read_config,
     write_config=_write_config,
+    settings=_SETTINGS,
     tensors=_tensors,
     prefixes=("roberta.",),
     ignored=(r"embeddings\.(position|token_type)_ids$",),

@@ -7,30 +7,67 @@ from flaxmill.model.config import Head, ModelConfig
 from flaxmill.model.config_json import (
     read_activation,
     read_token_ids,
-    refuse,
     write_activation,
     write_token_ids,
+)
+from flaxmill.model.config_settings import (
+    ABANDONED,
+    DRAWING,
+    DROPOUTS,
+    Settings,
+    depth,
+    fill_in,
+    flag,
+    number,
+    shown,
+    token,
+    whole,
+    with_common,
+    word,
 )
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.stored_tensors import Stored, TensorMap
 from flaxmill.model.tensor_names import linear_tensors, norm_tensors
 
-_DEFAULTS = {
-    "vocab_size": 32128,
-    "d_model": 512,
-    "d_kv": 64,
-    "d_ff": 2048,
-    "num_layers": 6,
-    "num_decoder_layers": None,
-    "num_heads": 8,
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "dropout_rate": 0.1,
-    "layer_norm_epsilon": 1e-6,
-    "feed_forward_proj": "relu",
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-}
+_SETTINGS = with_common(
+    Settings(
+        read={
+            "vocab_size": whole(32128),
+            "d_model": whole(512),
+            "d_kv": whole(64),
+            "d_ff": whole(2048),
+            "num_layers": depth(6),
+            "num_decoder_layers": depth(None),
+            "num_heads": whole(8),
+            "relative_attention_num_buckets": whole(32),
+            "relative_attention_max_distance": whole(128),
+            "dropout_rate": number(0.1),
+            "layer_norm_epsilon": number(1e-6),
+            "feed_forward_proj": word("relu"),
+            "dense_act_fn": word(None),
+            "is_gated_act": flag(None),
+            "scale_decoder_outputs": flag(None),
+            "decoder_start_token_id": whole(None, least=0),
+            "pad_token_id": token(0),
+            "bos_token_id": token(None),
+            "eos_token_id": token(1),
+            "tie_word_embeddings": flag(None),
+        },
+        only={"is_encoder_decoder": True},
+        unused={
+            DROPOUTS: ("classifier_dropout",),
+            DRAWING: ("initializer_factor",),
+            ABANDONED: ("n_positions",),
+        },
+        aliases={
+            "hidden_size": "d_model",
+            "num_attention_heads": "num_heads",
+            "num_hidden_layers": "num_layers",
+            "head_dim": "d_kv",
+        },
+        depths={"num_layers": "encoder.block.", "num_decoder_layers": "decoder.block."},
+    )
+)
 _COPIES = {
     "encoder.embed_tokens.weight": "shared.weight",
     "decoder.embed_tokens.weight": "shared.weight",
@@ -38,19 +75,18 @@ _COPIES = {
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
-    refuse(values, {"is_encoder_decoder": True, "is_decoder": False})
-    values = _DEFAULTS | dict(values)
-    is_gated, activation = _read_mlp(values["feed_forward_proj"])
+    values = fill_in(_SETTINGS, values)
+    is_gated, activation = _read_mlp(values)
     scales = _scales_head(values)
-    depth = values["num_layers"]
+    num_layers, start_id = values["num_layers"], values["decoder_start_token_id"]
     ids = read_token_ids(values)
     return ModelConfig(
         family="t5",
         head=head,
         causal=True,
         vocab_size=values["vocab_size"],
-        num_layers=depth if values["num_decoder_layers"] is None else values["num_decoder_layers"],
-        encoder_layers=depth,
+        num_layers=values["num_decoder_layers"] or num_layers,
+        encoder_layers=num_layers,
         embed_dim=values["d_model"],
         num_heads=values["num_heads"],
         head_dim=values["d_kv"],
@@ -66,31 +102,40 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
         use_bias=False,
         tie_embeddings=_is_tied(values, names, scales),
         scale_head=scales,
-        decoder_start_id=values.get("decoder_start_token_id", ids["pad_id"]),
+        decoder_start_id=ids["pad_id"] if start_id is None else start_id,
         initializer="normal",
         dropout=values["dropout_rate"],
         **ids,
     )
 
 
-def _read_mlp(spelled: str) -> tuple[bool, Any]:
-    """Whether gated, and the activation: "relu", "gated-silu"; "gated-gelu" alone means GELU's tanh form."""
-    if spelled == "gated-gelu":
-        return True, "gelu_tanh"
-    is_gated = spelled.startswith("gated-")
-    name = spelled.removeprefix("gated-")
-    return is_gated, read_activation({"feed_forward_proj": name}, "feed_forward_proj")
+def _read_mlp(values: Mapping[str, Any]) -> tuple[bool, Any]:
+    """Whether gated, and the activation: "relu", "gated-silu"; "gated-gelu" alone means GELU's tanh form.
+
+    transformers 5 also writes each of the two under a key of its own, which then counts.
+    """
+    spelled = values["feed_forward_proj"]
+    parts = spelled.split("-")
+    if len(parts) > 2 or (len(parts) == 2 and parts[0] != "gated"):
+        raise ValueError(
+            f"config.json: feed_forward_proj={shown(spelled)} must be an activation, or 'gated-' and one"
+        )
+    is_gated = parts[0] == "gated" if values["is_gated_act"] is None else values["is_gated_act"]
+    key = "feed_forward_proj" if values["dense_act_fn"] is None else "dense_act_fn"
+    name = values["dense_act_fn"] or ("gelu_new" if spelled == "gated-gelu" else parts[-1])
+    return is_gated, read_activation({key: name}, key)
 
 
 def _scales_head(values: Mapping[str, Any]) -> bool:
     """T5 1.1 does not: files say so by tie_word_embeddings, those of transformers 5 by a key of its own."""
-    return values.get("scale_decoder_outputs", values.get("tie_word_embeddings") is not False)
+    own = values["scale_decoder_outputs"]
+    return values["tie_word_embeddings"] is not False if own is None else own
 
 
 def _is_tied(values: Mapping[str, Any], names: frozenset[str], scales: bool) -> bool:
     """The tensors decide, since transformers 5 writes tie_word_embeddings=true for every T5."""
     if not names:
-        return scales and values.get("tie_word_embeddings", True)
+        return scales and values["tie_word_embeddings"] is not False
     # Old files of T5 1.0 hold the shared table under each of its names, or under any one of them.
     holds_copies = bool(names & set(_COPIES)) or "shared.weight" not in names
     return "lm_head.weight" not in names or (scales and holds_copies)
@@ -173,6 +218,7 @@ DESCRIPTION = FamilyDescription(
     architectures={"lm": "T5ForConditionalGeneration"},
     read_config=_read_config,
     write_config=_write_config,
+    settings=_SETTINGS,
     tensors=_tensors,
     # Old files hold a bias of the cross-attention, which has no positions to tell apart.
     ignored=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,15 @@ from jax.sharding import Mesh
 
 from flaxmill.model.apply import Params, unflatten
 from flaxmill.model.config import Head, ModelConfig
-from flaxmill.model.config_json import write_labels, write_token_ids
+from flaxmill.model.config_json import write_token_ids
+from flaxmill.model.config_labels import label_names, write_labels
+from flaxmill.model.config_reading import read_config, warn_of_unknown_keys
 from flaxmill.model.families import FAMILIES
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.family_fit import fit_family
 from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.tokenizer_files import write_tokenizer
-from flaxmill.model.weight_check import match_tensors
+from flaxmill.model.weight_check import match_tensors, warn_of_not_finite
 from flaxmill.model.weight_export import export_tensors
 from flaxmill.model.weight_files import read_json, read_weights, tensor_names
 from flaxmill.model.weight_loading import fresh_leaves, load_leaf
@@ -45,7 +48,7 @@ def load_huggingface(
     Args:
       head: None: the one that config.json names; else any of the family's, and what the file lacks of it is
         initialised, which the log says.
-      num_labels: classes of a new head; None: as config.json says.
+      num_labels: classes of a new head, which then solves the usual problem; None: as config.json says.
       mesh: place the parameters on it; this process reads what its devices hold.
       key: of what is initialised; None: jax.random.key(0).
 
@@ -55,9 +58,11 @@ def load_huggingface(
     """
     settings = _read_settings(Path(directory))
     family, head_read = _family_and_head(directory, settings, head)
+    warn_of_unknown_keys(family, settings)
     arrays = read_weights(directory)
-    config = _read_config(family, settings, head_read, frozenset(arrays))
-    config = config if num_labels is None else replace(config, num_labels=num_labels)
+    config = read_config(family, settings, head_read, frozenset(arrays))
+    if num_labels not in (None, config.num_labels):
+        config = replace(config, num_labels=num_labels, problem_type=None)
     parameters = leaves(config, family.tensors(config))
     of_head = [leaf for leaf in parameters if leaf.path[0] in HEAD_PARAMETERS]
     arrays = match_tensors(
@@ -75,9 +80,11 @@ def load_huggingface(
         names = ", ".join("/".join(leaf.path) for leaf in absent)
         LOGGER.warning("%s holds no %s: newly initialised, to be trained", directory, names)
         params = fresh_leaves(config, absent, jax.random.key(0) if key is None else key, mesh)
+    not_finite: Counter[str] = Counter()
     for leaf in parameters:
         if leaf.path not in params:
-            params[leaf.path] = load_leaf(leaf, arrays, mesh)
+            params[leaf.path] = load_leaf(leaf, arrays, mesh, not_finite)
+    warn_of_not_finite(directory, not_finite)
     return config, unflatten(params)
 
 
@@ -88,13 +95,13 @@ def read_huggingface_config(directory: str | os.PathLike, head: Head | None = No
     """
     settings = _read_settings(Path(directory))
     family, head = _family_and_head(directory, settings, head)
-    return _read_config(family, settings, head, tensor_names(directory))
+    warn_of_unknown_keys(family, settings)
+    return read_config(family, settings, head, tensor_names(directory))
 
 
 def read_labels(directory: str | os.PathLike) -> tuple[str, ...]:
     """The names of the classes of a directory's model, in the order of their numbers."""
-    names = _read_settings(Path(directory)).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    return tuple(str(names[number]) for number in sorted(names, key=int))
+    return label_names(_read_settings(Path(directory)))
 
 
 def save_huggingface(
@@ -184,28 +191,12 @@ def _named_head(directory: str | os.PathLike, settings: Mapping[str, Any], famil
     classes: dict[str, Head] = {name: head for head, name in family.architectures.items()}
     named = settings.get("architectures")
     named = named[0] if isinstance(named, list) and named else named
-    if named not in classes:
+    if not isinstance(named, str) or named not in classes:
         raise ValueError(
             f"{str(directory)!r} has architectures={named}; supported of {family.model_type}: "
             f"{', '.join(classes)}; or give head= ({', '.join(family.architectures)})"
         )
     return classes[named]
-
-
-def _read_config(
-    family: FamilyDescription, settings: Mapping[str, Any], head: Head, names: frozenset[str]
-) -> ModelConfig:
-    # Families look for names as transformers writes them, whichever spelling this file has.
-    spellings = frozenset(spelling for name in names for spelling in family.spellings(name))
-    if settings.get("vocab_size", 0) is None:
-        raise ValueError("config.json has vocab_size=null; set it to the rows of the embedding")
-    try:
-        return family.read_config(settings, head, spellings)
-    except (TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"config.json of a {family.model_type} has a value of another kind than transformers writes "
-            f"({type(error).__name__}: {error}); correct it"
-        ) from error
 
 
 def _tensors_of_all_heads(
@@ -216,7 +207,7 @@ def _tensors_of_all_heads(
     for head in family.architectures:
         # A setting that no model here has may concern another head alone.
         with contextlib.suppress(ValueError):
-            config = _read_config(family, settings, head, names)
+            config = read_config(family, settings, head, names)
             found |= {stored.name for stored in family.tensors(config).values()} | set(family.tied(config))
     return {name for name in found if "{layer}" not in name}
 

@@ -13,6 +13,12 @@ from flax import nnx
 from flaxmill.model.config import LayerKind, ModelConfig
 from flaxmill.model.dtypes import sum_dtype
 from flaxmill.model.initializers import embedding_initializer, make_parameter
+from flaxmill.model.rotary_scaling import (
+    frequencies_by_length,
+    rotary_factor,
+    rotary_frequencies,
+    stretches,
+)
 
 
 def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
@@ -32,16 +38,43 @@ def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
 
 
 class Turns(NamedTuple):
-    """Cosines and sines [B,T,1,R] of the angle by which each pair of dimensions turns at each token."""
+    """Cosines and sines [B,T,1,R] of the angle by which each pair of dimensions turns at each token, both
+    times what multiplies queries and keys."""
 
     cos: jax.Array
     sin: jax.Array
 
 
-def rotary_turns(config: ModelConfig, kind: LayerKind, positions_BT: jax.Array) -> Turns:
-    """The turns of one kind of layer: position x frequency."""
-    angles_BTR = _angles(positions_BT, rotary_frequencies(config, kind))[:, :, None]
-    return Turns(jnp.cos(angles_BTR), jnp.sin(angles_BTR))
+def rotary_turns(
+    config: ModelConfig, kind: LayerKind, positions_BT: jax.Array, lengths_BT: jax.Array | None = None
+) -> Turns:
+    """The turns of one kind of layer: position x frequency.
+
+    Args:
+      lengths_BT: tokens of each token's document, as far as it has been read; needed where
+        `config.turns_by_length`.
+    """
+    frequencies = rotary_frequencies(config, kind)
+    if config.turns_by_length and stretches(config, kind):
+        assert lengths_BT is not None
+        angles_BTR = positions_BT[..., None] * frequencies_by_length(config, frequencies, lengths_BT)
+    else:
+        angles_BTR = _angles(positions_BT, frequencies)
+    angles_BT1R, factor = angles_BTR[:, :, None], rotary_factor(config, kind)
+    cos, sin = jnp.cos(angles_BT1R), jnp.sin(angles_BT1R)
+    return Turns(cos, sin) if factor == 1 else Turns(cos * factor, sin * factor)
+
+
+def document_lengths(documents_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """[B,T]: of the document of each token, one more than its last position."""
+
+    def in_row(documents_T: jax.Array, positions_T: jax.Array) -> jax.Array:
+        # Where a number first stands among the sorted ones: below T, whatever the documents are called.
+        index_T = jnp.searchsorted(jnp.sort(documents_T), documents_T)
+        last_T = jax.ops.segment_max(positions_T, index_T, num_segments=documents_T.size)
+        return last_T[index_T] + 1
+
+    return jax.vmap(in_row)(documents_BT, positions_BT)
 
 
 def rotary(x_BTNH: jax.Array, turns: Turns) -> jax.Array:
@@ -50,25 +83,6 @@ def rotary(x_BTNH: jax.Array, turns: Turns) -> jax.Array:
     first, second, rest = jnp.split(x_BTNH.astype(sum_dtype(x_BTNH)), [num_pairs, 2 * num_pairs], -1)
     turned = (first * turns.cos - second * turns.sin, second * turns.cos + first * turns.sin)
     return jnp.concatenate([*turned, rest], -1).astype(x_BTNH.dtype)
-
-
-def rotary_frequencies(config: ModelConfig, kind: LayerKind) -> np.ndarray:
-    """float64 [R]: theta^(-i/R), stretched as config.rope_scaling says.
-
-    llama3 (Dubey et al. 2024; Llama's reference code) divides by the factor only what turns slowly within
-    the original context, with a linear passage from all to nothing between two numbers of turns.
-    """
-    theta = config.local_rope_theta if kind == "local" and config.local_rope_theta else config.rope_theta
-    num_pairs = config.rotary_dim // 2
-    frequencies = theta ** -(np.arange(num_pairs) / num_pairs)
-    if config.rope_scaling == "linear":
-        return frequencies / config.rope_factor
-    if config.rope_scaling == "llama3":
-        low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
-        turns = config.rope_original_positions * frequencies / (2 * math.pi)
-        kept = np.clip((turns - low) / (high - low), 0, 1)
-        return frequencies * (kept + (1 - kept) / config.rope_factor)
-    return frequencies
 
 
 class RelativeBias(nnx.Module):

@@ -14,7 +14,7 @@ from flaxmill.model.config import LayerKind, ModelConfig
 from flaxmill.model.layer import Layer, Surroundings
 from flaxmill.model.layer_plan import layer_pattern, plan_layers
 from flaxmill.model.norms import Norm
-from flaxmill.model.positions import RelativeBias, rotary_turns
+from flaxmill.model.positions import RelativeBias, document_lengths, rotary_turns
 
 Batch = dict[str, jax.Array]
 
@@ -62,10 +62,12 @@ class Stack(nnx.Module):
         assert config.causal is not None, "causal is resolved before the model is made"
         positions_BT, num_tokens = batch["positions"], batch["positions"].shape[1]
         kinds = set(layer_pattern(config)) if config.positions == "rotary" else set()
+        by_length = config.turns_by_length
+        lengths_BT = document_lengths(batch["documents"], positions_BT) if by_length else None
         return Surroundings(
             documents=batch["documents"],
             causal=batch["causal"].astype(bool) if "causal" in batch else config.causal,
-            turns={kind: rotary_turns(config, kind, positions_BT) for kind in sorted(kinds)},
+            turns={kind: rotary_turns(config, kind, positions_BT, lengths_BT) for kind in sorted(kinds)},
             bias=self.relative_bias(num_tokens, num_tokens) if self.relative_bias else None,
             encoded=encoded_BSD,
             encoded_documents=encoded_documents_BS,

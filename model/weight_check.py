@@ -1,6 +1,7 @@
 """Holds a file's tensors strictly against those that a model needs, and says all that differs at once."""
 
 import logging
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.family import FamilyDescription
 from flaxmill.model.weight_files import Arrays
+from flaxmill.model.weight_prefixes import unknown_prefix
 
 LOGGER = logging.getLogger("flaxmill.weights")
 _MAX_LISTED = 8
@@ -65,6 +67,7 @@ def match_tensors(
         },
     )
     if any(differences):
+        _refuse_wrapped(description, arrays, expected)
         cause = _likely_cause(config, differences, len(expected), of_head)
         raise ValueError(
             f"the weights are not those of model_type={description.model_type}, head={config.head}: "
@@ -72,6 +75,28 @@ def match_tensors(
         )
     _check_dtypes(found)
     return found
+
+
+def warn_of_not_finite(directory: str | os.PathLike, counts: Mapping[str, int]) -> None:
+    """Say which tensors hold NaN or infinity: their number of such values by the tensors' names."""
+    if counts:
+        named = _listed([f"{name} ({count})" for name, count in sorted(counts.items())])
+        LOGGER.warning(
+            "%s: NaN or infinity stands in %d of its tensors, which makes all that they touch useless: %s",
+            directory,
+            len(counts),
+            named,
+        )
+
+
+def _refuse_wrapped(description: FamilyDescription, arrays: Arrays, expected: Shapes) -> None:
+    """Where all names begin with what none of the model's does, that says more than a list of them all."""
+    known = {spelling for name in expected for spelling in description.spellings(name)}
+    if prefix := unknown_prefix(arrays.keys(), known):
+        raise ValueError(
+            f"the names of all {len(arrays)} tensors begin with {prefix!r}, which transformers' do not: take "
+            "it off in the file, as the model within a wrapper saves itself"
+        )
 
 
 def _with_known_names(

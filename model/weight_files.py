@@ -1,6 +1,6 @@
 """Maps files of tensors, copying nothing: safetensors, one or shards with an index, and old .bin files."""
 
-import json
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from flaxmill.model.config_settings import shown
+from flaxmill.model.json_files import parse_object, read_json
+from flaxmill.model.weight_pickles import read_pickled
+from flaxmill.model.weight_prefixes import without_wrappers
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LEGACY, LEGACY_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -26,18 +31,21 @@ _DTYPES = {
 def read_weights(directory: str | os.PathLike) -> Arrays:
     """Every tensor in a model's directory by its name, mapped: bytes are read when they are used.
 
+    Names are taken without what torch's wrappers put before them.
+
     Raises:
       ValueError: there are no weights, a file is torn or missing, or a .bin file needs torch.
     """
     directory = Path(directory)
-    if (directory / SINGLE).is_file():
-        return _read_safetensors(directory / SINGLE)
-    if (directory / INDEX).is_file():
-        return _read_shards(directory / INDEX, _read_safetensors)
-    if (directory / LEGACY).is_file():
-        return _read_pickled(directory / LEGACY)
-    if (directory / LEGACY_INDEX).is_file():
-        return _read_shards(directory / LEGACY_INDEX, _read_pickled)
+    readers = {
+        SINGLE: _read_safetensors,
+        INDEX: functools.partial(_read_shards, read=_read_safetensors),
+        LEGACY: read_pickled,
+        LEGACY_INDEX: functools.partial(_read_shards, read=read_pickled),
+    }
+    for name, read in readers.items():
+        if (directory / name).is_file():
+            return without_wrappers(read(directory / name), str(directory / name))
     raise ValueError(f"{str(directory)!r} holds no weights; it needs {SINGLE}, {INDEX} or {LEGACY}")
 
 
@@ -48,20 +56,9 @@ def tensor_names(directory: str | os.PathLike) -> frozenset[str]:
     return frozenset(read_weights(directory)) if has_names else frozenset()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ValueError of one line where the file is torn or holds something else."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not JSON ({error}); copy it again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{str(path)!r} holds a JSON {type(values).__name__}, not an object; copy it again")
-    return values
-
-
 def _read_shards(index: Path, read: Callable[[Path], Arrays]) -> Arrays:
-    names: dict[str, str] = read_json(index).get("weight_map", {})
-    files = sorted(set(names.values()))
+    file_of = _weight_map(index)
+    files = sorted(set(file_of.values()))
     if missing := [name for name in files if not (index.parent / name).is_file()]:
         raise ValueError(
             f"{str(index)!r} names {len(missing)} of {len(files)} files that are not there: "
@@ -69,25 +66,44 @@ def _read_shards(index: Path, read: Callable[[Path], Arrays]) -> Arrays:
         )
     arrays: Arrays = {}
     for name in files:
-        arrays |= read(index.parent / name)
-    if absent := sorted(set(names) - set(arrays)):
+        found = read(index.parent / name)
+        if twice := sorted(arrays.keys() & found):
+            raise ValueError(f"{str(index)!r} names files that both hold {twice[0]!r}; copy them again")
+        arrays |= found
+    if absent := sorted(set(file_of) - set(arrays)):
         raise ValueError(
-            f"{str(index)!r} names {absent[0]!r}, which {names[absent[0]]} lacks; copy both again"
+            f"{str(index)!r} names {absent[0]!r}, which {file_of[absent[0]]} lacks; copy both again"
         )
     return arrays
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor: one of the directory's own, which may be a link to elsewhere, as in caches."""
+    file_of = read_json(index).get("weight_map")
+    if not isinstance(file_of, dict) or not file_of:
+        raise ValueError(
+            f"{str(index)!r} has no weight_map, which names the file of each tensor; copy it again"
+        )
+    for tensor, file in file_of.items():
+        if not isinstance(file, str) or file in ("", ".", "..") or set(file) & set("/\\\0"):
+            raise ValueError(
+                f"{str(index)!r} says that {tensor!r} is in {shown(file)}, which is no file of the same "
+                "directory; give the directory as it was saved or downloaded"
+            )
+    return file_of
 
 
 def _read_safetensors(path: Path) -> Arrays:
     try:
         with safe_open(path, framework="numpy"):
             pass  # it checks that header and offsets are sound and cover the file
-    except SafetensorError as error:
-        reason = str(error).splitlines()[0]
+    except (SafetensorError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{str(path)!r} is torn or no safetensors file ({reason}); copy it again") from None
     # safe_open itself copies each tensor that it is asked for; a view of the mapped file copies nothing.
     content = np.memmap(path, np.uint8, "r").view(np.ndarray)
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header = json.loads(content[8:start].tobytes())
+    header = parse_object(content[8:start].tobytes(), path)
     header.pop("__metadata__", None)
     return {name: _view(content[start:], name, entry, path) for name, entry in header.items()}
 
@@ -97,32 +113,3 @@ def _view(data: np.ndarray, name: str, entry: dict[str, Any], path: Path) -> np.
         raise ValueError(f"{str(path)!r} keeps {name} as {entry['dtype']}; give a file of float tensors")
     begin, end = entry["data_offsets"]
     return data[begin:end].view(jnp.dtype(_DTYPES[entry["dtype"]])).reshape(entry["shape"])
-
-
-def _read_pickled(path: Path) -> Arrays:
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise ValueError(
-            f"{str(path)!r} is PyTorch's old format, which only torch reads; "
-            "install torch, or give a model.safetensors"
-        ) from None
-    try:
-        # weights_only: a pickle may run any code; this loader builds tensors and nothing else.
-        tensors = torch.load(path, map_location="cpu", mmap=_is_zip(path), weights_only=True)
-    except Exception as error:  # torn files surface as whatever the unpickler meets first
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{str(path)!r} cannot be read as tensors ({reason}); copy it again") from None
-    # numpy has no bfloat16 of its own: those bits travel as integers.
-    return {
-        name: tensor.view(torch.int16).numpy().view(jnp.dtype("bfloat16"))
-        if tensor.dtype == torch.bfloat16
-        else tensor.numpy()
-        for name, tensor in tensors.items()
-        if isinstance(tensor, torch.Tensor)
-    }
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"  # torch before 1.6 wrote files that cannot be mapped

@@ -1,6 +1,7 @@
 """Fills parameters from a file's tensors: one stacked parameter at a time, and each device's share alone."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,18 +21,24 @@ Index = tuple[slice, ...]
 _ALIGNMENT = 64  # bytes; the CPU backend takes over a buffer aligned to this instead of copying it
 
 
-def load_leaf(leaf: Leaf, arrays: Arrays, mesh: Mesh | None) -> jax.Array:
-    """The parameter in float32; on a mesh as the shards of this process's devices, each read by itself."""
+def load_leaf(leaf: Leaf, arrays: Arrays, mesh: Mesh | None, not_finite: Counter[str]) -> jax.Array:
+    """The parameter in float32; on a mesh as the shards of this process's devices, each read by itself.
+
+    Args:
+      not_finite: counts the values that are NaN or infinite, by the tensor's name in the file.
+    """
 
     def read(index: Index) -> np.ndarray:
-        return read_slice(leaf, arrays, index)
+        return read_slice(leaf, arrays, index, not_finite)
 
     if mesh is None:
         return jax.block_until_ready(jax.device_put(read(tuple(slice(None) for _ in leaf.shape))))
     return _place(read, leaf.shape, parameter_sharding(mesh, leaf.axes, leaf.shape))
 
 
-def read_slice(leaf: Leaf, arrays: Arrays, index: Index) -> np.ndarray:
+def read_slice(
+    leaf: Leaf, arrays: Arrays, index: Index, not_finite: Counter[str] | None = None
+) -> np.ndarray:
     """float32 values of this part of the stacked and padded parameter; no other part is read or held."""
     bounds = [part.indices(size) for part, size in zip(index, leaf.shape, strict=True)]
     target = _empty([stop - start for start, stop, _ in bounds])
@@ -39,8 +46,19 @@ def read_slice(leaf: Leaf, arrays: Arrays, index: Index) -> np.ndarray:
     for row, layer in enumerate(layers):
         place = leaf.places[layer]
         stored = from_stored(place.stored, arrays[place.name], place.shape)
-        _fill(target[row], stored[index[1:]]) if leaf.is_stacked else _fill(target, stored[index])
+        part = target[row] if leaf.is_stacked else target
+        _fill(part, stored[index[1:] if leaf.is_stacked else index])
+        if not_finite is not None and (count := _count_not_finite(part)):
+            not_finite[place.name] += count
     return target
+
+
+def _count_not_finite(values: np.ndarray) -> int:
+    """NaN and infinities; a sum, which is one of them if a value is, costs little where there are none."""
+    with np.errstate(all="ignore"):
+        if np.isfinite(values.sum()):
+            return 0
+    return values.size - int(np.isfinite(values).sum())
 
 
 def fresh_leaves(
@@ -67,6 +85,11 @@ def _empty(shape: Sequence[int]) -> np.ndarray:
 
 
 def _fill(target: np.ndarray, stored: np.ndarray) -> None:
+    with np.errstate(over="ignore"):  # of float64 numbers beyond float32, which are counted as infinite
+        _copy(target, stored)
+
+
+def _copy(target: np.ndarray, stored: np.ndarray) -> None:
     if target.shape == stored.shape:
         return copy_blocked(target, stored)
     # Only the vocabulary, a first dimension, is longer here than in a file; its padding is zero.

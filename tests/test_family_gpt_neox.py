@@ -133,7 +133,7 @@ def test_an_empty_config_json_has_the_defaults_of_transformers():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rotary scaling 'dynamic'"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rotary scaling 'ntk'"),
         ({"rope_scaling": {"type": "linear"}}, "lacks 'factor'"),
         ({"hidden_act": "gelu_10"}, "hidden_act='gelu_10'"),
         ({"rotary_pct": 0.04}, "rotary positions turn pairs"),

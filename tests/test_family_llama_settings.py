@@ -136,9 +136,9 @@ def test_several_ends_of_a_sequence_become_the_first():
 @pytest.mark.parametrize(
     ("family", "settings", "named"),
     [
-        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rotary scaling 'dynamic'"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rotary scaling 'yarn'"),
-        ("llama", {"rope_scaling": {"type": "longrope"}}, "rotary scaling 'longrope'"),
+        ("llama", {"rope_scaling": {"type": "su", "factor": 2.0}}, "rotary scaling 'su'"),
+        ("llama", {"rope_parameters": {"rope_type": "proportional"}}, "rotary scaling 'proportional'"),
+        ("llama", {"rope_scaling": {"type": "longrope"}}, "rotary scaling 'longrope' lacks"),
         ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ("mistral", {"hidden_act": "gelu_10"}, "hidden_act='gelu_10'"),

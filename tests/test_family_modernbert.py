@@ -111,10 +111,11 @@ def test_published_sizes_have_their_published_number_of_parameters(settings, cou
         ({"layer_types": ["full_attention"]}, "22 layers"),
         ({"layer_types": ["chunked_attention"] * 22}, "chunked_attention"),
         (
-            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},
-            "rotary scaling 'yarn'",
+            {"rope_parameters": {"full_attention": {"rope_type": "ntk", "factor": 2.0}}},
+            "rotary scaling 'ntk'",
         ),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary scaling 'linear'"),
+        ({"rope_scaling": {"type": "linear"}}, "rotary scaling 'linear' lacks 'factor'"),
+        ({"sliding_window": 8}, "sliding_window=8"),
     ],
 )
 def test_settings_that_the_model_lacks_are_refused_in_one_line(settings, named):

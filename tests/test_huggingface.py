@@ -274,7 +274,7 @@ def test_quantised_weights_are_refused(changed):
         ({"architectures": "GPT2"}, "has architectures=GPT2; supported of gpt2"),
         ({"model_type": ["gpt2"]}, "has model_type=['gpt2']; "),
         ({"vocab_size": None}, "config.json has vocab_size=null"),
-        ({"n_layer": "two"}, "config.json of a gpt2 has a value of another kind"),
+        ({"n_layer": "two"}, "config.json: n_layer='two' must be a whole number"),
     ],
 )
 def test_an_unknown_model_is_one_line(settings, message, changed):

@@ -28,6 +28,10 @@ CONFIGS = {
         num_layers=3, causal=True, head="qa", layer_pattern=("global", "local"), window=3, num_kv_heads=2,
         qk_norm=True, positions="rotary", parallel_residual=True,
     ),
+    "turns by length": SMALL(
+        num_layers=2, causal=True, head="lm", positions="rotary", rope_scaling="dynamic", rope_factor=4.0,
+        rope_original_positions=6, num_kv_heads=2,
+    ),
 }  # fmt: skip
 
 

@@ -67,6 +67,8 @@ LISTS = {
     "model.layer-pattern": ("local", "global"),
     "model.lora-targets": ("query",),
     "model.eos-ids": (3, 4),
+    "model.rope-short-factors": (1.0, 1.5),
+    "model.rope-long-factors": (1.0, 2.0),
     "data.files": ("z",),
     "data.valid-files": ("y",),
     "data.labels": ("a", "b"),

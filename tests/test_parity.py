@@ -36,7 +36,8 @@ pytestmark = pytest.mark.slow  # every test compiles a model for both sides of a
 Directory = Callable[[str], Path]
 # One of each family, for what takes longer.
 FAMILIES = (
-    "bert_pretraining", "roberta", "modernbert", "gpt2", "gpt_neo", "gpt_neox", "llama3_rope", "mistral",
+    "bert_pretraining", "bert_multi_label", "roberta", "modernbert", "gpt2", "gpt2_regression", "gpt_neo",
+    "gpt_neox", "gpt_neox_yarn_rope", "llama3_rope", "llama_dynamic_rope", "llama_longrope", "mistral",
     "qwen2", "qwen3", "t5", "t5_v1_1", "marian",
 )  # fmt: skip
 
@@ -101,6 +102,14 @@ def test_bfloat16_differs_from_pytorchs_by_less_than_twice_its_rounding(name: st
     assert 0 < np.abs(ours - theirs).max() <= 2 * np.abs(theirs - exact).max()
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if "rope" in name])
+def test_stretched_positions_agree_to_the_last_places_of_float64(name: str, directory: Directory):
+    sides = Sides(directory(name))
+    ours, theirs = sides.measure(make_parity_batch(sides.config, "right", 1), "float64")
+    for quantity, (kind, tensors) in theirs.items():
+        assert max(difference(kind, ours[quantity][1], tensors).judged.values()) < 1e-13, quantity
+
+
 def with_config(**changes: Any) -> Callable[[Sides], None]:
     def plant(sides: Sides) -> None:
         sides.ours = Flaxmill(dataclasses.replace(sides.config, **changes), sides.ours.params)
@@ -127,6 +136,12 @@ FAULTS = {
     "queries and keys not permuted": ("llama", order_queries_and_keys_as_meta_does),
     "rotary theta": ("llama", with_config(rope_theta=1001.0)),
     "rotary scaling left out": ("llama3_rope", with_config(rope_scaling="none")),
+    "attention factor left out": ("llama_yarn_rope", with_config(rope_attention_factor=1.0)),
+    "limits of yarn not truncated": ("llama_yarn_rope", with_config(rope_truncate=False)),
+    "local layers stretched": ("modernbert_yarn_rope", with_config(rope_scaled_layers="all")),
+    "growth of theta left out": ("llama_dynamic_rope", with_config(rope_scaling="none")),
+    "original length off by one": ("llama_dynamic_rope", with_config(rope_original_positions=13)),
+    "short factors in long rows": ("llama_longrope", with_config(rope_original_positions=100)),
     "erf for tanh": ("gpt2", with_config(activation="gelu")),
     "tanh for erf": ("bert", with_config(activation="gelu_tanh")),
     "window a token too long": ("mistral", with_config(window=6)),
@@ -237,3 +252,13 @@ def test_rounding_is_accepted_only_where_float64_shows_it():
     assert not check_of(1e-3, 1e-6, 5e-4).inside, "the sides differ in float64"
     assert not check_of(1e-3, 1e-12, 5e-5).inside, "torch rounds far less than the two sides differ"
     assert not check_of(float("nan"), 1e-12, 5e-4).inside
+
+
+def test_a_gradient_that_torch_happens_to_round_to_zero_bounds_nothing():
+    def check(apart: float, least: float) -> Check:
+        rounding = Rounding({"a": 1e-12}, {"a": 0.0}, {"a": least})
+        return Check("gradients", "gradients", "right", Difference(apart, apart, {"a": apart}), rounding)
+
+    assert check(5e-3, 6e-2).inside
+    assert not check(5e-3, 1e-3).inside
+    assert not check(5e-3, 0.0).inside

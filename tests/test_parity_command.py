@@ -51,7 +51,7 @@ OUTSIDE = Check(
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
-    monkeypatch.setattr(parity, "compare_directory", lambda directory, seed: iter(checks))
+    monkeypatch.setattr(parity, "compare_directory", lambda directory, **_: iter(checks))
 
 
 def test_table_shows_differences_tolerances_and_reasons(

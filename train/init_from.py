@@ -16,7 +16,7 @@ from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, TOKENIZER_FIL
 # Of how it is trained, and of what stands on the body, the new run decides itself.
 _OWN_FIELDS = (
     *("dropout", "attention_dropout", "dtype", "attention", "remat", "scan_layers"),
-    *("head", "num_labels", "lora_rank", "lora_alpha", "lora_targets"),
+    *("head", "num_labels", "problem_type", "lora_rank", "lora_alpha", "lora_targets"),
 )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,9 @@ NUM_STEPS = 5
 OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=1e-3, beta2=0.999, weight_decay=0.1, clip_norm=1.0)
 ROUNDING = 10.0
 """A float32 difference may be rounding if it is at most this many times what torch's own rounding costs."""
+HALF_ULP = 2.0**-24
+"""Of a float32. A gradient's difference may also be rounding if it is at most this share of the norm of all:
+what is zero in truth comes out as zero now and then, even in torch, and a multiple of that bounds nothing."""
 
 
 class Tolerance(NamedTuple):
@@ -51,10 +54,9 @@ TOLERANCES = {
     "gradients": Tolerance(
         1e-4, 1e-9, True, "to the tensor's largest entry, at least 1e-6 of the global norm: sums cancel"
     ),
-    # torch's clip_grad_norm_ divides by norm + 1e-6, which after 5 steps of 1e-3 is up to 1.3e-9 where a
-    # gradient is as small as Adam's epsilon.
+    # In float64: 1e-16 of noise where a gradient is zero, over Adam's epsilon of 1e-8, in 5 steps of 1e-3.
     "parameters": Tolerance(
-        1e-5, 5e-9, False, "1% of a step; Adam divides a gradient by its size, so zeros make steps of noise"
+        1e-5, 5e-11, False, "1% of a step; Adam divides a gradient by its size, so zeros make steps of noise"
     ),
 }
 
@@ -82,6 +84,12 @@ class Rounding:
     judged: dict[str, float]
     of_torch: dict[str, float]
     """How far torch in float32 is from torch in float64, in the tensor where that is furthest."""
+    least: dict[str, float] = field(default_factory=dict)
+    """`HALF_ULP` of the norm of all gradients."""
+
+    def bound(self, name: str) -> float:
+        """The largest float32 difference that may be rounding."""
+        return max(ROUNDING * self.of_torch[name], self.least.get(name, 0.0))
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Check:
 
     A tensor is inside if it is within the tolerance for float32, or if float64 shows its difference to be
     rounding: within the tolerance for float64, and in float32 at most `ROUNDING` times as far apart as torch
-    in float32 is from torch in float64.
+    in float32 is from torch in float64, or `HALF_ULP` of the norm of all gradients.
     """
 
     quantity: str
@@ -127,23 +135,38 @@ class Check:
         if self.rounding is None:
             return False
         agree = self.rounding.judged[name] <= TOLERANCES[self.kind].float64
-        return agree and self.difference.judged[name] <= ROUNDING * self.rounding.of_torch[name]
+        return agree and self.difference.judged[name] <= self.rounding.bound(name)
 
 
-def compare_directory(directory: Path, *, seed: int = 0) -> Iterator[Check]:
+def compare_directory(
+    directory: Path, *, seed: int = 0, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Check]:
     """Compare the model of a Hugging Face directory, in float32, on random batches.
 
     Yields, for each shape of batch that the model has, hidden states, logits, loss and gradients; in the end
     the parameters after `NUM_STEPS` steps of AdamW.
 
+    Args:
+      say: is told what begins, and how much of the whole that is.
+
     Raises:
       ValueError: no such directory, a model that flaxmill does not have, or PyTorch is not installed.
     """
+    say("reading the model")
     sides = Sides(directory)
     batches = [make_parity_batch(sides.config, name, seed) for name in variants(sides.config)]
-    for batch in batches:
-        yield from compare(sides.measure, batch)
-    yield from compare(sides.train, batches[0])
+    total = len(batches) + 1
+
+    def told(measure: Measure, number: int, what: str) -> Measure:
+        def tell_and_measure(batch: ParityBatch, precision: Precision) -> tuple[Quantities, Quantities]:
+            say(f"comparison {number} of {total}: {what}, in {precision}")
+            return measure(batch, precision)
+
+        return tell_and_measure
+
+    for number, batch in enumerate(batches, 1):
+        yield from compare(told(sides.measure, number, f"batch {batch.name}"), batch)
+    yield from compare(told(sides.train, total, f"{NUM_STEPS} steps of training"), batches[0])
 
 
 class Sides:
@@ -202,21 +225,33 @@ def _with_float64(check: Check, theirs: Arrays, exact: tuple[Quantities, Quantit
     names = check.beyond_float32
     # Of whichever tensor: which one has an entry whose gradient is nearly zero is luck of the CPU's rounding.
     largest = max(of_torch.values())
-    rounding = Rounding({name: judged[name] for name in names}, dict.fromkeys(names, largest))
+    norm = _norm(theirs)
+    is_relative = TOLERANCES[check.kind].relative
+    least = {name: HALF_ULP * norm / _unit(theirs.get(name), norm) for name in names} if is_relative else {}
+    rounding = Rounding({name: judged[name] for name in names}, dict.fromkeys(names, largest), least)
     return dataclasses.replace(check, rounding=rounding)
 
 
 def difference(kind: str, ours: Arrays, theirs: Arrays) -> Difference:
     """Of all tensors; one that a side lacks, or has in another shape, is infinitely far."""
-    norm = float(np.sqrt(sum(np.sum(np.square(value, dtype=np.float64)) for value in theirs.values())))
+    norm = _norm(theirs)
     absolute, relative = {}, {}
     for name in sorted(ours.keys() | theirs.keys()):
         apart = absolute[name] = _apart(ours.get(name), theirs.get(name))
-        unit = max(_largest(theirs.get(name, np.zeros(0))), FLOOR * norm)
+        unit = _unit(theirs.get(name), norm)
         relative[name] = apart / unit if unit else apart
     judged = relative if TOLERANCES[kind].relative else absolute
     # numpy's max keeps NaN.
     return Difference(float(np.max([*absolute.values()])), float(np.max([*relative.values()])), judged)
+
+
+def _norm(tensors: Arrays) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(value, dtype=np.float64)) for value in tensors.values())))
+
+
+def _unit(tensor: np.ndarray | None, norm: float) -> float:
+    """What a tensor's relative difference is relative to (see `Tolerance.relative`)."""
+    return max(0.0 if tensor is None else _largest(tensor), FLOOR * norm)
 
 
 def _apart(ours: np.ndarray | None, theirs: np.ndarray | None) -> float:

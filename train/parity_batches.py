@@ -55,6 +55,9 @@ class _Layout(NamedTuple):
 def row_length(config: ModelConfig) -> int:
     """Tokens of a row: enough to leave a local layer's window, as far as positions and MAX_TOKENS allow."""
     wanted = MIN_TOKENS if config.window is None else max(MIN_TOKENS, 2 * config.window + 8)
+    if config.turns_by_length:
+        # A third of it, one of three packed documents, is longer than the original context.
+        return min(max(wanted, 3 * (config.rope_original_positions + 4)), MAX_TOKENS)
     return min(wanted, MAX_TOKENS, config.max_positions or MAX_TOKENS)
 
 
@@ -80,7 +83,7 @@ def make_parity_batch(config: ModelConfig, variant: str, seed: int) -> ParityBat
     random = np.random.default_rng(seed)
     streams = ["", "decoder_"] if config.encoder_layers else [""]
     T = row_length(config)
-    layouts = [_lay_out(variant, T - 2 * index) for index in range(len(streams))]
+    layouts = [_lay_out(variant, T - 2 * index, config.turns_by_length) for index in range(len(streams))]
     ours: Batch = {}
     theirs: Batch = {}
     places = []
@@ -92,7 +95,8 @@ def make_parity_batch(config: ModelConfig, variant: str, seed: int) -> ParityBat
             del ours[f"{prefix}documents"]  # follows from the mask
     if variant == "segments":
         _add_segments(ours, theirs, places[0], config.num_segments, random)
-    if variant == "left" and config.position_offset == 0 and not config.encoder_layers:
+    counted_by_torch = variant != "left" and not config.turns_by_length
+    if not counted_by_torch and config.position_offset == 0 and not config.encoder_layers:
         theirs["position_ids"] = np.maximum(theirs["attention_mask"].cumsum(1) - 1, 0)
     _add_labels(ours, theirs, layouts[-1], places[-1], config, random)
     encoder_places = places[0] if len(places) > 1 else None
@@ -101,10 +105,16 @@ def make_parity_batch(config: ModelConfig, variant: str, seed: int) -> ParityBat
     )
 
 
-def _lay_out(variant: str, T: int) -> _Layout:
+def _lay_out(variant: str, T: int, alike: bool) -> _Layout:
+    """`alike`: all documents are as long as each other, since torch turns the rows of a batch by the longest;
+    some padding stays."""
     lengths = [[T], [2 * T // 3], [T // 2]]
+    if alike:
+        lengths = [[2 * T // 3]] * NUM_ROWS
     if variant == "packed":
         lengths = [[T // 3, T // 4, T // 5], [T], [T // 2, T // 4]]
+        if alike:
+            lengths = [[T // 3] * 3, [T // 3], [T // 3] * 2]
     if variant == "full":
         lengths = [[T]] * NUM_ROWS
     left = variant == "left"
@@ -188,9 +198,8 @@ def _add_labels(
         ours["nsp_labels"] = random.integers(0, 2, NUM_ROWS).astype(np.int32)
         theirs["next_sentence_label"] = ours["nsp_labels"].astype(np.int64)
     elif config.head == "classification":
-        ours["labels"] = random.integers(0, config.num_classes, NUM_ROWS).astype(np.int32)
+        ours["labels"], theirs["labels"] = _row_labels(config, random)
         ours["weights"] = np.ones(NUM_ROWS, np.float32)
-        theirs["labels"] = ours["labels"].astype(np.int64)
     elif config.head == "qa":
         for name, their_name in (("starts", "start_positions"), ("ends", "end_positions")):
             rows = zip(layout.starts, layout.lengths, strict=True)
@@ -202,6 +211,21 @@ def _add_labels(
         ours["distance_to"] = random.standard_normal((*ours["tokens"].shape, config.embed_dim))
         theirs["distance_to"] = np.zeros((*theirs["input_ids"].shape, config.embed_dim))
         theirs["distance_to"][places.theirs] = ours["distance_to"][places.ours]
+
+
+def _row_labels(config: ModelConfig, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A class for each row, or for each class whether it is there, or numbers."""
+    assert config.num_classes is not None
+    each = NUM_ROWS if config.num_classes == 1 else (NUM_ROWS, config.num_classes)
+    match config.problem:
+        case "multi_label_classification":
+            labels = random.integers(0, 2, (NUM_ROWS, config.num_classes)).astype(np.float32)
+        case "regression":
+            labels = random.standard_normal(each).astype(np.float32)
+        case _:
+            labels = random.integers(0, config.num_classes, NUM_ROWS)
+            return labels.astype(np.int32), labels.astype(np.int64)
+    return labels, labels
 
 
 def _add_token_labels(

@@ -46,12 +46,13 @@ def run(arguments: list[str]) -> None:
     from flaxmill.train.cache_directory import cache_directory
     from flaxmill.train.compilation_cache import enable_compilation_cache
     from flaxmill.train.parity import compare_directory
+    from flaxmill.train.parity_progress import Progress
     from flaxmill.train.torch_reference import versions
 
     versions()  # says what is not installed before anything that takes long
     enable_compilation_cache(cache_directory())
-    with _huggingface_directory(source) as directory:
-        checks = compare_directory(directory, seed=parsed.seed)
+    with _huggingface_directory(source) as directory, Progress() as progress:
+        checks = compare_directory(directory, seed=parsed.seed, say=progress)
         print_report = parity_report.print_json if parsed.json else parity_report.print_table
         outside = print_report(arguments[0], directory, checks)
     if outside:

@@ -54,7 +54,7 @@ class Flaxmill:
         """Train by AdamW at a constant learning rate; yields the loss before each step."""
         optimizer = make_optimizer(config, self.params)
         update = jax.jit(_make_update(optimizer, config, self._frozen))
-        state, inputs = optimizer.init(self.params), self._complete(batch)
+        state, inputs = jax.jit(optimizer.init)(self.params), self._complete(batch)
         for _ in range(num_steps):
             (loss, _), gradients = self._gradients(self.params, inputs)
             self.params, state = update(self.params, state, gradients)

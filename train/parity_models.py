@@ -123,6 +123,23 @@ _LLAMA3_ROPE = {
     "original_max_position_embeddings": 16,
 }
 _LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
+_YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 10,
+    "beta_fast": 0.8,  # so that some of the few turns lie between the two limits
+    "beta_slow": 0.2,
+}
+_DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 3.0}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1000.0,
+    "original_max_position_embeddings": 12,
+    "factor": 4.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.5],
+    "long_factor": [1.5, 2.0, 3.0, 4.5],
+}
 _PADDED = {"pad_token_id": 0, "num_labels": 3}  # classification finds a row's end by its padding
 
 SMALL: dict[str, SmallModel] = {
@@ -131,6 +148,11 @@ SMALL: dict[str, SmallModel] = {
     "bert_classification": SmallModel(
         "BertConfig", "BertForSequenceClassification", _BERT | {"num_labels": 3}
     ),
+    "bert_multi_label": SmallModel(
+        "BertConfig",
+        "BertForSequenceClassification",
+        _BERT | {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
     "bert_qa": SmallModel("BertConfig", "BertForQuestionAnswering", _BERT),
     "bert_tokens": SmallModel("BertConfig", "BertForTokenClassification", _BERT | {"num_labels": 3}),
     "bert_encoder": SmallModel("BertConfig", "BertModel", _BERT),
@@ -138,6 +160,9 @@ SMALL: dict[str, SmallModel] = {
     "roberta": SmallModel("RobertaConfig", "RobertaForMaskedLM", _ROBERTA),
     "roberta_classification": SmallModel(
         "RobertaConfig", "RobertaForSequenceClassification", _ROBERTA | {"num_labels": 3}
+    ),
+    "roberta_regression": SmallModel(
+        "RobertaConfig", "RobertaForSequenceClassification", _ROBERTA | {"num_labels": 1}
     ),
     "roberta_tokens": SmallModel(
         "RobertaConfig", "RobertaForTokenClassification", _ROBERTA | {"num_labels": 3}
@@ -157,9 +182,23 @@ SMALL: dict[str, SmallModel] = {
         "ModernBertConfig", "ModernBertForTokenClassification", _MODERNBERT | {"num_labels": 3}
     ),
     "modernbert_qa": SmallModel("ModernBertConfig", "ModernBertForQuestionAnswering", _MODERNBERT),
+    "modernbert_yarn_rope": SmallModel(
+        "ModernBertConfig",
+        "ModernBertForMaskedLM",
+        _MODERNBERT
+        | {
+            "rope_parameters": {
+                "full_attention": _YARN_ROPE,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            }
+        },
+    ),
     "modernbert_encoder": SmallModel("ModernBertConfig", "ModernBertModel", _MODERNBERT),
     "gpt2": SmallModel("GPT2Config", "GPT2LMHeadModel", _GPT2),
     "gpt2_classification": SmallModel("GPT2Config", "GPT2ForSequenceClassification", _GPT2 | _PADDED),
+    "gpt2_regression": SmallModel(
+        "GPT2Config", "GPT2ForSequenceClassification", _GPT2 | _PADDED | {"problem_type": "regression"}
+    ),
     "gpt2_encoder": SmallModel("GPT2Config", "GPT2Model", _GPT2),
     "gpt_neo": SmallModel("GPTNeoConfig", "GPTNeoForCausalLM", _GPT_NEO),
     "gpt_neo_classification": SmallModel(
@@ -169,6 +208,11 @@ SMALL: dict[str, SmallModel] = {
     "gpt_neox_sequential": SmallModel(
         "GPTNeoXConfig", "GPTNeoXForCausalLM", _GPT_NEOX | {"use_parallel_residual": False}
     ),
+    "gpt_neox_yarn_rope": SmallModel(
+        "GPTNeoXConfig",
+        "GPTNeoXForCausalLM",
+        _GPT_NEOX | {"rope_parameters": _YARN_ROPE | {"partial_rotary_factor": 0.5}},
+    ),
     "gpt_neox_classification": SmallModel(
         "GPTNeoXConfig", "GPTNeoXForSequenceClassification", _GPT_NEOX | _PADDED
     ),
@@ -177,6 +221,15 @@ SMALL: dict[str, SmallModel] = {
     "llama_linear_rope": SmallModel(
         "LlamaConfig", "LlamaForCausalLM", _LLAMA | {"rope_parameters": _LINEAR_ROPE}
     ),
+    "llama_yarn_rope": SmallModel(
+        "LlamaConfig", "LlamaForCausalLM", _LLAMA | {"rope_parameters": _YARN_ROPE}
+    ),
+    "llama_dynamic_rope": SmallModel(
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        _LLAMA | {"rope_parameters": _DYNAMIC_ROPE, "max_position_embeddings": 12},
+    ),
+    "llama_longrope": SmallModel("LlamaConfig", "LlamaForCausalLM", _LLAMA | {"rope_parameters": _LONGROPE}),
     "llama_tied": SmallModel(
         "LlamaConfig",
         "LlamaForCausalLM",

@@ -82,6 +82,7 @@ def as_json(check: Check) -> dict[str, Any]:
             "rounding_factor": ROUNDING,
             "tensors": check.rounding.judged,
             "torch_float32_to_float64": check.rounding.of_torch,
+            "half_ulp_of_norm": check.rounding.least,
         }
     return described
 
@@ -118,9 +119,12 @@ def _notes(check: Check) -> Iterator[str]:
         yield f"float64 judges {len(beyond)} of {len(tensors)} tensors{rest}; furthest: {name}"
     if check.rounding is not None:
         judged, of_torch = check.rounding.judged[name], check.rounding.of_torch[name]
+        bound = f"{ROUNDING:.0f} x torch's own largest {of_torch:.1e}"
+        if check.rounding.bound(name) > ROUNDING * of_torch:
+            bound = f"{check.rounding.bound(name):.1e}, a rounding of the norm of all"
         yield (
             f"float64 {judged:.1e}, tolerance {TOLERANCES[check.kind].float64:.0e}; "
-            f"float32 {tensors[name]:.1e}, at most {ROUNDING:.0f} x torch's own largest {of_torch:.1e}"
+            f"float32 {tensors[name]:.1e}, at most {bound}"
         )
 
 

@@ -109,7 +109,7 @@ def make_reference_step(model: Any, optimizer: OptimizerConfig) -> Any:
         with _arithmetic(_precision(model)):
             _, loss = _run(model, batch)
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        _clip_gradients(model, clip_norm)
         torch_optimizer.step()
         return loss.item()
 
@@ -151,6 +151,16 @@ def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+def _clip_gradients(model: Any, clip_norm: float) -> None:
+    """As flaxmill does. torch's own clip_grad_norm_ divides by the norm + 1e-6: two programs that do the same
+    otherwise would differ by a millionth of each gradient, which is more than float64 rounds."""
+    torch, _ = _import()
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    scale = (clip_norm / torch.nn.utils.get_total_norm(gradients)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale)
+
+
 def _run(model: Any, batch: ParityBatch) -> tuple[dict[str, Any], Any]:
     """Outputs as `Measured` has them, as tensors, and the loss."""
     torch, _ = _import()
@@ -159,6 +169,7 @@ def _run(model: Any, batch: ParityBatch) -> tuple[dict[str, Any], Any]:
         # transformers' loss of an answer's ends counts padding among the places; see `_answer_loss`.
         inputs = {name: value for name, value in inputs.items() if not name.endswith("_positions")}
     distance_to = inputs.pop("distance_to", None)
+    _forget_lengths(model)
     with _hidden_states(model) as hidden:
         found = model(**inputs)
     outputs: dict[str, Any] = {"hidden": hidden["body"][batch.places.theirs]}
@@ -180,6 +191,15 @@ def _run(model: Any, batch: ParityBatch) -> tuple[dict[str, Any], Any]:
     if distance_to is not None:
         loss = _distance(hidden["body"], distance_to, batch.places.theirs, found.get("pooler_output"))
     return outputs, _answer_loss(found, batch) if loss is None else loss
+
+
+def _forget_lengths(model: Any) -> None:
+    """Rotary positions that stretch with the length keep to the longest row that they have seen, until they
+    see one that is shorter than the original length."""
+    torch, _ = _import()
+    if "dynamic" in str(getattr(model.config, "rope_parameters", None)):
+        with torch.no_grad():
+            model(input_ids=torch.ones(1, 1, dtype=torch.int64))
 
 
 def _answer_loss(found: Any, batch: ParityBatch) -> Any:
@@ -256,10 +276,21 @@ def _all_in_float64() -> AbstractContextManager[Any]:
 
     class AllInFloat64(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            # Whole numbers stay float32: T5's buckets of distances are rounded from its logarithms.
-            if func is torch.Tensor.float and args[0].is_floating_point():
+            # Tables of whole numbers stay float32: T5's buckets of distances are rounded from its logarithms.
+            # LongRoPE's powers of theta begin with a row of them.
+            if func is torch.Tensor.float and (args[0].is_floating_point() or args[0].ndim == 1):
                 func = torch.Tensor.double
             widened = {name: widen(value) for name, value in (kwargs or {}).items()}
             return func(*map(widen, args), **widened)
 
-    return AllInFloat64()
+    @contextmanager
+    def mode() -> Iterator[None]:
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)  # of whole numbers that are divided
+        try:
+            with AllInFloat64():
+                yield
+        finally:
+            torch.set_default_dtype(usual)
+
+    return mode()
