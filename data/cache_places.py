@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import TRAINED, DataConfig
-from flaxmill.data.dataset import FORMAT_VERSION, Dataset, Layout
+from flaxmill.data.dataset import Dataset, Layout
+from flaxmill.data.dataset_manifest import FORMAT_VERSION
 from flaxmill.data.framing import document_frame
 from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer_reading import find_tokenizer

@@ -1,7 +1,6 @@
 """A prepared dataset: a directory of shards, a tokenizer and a manifest that is written last."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flaxmill.data.config import Objective
+from flaxmill.data.dataset_manifest import MANIFEST, DamagedDatasetError, read_manifest
 from flaxmill.data.example_formats import (
     answer_format,
     labelled_format,
@@ -37,14 +37,7 @@ LAYOUTS: dict[Objective, tuple[Layout, ...]] = {
     "seq2seq": ("sources", "prompts"),
 }
 
-# Raise it when stored bytes change for the same settings: older datasets are then prepared again.
-FORMAT_VERSION = 1
-MANIFEST = "dataset.json"
 TOKENIZER = "tokenizer.json"
-
-
-class DamagedDatasetError(ValueError):
-    """A directory that has a manifest but not what the manifest promises."""
 
 
 class Dataset:
@@ -75,7 +68,10 @@ class Dataset:
         self.labels: tuple[str, ...] = tuple(manifest.get("labels", ()))
         self.settings: dict[str, Any] = manifest["settings"]
         self.statistics: dict[str, dict[str, Any]] = manifest["statistics"]
-        self.tokenizer = Tokenizer.load(directory / TOKENIZER)
+        # Its digest is the manifest's.
+        self.tokenizer = Tokenizer.load(directory / TOKENIZER, is_trusted=True)
+        if self.vocab_size != self.tokenizer.vocab_size:
+            raise DamagedDatasetError(f"{directory / TOKENIZER} is not the dataset's; prepare it again")
         self._format = record_format(self.settings, self.vocab_size, len(self.labels))
         self._readers = {
             split: ShardReader(directory, [Shard(*shard) for shard in shards])
@@ -83,8 +79,17 @@ class Dataset:
         }
 
     def read(self, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The stored rows with these numbers, in this order, as {field: [rows, ...]}."""
-        return self._format.decode(self._readers[split].read(rows))
+        """The stored rows with these numbers, in this order, as {field: [rows, ...]}.
+
+        Raises OSError where they are damaged.
+        """
+        records = self._readers[split].read(rows)
+        if odd := {len(record) for record in records} - {self._format.num_bytes}:
+            raise OSError(
+                f"{self.directory} has rows of {odd.pop()} bytes, its settings say {self._format.num_bytes}; "
+                "delete it to have it prepared again"
+            )
+        return self._format.decode(records)
 
     def close(self) -> None:
         """Closes the files; they open again at the next read."""
@@ -133,23 +138,7 @@ def open_dataset(directory: str | Path) -> Dataset:
     DamagedDatasetError where files are missing, cut short or changed.
     """
     directory = Path(directory)
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{directory} is no prepared dataset (it has no {MANIFEST}); prepare it again"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedDatasetError(
-            f"{directory / MANIFEST} cannot be read ({error}); prepare it again"
-        ) from None
-    if not isinstance(manifest, dict):
-        raise DamagedDatasetError(f"{directory / MANIFEST} is no manifest; prepare it again")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise DamagedDatasetError(
-            f"{directory} has format {manifest.get('format_version')}, this version reads {FORMAT_VERSION}; "
-            "prepare it again"
-        )
+    manifest = read_manifest(directory)
     try:
         _check_files(directory, manifest)
         return Dataset(directory, manifest)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.dataset import FORMAT_VERSION, MANIFEST, TOKENIZER, hash_file, record_format
+from flaxmill.data.dataset import TOKENIZER, hash_file, record_format
+from flaxmill.data.dataset_manifest import FORMAT_VERSION, MANIFEST, write_manifest
 from flaxmill.data.held_out import Split
 from flaxmill.data.shards import ShardWriter, name_shards, sync, write_tfds_metadata
 from flaxmill.data.tokenization import Tokenizer, canonical_json
@@ -57,8 +58,6 @@ def finish_dataset(
     } | ({} if labels is None else {"labels": labels})
     for path in directory.iterdir():
         sync(path)
-    (directory / MANIFEST).write_text(
-        json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    write_manifest(directory, manifest)
     sync(directory / MANIFEST)
     sync(directory)

@@ -15,14 +15,8 @@ from flaxmill.data.answer_rows import check_stride
 from flaxmill.data.building import build_dataset
 from flaxmill.data.cache_places import Places, find_places, reads_as_before, stored_framing, stored_settings
 from flaxmill.data.config import TASK_OBJECTIVES, DataConfig, has_labels
-from flaxmill.data.dataset import (
-    MANIFEST,
-    DamagedDatasetError,
-    Dataset,
-    Layout,
-    layout_of,
-    open_dataset,
-)
+from flaxmill.data.dataset import Dataset, Layout, layout_of, open_dataset
+from flaxmill.data.dataset_manifest import MANIFEST, DamagedDatasetError
 from flaxmill.data.example_building import build_examples
 from flaxmill.data.example_corpus import ExampleCorpus, as_documents, find_labels, split_examples
 from flaxmill.data.held_out import SplitCorpus, split_corpus

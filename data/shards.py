@@ -158,6 +158,7 @@ class ShardReader:
 
     def __init__(self, directory: Path, shards: Sequence[Shard]):
         self._paths = [str(directory / shard.file) for shard in shards]
+        self._num_rows = [shard.num_rows for shard in shards]
         self._ends = np.cumsum([0, *(shard.num_rows for shard in shards)])
         self._open: OrderedDict[int, array_record_module.ArrayRecordReader] = OrderedDict()
         # The loop prefetches from one thread while evaluation may read in another.
@@ -191,7 +192,10 @@ class ShardReader:
         if shard not in self._open:
             if len(self._open) == _MAX_OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[shard] = array_record_module.ArrayRecordReader(self._paths[shard], _READER_OPTIONS)
+            reader = array_record_module.ArrayRecordReader(self._paths[shard], _READER_OPTIONS)
+            if reader.num_records() != self._num_rows[shard]:
+                raise RuntimeError(f"{reader.num_records()} rows and not {self._num_rows[shard]}")
+            self._open[shard] = reader
         self._open.move_to_end(shard)
         return self._open[shard]
 

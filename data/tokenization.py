@@ -12,11 +12,14 @@ import numpy as np
 import tokenizers
 
 from flaxmill.data.encoding_failures import is_panic
-from flaxmill.data.tokenizer_reading import READABLE, find_tokenizer, read_tokenizer
+from flaxmill.data.tokenizer_reading import READABLE, TOKENIZER_NAMES, find_tokenizer, read_tokenizer
 from flaxmill.data.tokenizer_roles import Frame, Roles, find_roles, roles_by_spelling, template_frame
-from flaxmill.data.tokenizer_settings import ROLES, TokenizerSettings, read_settings
+from flaxmill.data.tokenizer_settings import ROLES, SETTINGS_FILES, TokenizerSettings, read_settings
+from flaxmill.data.trials import try_reading
 
 _VERY_LONG = 1_000_000
+# An embedding has as many rows: this many of a width of 1,024 are 64 GB.
+_LARGEST_ID = 2**24
 # Of a settings file, what is about another place, or no longer true of what is written.
 _NOT_KEPT = {"name_or_path", "tokenizer_file", "special_tokens_map_file", "init_inputs", "vocab_file"}
 
@@ -176,12 +179,15 @@ class Tokenizer:
         Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, by_spelling: bool = False) -> "Tokenizer":
+    def load(
+        cls, path: str | os.PathLike, *, by_spelling: bool = False, is_trusted: bool = False
+    ) -> "Tokenizer":
         """Reads a tokenizer.json, vocab.txt, vocab.json with merges.txt or SentencePiece model, or the
         directory that holds one, with the settings beside it.
 
         Args:
           by_spelling: tell the roles of special tokens by their spelling alone, as version 0.1.0 did.
+          is_trusted: the file was written from a tokenizer that has been read before.
 
         Raises ValueError where it is none of these.
         """
@@ -193,10 +199,13 @@ class Tokenizer:
                 f"wordpiece, bytes, or the path of {READABLE}"
             )
         settings = read_settings(file.parent)
+        beside = tuple(file.with_name(name) for name in (*TOKENIZER_NAMES, "merges.txt", *SETTINGS_FILES))
         try:
+            if not is_trusted and (reason := try_reading("flaxmill.data.tokenizer_trial", file, beside)):
+                raise ValueError(reason)
             inner = read_tokenizer(file, settings)
-            if not inner.get_vocab_size():
-                raise ValueError("its vocabulary is empty")
+            _check_ids(inner)
+            return cls(inner, settings, roles_by_spelling(inner) if by_spelling else None)
         except BaseException as error:
             if not (isinstance(error, Exception) or is_panic(error)):
                 raise
@@ -204,7 +213,14 @@ class Tokenizer:
             raise ValueError(
                 f"data.tokenizer={str(file)!r} cannot be read ({reason}); give {READABLE}"
             ) from None
-        return cls(inner, settings, roles_by_spelling(inner) if by_spelling else None)
+
+
+def _check_ids(inner: tokenizers.Tokenizer) -> None:
+    ids = inner.get_vocab(with_added_tokens=True).values()
+    if not inner.get_vocab_size():
+        raise ValueError("its vocabulary is empty")
+    if (largest := max(ids)) > _LARGEST_ID:
+        raise ValueError(f"it has the id {largest}, for which no model has an embedding")
 
 
 def canonical_json(tokenizer: Tokenizer) -> str:

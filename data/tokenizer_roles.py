@@ -34,11 +34,16 @@ class Frame(NamedTuple):
 
 
 def template_frame(inner: tokenizers.Tokenizer) -> Frame:
-    """What the tokenizer's own template puts around a text; nothing where it has none."""
+    """What the tokenizer's own template puts around a text; nothing where it has none.
+
+    Raises ValueError where it leaves the text out.
+    """
     # Read off a text of one token, since the tokenizer itself may know no token for a text of ours.
     scratch = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     scratch.post_processor = inner.post_processor
     encoding = scratch.encode("a")
+    if 0 not in encoding.special_tokens_mask:
+        raise ValueError("its template has no place for the text")
     place = encoding.special_tokens_mask.index(0)
     return Frame(tuple(encoding.ids[:place]), tuple(encoding.ids[place + 1 :]))
 

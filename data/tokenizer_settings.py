@@ -225,6 +225,8 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        # JSON can spell half of a surrogate pair, which is no character and which UTF-8 has no bytes for.
+        json.dumps(values, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read ({reason}); restore or delete it") from None

@@ -26,6 +26,12 @@ def parse_object(text: bytes, path: Path) -> dict[str, Any]:
     """The JSON object that a file or a part of it holds; ValueError as of `read_json`."""
     try:
         values = json.loads(text.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
+        if b"\\u" in text:
+            json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{str(path)!r} spells half of a surrogate pair, which is no character; correct it"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not JSON ({error}); copy it again") from None
     except RecursionError:

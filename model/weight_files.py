@@ -85,12 +85,17 @@ def _weight_map(index: Path) -> dict[str, str]:
             f"{str(index)!r} has no weight_map, which names the file of each tensor; copy it again"
         )
     for tensor, file in file_of.items():
-        if not isinstance(file, str) or file in ("", ".", "..") or set(file) & set("/\\\0"):
+        if not isinstance(file, str) or file in ("", ".", "..") or set(file) & set("/\\\0") or _is_long(file):
             raise ValueError(
                 f"{str(index)!r} says that {tensor!r} is in {shown(file)}, which is no file of the same "
                 "directory; give the directory as it was saved or downloaded"
             )
     return file_of
+
+
+def _is_long(name: str) -> bool:
+    """Whether it is longer than a file's name may be."""
+    return len(name.encode()) > 255
 
 
 def _read_safetensors(path: Path) -> Arrays:

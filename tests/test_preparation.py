@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.dataset import MANIFEST, open_dataset
+from flaxmill.data.dataset import open_dataset
+from flaxmill.data.dataset_manifest import MANIFEST
 from flaxmill.data.preparation import prepare
 
 WORDS = (

@@ -14,7 +14,7 @@ import numpy as np
 from flaxmill.train.checkpoint_store import COMMIT_FILE, part_of, system_failure
 from flaxmill.train.digest import compute_digests
 from flaxmill.train.manifest import DefectError, read_manifest
-from flaxmill.train.plain_paths import plain
+from flaxmill.train.plain_paths import find_strange, plain
 
 MAX_NAMED = 3  # arrays, or defects, that one message names
 
@@ -39,10 +39,12 @@ def load_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the checkpoint at `path`.
 
     Raises:
-      DefectError: it is missing or damaged.
+      DefectError: it is missing or damaged, or something in the checkpoint is neither file nor directory.
       CheckpointError: it is of a later version.
       OSError: the system refused to read it.
     """
+    if strange := find_strange(path):
+        raise DefectError(f"{strange.relative_to(path)} is neither a file nor a directory")
     try:
         stored = _read_json(path, COMMIT_FILE)
     except DefectError as defect:

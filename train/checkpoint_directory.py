@@ -1,5 +1,6 @@
 """The directory of a run's checkpoints: which steps it holds, and what is renamed or cleared away."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -29,6 +30,10 @@ def _holds_something(path: Path) -> bool:
         return any(path.iterdir())
     except (FileNotFoundError, NotADirectoryError):  # a run that goes on may just have dropped it
         return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def set_aside(path: Path, suffix: str) -> Path | None:

@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from flaxmill.train.failures import RunError
 from flaxmill.train.jax_environment import explain
@@ -14,6 +14,7 @@ from flaxmill.train.preemption import EXIT_BY_SIGNAL, StopSignal
 from flaxmill.train.terminal import plain_logging, take_streams, write_failure
 
 EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
+_MAX_CHARACTERS = 2000
 
 COMMANDS = {
     "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
@@ -52,31 +53,50 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     _exit(code)
 
 
+class Outcome(NamedTuple):
+    """How an error ends a command: the exit code, and the line that says why."""
+
+    code: int
+    line: str
+
+
+def outcome_of(error: BaseException) -> Outcome | None:
+    """None: the error is a defect, which is shown with its traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return Outcome(EXIT_BY_SIGNAL + signal.SIGINT, "flaxmill: interrupted")
+    if isinstance(error, RunError | OSError):  # a full disk or a lost mount is no defect to trace
+        return Outcome(EXIT_FAILURE, _one_line(error))
+    if isinstance(error, ValueError | RuntimeError | AssertionError) and (refusal := explain(error)):
+        code = EXIT_MISTAKE if refusal.is_mistake else EXIT_FAILURE
+        return Outcome(code, f"flaxmill: error: {refusal.text}")
+    if isinstance(error, ValueError) and _is_mistake(error):
+        return Outcome(EXIT_MISTAKE, _one_line(error))
+    return None
+
+
 def _run_to_code(arguments: list[str], is_program: bool) -> int:
     try:
         return _run_command(arguments, is_program)
-    except KeyboardInterrupt:
-        return _say("flaxmill: interrupted", EXIT_BY_SIGNAL + signal.SIGINT)
-    except (RunError, OSError) as error:
-        # A full disk or a lost mount is no defect to trace.
-        return _say(_one_line(error), EXIT_FAILURE)
-    except (ValueError, RuntimeError, AssertionError) as error:
-        refusal = explain(error)
-        if refusal is not None:
-            line = f"flaxmill: error: {refusal.text}"
-            return _say(line, EXIT_MISTAKE if refusal.is_mistake else EXIT_FAILURE)
+    except (KeyboardInterrupt, Exception) as error:
+        outcome = outcome_of(error)
+        if outcome is not None:
+            print(outcome.line, file=sys.stderr)
+            return outcome.code
         if not isinstance(error, ValueError):
             raise
-        return _report(error)
-
-
-def _say(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
-    return code
+        traceback.print_exception(error)
+        return EXIT_FAILURE
 
 
 def _one_line(error: Exception) -> str:
-    return f"flaxmill: error: {' '.join(str(error).split()) or type(error).__name__}"
+    """What the error says, whatever it quotes: no escape of a terminal, and no file as a whole."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    if len(text) > _MAX_CHARACTERS:
+        half = _MAX_CHARACTERS // 2  # the beginning says what is wrong, the end what to do
+        text = f"{text[:half]} ... {text[-half:]}"
+    return f"flaxmill: error: {text}"
 
 
 def _exit(code: int) -> NoReturn:
@@ -123,14 +143,6 @@ def _unknown_command(command: str) -> str:
         f"unknown command {command!r}; {did_you_mean(command, list(COMMANDS))}" if command else "no command;"
     )
     return f"{problem} use one of {', '.join(COMMANDS)} (`flaxmill --help` explains)"
-
-
-def _report(error: ValueError) -> int:
-    """One line for a mistake that flaxmill found; a traceback for a defect that surfaced as a ValueError."""
-    if not _is_mistake(error):
-        traceback.print_exception(error)
-        return EXIT_FAILURE
-    return _say(_one_line(error), EXIT_MISTAKE)
 
 
 def _is_mistake(error: ValueError) -> bool:

@@ -99,14 +99,14 @@ def _show(arguments: list[str]) -> None:
     experiment, dataset = _open(parsed.config)
     batches = make_batches(dataset, "train", experiment)
     num_rows = min(parsed.rows, experiment.batch_size)
-    number = parsed.step + _batch_offset(experiment, parsed.step)
+    number = parsed.step + batch_offset(experiment, parsed.step)
     batch = batches.rows(number, 0, num_rows)
     skipped = f", batch {number} after rollbacks" if number != parsed.step else ""
     print(f"step {parsed.step}{skipped}, {num_rows} of {experiment.batch_size} rows")
     print(describe_batch(batch, dataset.tokenizer, rows=num_rows, labels=dataset.labels))
 
 
-def _batch_offset(experiment: Experiment, step: int) -> int:
+def batch_offset(experiment: Experiment, step: int) -> int:
     """How many batches the run's rollbacks have skipped before this step, as its metrics.jsonl tells."""
     metrics = Path(experiment.run_dir or "") / METRICS_FILE
     if experiment.run_dir is None or not metrics.is_file():

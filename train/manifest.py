@@ -13,6 +13,13 @@ from flaxmill.train.failures import CheckpointError
 FORMAT = 1
 
 LeafPath = tuple[str, ...]
+METADATA: dict[str, type] = {
+    **dict.fromkeys(("dataset", "tokenizer", "saved_at", "imported", "init_from"), str),
+    **dict.fromkeys(("versions", "mesh", "config", "best"), dict),
+    **dict.fromkeys(("num_processes", "batch_offset", "rollbacks", "num_tokens"), int),
+    **dict.fromkeys(("skipped_in_row", "losses"), list),
+}
+"""What stands in a run's metadata, and its kind; none of it must be there."""
 
 
 class DefectError(Exception):
@@ -65,11 +72,34 @@ def read_manifest(stored: Any, where: str) -> dict[str, Any]:
     content = stored["flaxmill"]
     if stored.get("checksum") != checksum(content):
         raise DefectError("its manifest does not match its checksum")
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise DefectError("its manifest has no format")
     if content["format"] != FORMAT:
         raise CheckpointError(
             f"{where} has format {content['format']}; this version of flaxmill reads {FORMAT}"
         )
+    if odd := _odd_part(content):
+        raise DefectError(f"its manifest has no {odd} that could be read")
     return content
+
+
+def _odd_part(content: Mapping[str, Any]) -> str | None:
+    """What of it is missing or of another kind than it is written."""
+    for name in ("arrays", "metadata"):
+        if not isinstance(content.get(name), dict):
+            return name
+    for name, kind in METADATA.items():
+        if not isinstance(content["metadata"].get(name, kind()), kind):
+            return f"metadata {name}"
+    return next((name for name, array in content["arrays"].items() if not _is_array(name, array)), None)
+
+
+def _is_array(name: str, described: Any) -> bool:
+    if not isinstance(described, dict) or not set(name.split("/")).isdisjoint(("", ".", "..")):
+        return False
+    kinds = {"dtype": str, "digest": int, "shape": list}
+    known = all(isinstance(described.get(key), kind) for key, kind in kinds.items())
+    return known and all(isinstance(size, int) and size >= 0 for size in described["shape"])
 
 
 def find_changed(arrays: Mapping[str, Any], leaves: Mapping[LeafPath, jax.Array]) -> list[str]:

@@ -52,7 +52,10 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> Iterator[Row]:
-    """The rows in the order written; torn lines are passed over."""
+    """The rows in the order written; torn lines are passed over. Raises ValueError where it is no file."""
+    if not path.is_file():
+        what = "is no file" if os.path.lexists(path) else "is missing"
+        raise ValueError(f"{path} {what}; put it back: it says what the run has measured, and when")
     with path.open("rb") as file:
         for line in file:
             try:

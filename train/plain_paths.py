@@ -1,7 +1,7 @@
 """Directories whose names Orbax and TensorStore misread or refuse get another name: a link to them.
 
 Orbax lists what it wrote by globs and takes what is mounted at /s3 for a bucket; TensorStore opens no path
-with a backslash.
+with a backslash. And neither minds what it opens.
 """
 
 import hashlib
@@ -39,6 +39,29 @@ def plain(path: Path, misread: Collection[str] = _MISREAD) -> Path:
         partial.replace(link)
     _links[str(link)] = real
     return link / path.name
+
+
+def find_strange(directory: Path) -> Path | None:
+    """A pipe, a socket, a device, or a link to such a thing or to nowhere: what a reader may wait at for ever.
+
+    Raises:
+      OSError: a directory cannot be read.
+    """
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                if found := find_strange(Path(entry.path)):
+                    return found
+            elif not entry.is_file(follow_symlinks=False) and not _leads_to_file(entry):
+                return Path(entry.path)
+    return None
+
+
+def _leads_to_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file() or entry.is_dir()
+    except OSError:  # of a link to itself
+        return False
 
 
 def is_taken_for_bucket(path: Path) -> bool:

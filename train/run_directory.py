@@ -165,7 +165,9 @@ def read_config(directory: Path) -> Experiment:
     if not directory.is_dir():
         raise ValueError(f"{directory} is no run directory; `ls {RUNS}` shows the runs made here")
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if path.exists() and not path.is_file():  # of a pipe's or a device's end nobody knows
+            raise OSError("it is no file")
+        return _resolved(from_dict(json.loads(path.read_text(encoding="utf-8"))))
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({_reason(error)}); give a directory that `flaxmill train` made"
@@ -174,6 +176,15 @@ def read_config(directory: Path) -> Experiment:
         raise ValueError(
             f"{path} is not a config of this version: {error}; restore it, or train anew"
         ) from None
+
+
+def _resolved(experiment: Experiment) -> Experiment:
+    """Raises ValueError where a run's own config leaves open what training derives."""
+    model = experiment.model
+    for name in ("vocab_size", "head", "causal"):
+        if getattr(model, name) is None:
+            raise ValueError(f"model.{name} is not set")
+    return experiment
 
 
 def differences(old: Experiment, new: Experiment) -> list[Difference]:

@@ -1,0 +1,94 @@
+"""Files of strangers are read in a child process first, where a library that crashes, grows or never ends does
+no harm.
+
+A library in C++ or Rust that meets what its authors did not think of may end the process, or print lines of its
+own; no `try` helps against that.
+"""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+try:
+    import resource
+except ImportError:  # of no system of Unix
+    resource = None
+
+SECONDS = 8
+"""CPU time of a trial; a tokenizer of 128,000 words needs one second."""
+_PATIENCE = 90.0  # seconds by the clock, where others have the processor
+MAX_BYTES = 2 << 30
+_REFUSED = 3
+_TOO_LONG = f"it takes more than {SECONDS} s to read it and a line of text"
+_TOO_LARGE = f"it takes more than {MAX_BYTES >> 30} GB of memory to read it and a line of text"
+
+
+def try_reading(module: str, path: Path, others: tuple[Path, ...] = ()) -> str | None:
+    """Why `module`, run as a program, cannot read a file; None: it can, or no child process can be had.
+
+    A trial is made once for each state of the files. It costs 0.05 s and the reading.
+
+    Args:
+      module: its `__main__` part calls `trial`.
+      others: files beside it that are read with it.
+    """
+    return _try_reading(module, str(path), tuple(map(_state, (path, *others))))
+
+
+def trial(read: Callable[[Path], object]) -> NoReturn:
+    """Read the file that the first argument names, as the child process, and tell by the exit code."""
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
+        resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        read(Path(sys.argv[1]))
+    except MemoryError:
+        _tell(_TOO_LARGE)
+    except BaseException as error:  # panics of Rust are no Exceptions
+        _tell(" ".join(str(error).split())[:200] or type(error).__name__)
+    os._exit(0)
+
+
+def _tell(reason: str) -> NoReturn:
+    sys.stdout.buffer.write(reason.encode("utf-8", "backslashreplace"))
+    sys.stdout.flush()
+    os._exit(_REFUSED)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+@functools.lru_cache(maxsize=64)
+def _try_reading(module: str, path: str, state: tuple) -> str | None:
+    # -P: nothing beside the file, or where the command was given, is imported in place of a library.
+    command = [sys.executable, "-P", "-m", module, path]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False, encoding="utf-8", errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        return _TOO_LONG
+    except OSError:  # no process can be started here: the file is read as it is
+        return None
+    if done.returncode == _REFUSED:
+        return done.stdout.strip()
+    return None if done.returncode >= 0 else _crash(-done.returncode, done.stderr)
+
+
+def _crash(number: int, said: str) -> str:
+    if number == signal.SIGXCPU:
+        return _TOO_LONG
+    if "memory allocation" in said:  # of Rust, which then aborts
+        return _TOO_LARGE
+    return f"the library that reads it crashes by {signal.Signals(number).name}"
