@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, LabelType, has_labels
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer_reading import find_tokenizer
 from flaxmill.model.config import Head, ModelConfig
@@ -33,6 +33,10 @@ from flaxmill.train.sources import check_import_places
 HUGGINGFACE = "huggingface"
 """Folder of a run that keeps the imported model's small files, for an export to give back."""
 GENERATION_FILE = "generation_config.json"
+_LABELS_OF_PROBLEM: dict[str, LabelType] = {
+    "multi_label_classification": "multi_label",
+    "regression": "number",
+}
 _LEARNING_RATE = 5e-5  # the usual peak for trained weights: that of fresh ones would undo them
 
 
@@ -98,16 +102,22 @@ def imported_experiment(
     objective = OBJECTIVE_OF_HEAD.get(model.head, "causal" if model.causal else "mlm")
     if model.encoder_layers is not None:
         objective = "seq2seq"
-    has_labels = objective in ("classification", "token_classification") and model.num_classes != 1
+    label_type = _LABELS_OF_PROBLEM.get(model.problem or "", "category")
+    if label_type == "number" and model.num_classes != 1:
+        raise ValueError(
+            f"{source} predicts {model.num_classes} numbers at once (problem_type=regression), which no "
+            "objective trains; load_huggingface in Python reads it"
+        )
     if lengths is None:
         longest = DataConfig.sequence_length if model.max_positions is None else model.max_positions
         lengths = {"sequence_length": min(longest, DataConfig.sequence_length)}
     data = DataConfig(
         tokenizer=str(tokenizer.absolute()),
         **lengths,
-        labels=read_labels(source) if has_labels else (),
-        label_type="number" if model.num_classes == 1 else "category",
+        label_type=label_type,
     )
+    if has_labels(data, objective):
+        data = dataclasses.replace(data, labels=read_labels(source))
     return Experiment(
         name=source.resolve().name,
         objective=objective,
