@@ -34,8 +34,8 @@ _NOT_FOLLOWED: dict[str, Any] = {
 
 
 def read_generation_settings(directory: Path) -> dict[str, Any]:
-    """What generation_config.json says; where there is none what config.json says of decoding, as transformers
-    has it. Raises ValueError where the file cannot be read."""
+    """What generation_config.json says; where there is none, what config.json says of decoding, as
+    transformers has it. Raises ValueError where the file cannot be read."""
     if (directory / GENERATION_FILE).is_file():
         return read_json(directory / GENERATION_FILE)
     config = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
