@@ -112,7 +112,7 @@ _COMMON = Settings(
         "what a call returns": ("output_attentions", "output_hidden_states", "return_dict"),
         "the tokenizer's files say it": ("cls_token_id", "mask_token_id", "sep_token_id", "tokenizer_class",
                                          "unk_token_id"),
-        "`generation_config.json` says it": GENERATION_KEYS,
+        "it is about decoding, and read as `generation_config.json` where there is none": GENERATION_KEYS,
         "notes": NOTES,
     },
 )  # fmt: skip

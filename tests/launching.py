@@ -253,7 +253,8 @@ def assert_same_arrays(run_dir: Path, straight: Path, steps: int) -> None:
 
 def leftovers(run_dir: Path) -> list[str]:
     """What stands in a run directory beside what belongs there."""
-    known = {"config.json", "tokenizer.json", "metrics.jsonl", "checkpoints", ".lock"}
+    known = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    known |= {"metrics.jsonl", "checkpoints", ".lock"}
     strange = [path.name for path in run_dir.iterdir() if path.name not in known]
     checkpoints = (run_dir / "checkpoints").iterdir()
     return strange + [f"checkpoints/{path.name}" for path in checkpoints if not path.name.isdecimal()]

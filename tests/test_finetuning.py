@@ -33,7 +33,9 @@ def straight(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("name", ["regression", "tagging", "answers", "translation", "prompts"])
+@pytest.mark.parametrize(
+    "name", ["multi_label", "regression", "tagging", "answers", "translation", "prompts"]
+)
 def test_a_run_that_stops_on_the_way_ends_as_one_that_does_not(name, straight, tmp_path, stop_after):
     data, directory = straight(name)
     experiment = task_experiment(name, data, tmp_path / "stopped")
@@ -42,7 +44,7 @@ def test_a_run_that_stops_on_the_way_ends_as_one_that_does_not(name, straight, t
     assert_same_end(tmp_path / "stopped", directory, 8)
 
 
-@pytest.mark.parametrize("name", ["pairs", "answers", "translation"])
+@pytest.mark.parametrize("name", ["multi_label", "pairs", "answers", "translation"])
 def test_losses_are_those_of_one_device_on_any_mesh(name, straight, tmp_path):
     data, directory = straight(name)
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
@@ -53,7 +55,7 @@ def test_losses_are_those_of_one_device_on_any_mesh(name, straight, tmp_path):
         assert found[step] == pytest.approx(values, rel=MESH_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["answers", "translation"])
+@pytest.mark.parametrize("name", ["multi_label", "answers", "translation"])
 def test_microbatches_change_nothing(name, straight, tmp_path):
     data, _ = straight(name)
     no_dropout = {"model": {"dropout": 0.0}}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flaxmill.train.optimizer import OptimizerConfig
-from flaxmill.train.schedule import make_schedule
+from flaxmill.train.schedule import describe_jump, make_schedule
 
 PEAK = 3e-3
 SHAPES = ("linear", "cosine", "wsd", "constant", "bert")
@@ -78,3 +78,13 @@ def test_traced_and_plain_steps_give_the_same_float32(schedule):
         assert plain.shape == ()
         # XLA may fuse a multiplication and an addition; one rounding of the peak is allowed for.
         np.testing.assert_allclose(plain, traced, rtol=2e-6, atol=1e-10)
+
+
+def test_a_rate_that_jumps_as_a_run_grows_is_said():
+    config = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.1, schedule="linear")
+    assert describe_jump(config, 100, 100, 100) is None
+    assert describe_jump(config, 100, 110, 50) is None
+    said = describe_jump(config, 100, 400, 99)
+    assert said is not None
+    assert said.endswith("its schedule ended at step 100, and now ends at step 400")
+    assert describe_jump(OptimizerConfig(schedule="constant"), 100, 400, 100) is None

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 SCORES = {
     "classification": {"accuracy", "f1_macro", "matthews", "majority"},
+    "multi_label": {"accuracy", "f1_micro", "f1_macro"},
     "regression": {"mean_squared_error", "pearson", "spearman"},
     "tagging": {"accuracy", "f1", "f1_macro", "matthews", "majority"},
     "answers": {"exact_match", "f1"},
@@ -77,7 +78,7 @@ def test_what_a_run_evaluates_is_known_before_it_and_is_what_eval_says(name, tra
     assert {key for key in row if key != "step"} == set(evaluation_names(read_config(run)))
     measured = evaluate_run(run, output=tmp_path)
     # Words that were cut off are wrong in the end, and not seen on the way; here there is none.
-    shared = {"accuracy", "f1", "f1_macro", "matthews"} & measured.keys()
+    shared = {"accuracy", "f1", "f1_macro", "f1_micro", "matthews"} & measured.keys()
     shared -= {"f1"} if name == "answers" else set()
     assert shared == {key.removeprefix("eval_") for key in row} & SCORES[name]
     # float32 sums on the way, float64 in the end.
@@ -142,6 +143,30 @@ def exported(name, tmp_path, architecture, **settings):
     model = getattr(transformers, architecture).from_pretrained(tmp_path / "out").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     return data, run, model, tokenizer
+
+
+def test_an_exported_model_of_many_labels_gives_transformers_the_same_probabilities(tmp_path):
+    import torch
+
+    data, run, model, tokenizer = exported("multi_label", tmp_path, "BertForSequenceClassification")
+    assert model.config.problem_type == "multi_label_classification"
+    measured = evaluate_run(run, output=tmp_path)
+    rows = [json.loads(line) for line in Path(data.valid_files[0]).read_text().splitlines()]
+    names = list(model.config.label2id)
+    labels = torch.tensor([[float(name in row["label"]) for name in names] for row in rows])
+    options = {"padding": True, "truncation": True, "max_length": data.sequence_length}
+    with torch.no_grad():
+        outputs = model(
+            **tokenizer([row["text"] for row in rows], **options, return_tensors="pt"), labels=labels
+        )
+    theirs = outputs.logits.sigmoid().numpy()
+    found = predictions_in(tmp_path)
+    ours = [[row["probabilities"][name] for name in names] for row in found]
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    assert [row["prediction"] for row in found] == [
+        [name for name, share in zip(names, shares, strict=True) if share > 0.5] for shares in theirs
+    ]
+    assert measured["eval_loss"] == pytest.approx(float(outputs.loss), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["classification", "pairs"])

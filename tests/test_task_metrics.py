@@ -12,6 +12,7 @@ from flaxmill.train.task_metrics import (
     answer_scores,
     classification_scores,
     counted_scores,
+    multi_label_scores,
     regression_scores,
     tag_scores,
     text_scores,
@@ -171,3 +172,26 @@ def test_without_a_library_its_scores_are_left_out_and_the_extra_is_named_once(m
     warned = capsys.readouterr().err
     assert "what sacrebleu scores and draws is left out" in warned
     assert warned.count("pip install 'flaxmill[tasks]'") == 4
+
+
+def test_scores_of_label_sets_are_those_of_scikit_learn():
+    from sklearn import metrics
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    random, labels = np.random.default_rng(0), ["a", "b", "c", "d"]
+    draw = lambda: [[label for label in labels[:3] if random.random() < 0.4] for _ in range(40)]  # noqa: E731
+    wanted, predicted = draw(), draw()
+    scores = multi_label_scores(wanted, predicted, labels)
+    rows = MultiLabelBinarizer(classes=labels[:3])  # the last label occurs nowhere, and counts nowhere
+    truth, found = rows.fit_transform(wanted), rows.transform(predicted)
+    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found))
+    assert scores["f1_micro"] == pytest.approx(metrics.f1_score(truth, found, average="micro"))
+    assert scores["f1_macro"] == pytest.approx(metrics.f1_score(truth, found, average="macro"))
+
+
+def test_label_sets_without_a_label_score_nothing():
+    assert multi_label_scores([[], []], [[], []], ["a", "b"]) == {
+        "accuracy": 1.0,
+        "f1_micro": 0.0,
+        "f1_macro": 0.0,
+    }

@@ -56,6 +56,26 @@ def test_smoothed_classes_are_torchs():
     assert float(ours) == pytest.approx(float(criterion(logits, torch.tensor(labels).long())), rel=1e-6)
 
 
+def test_labels_of_any_number_have_torchs_cross_entropies_and_counts():
+    import torch
+
+    config = ModelConfig(
+        **SHAPE, head="classification", num_labels=3, problem_type="multi_label_classification"
+    )
+    labels = np.array([[0, 0, 0], [1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1], [1, 0, 0]], np.float32)
+    batch = make_batch(labels=labels, weights=np.array([1, 1, 1, 1, 1, 0], np.float32))
+    params = init_params(config, jax.random.key(0))
+    sums = numerators("classification", config, params, batch, max_predictions=None)
+    metrics = combine("classification", 0.0, sums, denominators("classification", batch))
+    logits = torch.tensor(np.asarray(apply(config, params, batch)["logits"]))[:5]
+    expected = torch.nn.BCEWithLogitsLoss()(logits, torch.tensor(labels[:5]))
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-6)
+    found, truth = (logits > 0).numpy(), labels[:5] > 0
+    assert float(metrics["accuracy"]) == pytest.approx((found == truth).all(1).mean())
+    counts = [(found & truth).sum(0), (found & ~truth).sum(0), (~found & truth).sum(0)]
+    np.testing.assert_array_equal(sums["label_counts"], np.stack(counts, axis=-1))
+
+
 def test_numbers_have_squared_errors_and_no_accuracy():
     config = ModelConfig(**SHAPE, head="classification", num_labels=1)
     batch = make_batch(labels=np.zeros(6, np.float32), weights=np.ones(6, np.float32))

@@ -9,6 +9,7 @@ import small_llama
 
 from flaxmill.model import GenerationConfig
 from flaxmill.train.decoding_settings import read_decoding
+from flaxmill.train.run_import import import_run
 from flaxmill.train.text_generation import stream_texts, write_texts
 from flaxmill.train.text_model import load_text_model
 
@@ -95,3 +96,12 @@ def test_settings_that_are_not_followed_are_named_once(llama, tmp_path, caplog):
 def test_ids_that_are_none_are_one_line(name, value, llama, tmp_path):
     with pytest.raises(ValueError, match=rf"generation_config\.json: {name}=.* holds what is no token id"):
         read_decoding({name: value}, llama.config, llama.tokenizer, is_run=False)
+
+
+def test_without_generation_settings_those_of_config_json_count_also_of_an_imported_run(llama, tmp_path):
+    shutil.copytree(small_llama.directory(), tmp_path / "llama")
+    path = tmp_path / "llama" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"suppress_tokens": [5]}))
+    assert load_text_model(tmp_path / "llama").decoding["suppressed_ids"] == (5,)
+    import_run(tmp_path / "llama", tmp_path / "run")
+    assert load_text_model(tmp_path / "run").decoding["suppressed_ids"] == (5,)

@@ -2,13 +2,17 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.config_notes import GENERATION_KEYS
+from flaxmill.model.json_files import read_json
 from flaxmill.train.token_ids import end_ids, read_ids
 
 LOGGER = logging.getLogger("flaxmill.weights")
+GENERATION_FILE = "generation_config.json"
 
 # Settings that would change the text, and the values with which they do not. How to search, how
 # to draw and how much to write is left to the user, and not among them.
@@ -27,6 +31,15 @@ _NOT_FOLLOWED: dict[str, Any] = {
     "guidance_scale": None,
     "watermarking_config": None,
 }
+
+
+def read_generation_settings(directory: Path) -> dict[str, Any]:
+    """What generation_config.json says; where there is none, what config.json says of decoding, as
+    transformers has it. Raises ValueError where the file cannot be read."""
+    if (directory / GENERATION_FILE).is_file():
+        return read_json(directory / GENERATION_FILE)
+    config = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
+    return {key: config[key] for key in GENERATION_KEYS if config.get(key) is not None}
 
 
 def read_decoding(

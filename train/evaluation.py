@@ -57,7 +57,9 @@ def evaluation_names(experiment: Experiment) -> list[str]:
     sums |= {"rows": 1.0, "causal_rows": 1.0, "log_z_squared": 1.0}
     if num_classes != 1:
         sums |= dict.fromkeys((f"{term}_correct" for term in terms), 1.0)
-    if experiment.objective in ("classification", "token_classification") and num_classes != 1:
+    if experiment.model.problem == "multi_label_classification":
+        sums |= {"classification_correct": 1.0, "label_counts": np.ones((num_classes, 3))}
+    elif experiment.objective in ("classification", "token_classification") and num_classes != 1:
         sums["confusion"] = np.eye(num_classes)
     return [f"eval_{name}" for name in _measures(experiment, (sums, sums))]
 

@@ -44,7 +44,7 @@ OBJECTIVE_OF_HEAD: dict[Head, Objective] = {
 """What trains a model that comes with a head."""
 DERIVED_FIELDS = (
     *("model.vocab_size", "model.max_positions", "model.head", "model.causal"),
-    *("model.num_labels", "model.pooling", "data.labels"),
+    *("model.num_labels", "model.problem_type", "model.pooling", "data.labels"),
 )
 """Fields that `resolve` fills in where they are None or empty."""
 CLASS_OBJECTIVES = ("classification", "token_classification", "question_answering")

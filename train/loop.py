@@ -34,6 +34,7 @@ from flaxmill.train.rollback import describe_rollback, roll_back
 from flaxmill.train.run_directory import CHECKPOINTS, open_run_directory, write_config
 from flaxmill.train.samples import sample_text
 from flaxmill.train.save_schedule import SaveSchedule
+from flaxmill.train.schedule import describe_jump
 from flaxmill.train.signals import Signals, Stop
 from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
@@ -111,6 +112,9 @@ def _run(job: Job, allow_other_data: bool) -> Result:
         write_config(job.directory, experiment, dataset.tokenizer)
     with ProgressLine(int(start.state.step), experiment.steps, quiet=not is_main()) as progress:
         progress.say(describe_job(job, start))
+        old_steps = start.metadata.get("config", {}).get("steps", experiment.steps)
+        if jump := describe_jump(experiment.optimizer, old_steps, experiment.steps, int(start.state.step)):
+            progress.say(jump)
         while True:
             recorder = Recorder(
                 experiment, mesh, job.writer, job.trackers, progress, start.metadata, steps.max_predictions

@@ -4,7 +4,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from flaxmill.model.apply import Params, apply
 from flaxmill.model.config import ModelConfig
@@ -20,10 +19,8 @@ def parity_loss(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
     and `ends` with `weights` [B]. A model without a head has half the mean squared distance of its hidden
     states to `distance_to` [B,T,D], plus half the mean square of what it pools.
     """
-    if config.problem == "multi_label_classification" or (
-        config.problem == "regression" and config.num_classes != 1
-    ):
-        return _of_each_class(config, apply(config, params, batch)["logits"], batch["labels"])
+    if config.problem == "regression" and config.num_classes != 1:  # which no objective trains
+        return jnp.square(apply(config, params, batch)["logits"] - batch["labels"]).mean()
     if config.head in OBJECTIVE_OF_HEAD:
         objective = OBJECTIVE_OF_HEAD[config.head]
         # As in training, masked places are gathered before the head.
@@ -31,13 +28,6 @@ def parity_loss(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
         sums = numerators(objective, config, params, batch, max_predictions=places)
         return combine(objective, 0.0, sums, denominators(objective, batch))["loss"]
     return _distance(apply(config, params, batch), batch["distance_to"], batch["documents"] > 0)
-
-
-def _of_each_class(config: ModelConfig, logits_BC: jax.Array, labels_BC: jax.Array) -> jax.Array:
-    """The mean over rows and classes, of cross-entropies of one yes or no each, or of squared errors."""
-    if config.problem == "regression":
-        return jnp.square(logits_BC - labels_BC).mean()
-    return optax.sigmoid_binary_cross_entropy(logits_BC, labels_BC).mean()
 
 
 def _distance(outputs: Batch, distance_to_BTD: jax.Array, is_real_BT: jax.Array) -> jax.Array:

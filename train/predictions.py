@@ -47,12 +47,15 @@ class Model(NamedTuple):
 def predict(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
     """A prediction for each example of the split that `batches` reads, in order.
 
-    classification: a label, or a float for numbers; token_classification: a list with the tag of each word,
-    None for one that was cut off; question_answering: a piece of the context, "" for none; seq2seq: a text.
+    classification: a label, a list of those that apply, or a float for numbers; token_classification: a list
+    with the tag of each word, None for one that was cut off; question_answering: a piece of the context, ""
+    for none; seq2seq: a text.
     """
     match model.experiment.objective:
         case "classification" if model.experiment.data.label_type == "number":
             return list(_numbers(model, batches))
+        case "classification" if model.experiment.data.label_type == "multi_label":
+            return list(_label_sets(model, batches))
         case "classification":
             return list(_labels(model, batches))
         case "token_classification":
@@ -75,6 +78,16 @@ def _labels(model: Model, batches: Batches) -> Iterator[Prediction]:
         for probabilities_C in _softmax(outputs["logits"]):
             shares = {label: float(share) for label, share in zip(labels, probabilities_C, strict=True)}
             yield Prediction(labels[int(probabilities_C.argmax())], {"probabilities": shares})
+
+
+def _label_sets(model: Model, batches: Batches) -> Iterator[Prediction]:
+    """The labels that are likelier than not."""
+    labels = model.experiment.data.labels
+    for outputs in _run(model, batches):
+        for logits_C in outputs["logits"].astype(np.float64):
+            shares = dict(zip(labels, (1 / (1 + np.exp(-logits_C))).tolist(), strict=True))
+            applying = [label for label, logit in zip(labels, logits_C, strict=True) if logit > 0]
+            yield Prediction(applying, {"probabilities": shares})
 
 
 def _tags(model: Model, batches: Batches, examples: Sequence[Example]) -> Iterator[Prediction]:

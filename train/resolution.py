@@ -3,8 +3,8 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
-from flaxmill.data.config import DataConfig, has_labels
-from flaxmill.model.config import ModelConfig
+from flaxmill.data.config import DataConfig, LabelType, has_labels
+from flaxmill.model.config import ModelConfig, ProblemType
 from flaxmill.train.experiment import CLASS_OBJECTIVES, HEAD_OF_OBJECTIVE, Experiment, require
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ def resolve(experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, .
     _check_objective(resolved, objective)
     data = dataclasses.replace(experiment.data, labels=labels or experiment.data.labels)
     return dataclasses.replace(experiment, model=resolved, data=data)
+
+
+_PROBLEM_OF_LABELS: dict[LabelType, ProblemType] = {
+    "category": "single_label_classification",
+    "number": "regression",
+    "multi_label": "multi_label_classification",
+}
 
 
 class _AnyTokenizer:
@@ -75,16 +82,30 @@ def _task_fields(
     if experiment.objective not in ("classification", "token_classification"):
         return {}
     num_labels = len(labels) or 2
-    if experiment.objective == "classification" and experiment.data.label_type == "number":
+    is_row, label_type = experiment.objective == "classification", experiment.data.label_type
+    if is_row and label_type == "number":
         num_labels = 1
     require(
         model.num_labels in (None, num_labels),
         f"model.num_labels={model.num_labels} contradicts the data, which has {num_labels}; leave it None",
     )
-    pooling = model.pooling
-    if experiment.objective == "classification" and not model.causal and tokenizer.cls_id is None:
-        pooling = _filled(pooling, "mean")
-    return {"num_labels": num_labels, "pooling": pooling}
+    fields: dict[str, Any] = {"num_labels": num_labels}
+    if is_row:
+        fields["problem_type"] = _problem_type(model, label_type)
+        if not model.causal and tokenizer.cls_id is None:
+            fields["pooling"] = _filled(model.pooling, "mean")
+    return fields
+
+
+def _problem_type(model: ModelConfig, label_type: LabelType) -> ProblemType | None:
+    """What is said of the head in config.json; labels of which one applies, and numbers, need no saying."""
+    problem = _PROBLEM_OF_LABELS[label_type]
+    require(
+        model.problem_type in (None, problem),
+        f"model.problem_type={model.problem_type} contradicts data.label_type={label_type}, which makes it "
+        f"{problem}; leave it None, or use another data.label_type",
+    )
+    return problem if label_type == "multi_label" else model.problem_type
 
 
 def _filled(value: Any, derived: Any) -> Any:

@@ -16,11 +16,12 @@ from flaxmill.model.huggingface import save_huggingface
 from flaxmill.model.weight_files import read_json
 from flaxmill.model.weight_writing import ADAPTER_WEIGHTS, TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.decoding_settings import GENERATION_FILE
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, IMPORTED_STEP, TOKENIZER_FILE, read_config
-from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE
+from flaxmill.train.run_import import HUGGINGFACE
 from flaxmill.train.token_ids import with_token_ids
 
 

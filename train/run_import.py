@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, LabelType, has_labels
+from flaxmill.data.json_text import dump_json
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer_reading import find_tokenizer
 from flaxmill.model.config import Head, ModelConfig
@@ -16,6 +17,7 @@ from flaxmill.model.huggingface import load_huggingface, read_huggingface_config
 from flaxmill.model.weight_writing import TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint import PARAMS, CheckpointConfig, Checkpoints
+from flaxmill.train.decoding_settings import GENERATION_FILE, read_generation_settings
 from flaxmill.train.experiment import OBJECTIVE_OF_HEAD, Experiment
 from flaxmill.train.optimizer_config import OptimizerConfig
 from flaxmill.train.resolution import resolve
@@ -32,7 +34,10 @@ from flaxmill.train.sources import check_import_places
 
 HUGGINGFACE = "huggingface"
 """Folder of a run that keeps the imported model's small files, for an export to give back."""
-GENERATION_FILE = "generation_config.json"
+_LABELS_OF_PROBLEM: dict[str, LabelType] = {
+    "multi_label_classification": "multi_label",
+    "regression": "number",
+}
 _LEARNING_RATE = 5e-5  # the usual peak for trained weights: that of fresh ones would undo them
 
 
@@ -98,16 +103,22 @@ def imported_experiment(
     objective = OBJECTIVE_OF_HEAD.get(model.head, "causal" if model.causal else "mlm")
     if model.encoder_layers is not None:
         objective = "seq2seq"
-    has_labels = objective in ("classification", "token_classification") and model.num_classes != 1
+    label_type = _LABELS_OF_PROBLEM.get(model.problem or "", "category")
+    if label_type == "number" and model.num_classes != 1:
+        raise ValueError(
+            f"{source} predicts {model.num_classes} numbers at once (problem_type=regression), which no "
+            "objective trains; load_huggingface in Python reads it"
+        )
     if lengths is None:
         longest = DataConfig.sequence_length if model.max_positions is None else model.max_positions
         lengths = {"sequence_length": min(longest, DataConfig.sequence_length)}
     data = DataConfig(
         tokenizer=str(tokenizer.absolute()),
         **lengths,
-        labels=read_labels(source) if has_labels else (),
-        label_type="number" if model.num_classes == 1 else "category",
+        label_type=label_type,
     )
+    if has_labels(data, objective):
+        data = dataclasses.replace(data, labels=read_labels(source))
     return Experiment(
         name=source.resolve().name,
         objective=objective,
@@ -122,3 +133,6 @@ def _keep_files(source: Path, folder: Path) -> None:
     for name in (*TOKENIZER_FILES, GENERATION_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    # Of an old directory, whose config.json says it all.
+    if not (folder / GENERATION_FILE).is_file() and (settings := read_generation_settings(source)):
+        (folder / GENERATION_FILE).write_text(dump_json(settings) + "\n", encoding="utf-8")

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from flaxmill.train.optimizer_config import OptimizerConfig
 
+_JUMP = 2.0
+
 
 def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array | int], jax.Array]:
     """The learning rate, a float32 scalar, that update `step` (from 0, may be traced) is multiplied by.
@@ -32,6 +34,20 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array | 
         return jnp.float32(config.learning_rate) * jnp.where(step < warmup, rise, fall)
 
     return schedule
+
+
+def describe_jump(config: OptimizerConfig, old_steps: int, steps: int, step: int) -> str | None:
+    """A line where the learning rate at `step` jumps, since the run is longer than it was; None where it does
+    not."""
+    if steps == old_steps or step >= steps:
+        return None
+    before, now = (float(make_schedule(config, total)(min(step, total))) for total in (old_steps, steps))
+    if now <= _JUMP * before and before <= _JUMP * now:
+        return None
+    return (
+        f"the learning rate goes from {before:.2g} to {now:.2g}: its schedule ended at step {old_steps}, and "
+        f"now ends at step {steps}"
+    )
 
 
 def _decay(config: OptimizerConfig, steps: int, warmup: int, step: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from flaxmill.train.task_metrics import (
     answer_scores,
     classification_scores,
     find_library,
+    multi_label_scores,
     regression_scores,
     tag_scores,
     text_scores,
@@ -38,7 +39,7 @@ def evaluate_examples(model: Model, batches: Batches, folder: Path) -> dict[str,
     measured: dict[str, Any] = {"num_examples": len(examples), "predictions": str(folder / PREDICTIONS_FILE)}
     if is_labelled(experiment.data, experiment.objective):
         measured |= _score(experiment, examples, predictions)
-        if experiment.objective == "classification" and experiment.data.labels:
+        if experiment.objective == "classification" and experiment.data.label_type == "category":
             draw_confusion(folder / CONFUSION_FILE, examples, predictions, experiment.data.labels)
     return measured
 
@@ -59,6 +60,8 @@ def _score(
     match experiment.objective:
         case "classification" if experiment.data.label_type == "number":
             return regression_scores(wanted, predicted)
+        case "classification" if experiment.data.label_type == "multi_label":
+            return multi_label_scores(wanted, predicted, labels)
         case "classification":
             return classification_scores(wanted, predicted, labels)
         case "token_classification":

@@ -40,13 +40,41 @@ def classification_scores(
 
 
 def counted_scores(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Those of `classification_scores`, without the majority, from the `confusion` that `task_sums` counts;
-    none where there is none."""
+    """Those of `classification_scores`, without the majority, or of `multi_label_scores`, from what
+    `task_sums` counts; none where it counts nothing."""
+    if "label_counts" in sums:
+        return _label_set_scores(sums["label_counts"])
     if "confusion" not in sums:
         return {}
     counts = sums["confusion"]
     pairs = {(int(wanted), int(taken)): counts[wanted, taken] for wanted, taken in np.argwhere(counts)}
     return _class_scores(pairs, range(len(counts))) if pairs else {}
+
+
+def multi_label_scores(
+    wanted: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]
+) -> dict[str, float]:
+    """accuracy (all labels of an example are right), f1_micro over all labels, f1_macro over those that are
+    wanted or predicted at all: scikit-learn's scores of label sets."""
+    wanted_NC, predicted_NC = (
+        np.array([[label in one for label in labels] for one in sets]) for sets in (wanted, predicted)
+    )
+    counted = (wanted_NC & predicted_NC, ~wanted_NC & predicted_NC, wanted_NC & ~predicted_NC)
+    scores = _label_set_scores(np.stack([one_NC.sum(0) for one_NC in counted], axis=-1))
+    return {"accuracy": float((wanted_NC == predicted_NC).all(1).mean())} | scores
+
+
+def _label_set_scores(counts_C3: np.ndarray) -> dict[str, float]:
+    """F1 from how often each label was rightly, wrongly and not predicted; 0 where no label occurs."""
+    twice_right = 2 * counts_C3[:, 0]
+    all_of_label = twice_right + counts_C3[:, 1] + counts_C3[:, 2]
+    occurs = all_of_label > 0
+    if not occurs.any():
+        return {"f1_micro": 0.0, "f1_macro": 0.0}
+    return {
+        "f1_micro": float(twice_right.sum() / all_of_label.sum()),
+        "f1_macro": float((twice_right[occurs] / all_of_label[occurs]).mean()),
+    }
 
 
 def _class_scores(pairs: Mapping[tuple[Any, Any], float], labels: Sequence[Any]) -> dict[str, float]:

@@ -22,11 +22,15 @@ def task_sums(
     counts that scores of categories are computed from.
 
     `weights` is [B], or [B,T] where every token has a class; a row or token without a label has weight 0.
+    Of labels of which any number may apply there is `label_counts` [C,3]: how often each was rightly, wrongly
+    and not predicted where it should have been.
     Of categories there is also `confusion` [C,C]: of each label (rows) the number that was taken for each
     class (columns), each labelled row or token once, whatever its weight.
     """
     logits = model.class_logits(hidden_BTD, batch["documents"], key)
     match model.config.head:
+        case "classification" if model.config.problem == "multi_label_classification":
+            return _multi_label_sums(logits, batch)
         case "classification" if model.config.num_classes == 1:
             return _regression_sums(logits[:, 0], batch)
         case "classification":
@@ -55,6 +59,23 @@ def _confusion(labels: jax.Array, logits: jax.Array, is_known: jax.Array) -> jax
 def _regression_sums(predicted_B: jax.Array, batch: Batch) -> Sums:
     """Squared errors, as transformers' heads of one class have them."""
     return {"classification": (batch["weights"] * (predicted_B - batch["labels"]) ** 2).sum()}
+
+
+def _multi_label_sums(logits_BC: jax.Array, batch: Batch) -> Sums:
+    """A yes or no for each label, as torch's BCEWithLogitsLoss: the mean of their cross-entropies. A row is
+    right if all of its labels are."""
+    wanted_BC = batch["labels"] > 0
+    predicted_BC = logits_BC > 0
+    losses_B = optax.sigmoid_binary_cross_entropy(logits_BC, batch["labels"]).mean(-1)
+    is_known_B1 = (batch["weights"] > 0)[:, None]
+    counted = (wanted_BC & predicted_BC, ~wanted_BC & predicted_BC, wanted_BC & ~predicted_BC)
+    return {
+        "classification": (batch["weights"] * losses_B).sum(),
+        "classification_correct": (batch["weights"] * (wanted_BC == predicted_BC).all(-1)).sum(),
+        "label_counts": jnp.stack(
+            [(one_BC & is_known_B1).sum(0).astype(jnp.float32) for one_BC in counted], axis=-1
+        ),
+    }
 
 
 def _class_sums(

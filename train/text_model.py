@@ -16,15 +16,14 @@ from flaxmill.data.tokenizer_reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.apply import Params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface import load_huggingface
-from flaxmill.model.weight_files import read_json
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.compilation_cache import enable_compilation_cache
-from flaxmill.train.decoding_settings import read_decoding
+from flaxmill.train.decoding_settings import read_decoding, read_generation_settings
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import TOKENIZER_FILE, read_config
-from flaxmill.train.run_import import GENERATION_FILE, HUGGINGFACE
+from flaxmill.train.run_import import HUGGINGFACE
 from flaxmill.train.sources import check_model_source
 
 
@@ -57,7 +56,7 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
     enable_compilation_cache(cache_directory())
     mesh = make_mesh(mesh_config or MeshConfig(data=1))
     is_run = not is_huggingface(source)
-    settings = _read_settings(source / HUGGINGFACE if is_run else source)
+    settings = read_generation_settings(source / HUGGINGFACE if is_run else source)
     if is_run:
         experiment = read_config(source)
         config, tokenizer = experiment.model, _load_tokenizer(source / TOKENIZER_FILE, source)
@@ -112,11 +111,6 @@ def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer, stated: int | 
     known = (stated, config.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id, 0)
     start_id = next(id_ for id_ in known if id_ is not None)
     return dataclasses.replace(config, decoder_start_id=start_id) if config.encoder_layers else config
-
-
-def _read_settings(directory: Path) -> dict[str, Any]:
-    file = directory / GENERATION_FILE
-    return read_json(file) if file.is_file() else {}
 
 
 def _load_tokenizer(file: Path | None, source: Path) -> Tokenizer:
