@@ -163,15 +163,10 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
         checkpoints.save(step, state, recorder.metadata() | provenance(experiment, job.dataset, mesh))
         schedule.saved(step)
 
-    def wait_until_saved() -> None:
-        checkpoints.wait()
-        if job.stop is not None:
-            job.stop.saved()
-
     def leave(step: int) -> Result:
         if schedule.last_step != step:
             save(step)
-        wait_until_saved()
+        _wait_until_saved(job)
         progress.say(f"stopped after step {step}; the same command continues from {job.directory}")
         return Result(job.directory, step, True, {})
 
@@ -209,10 +204,17 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
         evaluated = evaluate_now(last)
     if evaluated is None:
         return leave(last)
-    wait_until_saved()
+    _wait_until_saved(job)
     if recorder.best.is_followed:
         progress.say(f"{'stopped early: ' if last < experiment.steps else ''}{recorder.best.describe()}")
     return _conclude(last, job, steps, state.params, recorder.best.metrics or evaluated, progress)
+
+
+def _wait_until_saved(job: Job) -> None:
+    """Return when every step that was made stands in a checkpoint."""
+    job.checkpoints.wait()
+    if job.stop is not None:
+        job.stop.saved()
 
 
 def _evaluate(
