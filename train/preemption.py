@@ -152,7 +152,10 @@ class StopSignal:
         elif self._phase == "training":
             said = "stopping at once; nothing was saved since the first signal"
         elif self._has_checkpoint():
-            code, said = EXIT_PREEMPTED, "stopping; no step was made since the start, and the rest is saved"
+            code, said = (
+                EXIT_PREEMPTED,
+                "stopping; no step was made since the start, and all earlier ones are saved",
+            )
         else:
             said = "stopping; no step was made since the start, and nothing is saved"
         said = f"{_name(number)}: {said}"
