@@ -56,6 +56,7 @@ class Host:
         self._has_lost_one = False
         self._told: set[str] = set()
         self._service: str | None = None
+        self._num_led = 0
         self._door: Door | None = None
 
     def meet(self, seconds: float) -> list[Member]:
@@ -113,13 +114,22 @@ class Host:
             if greeting.is_flaxmill:
                 await self._tell(writer, Verdict("stranger", f"there is {self._job.name}"))
         elif greeting.kind == "relay":
-            await lead_to(lambda: self._service, reader, writer)
+            await self._lead(reader, writer)
         elif self._verdict is not None:
             text = "the job has begun and cannot be joined; start all processes again"
             has_begun = self._verdict.kind == "met"
             await self._tell(writer, Verdict("refused", text) if has_begun else self._verdict)
         else:
             await self._keep(greeting, reader, writer)
+
+    async def _lead(self, reader: Reader, writer: Writer) -> None:
+        """To JAX's service, on which each process has one connection, or a few where one is made again."""
+        if self._num_led < 4 * self._launch.num_processes:
+            self._num_led += 1
+            try:
+                await lead_to(lambda: self._service, reader, writer)
+            finally:
+                self._num_led -= 1
 
     async def _keep(self, greeting: Greeting, reader: Reader, writer: Writer) -> None:
         """Hold the connection until it is answered, or its process ends."""
