@@ -37,7 +37,7 @@ lint: $(TESTABLE)
 check: lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep'
 
-# A run killed fifty times, and jobs of many processes: half an hour or more.
+# Runs killed and signalled at hundreds of random moments, alone and as jobs of four: two hours.
 sweep: $(TESTABLE)
 	$(BIN)/python -m pytest -s -m sweep $(ARGS)
 

@@ -4,8 +4,6 @@ import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from flaxmill.data.rows import Row, unreadable
 
 PREFIX = "tfds:"
@@ -86,6 +84,8 @@ def _default_split(name: str, splits: list[str], is_training: bool) -> str:
 
 def _plain(value: Any, feature: Any) -> Any:
     """Values of Python alone; a feature tells which numbers stand for names."""
+    import numpy as np  # which whoever only needs PREFIX, as every config does, need not wait for
+
     if isinstance(value, dict):
         inner = getattr(feature, "feature", feature)
         return {name: _plain(part, inner[name]) for name, part in value.items()}

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from flaxmill.sharding.door import Door, Reader, Writer
 from flaxmill.sharding.greetings import MAX_LINE, Greeting, Job, Member, Stranger, leaving, read_leaving
@@ -56,6 +56,7 @@ class Host:
         self._has_lost_one = False
         self._told: set[str] = set()
         self._service: str | None = None
+        self._num_led = 0
         self._door: Door | None = None
 
     def meet(self, seconds: float) -> list[Member]:
@@ -82,10 +83,18 @@ class Host:
         self._door.call(self._answer_all(verdict), _TELL_SECONDS)
         return _members_or_raise(verdict)
 
-    def leave(self, code: int, said: str) -> NoReturn:
-        """End this process, and tell those that have come why. From another thread than `meet`."""
+    def leave(self, code: int, said: str) -> None:
+        """End this process, and tell those that have come why; once all have met it returns.
+
+        From another thread than `meet`.
+        """
+        with self._changed:
+            self._decide(Verdict("stopped", [code, f"process 0 ({self._own.host}): {said}"]))
+            verdict = self._verdict
+        assert verdict is not None
+        if verdict.kind == "met":
+            return
         if self._door is not None:
-            verdict = Verdict("stopped", [code, f"process 0 ({self._own.host}): {said}"])
             self._door.call(self._answer_all(verdict), _TELL_SECONDS)
         os._exit(code)
 
@@ -105,13 +114,22 @@ class Host:
             if greeting.is_flaxmill:
                 await self._tell(writer, Verdict("stranger", f"there is {self._job.name}"))
         elif greeting.kind == "relay":
-            await lead_to(lambda: self._service, reader, writer)
+            await self._lead(reader, writer)
         elif self._verdict is not None:
             text = "the job has begun and cannot be joined; start all processes again"
             has_begun = self._verdict.kind == "met"
             await self._tell(writer, Verdict("refused", text) if has_begun else self._verdict)
         else:
             await self._keep(greeting, reader, writer)
+
+    async def _lead(self, reader: Reader, writer: Writer) -> None:
+        """To JAX's service, on which each process has one connection, or a few where one is made again."""
+        if self._num_led < 4 * self._launch.num_processes:
+            self._num_led += 1
+            try:
+                await lead_to(lambda: self._service, reader, writer)
+            finally:
+                self._num_led -= 1
 
     async def _keep(self, greeting: Greeting, reader: Reader, writer: Writer) -> None:
         """Hold the connection until it is answered, or its process ends."""
@@ -151,7 +169,7 @@ class Host:
 
     async def _tell(self, writer: Writer, verdict: Verdict | None) -> None:
         if verdict is not None:
-            with suppress(OSError):
+            with suppress(OSError, RuntimeError):  # it has gone, or was told already
                 writer.write(self._job.answer(*verdict))
                 await writer.drain()
                 writer.write_eof()
@@ -170,7 +188,7 @@ class Guest:
     def __init__(self, launch: Launch, job: Job, own: Member) -> None:
         self._launch, self._job, self._own = launch, job, own
         self._connection: socket.socket | None = None
-        self._has_waited = False
+        self._has_waited = self._has_met = False
 
     def meet(self, seconds: float) -> list[Member]:
         """All processes by index, once all are here.
@@ -197,6 +215,7 @@ class Guest:
                 said = f"{answer[1]}, here is {self._job.name}"
                 deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
             elif answer is not None:
+                self._has_met = answer[0] == "met"
                 return _members_or_raise(Verdict(*answer))
             time.sleep(_RETRY_SECONDS)
         raise ConnectionError(
@@ -205,8 +224,10 @@ class Guest:
             "is open"
         )
 
-    def leave(self, code: int, said: str) -> NoReturn:
-        """End this process, and tell process 0 why. From another thread than `meet`."""
+    def leave(self, code: int, said: str) -> None:
+        """End this process, and tell process 0 why; as of `Host`."""
+        if self._has_met:
+            return
         with suppress(OSError):
             if self._connection is not None:
                 self._connection.sendall(leaving(code, said))

@@ -92,7 +92,9 @@ def test_a_signal_before_a_first_step_ends_at_once_with_nothing_to_save(fresh, t
 
 def test_a_signal_before_the_first_step_of_a_later_start_finds_all_saved(job, tmp_path, fault_row):
     seen = stopped_while_compiling(job, tmp_path)
-    assert seen.lines == ["SIGTERM: stopping; no step was made since the start, and the rest is saved"]
+    assert seen.lines == [
+        "SIGTERM: stopping; no step was made since the start, and all earlier ones are saved"
+    ]
     assert seen.code == 75
     job.continues()
     fault_row("SIGTERM before the first step of a start that continues, while it compiles", seen)

@@ -26,6 +26,7 @@ def test_hyphens_and_capitals_are_met_with_the_name():
 
 
 HEAVY = (
+    "numpy",
     "jax",
     "jaxlib",
     "flax",

@@ -96,7 +96,7 @@ def test_one_signal_ends_the_loop_and_says_so(number):
     [
         ("pass", 143, "nothing is saved"),
         ("stop.prepares(lambda: False)", 143, "nothing is saved"),
-        ("stop.prepares(lambda: True)", 75, "the rest is saved"),
+        ("stop.prepares(lambda: True)", 75, "all earlier ones are saved"),
         ("stop.prepares(lambda: open('/gone'))", 143, "nothing is saved"),
         ("stop.started(); stop.saved(); stop.prepares(lambda: False)", 143, "nothing is saved"),
     ],

@@ -3,13 +3,14 @@
 import os
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from launching import free_port
-from strangers import dribble, visit
+from strangers import dribble, listens, visit
 
 from flaxmill.sharding import rendezvous
 from flaxmill.sharding.door import MAX_UNKNOWN, OPENING_SECONDS
@@ -52,6 +53,13 @@ class Meeting:
         self.pool.shutdown()
         for host in self.hosts:
             host.close()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def meet(meeting: Meeting, starts: list[tuple[int, int]], seconds: float = 60) -> list[Any]:
@@ -126,10 +134,10 @@ def test_a_process_that_was_started_again_is_met(monkeypatch):
     with Meeting() as meeting:
         host = meeting.pool.submit(meeting.join, 0, 3)
         job = Job("a job", 3)
-        time.sleep(0.3)
+        until(lambda: listens(meeting.port))
         with socket.create_connection(("127.0.0.1", meeting.port)) as first:
             first.sendall(job.greet("member", 1, Member("elsewhere", 1)))
-            time.sleep(0.3)
+            until(lambda: meeting.hosts[0]._arrived.keys() == {1})
         again = meeting.pool.submit(meeting.join, 1, 3)
         assert meeting.join(2, 3) == again.result() == host.result() == [(HOST, os.getpid())] * 3
 
@@ -156,7 +164,7 @@ def test_a_process_that_is_told_to_stop_takes_those_with_it_that_have_come(index
         meeting.hosts.append(host)
         processes = [host, *(Guest(launch, job, own) for launch in launches[1:])]
         ends = [meeting.pool.submit(process.meet, 60) for process in processes]
-        time.sleep(1)
+        until(lambda: host._arrived.keys() == {1, 2})
         with pytest.raises(SystemExit):
             processes[index].leave(143, "SIGTERM: stopping")
         assert exits == [143]
@@ -173,7 +181,7 @@ def test_a_process_that_is_told_to_stop_takes_those_with_it_that_have_come(index
 def test_strangers_end_nobody_and_are_said_once_of_each_kind():
     with Meeting() as meeting:
         host = meeting.pool.submit(meeting.join, 0, 3)
-        time.sleep(0.2)
+        until(lambda: listens(meeting.port))
         visit(meeting.port, 400)
         first = meeting.pool.submit(meeting.join, 1, 3)
         visit(meeting.port, 400, seed=1)
@@ -186,7 +194,7 @@ def test_strangers_end_nobody_and_are_said_once_of_each_kind():
 def test_half_open_connections_keep_nobody_out_and_are_closed_in_time():
     with Meeting() as meeting:
         host = meeting.pool.submit(meeting.join, 0, 2)
-        time.sleep(0.2)
+        until(lambda: listens(meeting.port))
         idle = [socket.create_connection(("127.0.0.1", meeting.port)) for _ in range(3 * MAX_UNKNOWN)]
         started = time.monotonic()
         assert meeting.join(1, 2) == host.result() == [(HOST, os.getpid())] * 2
@@ -202,7 +210,7 @@ def test_half_open_connections_keep_nobody_out_and_are_closed_in_time():
 def test_a_line_that_never_ends_is_cut_off_in_time():
     with Meeting() as meeting:
         meeting.pool.submit(meeting.join, 0, 2, 7)
-        time.sleep(0.2)
+        until(lambda: listens(meeting.port))
         assert dribble(meeting.port, 60) < OPENING_SECONDS + 3
 
 

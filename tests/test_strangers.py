@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from groups import Group, count_steps
 from launching import write_experiment
-from strangers import visit
+from strangers import listens, visit
 
 STEPS = 6
 BESIEGED_SECONDS = 150  # that the start and the steps may take then; alone, a quarter of it
@@ -39,7 +39,7 @@ def train_besieged(directory: Path, corpus: Path, number: int) -> list[int]:
     most = 0
     started = time.monotonic()
     with Group(config, directory / "run", 4) as group:
-        group.jobs[0].until(lambda: _listens(group.port))
+        group.jobs[0].until(lambda: listens(group.port))
         sides = [besiege(group, number // 3 + 1, seed, made) for seed in range(3)]
         while not group.jobs[0].ended:
             most = max(most, _num_descriptors(group.jobs[0].process.pid))
@@ -54,11 +54,6 @@ def train_besieged(directory: Path, corpus: Path, number: int) -> list[int]:
     assert 0 < len(warnings) == len(set(warnings)) <= 4
     assert [job.err for job in group.jobs[1:]] == ["", "", ""]
     return made
-
-
-def _listens(port: int) -> bool:
-    tables = (Path(f"/proc/net/{name}") for name in ("tcp", "tcp6"))
-    return any(f":{port:04X} 0" in table.read_text() for table in tables if table.exists())
 
 
 def _num_descriptors(pid: int) -> int:

@@ -159,6 +159,14 @@ def test_a_run_goes_on_without_its_tracker_by_the_errors_own_advice(fresh, monke
     assert json.loads((fresh.directory / "config.json").read_text())["trackers"] == []
 
 
+def test_a_trackers_process_is_not_told_the_jobs_secret(fake_wandb, open_trackers, monkeypatch):
+    monkeypatch.setenv("FLAXMILL_JOB_TOKEN", "secret")
+    read = fake_wandb(init="record('token', os.environ.get('FLAXMILL_JOB_TOKEN'))")
+    with open_trackers("wandb") as tracker:
+        tracker.write(ROWS[0])
+    assert read("token") == [[None]]
+
+
 def test_a_directory_that_wandb_left_behind_is_not_taken_for_the_package(
     open_trackers, tmp_path, monkeypatch
 ):

@@ -220,6 +220,7 @@ def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progr
 
 
 def _wait_until_saved(job: Job) -> None:
+    """Return when every step that was made stands in a checkpoint."""
     job.checkpoints.wait()
     if job.stop is not None:
         job.stop.saved()

@@ -56,6 +56,7 @@ class StopSignal:
         self._phase: Literal["preparing", "training", "saved"] = "preparing"
         self._event = threading.Event()
         self._undo: list[Callable[[], Any]] = []
+        self._is_over = False
 
     @property
     def requested(self) -> bool:
@@ -115,6 +116,7 @@ class StopSignal:
     ) -> None:
         if self._leave is None:  # what was to come has failed; the watcher may wait for it
             self.leave = _exit_with
+        self._is_over = True
         for undo in self._undo:
             undo()
         self._undo = []
@@ -150,14 +152,25 @@ class StopSignal:
         elif self._phase == "training":
             said = "stopping at once; nothing was saved since the first signal"
         elif self._has_checkpoint():
-            code, said = EXIT_PREEMPTED, "stopping; no step was made since the start, and the rest is saved"
+            code, said = (
+                EXIT_PREEMPTED,
+                "stopping; no step was made since the start, and all earlier ones are saved",
+            )
         else:
             said = "stopping; no step was made since the start, and nothing is saved"
         said = f"{_name(number)}: {said}"
         self._notify(said)
-        self._may_leave.wait()
-        assert self._leave is not None
-        self._leave(code, said)
+        self._depart(code, said)
+
+    def _depart(self, code: int, said: str) -> None:
+        """End the process by what can tell others of it, even where that changes meanwhile."""
+        while not self._is_over:
+            self._may_leave.wait()
+            leave = self._leave
+            if leave is not None:
+                leave(code, said)  # it returns where another is about to be set
+            while self._leave is leave and not self._is_over:
+                time.sleep(0.01)
 
     def _has_checkpoint(self) -> bool:
         try:

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
+from flaxmill.sharding.greetings import TOKEN
 from flaxmill.train.tracker_backends import BACKENDS, Backend
 
 EXIT_SECONDS = 10
@@ -44,13 +45,15 @@ class TrackerProcess:
         self._connection, theirs = Pipe()
         # The run's own sys.path, so that both find the same packages.
         paths = os.pathsep.join(filter(None, sys.path))
+        # Some libraries store the environment that they find; the job's secret is none of theirs.
+        env = {name: value for name, value in os.environ.items() if name != TOKEN}
         with theirs, log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | {"PYTHONPATH": paths},
+                env=env | {"PYTHONPATH": paths},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the run alone
             )

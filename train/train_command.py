@@ -84,7 +84,8 @@ def run(arguments: list[str], stop: "StopSignal") -> int:
         try:
             start_processes(launch, heartbeat_seconds=parsed.heartbeat_seconds, job=job, say=warn, stop=stop)
         except MeetingStoppedError as stopped:
-            print(f"flaxmill: {stopped}", file=sys.stderr)
+            if not stop.requested:  # else this process has said it itself
+                print(f"flaxmill: {stopped}", file=sys.stderr)
             return stopped.code
     with peers:
         stop.leave = peers.leave
