@@ -216,10 +216,15 @@ class Tokenizer:
 
 
 def _check_ids(inner: tokenizers.Tokenizer) -> None:
-    ids = inner.get_vocab(with_added_tokens=True).values()
+    """Raises ValueError where they are none that a model's embedding has, each for one token."""
+    tokens = inner.get_vocab(with_added_tokens=True)
     if not inner.get_vocab_size():
         raise ValueError("its vocabulary is empty")
-    if (largest := max(ids)) > _LARGEST_ID:
+    token_of = {id_: token for token, id_ in tokens.items()}
+    if len(token_of) < len(tokens):  # it would be written with one of them
+        token, id_ = next((token, id_) for token, id_ in tokens.items() if token_of[id_] != token)
+        raise ValueError(f"{token!r:.40} and {token_of[id_]!r:.40} have the same id, {id_}")
+    if (largest := max(token_of)) > _LARGEST_ID:
         raise ValueError(f"it has the id {largest}, for which no model has an embedding")
 
 

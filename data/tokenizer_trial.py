@@ -11,7 +11,8 @@ from flaxmill.data.trials import trial
 # What patterns and tables of a tokenizer may stumble over.
 _TEXTS = (
     "",
-    "The quick brown fox jumps over 13 lazy dogs, isn't it?\n\n  Déjà vu: Straße, Ελλάδα, мир, 東京 🙂 e\u0301\u00a0\u2028",
+    "The quick brown fox jumps over 13 lazy dogs, isn't it?\n\n  Déjà vu: Straße, Ελλάδα, мир, 東京 🙂 ",
+    "e\u0301\u00a0\u2028\t",
     "a" * 200,
     "a" * 40 + "!",
     " " * 200 + "0123456789" * 10 + "!?" * 50,

@@ -1,8 +1,8 @@
-"""Files of strangers are read in a child process first, where a library that crashes, grows or never ends does
-no harm.
+"""Files of strangers are read in a child process first, where a library that crashes, grows or never
+ends does no harm.
 
-A library in C++ or Rust that meets what its authors did not think of may end the process, or print lines of its
-own; no `try` helps against that.
+A library in C++ or Rust that meets what its authors did not think of may end the process, or print lines of
+its own; no `try` helps against that.
 """
 
 import functools
@@ -20,11 +20,12 @@ except ImportError:  # of no system of Unix
     resource = None
 
 SECONDS = 8
-"""CPU time of a trial; a tokenizer of 128,000 words needs one second."""
+"""CPU time of a trial, and one more for each MB: a tokenizer of 250,000 words, of 14 MB, needs half a one."""
 _PATIENCE = 90.0  # seconds by the clock, where others have the processor
 MAX_BYTES = 2 << 30
 _REFUSED = 3
-_TOO_LONG = f"it takes more than {SECONDS} s to read it and a line of text"
+_OF_OTHERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TOO_LONG = "it takes more than {} s to read it and a line of text"
 _TOO_LARGE = f"it takes more than {MAX_BYTES >> 30} GB of memory to read it and a line of text"
 
 
@@ -42,12 +43,14 @@ def try_reading(module: str, path: Path, others: tuple[Path, ...] = ()) -> str |
 
 def trial(read: Callable[[Path], object]) -> NoReturn:
     """Read the file that the first argument names, as the child process, and tell by the exit code."""
+    path = Path(sys.argv[1])
     if resource is not None:
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
+        seconds = _seconds(path)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 2))
         resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        read(Path(sys.argv[1]))
+        read(path)
     except MemoryError:
         _tell(_TOO_LARGE)
     except BaseException as error:  # panics of Rust are no Exceptions
@@ -69,26 +72,32 @@ def _state(path: Path) -> tuple[int, int] | None:
     return stat.st_mtime_ns, stat.st_size
 
 
+def _seconds(path: Path) -> int:
+    return SECONDS + path.stat().st_size // 1_000_000
+
+
 @functools.lru_cache(maxsize=64)
 def _try_reading(module: str, path: str, state: tuple) -> str | None:
     # -P: nothing beside the file, or where the command was given, is imported in place of a library.
     command = [sys.executable, "-P", "-m", module, path]
+    # A session of its own: Ctrl-C is for the command, which knows what to do.
+    run = functools.partial(subprocess.run, stdin=subprocess.DEVNULL, capture_output=True)
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False, encoding="utf-8", errors="replace"
-        )
+        done = run(command, timeout=_PATIENCE, check=False, start_new_session=True)
     except subprocess.TimeoutExpired:
-        return _TOO_LONG
-    except OSError:  # no process can be started here: the file is read as it is
+        return _TOO_LONG.format(_PATIENCE)
+    except (OSError, TypeError):  # no process can be started here: the file is read as it is
         return None
     if done.returncode == _REFUSED:
-        return done.stdout.strip()
-    return None if done.returncode >= 0 else _crash(-done.returncode, done.stderr)
+        return done.stdout.decode("utf-8", "replace").strip()
+    return None if done.returncode >= 0 else _crash(-done.returncode, done.stderr, Path(path))
 
 
-def _crash(number: int, said: str) -> str:
+def _crash(number: int, said: bytes, path: Path) -> str | None:
+    if number in _OF_OTHERS:
+        return None
     if number == signal.SIGXCPU:
-        return _TOO_LONG
-    if "memory allocation" in said:  # of Rust, which then aborts
+        return _TOO_LONG.format(_seconds(path))
+    if b"memory allocation" in said:  # of Rust, which then aborts
         return _TOO_LARGE
     return f"the library that reads it crashes by {signal.Signals(number).name}"

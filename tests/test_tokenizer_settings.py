@@ -183,3 +183,10 @@ def test_a_setting_that_nobody_knows_is_named(tmp_path):
     said = []
     load_tokenizer(DataConfig(tokenizer=str(tmp_path)), said.append)
     assert said == [f"{tmp_path}: tokenizer_config.json has keys that are not known here: do_lowercase"]
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((directory_of("gpt2") / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"a": "\\udc00"}')
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json cannot be read .*; restore or delete it"):
+        Tokenizer.load(tmp_path)
