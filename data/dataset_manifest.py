@@ -36,6 +36,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """
     file = directory / MANIFEST
     try:
+        if file.exists() and not file.is_file():  # a pipe's or a device's end never comes
+            raise OSError("it is no file")
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
@@ -50,12 +52,19 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{directory} has format {manifest.get('format_version')!r:.40}, this version reads "
             f"{FORMAT_VERSION}; prepare it again"
         )
-    # Version 0.1.0 wrote none.
-    if _CHECKSUM in manifest and manifest.pop(_CHECKSUM) != _checksum(manifest):
+    if not _is_whole(manifest):
         raise DamagedDatasetError(f"{file} has changed since it was written; prepare it again")
     if odd := _odd_part(manifest):
         raise DamagedDatasetError(f"{file} has no {odd} as a manifest has it; prepare it again")
     return manifest
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Takes the checksum out and holds it against the rest; version 0.1.0 wrote none."""
+    try:
+        return _CHECKSUM not in manifest or manifest.pop(_CHECKSUM) == _checksum(manifest)
+    except RecursionError:  # of what nests deeper than JSON is written
+        return False
 
 
 def _checksum(manifest: Mapping[str, Any]) -> int:

@@ -110,8 +110,9 @@ def _locked(final: Path, log: Log) -> Iterator[None]:
     """Lets one process make a dataset while others wait for it; the system unlocks for a killed one."""
     with _cache_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(final.parent / f".{final.name}.lock", "w")  # noqa: SIM115 (closed below)
-    with lock:
+        # For reading too: whoever opens a pipe for writing alone waits for its reader.
+        lock = os.open(final.parent / f".{final.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         # A file system without locks loses only the waiting: names are unique and publishing is atomic.
         with contextlib.suppress(OSError):
             try:
@@ -120,8 +121,10 @@ def _locked(final: Path, log: Log) -> Iterator[None]:
                 log(f"waiting for another process that prepares {final}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             for leftover in final.parent.glob(f".{final.name}.*.partial"):
-                shutil.rmtree(leftover, ignore_errors=True)
+                _remove(leftover)
         yield
+    finally:
+        os.close(lock)
 
 
 def _make(
@@ -188,4 +191,13 @@ def _publish(partial: Path, final: Path) -> None:
         damaged = partial.with_name(f"{partial.name}.damaged.partial")
         os.replace(final, damaged)
         os.replace(partial, final)
-        shutil.rmtree(damaged, ignore_errors=True)
+        _remove(damaged)
+
+
+def _remove(path: Path) -> None:
+    """Delete a directory, or whatever else has its name: at a pipe, `rmtree` waits for ever."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -16,6 +16,8 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{str(path)!r} has {size} bytes, more than any model's; copy it again from its source"
             )
+        if not path.is_file() and not path.is_dir():  # a pipe's or a device's end never comes
+            raise ValueError(f"{str(path)!r} is no file; copy it again from its source")
         text = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read ({error.strerror}); copy it again") from None

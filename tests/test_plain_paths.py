@@ -13,7 +13,7 @@ from flaxmill.train import plain_paths
 from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.checkpoint_check import find_damaged_arrays, find_damaged_files, load_manifest, read_array
 from flaxmill.train.failures import DamagedCheckpointError
-from flaxmill.train.plain_paths import is_taken_for_bucket, plain
+from flaxmill.train.plain_paths import find_strange, is_taken_for_bucket, plain
 
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, ALL_AT_ONCE])
@@ -66,3 +66,22 @@ def test_what_is_mounted_like_a_bucket_is_read_as_a_directory():
     assert is_taken_for_bucket(Path("/s3/name/run"))
     assert not is_taken_for_bucket(Path("/home/s3/run"))
     assert plain(Path("/s3/name/5")).parent.parent.name == f"flaxmill-{os.getuid()}"
+
+
+def test_what_a_reader_may_wait_at_for_ever_is_found(tmp_path):
+    (directory := tmp_path / "a" / "b").mkdir(parents=True)
+    (directory / "file").write_text("")
+    (directory / "link").symlink_to("file")
+    (directory / "up").symlink_to("..")
+    assert find_strange(tmp_path) is None
+    for number, make in enumerate(
+        [
+            os.mkfifo,
+            lambda path: path.symlink_to("nothing"),
+            lambda path: path.symlink_to("/dev/zero"),
+            lambda path: path.symlink_to(path.name),
+        ]
+    ):
+        make(directory / f"z{number}")
+        assert find_strange(tmp_path) == directory / f"z{number}"
+        (directory / f"z{number}").unlink()

@@ -311,3 +311,17 @@ def test_the_embedded_corpus_opens_warm_in_half_a_second(tmp_path):
     started = time.perf_counter()
     _prepare(config, "causal", tmp_path)
     assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.parametrize("place", ["final", "lock", "leftover"])
+def test_a_pipe_in_the_place_of_a_dataset_or_its_lock_is_not_waited_for(tmp_path, place):
+    config, cache = _config(tmp_path, tokenizer="bytes"), tmp_path / "cache"
+    found = _prepare(config, "causal", cache)
+    found.close()
+    final = found.directory
+    shutil.rmtree(final)
+    lock = final.parent / f".{final.name}.lock"
+    lock.unlink()
+    os.mkfifo({"final": final, "lock": lock, "leftover": final.parent / f".{final.name}.x.partial"}[place])
+    assert _prepare(config, "causal", cache).directory == final
+    assert [path.name for path in final.parent.iterdir() if path.name.endswith(".partial")] == []

@@ -340,3 +340,8 @@ def test_a_tracker_outlives_a_killed_run_by_seconds_at_most(fake_wandb, tmp_path
     assert killed.returncode == -signal.SIGKILL
     wait_until(lambda: read("finish") == [[1]])
     wait_until(lambda: has_ended(read("open")[0][1]))
+
+
+def test_a_name_that_lies_in_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(path := tmp_path / "trackers.json")
+    assert len(trackers._run_id(path)) == 32

@@ -1,6 +1,7 @@
 """Files of tensors as others write them: every dtype and split, and one clear line for a torn one."""
 
 import json
+import os
 import pickle
 import sys
 
@@ -256,3 +257,28 @@ def test_a_torch_that_could_run_a_files_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(ValueError, match=r"may run code in torch 2\.5\.1\+cpu; install torch 2\.6 or newer"):
         read_weights(tmp_path)
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+    write_shards(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"full": "é" * 200}}))
+    with pytest.raises(
+        ValueError, match=r"says that 'full' is in .*, which is no file of the same directory"
+    ):
+        read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero"])
+def test_a_json_file_without_an_end_is_refused(target, tmp_path):
+    file = tmp_path / "config.json"
+    os.mkfifo(file) if target is None else file.symlink_to(target)
+    with pytest.raises(ValueError, match="is no file; copy it again"):
+        read_json(file)
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path):
+    (file := tmp_path / "config.json").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json(file) == {"a": "\U0001f600"}
+    file.write_text('{"a": ["\\ud83d"]}')
+    with pytest.raises(ValueError, match="half of a surrogate pair, which is no character; correct it"):
+        read_json(file)

@@ -58,7 +58,8 @@ def drop(directory: Path, steps: set[int]) -> None:
 def clear(directory: Path) -> None:
     """Delete what crashes and failures left behind; no save may be in progress."""
     for left in (*directory.glob(f"*{DISCARDED}*"), *directory.glob(f"*{TEMPORARY}*")):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir():  # a pipe would be waited at for ever
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def make_writable(directory: Path) -> None:

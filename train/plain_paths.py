@@ -42,7 +42,7 @@ def plain(path: Path, misread: Collection[str] = _MISREAD) -> Path:
 
 
 def find_strange(directory: Path) -> Path | None:
-    """A pipe, a socket, a device, or a link to such a thing or to nowhere: what a reader may wait at for ever.
+    """A pipe, a socket, a device, or a link to one or to nowhere: what a reader may wait at for ever.
 
     Raises:
       OSError: a directory cannot be read.

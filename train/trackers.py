@@ -199,7 +199,9 @@ def check_installed(names: Sequence[str]) -> None:
 
 def _run_id(path: Path) -> str:
     """What the run is called in trackers, made once for a run directory."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        if path.exists() and not path.is_file():  # a pipe's or a device's end never comes
+            raise ValueError(f"{path} is no file")
         return json.loads(path.read_bytes())["run_id"]
     run_id = uuid.uuid4().hex
     partial = path.with_name(f".{run_id}-{path.name}")
