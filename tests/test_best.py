@@ -79,3 +79,11 @@ def test_a_metric_that_the_run_does_not_have_is_refused_before_it_begins():
         check_best(config, ["eval_loss", "eval_accuracy"], 10)
     with pytest.raises(ValueError, match="needs evaluations on the way; set eval_every"):
         check_best(BestConfig(metric="eval_loss"), ["eval_loss"], None)
+
+
+def test_rows_that_were_changed_by_hand_count_for_nothing():
+    config = BestConfig(metric="eval_loss")
+    odd = [{}, {"eval_loss": 0.1}, {"step": [2], "eval_loss": 0.1}, {"step": True, "eval_loss": 0.1}]
+    odd += [{"step": 3, "eval_loss": value} for value in ("0.1", {}, -(10**400), None, float("nan"))]
+    assert find_best_step(config, odd, [1, 2, 3, 4]) is None
+    assert find_best_step(config, [*odd, {"step": 4, "eval_loss": 0.5}], [1, 2, 3, 4]) == 4

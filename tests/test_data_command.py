@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from flaxmill.train.data_command import run
+from flaxmill.train.data_command import batch_offset, run
+from flaxmill.train.experiment import Experiment
 
 
 @pytest.fixture
@@ -72,3 +73,9 @@ def test_statistics_that_are_lists_are_printed(flags, capsys):
         ]
     )
     assert "rows_per_copy " in capsys.readouterr().out
+
+
+def test_a_batch_offset_that_is_no_number_counts_for_nothing(tmp_path):
+    rows = ['{"batch_offset": 9}', '{"step": 1, "batch_offset": 3}', '{"step": 1, "batch_offset": "4"}', "[]"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, '{"step": "1", "batch_offset": 5}']))
+    assert batch_offset(Experiment(run_dir=str(tmp_path)), 2) == 3

@@ -1,6 +1,7 @@
 """metrics.jsonl is exact, append-only and readable after a crash."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -73,4 +74,19 @@ def test_a_full_disk_is_named_with_the_file_and_what_to_do():
 
 def test_a_line_of_endless_brackets_is_passed_over(path):
     path.write_text("[" * 100_000 + '\n{"step": 1}\n')
+    assert list(read_metrics(path)) == [{"step": 1}]
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(os.mkfifo, "is no file"), (Path.mkdir, "is no file"), (lambda path: None, "is missing")],
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(make, what, path):
+    make(path)
+    with pytest.raises(ValueError, match=f"{what}; put it back"):
+        list(read_metrics(path))
+
+
+def test_lines_that_are_no_rows_are_passed_over(path):
+    path.write_bytes(b'[]\n1\n"step"\n\xff\n' + b"[" * 200_000 + b'\n{"step": 1}\n{"step"')
     assert list(read_metrics(path)) == [{"step": 1}]

@@ -1,9 +1,11 @@
 """The evaluation that was best so far: whose checkpoint stays, and when no better one is waited for."""
 
-import math
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from flaxmill.train.metrics import has_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,8 @@ class Best:
 
 def is_better(metric: str, value: float | None, best: float | None) -> bool:
     """Whether a value beats the best so far, None: there is none; what is not finite never does."""
-    if value is None or not math.isfinite(value):
+    # What stands in a row may have been changed by hand; a whole number of 400 digits is no float.
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return False
     if best is None:
         return True
@@ -96,7 +99,7 @@ def find_best_step(config: BestConfig, rows: Iterable[dict[str, Any]], steps: Co
     if config.metric is None:
         return None
     # Of a step that was evaluated again, after a rollback, the last value is that of its checkpoint.
-    values = {row["step"]: row[config.metric] for row in rows if config.metric in row}
+    values = {row["step"]: row[config.metric] for row in rows if has_step(row) and config.metric in row}
     found = None
     for step in sorted(values.keys() & set(steps)):
         if is_better(config.metric, values[step], None if found is None else values[found]):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.metrics import read_metrics
+from flaxmill.train.metrics import has_step, read_metrics
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
 from flaxmill.train.overrides import INLINE, override
 from flaxmill.train.run_directory import METRICS_FILE
@@ -111,8 +111,9 @@ def batch_offset(experiment: Experiment, step: int) -> int:
     metrics = Path(experiment.run_dir or "") / METRICS_FILE
     if experiment.run_dir is None or not metrics.is_file():
         return 0
-    offsets = [r["batch_offset"] for r in read_metrics(metrics) if "batch_offset" in r and r["step"] <= step]
-    return offsets[-1] if offsets else 0
+    rows = [row for row in read_metrics(metrics) if has_step(row) and row["step"] <= step]
+    offsets = (row.get("batch_offset") for row in reversed(rows))
+    return next((offset for offset in offsets if type(offset) is int), 0)
 
 
 def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:

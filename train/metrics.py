@@ -52,7 +52,10 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> Iterator[Row]:
-    """The rows in the order written; torn lines are passed over. Raises ValueError where it is no file."""
+    """The rows in the order written; what is none, as a torn line, is passed over.
+
+    Raises ValueError where it is no file.
+    """
     if not path.is_file():
         what = "is no file" if os.path.lexists(path) else "is missing"
         raise ValueError(f"{path} {what}; put it back: it says what the run has measured, and when")
@@ -64,6 +67,11 @@ def read_metrics(path: Path) -> Iterator[Row]:
                 continue
             if isinstance(row, dict):
                 yield row
+
+
+def has_step(row: Row) -> bool:
+    """Whether it is of a step; what was changed by hand need not be."""
+    return type(row.get("step")) is int
 
 
 def _json_value(value: Any) -> Any:
