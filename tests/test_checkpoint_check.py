@@ -1,3 +1,5 @@
+import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -125,3 +127,22 @@ def test_arrays_of_eight_byte_elements_are_not_shortened(tmp_path):
 
 def test_crc32c_is_castagnolis():
     assert crc32c(b"123456789") == 0xE3069283  # the check value of its catalogues
+
+
+def test_a_pipe_in_a_checkpoint_is_damage_and_not_waited_for(run):
+    file = one_file(run / "30", DATA)
+    file.unlink()
+    os.mkfifo(file)
+    assert damage_of(run) == f"{DATA.replace('*', 'FILE')} is neither a file nor a directory"
+
+
+def test_a_manifest_that_nests_deeply_is_damage(run):
+    (run / "30" / "_CHECKPOINT_METADATA").write_text("[" * 200_000)
+    assert "_CHECKPOINT_METADATA is unreadable (maximum recursion depth exceeded" in damage_of(run)
+
+
+@pytest.mark.parametrize("described", [5, "ab", [1], ["ab"], [{}], [{"array_metadata": "param_name"}]])
+def test_what_orbax_notes_of_an_array_is_read_with_care(described, run):
+    (file,) = (run / "30" / "params" / "array_metadatas").iterdir()
+    file.write_text(json.dumps({"array_metadatas": described}))
+    assert damage_of(run).startswith(f"params/array_metadatas/{file.name} is unreadable, without which")

@@ -124,7 +124,7 @@ def _index(path: Path, part: str, names: list[str]) -> dict[str, list[Piece]]:
     _read_json(path, f"{part}/{_TREE}")
     for file in sorted((path / part / _SHAPES).glob("*")):
         described = _read_json(path, f"{part}/{_SHAPES}/{file.name}").get(_SHAPES, [{}])
-        if not all({"param_name", "write_shape"} <= set(one.get("array_metadata", {})) for one in described):
+        if not isinstance(described, list) or not all(map(_tells_shape, described)):
             raise DefectError(f"{part}/{_SHAPES}/{file.name} is unreadable")
     entries = _read_database(path, part)
     if entries is None:
@@ -141,6 +141,12 @@ def _index(path: Path, part: str, names: list[str]) -> dict[str, list[Piece]]:
         stored = [entry["indirect_value"] for entry in shards.values() if "indirect_value" in entry]
         pieces[name] = [_piece(part, location, index_size) for location in stored]
     return pieces
+
+
+def _tells_shape(described: Any) -> bool:
+    """Whether it is what Orbax notes of an array that it has stored."""
+    array = described.get("array_metadata") if isinstance(described, dict) else None
+    return isinstance(array, dict) and {"param_name", "write_shape"} <= set(array)
 
 
 def _read_database(path: Path, part: str) -> dict[str, dict[str, Any]] | None:
@@ -219,7 +225,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         content = json.loads(text)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise DefectError(f"{name} is missing") from None
-    except ValueError as error:  # neither JSON nor UTF-8
+    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8
         empty = (path / name).stat().st_size == 0
         raise DefectError(f"{name} is empty" if empty else f"{name} is unreadable ({error})") from None
     if not isinstance(content, dict):
