@@ -20,6 +20,7 @@ from flaxmill.train.run_directory import (
     lock_run_directory,
     open_run_directory,
     read_config,
+    read_trained_config,
     write_config,
 )
 
@@ -274,3 +275,23 @@ def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
         lock_run_directory(tmp_path),
     ):
         pass
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero"])
+def test_a_config_without_an_end_is_refused(target, tmp_path):
+    file = tmp_path / "config.json"
+    os.mkfifo(file) if target is None else file.symlink_to(target)
+    with pytest.raises(ValueError, match=r"cannot be read \(it is no file\); give a directory"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "head", "causal"])
+def test_a_config_that_leaves_open_what_training_derives_is_refused(name, tmp_path):
+    write_config(tmp_path, TRAINED, TOKENIZER)
+    assert read_trained_config(tmp_path) == TRAINED
+    stored = json.loads((tmp_path / "config.json").read_text())
+    stored["model"][name] = None
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert read_config(tmp_path) != TRAINED
+    with pytest.raises(ValueError, match=f"does not set model.{name}, as training does; restore it"):
+        read_trained_config(tmp_path)

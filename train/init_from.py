@@ -11,7 +11,13 @@ from flaxmill.model.family_fit import describe
 from flaxmill.model.huggingface import read_huggingface_config
 from flaxmill.model.weight_files import read_json
 from flaxmill.train.experiment import HEAD_OF_OBJECTIVE, Experiment
-from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, TOKENIZER_FILE, read_config
+from flaxmill.train.run_directory import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    read_config,
+    read_trained_config,
+)
 
 # Of how it is trained, and of what stands on the body, the new run decides itself.
 _OWN_FIELDS = (
@@ -52,7 +58,7 @@ def read_source(experiment: Experiment) -> Source:
         )
     file = path / TOKENIZER_FILE
     # What a head of theirs reads is none of ours.
-    model = dataclasses.replace(read_config(path).model, head=head, pooling=None, pooler=None)
+    model = dataclasses.replace(read_trained_config(path).model, head=head, pooling=None, pooler=None)
     return Source(model, file if file.is_file() else None)
 
 

@@ -17,7 +17,7 @@ from flaxmill.train.checkpoint import Checkpoints
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.init_from import check_body, is_huggingface, read_source
 from flaxmill.train.provenance import tokenizer_digest
-from flaxmill.train.run_directory import CHECKPOINTS, read_config
+from flaxmill.train.run_directory import CHECKPOINTS, read_trained_config
 from flaxmill.train.state import placed_params
 
 
@@ -57,7 +57,7 @@ def _check_tokenizer(path: Path, theirs: Path, ours: Tokenizer) -> None:
 
 def _load_run(run: Path, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> Params:
     """The whole of its body, into which adapters of its own are merged."""
-    theirs = read_config(run)
+    theirs = read_trained_config(run)
     adapted = with_lora_of(experiment.model, theirs.model)
     wanted, stored = placed_params(adapted, mesh), abstract_params(theirs.model)
     of_head = [group for group in HEAD_PARAMETERS if group in wanted]

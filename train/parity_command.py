@@ -79,9 +79,9 @@ def _export(run: Path, directory: Path) -> None:
     from flaxmill.model.huggingface import save_huggingface
     from flaxmill.sharding.mesh import MeshConfig, make_mesh
     from flaxmill.train.restoring import load_params
-    from flaxmill.train.run_directory import read_config
+    from flaxmill.train.run_directory import read_trained_config
 
-    experiment = read_config(run)
+    experiment = read_trained_config(run)
     mesh = make_mesh(MeshConfig(data=1))
     params, _, _ = load_params(run, experiment, mesh)
     save_huggingface(directory, experiment.model, params)

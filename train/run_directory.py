@@ -167,7 +167,7 @@ def read_config(directory: Path) -> Experiment:
     try:
         if path.exists() and not path.is_file():  # of a pipe's or a device's end nobody knows
             raise OSError("it is no file")
-        return _resolved(from_dict(json.loads(path.read_text(encoding="utf-8"))))
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({_reason(error)}); give a directory that `flaxmill train` made"
@@ -178,12 +178,18 @@ def read_config(directory: Path) -> Experiment:
         ) from None
 
 
-def _resolved(experiment: Experiment) -> Experiment:
-    """Raises ValueError where a run's own config leaves open what training derives."""
-    model = experiment.model
+def read_trained_config(directory: Path) -> Experiment:
+    """As `read_config`, of a run whose model is used.
+
+    Raises ValueError too where it leaves open what training derives.
+    """
+    experiment = read_config(directory)
     for name in ("vocab_size", "head", "causal"):
-        if getattr(model, name) is None:
-            raise ValueError(f"model.{name} is not set")
+        if getattr(experiment.model, name) is None:
+            raise ValueError(
+                f"{directory / CONFIG_FILE} does not set model.{name}, as training does; restore it, or "
+                "train anew"
+            )
     return experiment
 
 

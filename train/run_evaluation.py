@@ -29,7 +29,7 @@ from flaxmill.train.progress import warn
 from flaxmill.train.provenance import describe_other_data
 from flaxmill.train.resolution import resolve
 from flaxmill.train.restoring import load_params
-from flaxmill.train.run_directory import TOKENIZER_FILE, read_config
+from flaxmill.train.run_directory import TOKENIZER_FILE, read_trained_config
 from flaxmill.train.run_import import imported_experiment
 from flaxmill.train.step import make_eval_step
 from flaxmill.train.task_evaluation import evaluate_examples, is_labelled
@@ -125,7 +125,7 @@ def _measure(
 
 def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str, Any]) -> Experiment:
     if not is_huggingface(source):
-        experiment, tokenizer = read_config(source), source / TOKENIZER_FILE
+        experiment, tokenizer = read_trained_config(source), source / TOKENIZER_FILE
         data = dataclasses.replace(experiment.data, **lengths)
         experiment = dataclasses.replace(experiment, data=data)
     else:

@@ -20,7 +20,13 @@ from flaxmill.train.decoding_settings import GENERATION_FILE
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
-from flaxmill.train.run_directory import CHECKPOINTS, CONFIG_FILE, IMPORTED_STEP, TOKENIZER_FILE, read_config
+from flaxmill.train.run_directory import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    IMPORTED_STEP,
+    TOKENIZER_FILE,
+    read_trained_config,
+)
 from flaxmill.train.run_import import HUGGINGFACE
 from flaxmill.train.token_ids import with_token_ids
 
@@ -55,12 +61,13 @@ def export_run(
     Raises:
       ValueError: no such run or step, no family has this model, or `target` is in use or cannot be written.
     """
-    experiment = read_config(run)
+    experiment = read_trained_config(run)
     _check_target(target, overwrite)
     mesh = make_mesh(mesh_config or MeshConfig(data=1))
     params, _, step = load_params(run, experiment, mesh, step)
     model, params = merge_lora(experiment.model, params)
-    tokenizer = Tokenizer.load(run / TOKENIZER_FILE) if (run / TOKENIZER_FILE).is_file() else None
+    file = run / TOKENIZER_FILE
+    tokenizer = Tokenizer.load(file, is_trusted=True) if file.is_file() else None
     framing = experiment.data.framing
     kept = _kept_tokenizer(run, tokenizer, framing)
     own = None if kept else tokenizer
@@ -102,7 +109,7 @@ def export_adapter(
     Raises:
       ValueError: as `export_run`, or the run has no adapters.
     """
-    experiment = read_config(run)
+    experiment = read_trained_config(run)
     if experiment.model.lora_rank is None:
         raise ValueError(f"{run} has no adapters: its model.lora_rank is None; export it without --adapter")
     _check_target(target, overwrite)

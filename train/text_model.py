@@ -22,7 +22,7 @@ from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.decoding_settings import read_decoding, read_generation_settings
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
-from flaxmill.train.run_directory import TOKENIZER_FILE, read_config
+from flaxmill.train.run_directory import TOKENIZER_FILE, read_trained_config
 from flaxmill.train.run_import import HUGGINGFACE
 from flaxmill.train.sources import check_model_source
 
@@ -58,8 +58,9 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
     is_run = not is_huggingface(source)
     settings = read_generation_settings(source / HUGGINGFACE if is_run else source)
     if is_run:
-        experiment = read_config(source)
-        config, tokenizer = experiment.model, _load_tokenizer(source / TOKENIZER_FILE, source)
+        experiment = read_trained_config(source)
+        config = experiment.model
+        tokenizer = _load_tokenizer(source / TOKENIZER_FILE, source, is_trusted=True)
         params = load_params(source, experiment, mesh)[0]
         framing = experiment.data.framing
         separator = experiment.data.separator if experiment.objective == "seq2seq" else None
@@ -113,10 +114,10 @@ def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer, stated: int | 
     return dataclasses.replace(config, decoder_start_id=start_id) if config.encoder_layers else config
 
 
-def _load_tokenizer(file: Path | None, source: Path) -> Tokenizer:
+def _load_tokenizer(file: Path | None, source: Path, *, is_trusted: bool = False) -> Tokenizer:
     if file is None or not file.is_file():
         raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's tokenizer there")
-    return Tokenizer.load(file)
+    return Tokenizer.load(file, is_trusted=is_trusted)
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, source: Path) -> None:
