@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
 
-.PHONY: install train test lint check sweep soak bench
+.PHONY: install train test lint check sweep fuzz soak bench
 
 install: $(INSTALLED)
 
@@ -35,11 +35,16 @@ lint: $(TESTABLE)
 	$(BIN)/pyright
 
 check: lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep'
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz'
 
 # Runs killed and signalled at hundreds of random moments, alone and as jobs of four: two hours.
 sweep: $(TESTABLE)
 	$(BIN)/python -m pytest -s -m sweep $(ARGS)
+
+# Files as nobody wrote them, 20,000 of each kind, and 200 for the command itself: some hours. `make fuzz
+# FUZZ_TARGETS="csv config.json" FUZZ_INPUTS=1000` is less.
+fuzz: $(TESTABLE)
+	$(BIN)/python -m pytest -s -m fuzz $(ARGS)
 
 # Twenty minutes of training, saving and evaluating: memory, files and step time stay flat.
 soak: $(INSTALLED)

@@ -33,8 +33,37 @@ NUMBERS: tuple[Any, ...] = (
     *(Raw("9" * 5000), Raw("-" + "9" * 5000), Raw("0." + "3" * 5000), Raw("1" + "0" * 309)),
 )
 TEXTS: tuple[str, ...] = (
-    *("", " ", "\n", "a", "A", "é", "\u2028", "\x85", "\0", "\ufeff", "\U0001f600", "\x7f", "\t", "nan", "None"),
-    *("true", "0", "-1", "1e9", "a" * 300, "a" * 100_000, "ab " * 5000, "{}", "%s", "{0}", "[bold]", "\x1b[2J"),
+    *(
+        "",
+        " ",
+        "\n",
+        "a",
+        "A",
+        "é",
+        "\u2028",
+        "\x85",
+        "\0",
+        "\ufeff",
+        "\U0001f600",
+        "\x7f",
+        "\t",
+        "nan",
+        "None",
+    ),
+    *(
+        "true",
+        "0",
+        "-1",
+        "1e9",
+        "a" * 300,
+        "a" * 100_000,
+        "ab " * 5000,
+        "{}",
+        "%s",
+        "{0}",
+        "[bold]",
+        "\x1b[2J",
+    ),
     *(OUTSIDE, "/etc/passwd", "..", ".", "/", "~", "~root", "a/b", "a\0b", "../" * 40 + "etc/passwd"),
     *("file:///etc/passwd", "s3://bucket/key", "http://localhost:1/x", "con", "-", "--help", "*", "[", "?"),
 )
@@ -50,8 +79,29 @@ VALUES: tuple[Any, ...] = (
     *(Raw(""), Raw("undefined"), Raw("'a'"), Raw('"'), Raw("[1,]"), Raw('"\\x"'), Raw('"\\u12"'), Raw("1 2")),
 )
 BYTES: tuple[bytes, ...] = (
-    *(b"\0", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xef\xbb\xbf", b"\xff\xfe", b"\r", b"\n"),
-    *(b"\r\n", b"\t", b" ", b"\xe2\x80\xa8", b"\xc2\x85", b"\xc2\xa0", b"\x0b", b"\x0c", b"\x1a", b"\x1b[31m"),
+    *(
+        b"\0",
+        b"\xff",
+        b"\xc3",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b"\r",
+        b"\n",
+    ),
+    *(
+        b"\r\n",
+        b"\t",
+        b" ",
+        b"\xe2\x80\xa8",
+        b"\xc2\x85",
+        b"\xc2\xa0",
+        b"\x0b",
+        b"\x0c",
+        b"\x1a",
+        b"\x1b[31m",
+    ),
     *(b'"', b"'", b",", b";", b"|", b":", b"{", b"}", b"[", b"]", b"\\", b"\\ud83d", b"#", b"-", b"0", b"9"),
     *(b"1e999", b"NaN", b"null", b"/", b"../", b"\x1f\x8b", b"PK\x03\x04", b"PAR1", b"BZh9", b"\xfd7zXZ\x00"),
     *(b"\x80", b"\x7f", b"\xff" * 8, b"\0" * 8, b"\x28\xb5\x2f\xfd", b'""', b"\xf0\x9f\x98\x80"),
@@ -107,7 +157,9 @@ def change_lines(draw: Draw, data: bytes, others: Sequence[bytes]) -> bytes:
         case "join":
             lines[place] = lines[place].rstrip(b"\r\n")
         case "other":
-            lines.insert(place, draw(st.sampled_from(draw(st.sampled_from(others)).splitlines(True) or [b""])))
+            lines.insert(
+                place, draw(st.sampled_from(draw(st.sampled_from(others)).splitlines(True) or [b""]))
+            )
         case "returns":
             lines = [line.replace(b"\n", draw(st.sampled_from((b"\r", b"\r\n", b"\n\n")))) for line in lines]
         case "last":
@@ -232,7 +284,15 @@ def _replaced(draw: Draw, value: Any, texts: Sequence[str]) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         near += [value + 1, value - 1, -value, value * 2, float(value), value + 0.5, value // 2]
     if isinstance(value, str):
-        near += [value + "a", value.upper(), value[:-1], value * 20, value + "\n", value + "\u2028", "../" + value]
+        near += [
+            value + "a",
+            value.upper(),
+            value[:-1],
+            value * 20,
+            value + "\n",
+            value + "\u2028",
+            "../" + value,
+        ]
     if isinstance(value, list) and not isinstance(value, Members):
         near += [value[::-1], value * 2, value[:-1], value[:1]]
     return draw(st.sampled_from(near) | any_value(texts) | any_value(texts))

@@ -27,7 +27,7 @@ LEAKS = ("Traceback", "panicked at", "Fatal Python error", "terminate called", "
 """What stands in no line of flaxmill's own."""
 
 
-class Finding(AssertionError):
+class Finding(AssertionError):  # noqa: N818  (what is found need not be an error of ours)
     """What should not have come of it; `kind` is equal for inputs that show the same defect."""
 
     def __init__(self, kind: str, text: str) -> None:
@@ -95,17 +95,25 @@ def _line_of(error: BaseException) -> str:
     outcome = outcome_of(error)
     if outcome is None:
         raise Finding(_kind_of(error), _trace(error))
-    # A checkpoint that is not what was saved is a failure of the machine's, and no mistake of the user's.
-    if outcome.code != EXIT_MISTAKE and not (outcome.code == EXIT_FAILURE and isinstance(error, RunError)):
+    if outcome.code != EXIT_MISTAKE and not (outcome.code == EXIT_FAILURE and _is_damage(error)):
         raise Finding(f"exit code {outcome.code}: {_kind_of(error)}", _trace(error))
     check_line(outcome.line)
     return outcome.line
 
 
+def _is_damage(error: BaseException) -> bool:
+    """Whether a checkpoint or a dataset is not what was saved, in words of ours: no mistake of the user's."""
+    return isinstance(error, RunError) or (isinstance(error, OSError) and error.errno is None)
+
+
 def _kind_of(error: BaseException) -> str:
     """The type, and the last line of ours that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if Path(frame.filename).parent.name in ("data", "model", "train", "sharding")]
+    ours = [
+        frame
+        for frame in frames
+        if Path(frame.filename).parent.name in ("data", "model", "train", "sharding")
+    ]
     place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "nowhere"
     return f"{type(error).__name__} at {place}"
 
@@ -124,6 +132,7 @@ _ALLOWED = tuple(
         *filter(None, sys.path),
         *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "data")),
         *(sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent), "/proc", "/sys", "/dev/null"),
+        "/dev/zero",  # a link that a case itself has made
     }
 )
 

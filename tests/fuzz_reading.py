@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -31,9 +30,18 @@ from flaxmill.train.run_directory import CHECKPOINTS, METRICS_FILE, check_run_di
 from flaxmill.train.run_export import export_run
 from flaxmill.train.run_import import import_run
 from flaxmill.train.text_generation import write_texts
-from flaxmill.train.text_model import TextModel, load_text_model, read_prompts
+from flaxmill.train.text_model import load_text_model, read_prompts
 
-HEADS: tuple[Head | None, ...] = (None, None, None, "lm", "mlm", "classification", "token_classification", "qa")
+HEADS: tuple[Head | None, ...] = (
+    None,
+    None,
+    None,
+    "lm",
+    "mlm",
+    "classification",
+    "token_classification",
+    "qa",
+)
 PROMPTS = ("the quick brown fox", "Déjà vu 鉄 😀 </s> [MASK]")
 
 
@@ -138,6 +146,6 @@ def read_rows(inside: Path, variant: int) -> None:
     run = inside / "run"
     steps = find_steps(run / CHECKPOINTS)
     find_best_step(BestConfig(metric="eval_loss"), read_metrics(run / METRICS_FILE), steps)
-    batch_offset(Experiment(run_dir=str(run)), 1)
+    assert batch_offset(Experiment(run_dir=str(run)), 1) + 1
     with MetricsWriter(run / METRICS_FILE) as writer:
         writer.write({"step": 3})

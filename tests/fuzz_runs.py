@@ -25,8 +25,6 @@ MOVES = (
 )
 
 
-
-
 def write_run(directory: Path) -> list[Path]:
     """A directory with a `run` in it: a GPT of bytes, trained for two steps with two checkpoints."""
     from flaxmill.train.loop import train
@@ -68,7 +66,18 @@ def write_dataset(inside: Path) -> list[Path]:
     return made
 
 
-MANIFEST_NAMES = ("format", "arrays", "metadata", "dtype", "shape", "digest", "best", "step", "versions", "dataset")
+MANIFEST_NAMES = (
+    "format",
+    "arrays",
+    "metadata",
+    "dtype",
+    "shape",
+    "digest",
+    "best",
+    "step",
+    "versions",
+    "dataset",
+)
 
 
 def change_manifest(draw: Draw, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -136,5 +145,3 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(target.name))
     elif source.is_file():
         shutil.copyfile(source, target)
-
-

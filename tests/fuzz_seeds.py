@@ -78,10 +78,18 @@ def write_tokenizers(directory: Path) -> list[Path]:
     """A directory with a text and a tokenizer.json of each common kind."""
     made = []
     for kind in ("bert", "roberta", "gpt2", "llama", "t5"):
-        target = shutil.copytree(directory_of(kind), directory / kind)
-        (target / "text.txt").write_text(TEXT)
+        target = shutil.copytree(directory_of(kind), directory / f"tokenizer-{kind}")
+        _write_examples(target)
         made.append(target)
     return made
+
+
+def _write_examples(directory: Path) -> None:
+    """What each objective reads."""
+    (directory / "text.txt").write_text(TEXT)
+    (directory / "rows.jsonl").write_bytes(json_lines(ROWS))
+    (directory / "tagged.jsonl").write_bytes(json_lines(TAGGED))
+    (directory / "squad.json").write_text(json.dumps(QUESTIONS))
 
 
 def write_vocabularies(directory: Path) -> list[Path]:
@@ -94,12 +102,12 @@ def write_vocabularies(directory: Path) -> list[Path]:
         ("gpt2", "gpt2", "GPT2Tokenizer"),
         ("roberta", "roberta", "RobertaTokenizer"),
     ):
-        (target := directory / name).mkdir(parents=True)
+        (target := directory / f"vocabulary-{name}").mkdir(parents=True)
         inner = tokenizers.Tokenizer.from_file(str(directory_of(kind) / "tokenizer.json"))
         inner.model.save(str(target))
         settings = {"tokenizer_class": class_name}
         (target / "tokenizer_config.json").write_text(json.dumps(settings))
-        (target / "text.txt").write_text(TEXT)
+        _write_examples(target)
         made.append(target)
     return made
 
@@ -158,7 +166,8 @@ def json_lines(rows: list[dict[str, Any]]) -> bytes:
 
 
 CONLL = "\n".join(
-    "".join(f"{word}\t_\t{tag}\n" for word, tag in zip(row["text"], row["label"], strict=True)) for row in TAGGED
+    "".join(f"{word}\t_\t{tag}\n" for word, tag in zip(row["text"], row["label"], strict=True))
+    for row in TAGGED
 ).encode()
 TABLES: Mapping[str, tuple[bytes, ...]] = {
     "csv": (delimited(","), delimited(";"), b"text,label\nthe mill,a\nthe cat,b\na fox,a\na dog,b\n"),
@@ -183,12 +192,13 @@ def parquet_tables() -> tuple[bytes, ...]:
     import pyarrow.parquet
 
     made = []
-    for rows, settings in (
+    kinds: list[tuple[list, dict[str, Any]]] = [
         (ROWS, {"compression": "none", "use_dictionary": False}),
         (ROWS, {"compression": "snappy", "data_page_version": "2.0"}),
         (ROWS, {"compression": "gzip", "write_page_index": True, "row_group_size": 2}),
         (TAGGED, {"compression": "zstd"}),
-    ):
+    ]
+    for rows, settings in kinds:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file := io.BytesIO(), **settings)
         made.append(file.getvalue())
     return tuple(made)

@@ -5,10 +5,10 @@ import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from fuzz_mutations import Change, Draw, change_bytes, change_header, change_json, change_lines, mutate
-from fuzz_outcomes import empty
+from fuzz_cases import Target
+from fuzz_mutations import Change, change_bytes, change_header, change_json, change_lines
 from fuzz_reading import (
     read_dataset,
     read_model,
@@ -18,7 +18,7 @@ from fuzz_reading import (
     read_text_model,
     read_tokenizer,
 )
-from fuzz_runs import MOVES, change_manifest, move, write_dataset, write_run
+from fuzz_runs import change_manifest, write_dataset, write_run
 from fuzz_seeds import (
     PACKERS,
     TABLES,
@@ -28,7 +28,6 @@ from fuzz_seeds import (
     write_tokenizers,
     write_vocabularies,
 )
-from hypothesis import strategies as st
 
 from flaxmill.data.config import Objective
 from flaxmill.data.tokenizer_settings import MEANINGLESS_KEYS, READ_KEYS
@@ -38,35 +37,7 @@ from flaxmill.model.config_rope import ROPE_KEYS
 from flaxmill.model.families import FAMILIES
 from flaxmill.train.experiment import Experiment, flatten
 
-Read = Callable[[Path, int], object]
-
-
-class Case(NamedTuple):
-    """A directory to begin with, its files that have another content, and which way of several it is read."""
-
-    base: Path
-    changed: dict[str, bytes]
-    variant: int
-    moved: tuple[tuple[str, str, str], ...] = ()
-    """(what is done, to which file, with which other one)."""
-
-
-class Target(NamedTuple):
-    """One kind of file.
-
-    bases: makes the directories that cases begin with.
-    files: globs of the files that are changed in them.
-    commands: that read the directory, which is {inside} in them; one is chosen by the variant.
-    """
-
-    bases: Callable[[Path], Sequence[Path]]
-    files: Sequence[str]
-    changes: Sequence[Change]
-    read: Read
-    commands: Sequence[str]
-
-
-CONFIG_KEYS = sorted({key for family in FAMILIES.values() for key in family.settings.keys()})
+CONFIG_KEYS = sorted({key for family in FAMILIES.values() for key in [*family.settings.keys()]})
 ROPE_NAMES = sorted({*ROPE_KEYS, *(key for keys in ROPE_KEYS.values() for key in keys), "rope_theta", "type"})
 WORDS = sorted({*_ACTIVATIONS, *ROPE_KEYS, *FAMILIES, "full_attention", "sliding_attention", "mean", "cls"})
 ARCHITECTURES = sorted({name for family in FAMILIES.values() for name in family.architectures.values()})
@@ -86,7 +57,17 @@ TOKENIZER_KEYS = (
 )
 TOKENIZER_WORDS = (
     *("BPE", "WordPiece", "WordLevel", "Unigram", "BertNormalizer", "Sequence", "NFC", "Replace", "Prepend"),
-    *("Precompiled", "Strip", "Nmt", "ByteLevel", "Metaspace", "Split", "Digits", "Punctuation", "Whitespace"),
+    *(
+        "Precompiled",
+        "Strip",
+        "Nmt",
+        "ByteLevel",
+        "Metaspace",
+        "Split",
+        "Digits",
+        "Punctuation",
+        "Whitespace",
+    ),
     *("UnicodeScripts", "FixedLength", "CharDelimiterSplit", "TemplateProcessing", "BertProcessing", "CTC"),
     *("RobertaProcessing", "Fuse", "ByteFallback", "BPEDecoder", "Isolated", "Removed", "MergedWithNext"),
     *("(a+)+$", "(.*)*x", "(?=", "\\p{L}+|", "[", "(a|a)*b", "^", "$", "", "(.|\\s)*?z", "\\1", "(?<=a*)b"),
@@ -98,10 +79,20 @@ change_rows = change_json(
     ["a", "b", "a|b", "B-PER", "I-", "O", "the", "fox", "|", "||"],
 )
 CHANGE_TEXT = (change_bytes, change_bytes, change_lines)
-DATASET_NAMES = ("shards", "settings", "layout", "statistics", "labels", "vocab_size", "sequence_length", "train")
+DATASET_NAMES = (
+    "shards",
+    "settings",
+    "layout",
+    "statistics",
+    "labels",
+    "vocab_size",
+    "sequence_length",
+    "train",
+)
 change_row = change_json(["step", "loss", "eval_loss", "batch_offset", "num_tokens"])
 change_experiment = change_json(
-    sorted(name.rpartition(".")[2] for name in flatten(Experiment())), ["bytes", "bpe", "causal", "mlm", "lora"]
+    sorted(name.rpartition(".")[2] for name in flatten(Experiment())),
+    ["bytes", "bpe", "causal", "mlm", "lora"],
 )
 TAG = (
     "flaxmill data card tag_tokens --data.files {inside}/data.conll --data.text-column words "
@@ -111,53 +102,10 @@ ANSWER = (
     "flaxmill data card question_answering --data.files {inside}/data.json* --data.stride 4 "
     "--data.tokenizer {inside}/tokenizer.json --data.sequence-length 24"
 )
-CLASSIFY = "flaxmill data card classify --data.files {inside}/data.* --data.tokenizer {inside}/tokenizer.json --data.sequence-length 24"
-
-
-def cases(target: Target, bases: Sequence[Path]) -> st.SearchStrategy[Case]:
-    """A base in which one file has been changed."""
-    files = [
-        (base, str(file.relative_to(base)))
-        for base in bases
-        for pattern in target.files
-        for file in sorted(base.glob(pattern))
-        if file.is_file()
-    ]
-    contents = {(base, name): (base / name).read_bytes() for base, name in files}
-
-    @st.composite
-    def make(draw: Draw) -> Case:
-        base, name = draw(st.sampled_from(files))
-        content = contents[base, name]
-        alike = [other for (_, of), other in contents.items() if of == name]
-        data = mutate(draw, target.changes, content, alike)
-        return Case(base, {name: data}, draw(st.integers(0, 63)))
-
-    return make()
-
-
-def moved(bases: Sequence[Path]) -> st.SearchStrategy[Case]:
-    """A base in which one to three files or folders are missing, doubled or of another kind."""
-    names = {base: sorted(str(path.relative_to(base)) for path in base.rglob("*")) for base in bases}
-
-    @st.composite
-    def make(draw: Draw) -> Case:
-        base = draw(st.sampled_from(bases))
-        name = st.sampled_from(names[base])
-        moves = draw(st.lists(st.tuples(st.sampled_from(MOVES), name, name), min_size=1, max_size=3))
-        return Case(base, {}, draw(st.integers(0, 63)), tuple(moves))
-
-    return make()
-
-
-def place(case: Case, inside: Path) -> None:
-    """Make the directory `inside` the case's."""
-    empty(inside)
-    shutil.copytree(case.base, inside, dirs_exist_ok=True)
-    for name, data in case.changed.items():
-        (inside / name).write_bytes(data)
-    for how, name, other in case.moved:
-        move(how, inside / name, inside / other)
+CLASSIFY = (
+    "flaxmill data card classify --data.files {inside}/data.* --data.tokenizer {inside}/tokenizer.json "
+    "--data.sequence-length 24"
+)
 
 
 @functools.cache
@@ -170,6 +118,11 @@ def _run(directory: Path) -> list[Path]:
     return write_run(directory / "runs")
 
 
+@functools.cache
+def _dataset(directory: Path) -> list[Path]:
+    return write_dataset(directory / "inside")
+
+
 def _tables(kind: str, suffix: str, pack: Callable[[bytes], bytes] | None = None) -> Callable:
     """Makes a directory of each table of a kind, with a tokenizer."""
 
@@ -178,7 +131,7 @@ def _tables(kind: str, suffix: str, pack: Callable[[bytes], bytes] | None = None
 
         made = []
         for number, data in enumerate(parquet_tables() if kind == "parquet" else TABLES[kind]):
-            target = shutil.copytree(directory_of("bert"), directory / f"{suffix}{number}")
+            target = shutil.copytree(directory_of("bert"), directory / f"{kind}-{suffix}{number}")
             (target / f"data.{suffix}").write_bytes(pack(data) if pack else data)
             made.append(target)
         return made
@@ -187,7 +140,12 @@ def _tables(kind: str, suffix: str, pack: Callable[[bytes], bytes] | None = None
 
 
 def _table(
-    kind: str, suffix: str, objectives: Sequence[Objective], changes: Sequence[Change], command: str, pack: Any = None
+    kind: str,
+    suffix: str,
+    objectives: Sequence[Objective],
+    changes: Sequence[Change],
+    command: str,
+    pack: Any = None,
 ) -> Target:
     read = functools.partial(read_table, objectives=objectives)
     return Target(_tables(kind, suffix, pack), [f"data.{suffix}"], changes, read, [command])
@@ -205,6 +163,11 @@ _RUN_COMMANDS = [
     "flaxmill train --run-dir {inside}/run --steps 3 --extend",
     "flaxmill eval {inside}/run",
     "flaxmill data show --run-dir {inside}/run --step 1",
+]
+_CARDS = [
+    f"flaxmill data card {config} --data.files {{inside}}/{file} --data.tokenizer bytes "
+    "--data.sequence-length 24"
+    for config, file in (("gpt_tiny", "text.txt"), ("classify", "rows.jsonl"))
 ]
 _PREPARE = "flaxmill data prepare gpt_tiny --data.files {inside}/text.txt --data.documents blank_lines"
 
@@ -241,7 +204,10 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target(
         _models,
         ["model.safetensors"],
-        (*(change_header(change) for change in _json("dtype", "shape", "data_offsets", "__metadata__")), change_bytes),
+        (
+            *(change_header(change) for change in _json("dtype", "shape", "data_offsets", "__metadata__")),
+            change_bytes,
+        ),
         read_model,
         _TEXT_COMMANDS,
     ),
@@ -255,13 +221,23 @@ TARGETS: dict[str, Target] = {
     "csv": _table("csv", "csv", ["classification", "causal", "seq2seq"], CHANGE_TEXT, CLASSIFY),
     "tsv": _table("tsv", "tsv", ["classification", "mlm", "seq2seq"], CHANGE_TEXT, CLASSIFY),
     "jsonl": _table(
-        "jsonl", "jsonl", ["classification", "token_classification", "causal", "seq2seq"], (change_rows, *CHANGE_TEXT), CLASSIFY
+        "jsonl",
+        "jsonl",
+        ["classification", "token_classification", "causal", "seq2seq"],
+        (change_rows, *CHANGE_TEXT),
+        CLASSIFY,
     ),
     "json": _table(
-        "json", "json", ["classification", "token_classification", "causal", "seq2seq"], (change_rows, *CHANGE_TEXT), CLASSIFY
+        "json",
+        "json",
+        ["classification", "token_classification", "causal", "seq2seq"],
+        (change_rows, *CHANGE_TEXT),
+        CLASSIFY,
     ),
     "conll": _table("conll", "conll", ["token_classification"], CHANGE_TEXT, TAG),
-    "squad": _table("squad", "json", ["question_answering"], (change_rows, change_rows, change_bytes), ANSWER),
+    "squad": _table(
+        "squad", "json", ["question_answering"], (change_rows, change_rows, change_bytes), ANSWER
+    ),
     "gz": _table("jsonl", "jsonl.gz", ["classification", "causal"], CHANGE_TEXT, CLASSIFY, PACKERS["gz"]),
     "bz2": _table("csv", "csv.bz2", ["classification", "causal"], CHANGE_TEXT, CLASSIFY, PACKERS["bz2"]),
     "xz": _table("squad", "json.xz", ["question_answering"], CHANGE_TEXT, ANSWER, PACKERS["xz"]),
@@ -277,14 +253,17 @@ TARGETS: dict[str, Target] = {
     "checkpoint": Target(
         _run, ["run/checkpoints/*/**/*"], (change_json(), change_bytes, change_bytes), read_run, _RUN_COMMANDS
     ),
-    "run config": Target(
+    "run_config": Target(
         _run, ["run/config.json"], (change_experiment,) * 4 + (change_bytes,), read_run, _RUN_COMMANDS
     ),
     "dataset": Target(
-        lambda directory: write_dataset(directory / "inside"),
+        _dataset,
         ["cache/data/*/dataset.json", "cache/data/*/*.json", "cache/data/*/*array_record*"],
         (change_json(DATASET_NAMES), change_json(DATASET_NAMES), change_bytes),
         read_dataset,
-        ["flaxmill data card gpt_tiny --data.files {inside}/text.txt --data.tokenizer bytes --data.sequence-length 24"],
+        _CARDS,
     ),
+    "run_directory": Target(_run, (), (), read_run, _RUN_COMMANDS),
+    "dataset_directory": Target(_dataset, (), (), read_dataset, _CARDS),
+    "model_directory": Target(_models, (), (), read_text_model, _TEXT_COMMANDS),
 }
