@@ -71,7 +71,7 @@ def check_stride(config: DataConfig, num_around: int = 0) -> None:
 
 
 def _make_framer(tokenizer: Tokenizer, config: DataConfig) -> tokenizers.Tokenizer:
-    framer = make_framer(tokenizer, "")
+    framer = make_framer(tokenizer, "", markup=config.reads_markup_in_examples)
     num_around = framer.num_special_tokens_to_add(True)
     assert num_around, "a tokenizer without [CLS] is refused before"
     check_stride(config, num_around)

@@ -28,16 +28,14 @@ def document_frame(tokenizer: Tokenizer, framing: Framing) -> Frame:
     return Frame((), () if tokenizer.end_id is None else (tokenizer.end_id,))
 
 
-def make_prompt_reader(
-    tokenizer: Tokenizer, framing: Framing, *, markup: bool = True
-) -> Callable[[str], list[int]]:
+def make_prompt_reader(tokenizer: Tokenizer, framing: Framing, *, markup: bool) -> Callable[[str], list[int]]:
     """A function from a text to its ids behind what documents began with in training, to be continued."""
     before = document_frame(tokenizer, framing).before
     return lambda text: [*before, *tokenizer.encode(text, markup=markup)]
 
 
 def make_framer(
-    tokenizer: Tokenizer, separator: str, *, closes: bool = False, markup: bool = True
+    tokenizer: Tokenizer, separator: str, *, closes: bool = False, markup: bool
 ) -> tokenizers.Tokenizer:
     """A copy of the tokenizer that frames one text or a pair, for `encode(..., add_special_tokens=True)`.
 
@@ -73,7 +71,7 @@ def make_framer(
     return framer
 
 
-def make_prompter(tokenizer: Tokenizer, separator: str, *, markup: bool = True) -> tokenizers.Tokenizer:
+def make_prompter(tokenizer: Tokenizer, separator: str, *, markup: bool) -> tokenizers.Tokenizer:
     """A copy of the tokenizer that frames a prompt for a decoder: what its template puts before a text, the
     prompt, `separator`."""
     specials = {_SEPARATOR: separator_ids(tokenizer, separator)}
@@ -125,7 +123,7 @@ def leading_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 def framed_json(tokenizer: Tokenizer, framing: Framing) -> str:
     """A tokenizer.json with which transformers' AutoTokenizer frames texts as training did."""
     if tokenizer.is_bert_like and not tokenizer.inner.num_special_tokens_to_add(False):
-        return make_framer(tokenizer, "").to_str()
+        return make_framer(tokenizer, "", markup=True).to_str()
     if document_frame(tokenizer, framing) == document_frame(tokenizer, "template"):
         return tokenizer.to_json()
     plain = _copy(tokenizer, markup=True)

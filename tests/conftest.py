@@ -20,7 +20,8 @@ import functools  # noqa: E402
 import json  # noqa: E402
 import logging.handlers  # noqa: E402
 import shutil  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
     from faulty_job import FaultyJob, Seen
 
 MakeExperiment = Callable[..., Experiment]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Thousands of compiled programs are gigabytes: a process forgets a module's when it is done."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def resolved(**fields) -> Experiment:
     return resolve(Experiment(**fields), tokenizer, labels)
 
 
-OF_CLASSES = ("model.num_labels", "model.pooling", "data.labels")
+OF_CLASSES = ("model.num_labels", "model.problem_type", "model.pooling", "data.labels")
 
 
 def test_resolve_leaves_nothing_to_derive():

@@ -27,26 +27,30 @@ def without_template(kind: str) -> Tokenizer:
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_a_missing_template_is_that_of_the_kind(kind):
-    expected, framer = make_framer(ours(kind), "\n"), make_framer(without_template(kind), "\n")
+    expected, framer = (
+        make_framer(ours(kind), "\n", markup=True),
+        make_framer(without_template(kind), "\n", markup=True),
+    )
     for pair in ("Who?", None):
         assert framer.encode("The fox.", pair).ids == expected.encode("The fox.", pair).ids
         assert framer.encode("The fox.", pair).type_ids == expected.encode("The fox.", pair).type_ids
 
 
 def test_a_source_is_ended_where_no_template_ends_it():
-    assert make_framer(ours("t5"), "", closes=True).encode("fox").tokens[-1] == "</s>"
+    assert make_framer(ours("t5"), "", closes=True, markup=True).encode("fox").tokens[-1] == "</s>"
     bare = without_template("t5")
-    assert make_framer(bare, "").encode("fox").tokens[-1] != "</s>"
+    assert make_framer(bare, "", markup=True).encode("fox").tokens[-1] != "</s>"
     assert (
-        make_framer(bare, "", closes=True).encode("fox").ids == make_framer(ours("t5"), "").encode("fox").ids
+        make_framer(bare, "", closes=True, markup=True).encode("fox").ids
+        == make_framer(ours("t5"), "", markup=True).encode("fox").ids
     )
 
 
 def test_the_tokenizer_itself_is_left_as_it_was():
     tokenizer = ours("bert")
     before = tokenizer.to_json()
-    make_framer(tokenizer, "\n").enable_truncation(8)
-    make_prompter(tokenizer, "\n").enable_truncation(8)
+    make_framer(tokenizer, "\n", markup=True).enable_truncation(8)
+    make_prompter(tokenizer, "\n", markup=True).enable_truncation(8)
     assert tokenizer.to_json() == before
 
 
@@ -58,11 +62,11 @@ def test_a_prompt_begins_as_the_template_does_and_ends_in_the_separator(kind, le
     assert [tokenizer.inner.id_to_token(id_) for id_ in leading_ids(tokenizer)] == leading
     separator = separator_ids(tokenizer, " = ")
     expected = [*leading_ids(tokenizer), *tokenizer.encode("The fox"), *separator]
-    assert make_prompter(tokenizer, " = ").encode("The fox").ids == expected
+    assert make_prompter(tokenizer, " = ", markup=True).encode("The fox").ids == expected
 
 
 def test_a_cut_prompt_keeps_its_separator():
-    prompter = make_prompter(ours("gpt2"), "\n")
+    prompter = make_prompter(ours("gpt2"), "\n", markup=True)
     prompter.enable_truncation(5)
     assert prompter.encode("The quick brown fox").ids[-1:] == ours("gpt2").encode("\n")
 
@@ -101,7 +105,7 @@ def test_a_document_is_framed_by_the_template_and_always_ended(kind, framing, ex
 @pytest.mark.parametrize("framing", ["template", "end"])
 def test_a_prompt_begins_as_documents_did_in_training(kind, framing):
     tokenizer = ours(kind)
-    ids = make_prompt_reader(tokenizer, framing)("The fox")
+    ids = make_prompt_reader(tokenizer, framing, markup=True)("The fox")
     assert ids == [*document_frame(tokenizer, framing).before, *tokenizer.encode("The fox")]
 
 
@@ -115,7 +119,7 @@ def test_an_exported_tokenizer_frames_texts_as_training_did():
 
 
 def test_texts_lose_their_front_where_the_tokenizer_truncates_on_the_left():
-    framer = make_framer(ours("bert"), "")
+    framer = make_framer(ours("bert"), "", markup=True)
     config = DataConfig(sequence_length=8)
     ids = ours("bert").encode("The quick brown fox jumps")
     truncate(framer, config, is_pair=False, side="right")

@@ -44,7 +44,7 @@ def test_a_prompt_is_cut_alike_however_long_its_target_is(kind):
     short, _ = encode(make_pairs(sources, ["a"] * len(sources)), 0)
     long, num_cut = encode(make_pairs(sources, [TEXT] * len(sources)), 0)
     none, _ = encode([e._replace(wanted=None) for e in make_pairs(sources, sources)], 0)
-    prompter = make_prompter(tokenizer, CONFIG.separator)
+    prompter = make_prompter(tokenizer, CONFIG.separator, markup=True)
     prompter.enable_truncation(32 + 1 - 8)
     for row, source in enumerate(sources):
         prompt = prompter.encode(source).ids

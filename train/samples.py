@@ -32,7 +32,7 @@ def sample_text(
 
 
 def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer) -> str:
-    read = make_prompt_reader(tokenizer, experiment.data.framing)
+    read = make_prompt_reader(tokenizer, experiment.data.framing, markup=True)
     prompt = read(experiment.prompt) or [tokenizer.end_id or 0]
     options = GenerationConfig(
         max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=experiment.seed, end_ids=()

@@ -47,7 +47,8 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
 
     Args:
       mesh_config: devices to compute on; None: one.
-      markup: special tokens that a prompt spells are these tokens.
+      markup: special tokens that a prompt spells are these tokens, unless a run learned from sources where
+        they were not.
 
     Raises:
       ValueError: `source` is neither, has no tokenizer, or one that does not fit the model.
@@ -64,6 +65,8 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
         params = load_params(source, experiment, mesh)[0]
         framing = experiment.data.framing
         separator = experiment.data.separator if experiment.objective == "seq2seq" else None
+        # Sources are read as in training; of pretraining, which guards its texts, a prompt is no text.
+        markup = markup and (separator is None or experiment.data.reads_markup_in_examples)
     else:
         with jax.set_mesh(mesh):
             config, params = load_huggingface(source, mesh=mesh)
