@@ -90,3 +90,14 @@ def test_each_common_tokenizer_passes():
     for kind in ("bert", "roberta", "gpt2", "llama", "t5"):
         file = directory_of(kind) / "tokenizer.json"
         assert try_reading("flaxmill.data.tokenizer_trial", file) is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\xff\xff\xff\xff\x0f", b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02"]
+)
+def test_what_is_no_sentencepiece_model_is_refused(data, tmp_path, capfd):
+    (tmp_path / "spiece.model").write_bytes(data)
+    with pytest.raises(ValueError, match=r"^data\.tokenizer='.*' cannot be read \(.*\); give ") as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
