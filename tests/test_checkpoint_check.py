@@ -141,7 +141,12 @@ def test_a_manifest_that_nests_deeply_is_damage(run):
     assert "_CHECKPOINT_METADATA is unreadable (maximum recursion depth exceeded" in damage_of(run)
 
 
-@pytest.mark.parametrize("described", [5, "ab", [1], ["ab"], [{}], [{"array_metadata": "param_name"}]])
+WITHOUT_CHUNKS = [{"array_metadata": {"param_name": "half", "write_shape": [2]}}]
+
+
+@pytest.mark.parametrize(
+    "described", [5, "ab", [1], ["ab"], [{}], [{"array_metadata": "param_name"}], WITHOUT_CHUNKS]
+)
 def test_what_orbax_notes_of_an_array_is_read_with_care(described, run):
     (file,) = (run / "30" / "params" / "array_metadatas").iterdir()
     file.write_text(json.dumps({"array_metadatas": described}))

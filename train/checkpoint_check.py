@@ -144,9 +144,17 @@ def _index(path: Path, part: str, names: list[str]) -> dict[str, list[Piece]]:
 
 
 def _tells_shape(described: Any) -> bool:
-    """Whether it is what Orbax notes of an array that it has stored."""
+    """Whether it is what Orbax notes of an array that it has stored.
+
+    Where Orbax stumbles over it, reads that have begun end in tracebacks of its own.
+    """
     array = described.get("array_metadata") if isinstance(described, dict) else None
-    return isinstance(array, dict) and {"param_name", "write_shape"} <= set(array)
+    if not isinstance(array, dict) or not isinstance(array.get("param_name"), str):
+        return False
+    if not isinstance(array.get("ext_metadata"), dict | None):
+        return False
+    shapes = [array.get("write_shape"), array.get("chunk_shape")]
+    return all(isinstance(shape, list) and all(type(size) is int for size in shape) for shape in shapes)
 
 
 def _read_database(path: Path, part: str) -> dict[str, dict[str, Any]] | None:
