@@ -19,6 +19,8 @@ def check_model(config: "ModelConfig") -> None:
     _check_layers(config)
     _check_head(config)
     _check_lora(config)
+    if config.encoder_layers is not None:
+        _check_encoder(config)
 
 
 def _check_choices(config: "ModelConfig") -> None:
@@ -91,6 +93,19 @@ def _check_heads(config: "ModelConfig") -> None:
         f"model.num_heads={config.num_heads} is not a multiple of model.num_kv_heads={config.num_kv_heads}; "
         "each key-value head serves a whole group of heads",
     )
+
+
+def _check_encoder(config: "ModelConfig") -> None:
+    """Its stack has sizes of its own, which would be refused inside of JAX otherwise."""
+    from flaxmill.model.config import encoder_config
+
+    num_heads = config.encoder_num_heads or config.num_heads
+    _require(
+        config.head_dim is not None or config.embed_dim % num_heads == 0,
+        f"model.embed_dim={config.embed_dim} does not divide over model.encoder_num_heads={num_heads}; "
+        "use a multiple or set model.head_dim",
+    )
+    encoder_config(config)
 
 
 def _check_positions(config: "ModelConfig") -> None:

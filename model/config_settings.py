@@ -225,7 +225,8 @@ def _number(key: str, value: Any, setting: Setting) -> float:
     # Compared before it is converted: an integer may be larger than any float.
     if not abs(value) <= 1e300 or not math.isfinite(value):
         raise ValueError(f"config.json: {key}={shown(value)} must be a finite number")
-    return value
+    # JAX multiplies by no integer that it has no type for.
+    return value if abs(value) <= MAX_SIZE else float(value)
 
 
 def _flag(key: str, value: Any, setting: Setting) -> bool:

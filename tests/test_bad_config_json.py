@@ -212,3 +212,13 @@ def test_a_file_that_is_far_too_large_is_not_read(with_config, flaxmill):
 
 def test_small_models_have_all_families():
     assert set(FAMILIES) <= set(SMALL)
+
+
+def test_heads_that_do_not_divide_the_width_of_an_encoder_are_refused(with_config, flaxmill):
+    err = refusal(with_config("marian", {"encoder_attention_heads": 7}), flaxmill)
+    assert "does not divide over model.encoder_num_heads=7; use a multiple or set model.head_dim" in err
+
+
+def test_a_whole_number_that_jax_has_no_type_for_is_read_as_a_number(with_config):
+    config = read_huggingface_config(with_config("gpt2", {"initializer_range": 2**63}))
+    assert (config.initializer_std, type(config.initializer_std)) == (2.0**63, float)
