@@ -198,7 +198,7 @@ def write_json(value: Any) -> str:
         return "{" + ", ".join(f"{write_json(name)}: {write_json(one)}" for name, one in value) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(write_json, value)) + "]"
-    if isinstance(value, int) and abs(value) > 10**4000:  # which Python writes no more
+    if isinstance(value, int) and value.bit_length() > 13_000:  # 4,000 digits, which Python writes no more
         return "9" * 5000
     return json.dumps(value)
 
