@@ -35,6 +35,15 @@ def encode_texts(
     raise _cannot_encode(place_of(0), texts[0], failure)  # it fails at all of them together alone
 
 
+def half_character(text: str) -> int | None:
+    """The place of half a surrogate pair, which JSON and a shell's bytes can spell and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
 def is_panic(error: BaseException) -> bool:
     """Whether code in Rust gave up; such an error is no Exception."""
     return type(error).__name__ == "PanicException"

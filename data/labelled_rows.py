@@ -36,8 +36,9 @@ def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tupl
 
     An unknown label is -1, an unknown number 0. Of multi_label each label has 1 where it applies, else 0.
     """
-    framer = make_framer(tokenizer, config.separator, markup=config.reads_markup_in_examples)
     is_pair = config.pair_column is not None
+    separator = config.separator if is_pair else ""
+    framer = make_framer(tokenizer, separator, markup=config.reads_markup_in_examples)
     truncate(framer, config, is_pair=is_pair, side=tokenizer.truncation_side)
     number_of = number_labels(labels)
 

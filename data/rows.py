@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.data.archives import open_bytes
+from flaxmill.data.encoding_failures import half_character
 from flaxmill.data.encodings import not_utf8
 
 # What formats of lines call blank; U+00A0 and U+3000 are characters of words.
@@ -44,10 +45,9 @@ def is_missing(value: Any) -> bool:
 
 def check_unicode(text: str, place: str, column: str) -> None:
     """Raises ValueError for half of a surrogate pair, which JSON can spell though it is no character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise unreadable(place, f"{column!r} has half a character at place {error.start}") from None
+    half = half_character(text)
+    if half is not None:
+        raise unreadable(place, f"{column!r} has half a character at place {half}")
 
 
 def read_lines(path: Path) -> Iterator[str]:

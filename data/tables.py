@@ -103,10 +103,13 @@ def _read_delimited(path: Path, delimiter: str, quotes: Quotes) -> Iterator[Row]
             continue  # nothing but blanks
         if not header:
             header = [field.strip() for field in fields]
+            if header[0].lower().startswith("sep="):
+                raise unreadable(f"{where} of {path}", f"{header[0]!r} is Excel's note; delete that line")
             _check_names(header, path)
             continue
         if len(fields) != len(header):
-            reason = f"it has {len(fields)} fields, the header has {len(header)}{by}"
+            has = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+            reason = f"it has {has}, the header has {len(header)}{by}"
             raise unreadable(f"{where} of {path}", reason)
         number += 1
         yield Row(dict(zip(header, fields, strict=True)), where, str(path))

@@ -57,7 +57,7 @@ def locate_words(
 
 
 def _make_framer(tokenizer: Tokenizer, config: DataConfig) -> tokenizers.Tokenizer:
-    framer = make_framer(tokenizer, config.separator, markup=config.reads_markup_in_examples)
+    framer = make_framer(tokenizer, "", markup=config.reads_markup_in_examples)
     truncate(framer, config, is_pair=False, side=tokenizer.truncation_side)
     return framer
 

@@ -18,7 +18,7 @@ from flaxmill.data.tokenization import Tokenizer
 
 def make_source_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
     """Either is cut at its end, before its end token."""
-    framer = make_framer(tokenizer, config.separator, closes=True, markup=config.reads_markup_in_examples)
+    framer = make_framer(tokenizer, "", closes=True, markup=config.reads_markup_in_examples)
     truncate(framer, config, is_pair=False, side=tokenizer.truncation_side)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:

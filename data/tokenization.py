@@ -169,6 +169,12 @@ class Tokenizer:
         }
         return {"tokenizer_class": "PreTrainedTokenizerFast"} | kept | absent | spelled
 
+    @property
+    def roles_spelled_otherwise(self) -> list[str]:
+        """Roles whose token the settings spell as one that the vocabulary lacks, which transformers adds."""
+        named = self._files.named_tokens
+        return [role for role in self.roles if role in named and self.inner.token_to_id(named[role]) is None]
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes tokenizer.json."""
         Path(path).write_text(self.to_json(), encoding="utf-8")

@@ -58,9 +58,9 @@ def load_huggingface(
     """
     settings = _read_settings(Path(directory))
     family, head_read = _family_and_head(directory, settings, head)
-    warn_of_unknown_keys(family, settings)
     arrays = read_weights(directory)
     config = read_config(family, settings, head_read, frozenset(arrays))
+    warn_of_unknown_keys(family, settings)
     if num_labels not in (None, config.num_labels):
         config = replace(config, num_labels=num_labels, problem_type=None)
     parameters = leaves(config, family.tensors(config))
@@ -95,8 +95,9 @@ def read_huggingface_config(directory: str | os.PathLike, head: Head | None = No
     """
     settings = _read_settings(Path(directory))
     family, head = _family_and_head(directory, settings, head)
+    config = read_config(family, settings, head, tensor_names(directory))
     warn_of_unknown_keys(family, settings)
-    return read_config(family, settings, head, tensor_names(directory))
+    return config
 
 
 def read_labels(directory: str | os.PathLike) -> tuple[str, ...]:
@@ -194,7 +195,7 @@ def _named_head(directory: str | os.PathLike, settings: Mapping[str, Any], famil
     if not isinstance(named, str) or named not in classes:
         raise ValueError(
             f"{str(directory)!r} has architectures={named}; supported of {family.model_type}: "
-            f"{', '.join(classes)}; or give head= ({', '.join(family.architectures)})"
+            f"{', '.join(classes)}; or name its head, one of {', '.join(family.architectures)}"
         )
     return classes[named]
 

@@ -52,4 +52,6 @@ def _bare(name: str) -> str:
 
 @functools.cache
 def _log_once(source: str, prefix: str, wrapper: str) -> None:
-    LOGGER.warning("%s: the names of tensors without %s, which %s put there", source, prefix, wrapper)
+    LOGGER.warning(
+        "%s: tensors are read without the %s that %s puts before their names", source, prefix, wrapper
+    )

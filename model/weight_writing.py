@@ -29,9 +29,11 @@ class PartialFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._is_new = False
         self._temporary: dict[str, Path] = {}
 
     def __enter__(self) -> "PartialFiles":
+        self._is_new = not self._directory.exists()
         self._directory.mkdir(parents=True, exist_ok=True)
         for leftover in self._directory.glob(".*.partial"):  # of an export that was killed
             leftover.unlink(missing_ok=True)
@@ -40,6 +42,9 @@ class PartialFiles:
     def __exit__(self, *_: object) -> None:
         for path in self._temporary.values():
             path.unlink(missing_ok=True)
+        if self._is_new:
+            with contextlib.suppress(OSError):  # of what it holds, unless writing failed
+                self._directory.rmdir()
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:

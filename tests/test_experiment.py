@@ -95,12 +95,17 @@ def test_an_encoder_decoder_is_trained_by_seq2seq_alone():
     assert resolved(objective="seq2seq", model=model).model.head == "lm"
     with pytest.raises(ValueError, match=r"which objective=causal cannot train"):
         resolved(model=model)
+    data = DataConfig(sequence_length=80, target_length=90)
     with pytest.raises(ValueError, match=r"data.target_length=90 is longer than model.max_positions=80"):
         resolved(
             objective="seq2seq",
-            model=ModelConfig(max_positions=80),
-            data=DataConfig(sequence_length=80, target_length=90),
+            model=ModelConfig(max_positions=80, encoder_layers=2, encoder_num_heads=4),
+            data=data,
         )
+    with pytest.raises(
+        ValueError, match=r"=90 leaves no room for a prompt .* in data.sequence_length=80; raise"
+    ):
+        resolved(objective="seq2seq", model=ModelConfig(max_positions=80), data=data)
 
 
 def test_positions_of_an_encoder_decoder_reach_the_longer_of_source_and_target():

@@ -1,10 +1,12 @@
 """Numbers of an experiment that could not be what was meant are refused by name."""
 
+from typing import Any
+
 import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.train.checkpoint_config import CheckpointConfig
-from flaxmill.train.experiment import Experiment
+from flaxmill.train.experiment import Experiment, from_dict, to_dict
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,14 @@ from flaxmill.train.experiment import Experiment
 def test_label_smoothing_is_refused_where_there_are_no_classes(fields, message):
     with pytest.raises(ValueError, match=message):
         Experiment(**fields)
+
+
+@pytest.mark.parametrize("field", ["prompt", "data.separator"])
+def test_texts_that_are_no_unicode_are_refused_by_name(field):
+    values: dict[str, Any] = to_dict(Experiment())
+    (values["data"] if field == "data.separator" else values)[field.rpartition(".")[2]] = "a\udcff"
+    with pytest.raises(ValueError, match=rf"{field}='a.udcff' is no UTF-8; give it as UTF-8"):
+        from_dict(values)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

@@ -1,5 +1,7 @@
+import errno
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,21 @@ def test_mistakes_are_one_line(make_experiment, flaxmill, tmp_path):
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert text in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "run"]
+
+
+def test_a_disk_that_fills_up_is_no_mistake_and_leaves_no_directory(
+    make_experiment, flaxmill, tmp_path, monkeypatch
+):
+    run, _, _ = write_run(make_experiment("causal"), steps=(3,))
+
+    def refuse(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("flaxmill.model.weight_writing.os.fsync", refuse)
+    code, out, err = flaxmill("export", run, tmp_path / "hf")
+    assert (code, out, err.count("\n")) == (1, "", 1), err
+    assert "hf cannot be written (No space left on device); make room there, or give another" in err
+    assert not (tmp_path / "hf").exists()
 
 
 def test_a_model_that_no_family_holds_is_refused_with_the_nearest(make_experiment, flaxmill, tmp_path):

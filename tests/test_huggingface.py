@@ -270,7 +270,7 @@ def test_quantised_weights_are_refused(changed):
         ({"model_type": "gpt22"}, "model_type='gpt22'; did you mean gpt2? supported: bert, roberta"),
         ({"model_type": None}, "model_type=None; supported: bert"),
         ({"architectures": ["GPT2DoubleHeadsModel"]}, "supported of gpt2: GPT2Model, GPT2LMHeadModel"),
-        ({"architectures": None}, "or give head="),
+        ({"architectures": None}, "or name its head, one of none, lm, "),
         ({"architectures": "GPT2"}, "has architectures=GPT2; supported of gpt2"),
         ({"model_type": ["gpt2"]}, "has model_type=['gpt2']; "),
         ({"vocab_size": None}, "config.json has vocab_size=null"),

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 from small_tokenizers import KINDS, TEXT, directory_of, ours, theirs, write
+from tokenizers import models
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples import Example
@@ -113,6 +115,14 @@ def test_special_tokens_that_a_text_spells_stay_text_where_markup_is_off():
     rows, _ = encode(tokenizer, make_examples(["a [SEP] b [CLS]"]), markup=False)
     assert (rows["tokens"] == tokenizer.sep_id).sum() == 1
     assert (rows["tokens"] == tokenizer.cls_id).sum() == 1
+
+
+def test_a_separator_that_the_tokenizer_cannot_encode_matters_to_pairs_alone():
+    inner = tokenizers.Tokenizer(models.Unigram([("a", -1.0), ("b", -1.0)], unk_id=None))
+    rows, _ = encode(Tokenizer(inner), make_examples(["ab", "b"]))
+    np.testing.assert_array_equal(rows["tokens"][:, :2], [[0, 1], [1, 0]])
+    with pytest.raises(ValueError, match=r"data\.separator: the tokenizer cannot encode"):
+        encode(Tokenizer(inner), make_examples(["a"], ["b"]), pair_column="pair")
 
 
 def test_segments_are_given_where_the_tokenizer_gives_them(tmp_path):

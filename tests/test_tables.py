@@ -40,7 +40,7 @@ def test_any_line_end_ends_a_row(tmp_path, end):
 
 def test_a_bare_return_counts_as_a_line_of_its_own(tmp_path):
     path = write(tmp_path, "a.csv", "text,label\rthe mill,a\rthe cat\r")
-    with pytest.raises(ValueError, match=r"^row 2 \(line 3\) of .*it has 1 fields"):
+    with pytest.raises(ValueError, match=r"^row 2 \(line 3\) of .*it has 1 field"):
         rows(path)
 
 
@@ -97,7 +97,7 @@ def test_a_field_may_be_longer_than_the_csv_module_allows_at_first(tmp_path):
     [
         (
             "text,label\na,x\nb\n",
-            r"^row 2 \(line 3\) of .*a.csv cannot be read \(it has 1 fields, the header has 2\)",
+            r"^row 2 \(line 3\) of .*a.csv cannot be read \(it has 1 field, the header has 2\)",
         ),
         ("text,label\na,x,y\n", r"^row 1 \(line 2\) of .*it has 3 fields, the header has 2"),
         (
@@ -105,13 +105,14 @@ def test_a_field_may_be_longer_than_the_csv_module_allows_at_first(tmp_path):
             r"^row 1 \(line 2\) of .*expected after '\"'; a quote inside quotes is written",
         ),
         ('text,label\n"a,x\nb,y\n', r"^row 1 \(line 2\) of .*unexpected end of data"),
+        ("sep=;\ntext;label\na;x\n", r"^the header of .*'sep=;?' is Excel's note; delete that line"),
         ("text,text\na,b\n", r"a.csv names the column 'text' twice; give each column a name of its own"),
         (b"text\na\n\xff\n", r"^line 3 of .*a.csv is not UTF-8 at byte 0 \(0xff\); if it is LATIN1, convert"),
         ("text,label\na\0,x\n", r"^line 2 of .*a.csv cannot be read \(it holds a NUL at character 2, and is"),
         (",,text\n1,2,a\n", r"a.csv has 2 columns without a name; give each a name of its own$"),
         (
             "text;label\na;x\nb\n",
-            r"^row 2 \(line 3\) of .*it has 1 fields, the header has 2, separated by semi",
+            r"^row 2 \(line 3\) of .*it has 1 field, the header has 2, separated by semi",
         ),
         (
             "text;label|id\na;x|1\n",

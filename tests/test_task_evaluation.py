@@ -278,3 +278,9 @@ def test_a_hugging_face_model_reads_as_much_as_it_can_and_says_what_it_cuts(tmp_
         assert list(found.values()) == pytest.approx(expected, abs=1e-5)
         cut = f"1 of 1 examples are cut to {length} tokens; --sequence-length N reads more"
         assert (cut in err) == (len(theirs(text)["input_ids"]) > length)
+    longest = BODY["max_position_embeddings"]
+    code, _, err = flaxmill(*long, "--sequence-length", longest + 1)
+    says = (
+        f"sequence_length={longest + 1} is longer than the {longest} tokens that this model reads; lower it"
+    )
+    assert (code, says in err, err.count("\n")) == (2, True, 1), err

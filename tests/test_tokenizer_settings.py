@@ -190,3 +190,18 @@ def test_half_a_surrogate_pair_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"a": "\\udc00"}')
     with pytest.raises(ValueError, match=r"tokenizer_config\.json cannot be read .*; restore or delete it"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_role_that_only_a_files_id_has_is_known_as_spelled_otherwise(tmp_path):
+    settings = {"tokenizer_class": NO_CODE, "eos_token": "</s>"}
+    inner = byte_level(END)
+    write(
+        tmp_path,
+        inner,
+        tokenizer_config=settings,
+        config={"model_type": "gpt2", "eos_token_id": inner.token_to_id(END)},
+    )
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.end_id == inner.token_to_id(END)
+    assert tokenizer.roles_spelled_otherwise == ["eos"]
+    assert tokenizer.settings_with_roles()["eos_token"] == END

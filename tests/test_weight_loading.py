@@ -50,7 +50,7 @@ def test_a_model_saved_within_torchs_wrappers_reads_the_same(wrapper, changed, p
         config, loaded = load_huggingface(directory)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     assert read_huggingface_config(directory) == config
-    assert "put there" in caplog.text
+    assert "puts before their names" in caplog.text
 
 
 @pytest.mark.parametrize(

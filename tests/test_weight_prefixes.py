@@ -46,7 +46,7 @@ def test_what_was_taken_off_is_said_once_a_file(caplog):
             without_wrappers(arrays(f"_orig_mod.{name}" for name in NAMES), "said once")
             without_wrappers(arrays(NAMES), "said never")
     assert [record.getMessage() for record in caplog.records] == [
-        "said once: the names of tensors without _orig_mod., which torch.compile put there"
+        "said once: tensors are read without the _orig_mod. that torch.compile puts before their names"
     ]
 
 

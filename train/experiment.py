@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.encoding_failures import half_character
 from flaxmill.data.local_paths import local_path, refuse_remote
 from flaxmill.data.tfds_rows import PREFIX
 from flaxmill.model.config import Head, ModelConfig
@@ -51,6 +52,8 @@ CLASS_OBJECTIVES = ("classification", "token_classification", "question_answerin
 """Those whose head decides among classes or places, not tokens of the vocabulary."""
 REMOVED_FIELDS = ("tensorboard",)
 """Fields of earlier versions that decided nothing of what a run computes."""
+TEXTS = ("prompt", "data.separator")
+"""Fields that a tokenizer reads."""
 FORMER_VALUES: dict[str, Any] = {"data.framing": "spelled", "data.markup": False}
 """What versions without these fields did, where their defaults do something else."""
 
@@ -121,6 +124,8 @@ class Experiment:
         for name, value in flatten(self).items():
             is_number = not isinstance(value, float) or math.isfinite(value)
             require(is_number, f"{name}={value} is no finite number; give one")
+            is_text = name not in TEXTS or half_character(str(value)) is None
+            require(is_text, f"{name}={value!r} is no UTF-8; give it as UTF-8")
         _check_label_smoothing(self)
         require(
             self.batch_size % self.accumulate == 0,

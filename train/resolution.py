@@ -4,11 +4,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 from flaxmill.data.config import DataConfig, LabelType, has_labels
+from flaxmill.data.target_rows import check_prompt_room
 from flaxmill.model.config import ModelConfig, ProblemType
 from flaxmill.train.experiment import CLASS_OBJECTIVES, HEAD_OF_OBJECTIVE, Experiment, require
 
 if TYPE_CHECKING:
-    from flaxmill.data.tokenization import Tokenizer
+    from flaxmill.data.target_rows import check_prompt_room
+from flaxmill.data.tokenization import Tokenizer
 
 
 def resolve(experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, ...] = ()) -> Experiment:
@@ -135,6 +137,8 @@ def _check_vocabulary(model: ModelConfig, tokenizer: "Tokenizer") -> None:
 
 def _check_positions(model: ModelConfig, data: DataConfig, objective: str) -> None:
     assert model.max_positions is not None
+    if objective == "seq2seq" and model.encoder_layers is None:
+        check_prompt_room(data)  # prompt and target share a row
     lengths = {"data.sequence_length": data.sequence_length}
     if objective == "seq2seq":
         lengths["data.target_length"] = data.target_length

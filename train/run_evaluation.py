@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from flaxmill.data.config import MIN_SEQUENCE_LENGTH, TASK_OBJECTIVES
+from flaxmill.data.config import MIN_SEQUENCE_LENGTH, TASK_OBJECTIVES, DataConfig
 from flaxmill.data.dataset import Dataset
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer_reading import LACKS_TOKENIZER, find_tokenizer
@@ -128,6 +128,7 @@ def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str
         experiment, tokenizer = read_trained_config(source), source / TOKENIZER_FILE
         data = dataclasses.replace(experiment.data, **lengths)
         experiment = dataclasses.replace(experiment, data=data)
+        _check_lengths(experiment.model, data, lengths)
     else:
         if other is None:
             raise ValueError(f"{source} is no run, which has held-out data of its own; add --data FILE")
@@ -137,7 +138,23 @@ def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str
         model = read_huggingface_config(source)
         own = _own_lengths(model, Tokenizer.load(tokenizer))
         experiment = imported_experiment(source, model, tokenizer, {**own, **lengths})
+        _check_lengths(model, experiment.data, lengths)
     return experiment if other is None else on_other_data(experiment, other, tokenizer)
+
+
+def _check_lengths(model: ModelConfig, data: DataConfig, lengths: Mapping[str, Any]) -> None:
+    """Raises ValueError where a length that was asked for is more than the model, or a row, has."""
+    longest = model.max_positions if model.positions == "learned" else None
+    for name in ("sequence_length", "target_length"):
+        if longest is not None and lengths.get(name, 0) > longest:
+            raise ValueError(
+                f"{name}={lengths[name]} is longer than the {longest} tokens that this model reads; lower it"
+            )
+    if model.head == "qa" and lengths.get("stride", 0) >= data.sequence_length:
+        raise ValueError(
+            f"stride={data.stride} leaves nothing new in a window of sequence_length={data.sequence_length}; "
+            f"lower stride, for example to {data.sequence_length // 3}"
+        )
 
 
 def _own_lengths(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Writes a run's weights as a directory that Hugging Face's transformers loads."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from flaxmill.model.weight_writing import ADAPTER_WEIGHTS, TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.decoding_settings import GENERATION_FILE
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.failures import RunError
 from flaxmill.train.init_from import is_huggingface
 from flaxmill.train.restoring import load_params
 from flaxmill.train.run_directory import (
@@ -90,7 +92,7 @@ def export_run(
             if (run / HUGGINGFACE / name).is_file():
                 shutil.copyfile(run / HUGGINGFACE / name, target / name)
     except OSError as error:
-        raise ValueError(f"{target} cannot be written ({error}); give another directory") from None
+        raise _cannot_write(target, error) from None
     architecture = json.loads((target / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     num_bytes = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     return Exported(step, experiment.model, architecture, num_bytes)
@@ -118,7 +120,7 @@ def export_adapter(
     try:
         architecture = save_adapter(target, experiment.model, params, _base_name(experiment))
     except OSError as error:
-        raise ValueError(f"{target} cannot be written ({error}); give another directory") from None
+        raise _cannot_write(target, error) from None
     num_bytes = (target / ADAPTER_WEIGHTS).stat().st_size
     return Exported(step, experiment.model, architecture, num_bytes)
 
@@ -127,6 +129,14 @@ def _base_name(experiment: Experiment) -> str | None:
     """The Hugging Face directory that the run started from; a run is none that PEFT could load."""
     source = experiment.init_from
     return source if source is not None and is_huggingface(Path(source)) else None
+
+
+def _cannot_write(target: Path, error: OSError) -> Exception:
+    """A place that cannot be written is the user's mistake; a disk that fills up or fails is none."""
+    what = f"{target} cannot be written ({error.strerror or error})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return RunError(f"{what}; make room there, or give another directory")
+    return ValueError(f"{what}; give another directory")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -150,6 +160,6 @@ def _kept_tokenizer(run: Path, tokenizer: Tokenizer | None, framing: Framing) ->
         return ()
     # Some roles were perhaps those of the model's ids, which stand elsewhere.
     is_same = canonical_json(Tokenizer(was.inner, roles=now.roles)) == canonical_json(now)
-    is_same &= was.roles.items() <= now.roles.items()
+    is_same &= was.roles.items() <= now.roles.items() and not was.roles_spelled_otherwise
     is_same &= document_frame(was, "template") == document_frame(now, framing)
     return TOKENIZER_FILES if is_same else ()

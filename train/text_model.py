@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.config import Framing
-from flaxmill.data.encoding_failures import encode_texts
+from flaxmill.data.encoding_failures import encode_texts, half_character
 from flaxmill.data.framing import make_framer, make_prompt_reader, make_prompter
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer_reading import LACKS_TOKENIZER, find_tokenizer
@@ -81,7 +81,11 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
 
 
 def read_prompts(model: TextModel, prompts: Sequence[str]) -> list[list[int]]:
-    """The ids of each prompt. Raises ValueError for one that the tokenizer fails at."""
+    """The ids of each prompt. Raises ValueError for one that is no text, or that the tokenizer fails at."""
+    for number, prompt in enumerate(prompts, start=1):
+        place = half_character(prompt)
+        if place is not None:
+            raise ValueError(f"prompt {number} is no UTF-8 at character {place}; give it as UTF-8")
     return list(encode_texts(lambda texts: [*map(model.read, texts)], prompts, lambda n: f"prompt {n}"))
 
 
@@ -99,7 +103,7 @@ def make_reader(
     decoder continues has only what stands before, and `separator` behind it where targets were trained.
     """
     if config.encoder_layers is not None:
-        framer = make_framer(tokenizer, separator or "", closes=True, markup=markup)
+        framer = make_framer(tokenizer, "", closes=True, markup=markup)
     elif not config.causal and config.head != "lm":
         framer = make_framer(tokenizer, "", markup=markup)
     elif separator is not None:
