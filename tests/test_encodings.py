@@ -61,7 +61,7 @@ def test_the_advice_on_a_text_is_as_good(tmp_path, encoding, named):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (gzip.compress(b"text"), r"is a gzip archive, .* give it the suffix \.gz$"),
+        (gzip.compress(b"text", mtime=0), r"is a gzip archive, .* give it the suffix \.gz$"),
         (b"PK\x03\x04\x14\x00", r"is a zip archive, as its first bytes say, and no text; give the text"),
         (b"%PDF-1.7\n", r"is a PDF, as its first bytes say"),
         (b"\x93NUMPY\x01\x00", r"is a NumPy array"),
