@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 if TYPE_CHECKING:
     from flaxmill.model.config import ModelConfig
 
+LARGEST = 3.4e38
+"""Of float32, nearly."""
+
 
 def check_model(config: "ModelConfig") -> None:
     """Raises ValueError where fields are out of range or contradict each other."""
@@ -80,6 +83,10 @@ def _check_numbers(config: "ModelConfig") -> None:
     ):
         value = getattr(config, name)
         _require(value is None or 0 < value < float("inf"), f"model.{name}={value} must be a positive number")
+    for name, value in vars(config).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        fit = all(abs(number) <= LARGEST for number in numbers if isinstance(number, float))
+        _require(fit, f"model.{name}={value} is beyond float32, in which it is computed with; give less")
 
 
 def _check_heads(config: "ModelConfig") -> None:

@@ -44,7 +44,10 @@ def write_models(directory: Path) -> list[Path]:
         small = SMALL[name]
         settings = {key: _SIZES.get(key, value) for key, value in small.settings.items()}
         if name == "llama_longrope":
-            settings["rope_parameters"] |= {"short_factor": [1.0, 1.5], "long_factor": [1.5, 4.0]}
+            settings["rope_parameters"] = settings["rope_parameters"] | {
+                "short_factor": [1.0, 1.5],
+                "long_factor": [1.5, 4.0],
+            }
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(SMALL, name, small._replace(settings=settings))
             make_reference(name, directory / name)

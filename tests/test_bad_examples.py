@@ -137,7 +137,7 @@ PAIRS = {"a.csv": "text,target\nab,xy\ncd,zw\n", "b.csv": "text,target\nef,uv\ng
             "summarize",
             PAIRS,
             ("--data.target-length", "200"),
-            "data.target_length=200 is longer than model.max_pos",
+            "data.target_length=200 leaves no room for a prompt and its separator in data.sequence_length",
         ),
     ],
 )

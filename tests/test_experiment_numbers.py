@@ -1,10 +1,12 @@
 """Numbers of an experiment that could not be what was meant are refused by name."""
 
+import re
 from typing import Any
 
 import pytest
 
 from flaxmill.data.config import DataConfig
+from flaxmill.model.config import ModelConfig
 from flaxmill.train.checkpoint_config import CheckpointConfig
 from flaxmill.train.experiment import Experiment, from_dict, to_dict
 
@@ -31,6 +33,15 @@ def test_texts_that_are_no_unicode_are_refused_by_name(field):
     (values["data"] if field == "data.separator" else values)[field.rpartition(".")[2]] = "a\udcff"
     with pytest.raises(ValueError, match=rf"{field}='a.udcff' is no UTF-8; give it as UTF-8"):
         from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"norm_epsilon": 1e300}, {"initializer_std": 3.5e38}, {"norm_epsilon": float("inf")}]
+)
+def test_numbers_that_float32_has_not_are_refused_by_name(fields):
+    ((name, value),) = fields.items()
+    with pytest.raises(ValueError, match=re.escape(f"model.{name}={value} is beyond float32")):
+        ModelConfig(**fields)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
