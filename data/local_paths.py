@@ -21,10 +21,16 @@ def local_path(text: str, name: str) -> Path:
         raise ValueError(f"{name}={text!r} holds bytes that are not UTF-8; rename that directory") from None
     if "\0" in text:
         raise ValueError(f"{name}={text!r} holds a zero byte; give a path without it")
+    path = Path(text)
+    if not text.startswith("~"):
+        # Path drops a leading ./, and who reads its text again would take ./~name for a home.
+        return path.absolute() if str(path).startswith("~") else path
     try:
-        return Path(text).expanduser()
+        return path.expanduser()
     except RuntimeError:  # ~somebody
-        raise ValueError(f"{name}={text} begins with the home of no user of this machine") from None
+        raise ValueError(
+            f"{name}={text} begins with the home of no user of this machine; a name so is written ./{text}"
+        ) from None
 
 
 def refuse_remote(text: str, name: str) -> None:

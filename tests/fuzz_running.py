@@ -26,6 +26,8 @@ COMMAND_SECONDS = 60.0
 _LIBRARY_SECONDS = (
     6 * SECONDS
 )  # after which a library that no signal interrupts has taken the process with it
+Read = Callable[[Case], None]
+
 _TEXT = "the quick brown fox jumps over a lazy dog\n\nwho knows? not I\n"
 
 
@@ -54,7 +56,7 @@ class Keeper:
         self.directory = directory
         self.kinds: dict[str, str] = {}
 
-    def keep(self, finding: Finding, inside: Path, case: Case, command: str = "") -> None:
+    def keep(self, finding: Finding, inside: Path, case: Case) -> None:
         """Copy the case and say what came of it, unless there is one such already."""
         if finding.kind in self.kinds:
             return
@@ -65,7 +67,7 @@ class Keeper:
         for name, data in case.changed.items():
             (target / Path(name).name).write_bytes(data)
         what = {"base": str(case.base), "changed": list(case.changed), "moved": case.moved}
-        told = json.dumps(what | {"variant": case.variant, "command": command})
+        told = json.dumps(what | {"variant": case.variant})
         (target / "finding.txt").write_text(f"{told}\n{finding}\n", encoding="utf-8", errors="replace")
         if not case.moved:
             shutil.copytree(inside, target / "inside", symlinks=True, ignore=_unreadable)
@@ -77,10 +79,10 @@ def _unreadable(directory: str, names: list[str]) -> list[str]:
     return [name for name, path in paths.items() if not path.is_file() and not path.is_dir()]
 
 
-def run_cases(
-    target: Target, bases: Sequence[Path], number: int, seed: int, try_one: Callable[[Case, int], None]
+def _run_cases(
+    target: Target, bases: Sequence[Path], inside: Path, number: int, seed: int, keeper: Keeper, read: Read
 ) -> int:
-    """Draw that many cases and try each; how many there were."""
+    """Draw that many cases, lay each `inside` and read it; how many there were."""
     tried = 0
 
     @hypothesis.seed(seed)
@@ -95,29 +97,15 @@ def run_cases(
     def run(case: Case) -> None:
         nonlocal tried
         tried += 1
-        try_one(case, tried)
+        place(case, inside)
+        _note(inside, case, tried)
+        try:
+            read(case)
+        except Finding as finding:
+            keeper.keep(finding, inside, case)
 
     run()
     return tried
-
-
-def read_inputs(
-    target: Target, bases: Sequence[Path], inside: Path, *, number: int, seed: int, keeper: Keeper
-) -> int:
-    """Read inputs with the functions behind the commands."""
-
-    def try_one(case: Case, tried: int) -> None:
-        place(case, inside)
-        _note(inside, case, tried)
-        faulthandler.dump_traceback_later(_LIBRARY_SECONDS, exit=True)
-        try:
-            attempt(lambda path: target.read(path, case.variant), inside)
-        except Finding as finding:
-            keeper.keep(finding, inside, case)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-
-    return run_cases(target, bases, number, seed, try_one)
 
 
 def _note(inside: Path, case: Case, tried: int) -> None:
@@ -125,23 +113,33 @@ def _note(inside: Path, case: Case, tried: int) -> None:
     (inside.parent / "now.json").write_text(json.dumps([tried, str(case.base), case.variant, case.moved]))
 
 
+def read_inputs(
+    target: Target, bases: Sequence[Path], inside: Path, *, number: int, seed: int, keeper: Keeper
+) -> int:
+    """Read inputs with the functions behind the commands."""
+
+    def read(case: Case) -> None:
+        faulthandler.dump_traceback_later(_LIBRARY_SECONDS, exit=True)
+        try:
+            attempt(lambda path: target.read(path, case.variant), inside)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    return _run_cases(target, bases, inside, number, seed, keeper, read)
+
+
 def run_commands(
     target: Target, bases: Sequence[Path], inside: Path, *, number: int, seed: int, keeper: Keeper
 ) -> int:
     """Give inputs to the command line, each in a child of this process, in which no program may run yet."""
 
-    def try_one(case: Case, tried: int) -> None:
-        place(case, inside)
-        _note(inside, case, tried)
+    def read(case: Case) -> None:
         command = target.commands[case.variant % len(target.commands)].format(inside=inside)
         cache = inside / "cache"  # a case's own, where it has one, is what is to be read
         os.environ["FLAXMILL_CACHE"] = str(cache if cache.exists() else inside.parent / "cache")
-        try:
-            _command(shlex.split(command)[1:])
-        except Finding as finding:
-            keeper.keep(finding, inside, case, command)
+        _command(shlex.split(command)[1:])
 
-    return run_cases(target, bases, number, seed, try_one)
+    return _run_cases(target, bases, inside, number, seed, keeper, read)
 
 
 def _command(argv: list[str]) -> None:

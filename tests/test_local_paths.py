@@ -33,8 +33,19 @@ def test_what_only_looks_like_a_url_is_a_path(text):
 def test_home_is_expanded_and_a_strangers_is_refused(monkeypatch):
     monkeypatch.setenv("HOME", "/at/home")
     assert local_path("~/run", "RUN") == Path("/at/home/run")
-    with pytest.raises(ValueError, match=r"RUN=~nobody-here/run begins with the home of no user"):
+    advice = (
+        r"RUN=~nobody-here/run begins with the home of no user .*; a name so is written \./~nobody-here/run"
+    )
+    with pytest.raises(ValueError, match=advice):
         local_path("~nobody-here/run", "RUN")
+
+
+def test_a_name_that_begins_as_a_home_is_one_behind_a_dot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("~nobody-here", "~"):
+        path = local_path(f"./{name}", "RUN")
+        assert path == local_path(str(path), "RUN") == tmp_path / name
+    assert local_path("a/~b", "RUN") == Path("a/~b")
 
 
 @pytest.mark.parametrize(("text", "problem"), [("r\udcff", "not UTF-8"), ("a\0b", "a zero byte")])
