@@ -9,8 +9,7 @@ from flaxmill.model.config import ModelConfig, ProblemType
 from flaxmill.train.experiment import CLASS_OBJECTIVES, HEAD_OF_OBJECTIVE, Experiment, require
 
 if TYPE_CHECKING:
-    from flaxmill.data.target_rows import check_prompt_room
-from flaxmill.data.tokenization import Tokenizer
+    from flaxmill.data.tokenization import Tokenizer
 
 
 def resolve(experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, ...] = ()) -> Experiment:
