@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from flaxmill.data.embedded_examples import TASKS, embedded_examples
+from flaxmill.data.embedded_tasks.tasks import TASKS, embedded_examples
 
 Examples = list[dict[str, Any]]
 Scores = dict[str, float]

@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxmill.train import checkpoint
-from flaxmill.train.checkpoint import CheckpointConfig, Checkpoints
-from flaxmill.train.checkpoint_store import load_leaves
-from flaxmill.train.digest import compute_digests
-from flaxmill.train.manifest import join, named_leaves
+from flaxmill.train.checkpoint import checkpoints as checkpoint
+from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint.digest import compute_digests
+from flaxmill.train.checkpoint.manifest import join, named_leaves
+from flaxmill.train.checkpoint.store import load_leaves
 
 STALL_BAR_SECONDS, DIGEST_BAR, RESTORE_BAR = 0.1, 1e9, 0.5
 SAVES, REPETITIONS = 10, 5

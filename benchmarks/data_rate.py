@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig, Objective
-from flaxmill.data.preparation import prepare
+from flaxmill.data.prepared.preparation import prepare
 
 BARS: dict[Objective, float] = {"causal": 1e6, "mlm_nsp": 2e5}
 BATCH_SIZE = 256

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from flaxmill.model import ModelConfig, init_params
-from flaxmill.model import dense as dense_module
-from flaxmill.model.dense import dense
-from flaxmill.train.objectives import denominators, numerators
+from flaxmill.model.layers import dense as dense_module
+from flaxmill.model.layers.dense import dense
+from flaxmill.train.objectives.losses import denominators, numerators
 
 ROUNDS = 30
 BAR = 1.0  # the primitive must not be slower than plain

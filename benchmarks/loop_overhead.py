@@ -20,18 +20,18 @@ from pathlib import Path
 import jax
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.preparation import prepare
+from flaxmill.data.prepared.preparation import prepare
 from flaxmill.model.apply import abstract_params
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.sharding.placement import place_rows
 from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.checkpoint import CheckpointConfig
+from flaxmill.train.checkpoint.checkpoints import CheckpointConfig
 from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.loop import train
-from flaxmill.train.optimizer import make_optimizer
+from flaxmill.train.optimizer.optimizers import make_optimizer
 from flaxmill.train.resolution import resolve
 from flaxmill.train.state import init_state
 from flaxmill.train.step import make_train_step

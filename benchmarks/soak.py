@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from flaxmill.train.metrics import read_metrics
+from flaxmill.train.metrics.metrics_file import read_metrics
 
 SAMPLE_SECONDS = 2.0
 PATIENCE_SECONDS = 120

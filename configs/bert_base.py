@@ -8,7 +8,7 @@ Expected: 110,106,428 parameters; MLM + NSP loss 11.16 at step 0.
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train.optimizer.config import OptimizerConfig
 
 config = Experiment(
     name="bert_base",

@@ -8,7 +8,7 @@ Expected: held-out MLM loss 5.29 nats, single tokens have 5.73; NSP accuracy 0.7
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train.optimizer.config import OptimizerConfig
 
 config = Experiment(
     name="bert_tiny",

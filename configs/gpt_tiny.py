@@ -7,9 +7,9 @@ Expected: held-out loss 4.51 nats, 2.07 bits a byte; single tokens have 6.30 nat
 
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
-from flaxmill.train.checkpoint_config import CheckpointConfig
+from flaxmill.train.checkpoint.config import CheckpointConfig
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train.optimizer.config import OptimizerConfig
 
 config = Experiment(
     name="gpt_tiny",

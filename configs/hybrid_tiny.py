@@ -8,7 +8,7 @@ Expected: held-out causal loss 5.11 nats and masked loss 5.24, from 7.65 and 7.7
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train.optimizer.config import OptimizerConfig
 
 config = Experiment(
     name="hybrid_tiny",

@@ -9,7 +9,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.best import BestConfig
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train.optimizer.config import OptimizerConfig
 
 config = Experiment(
     name="question_answering",

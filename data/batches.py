@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.data.config import TASK_OBJECTIVES, DataConfig, Objective
-from flaxmill.data.dataset import LAYOUTS, Dataset
 from flaxmill.data.draws import MASKED_PLACES, ROW_ORDER, bits, permute
 from flaxmill.data.example_batches import (
     NO_EXAMPLE,
@@ -14,10 +13,11 @@ from flaxmill.data.example_batches import (
     make_example_batch,
     target_tokens,
 )
-from flaxmill.data.held_out import Split
 from flaxmill.data.masking import Masked, mask_tokens, max_predictions
-from flaxmill.data.packing import next_in_document, unpack_rows
-from flaxmill.data.pairs import segments_of
+from flaxmill.data.prepared.dataset import LAYOUTS, Dataset
+from flaxmill.data.text.held_out import Split
+from flaxmill.data.text.packing import next_in_document, unpack_rows
+from flaxmill.data.text.pairs import segments_of
 from flaxmill.data.tokenization import special_lookup
 
 # B rows of a batch, T tokens of a row, n rows of those read at once.

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from flaxmill.data.dataset import Dataset
-from flaxmill.data.held_out import Split
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.text.held_out import Split
 
 _COUNTS = {"label_counts", "applied_counts"}
 _SPLIT_NAMES: dict[Split, str] = {"train": "training", "valid": "held out"}

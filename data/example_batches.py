@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxmill.data.dataset import Dataset
+from flaxmill.data.prepared.dataset import Dataset
 
 # n rows, T tokens of a row, S of a source, U of a target
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import tokenizers
 
-from flaxmill.data.encoding_failures import is_panic
-from flaxmill.data.tokenizer_reading import READABLE, TOKENIZER_NAMES, find_tokenizer, read_tokenizer
-from flaxmill.data.tokenizer_roles import Frame, Roles, find_roles, roles_by_spelling, template_frame
-from flaxmill.data.tokenizer_settings import ROLES, SETTINGS_FILES, TokenizerSettings, read_settings
-from flaxmill.data.trials import try_reading
+from flaxmill.data.tokenizer.failures import is_panic
+from flaxmill.data.tokenizer.reading import READABLE, TOKENIZER_NAMES, find_tokenizer, read_tokenizer
+from flaxmill.data.tokenizer.roles import Frame, Roles, find_roles, roles_by_spelling, template_frame
+from flaxmill.data.tokenizer.settings import ROLES, SETTINGS_FILES, TokenizerSettings, read_settings
+from flaxmill.data.tokenizer.trials import try_reading
 
 _VERY_LONG = 1_000_000
 # An embedding has as many rows: this many of a width of 1,024 are 64 GB.
@@ -207,7 +207,7 @@ class Tokenizer:
         settings = read_settings(file.parent)
         beside = tuple(file.with_name(name) for name in (*TOKENIZER_NAMES, "merges.txt", *SETTINGS_FILES))
         try:
-            if not is_trusted and (reason := try_reading("flaxmill.data.tokenizer_trial", file, beside)):
+            if not is_trusted and (reason := try_reading("flaxmill.data.tokenizer.trial", file, beside)):
                 raise ValueError(reason)
             inner = read_tokenizer(file, settings)
             _check_ids(inner)

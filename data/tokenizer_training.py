@@ -9,10 +9,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.draws import TOKENIZER_SAMPLE, uniform
-from flaxmill.data.held_out import SplitCorpus
+from flaxmill.data.text.held_out import SplitCorpus
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.tokenizer_reading import count_capitals, word_piece
-from flaxmill.data.tokenizer_settings import TokenizerSettings
+from flaxmill.data.tokenizer.reading import count_capitals, word_piece
+from flaxmill.data.tokenizer.settings import TokenizerSettings
 
 BYTE_LEVEL_SPECIALS = ("<|endoftext|>", "<|mask|>")
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

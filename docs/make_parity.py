@@ -46,7 +46,7 @@ def replace(page: str, name: str, text: str) -> str:
 
 def make_table(work: Path) -> str:
     """A row for each small model with the largest differences over all its batches."""
-    from flaxmill.train.parity_models import SMALL
+    from flaxmill.train.parity.small_models import SMALL
 
     head = (
         "model", "batches", "hidden", "logits", "loss (rel.)", "gradients (rel.)", "5 steps",
@@ -62,8 +62,8 @@ def make_table(work: Path) -> str:
 
 def make_factor(work: Path) -> str:
     """How many times torch's own rounding the two sides were apart, at most."""
-    from flaxmill.train.parity import ROUNDING
-    from flaxmill.train.parity_models import SMALL
+    from flaxmill.train.parity.comparison import ROUNDING
+    from flaxmill.train.parity.small_models import SMALL
 
     factors = []
     for name in SMALL:
@@ -87,9 +87,9 @@ def measured(work: Path, name: str) -> list[dict[str, Any]]:
     """The checks of SMALL[name], measured or as they were."""
     path = work / f"{name}.json"
     if not path.exists():
-        from flaxmill.train.parity import compare_directory
-        from flaxmill.train.parity_models import make_reference
-        from flaxmill.train.parity_report import as_json
+        from flaxmill.train.parity.comparison import compare_directory
+        from flaxmill.train.parity.report import as_json
+        from flaxmill.train.parity.small_models import make_reference
 
         make_reference(name, work / name)
         path.write_text(json.dumps([as_json(check) for check in compare_directory(work / name)]))
@@ -160,7 +160,7 @@ def make_example(work: Path) -> str:
 
 def make_curve(work: Path, name: str, variant: str, title: str) -> str:
     """Draw the losses of both sides, and say how far apart they are."""
-    from flaxmill.train.parity_curves import Curves, training_curves
+    from flaxmill.train.parity.curves import Curves, training_curves
 
     path = work / f"curves_{name}.json"
     if not path.exists():

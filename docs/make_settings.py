@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flaxmill.model.families import FAMILIES
+from flaxmill.model.families.table import FAMILIES
 
 PAGE = Path(__file__).parent / "weights.md"
 START, END = "<!-- made: settings -->\n", "<!-- end: settings -->"

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from flaxmill.model.adapters import merge_lora
     from flaxmill.model.apply import abstract_params, apply, count_params, init_params, logical_axes
     from flaxmill.model.config import ModelConfig
-    from flaxmill.model.generation import Generator, generate
-    from flaxmill.model.generation_config import GenerationConfig
-    from flaxmill.model.huggingface import load_huggingface, save_huggingface
+    from flaxmill.model.generation.config import GenerationConfig
+    from flaxmill.model.generation.generator import Generator, generate
+    from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
 __all__ = [
     "GenerationConfig",

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from flaxmill.model.apply import Params, abstract_params, init_params, logical_axes, unflatten
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.lora import LORA_A, LORA_B, is_adapter, without_lora
-from flaxmill.model.weight_places import flatten, group_of
+from flaxmill.model.huggingface.places import flatten, group_of
+from flaxmill.model.layers.lora import LORA_A, LORA_B, is_adapter, without_lora
 from flaxmill.sharding.rules import parameter_sharding
 
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.dropout import split_key
-from flaxmill.model.dtypes import sum_dtype
 from flaxmill.model.layer_plan import LAYER_GROUPS
+from flaxmill.model.layers.dropout import split_key
+from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
 
 Params = dict[str, Any]

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.dense import Dense
-from flaxmill.model.dtypes import sum_dtype
-from flaxmill.model.initializers import Parameter, kernel_initializer, make_parameter
-from flaxmill.model.mlp import activation
-from flaxmill.model.norms import Norm
+from flaxmill.model.layers.dense import Dense
+from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.initializers import Parameter, kernel_initializer, make_parameter
+from flaxmill.model.layers.mlp import activation
+from flaxmill.model.layers.norms import Norm
 from flaxmill.sharding.rules import constrain
 
 HEAD_PARAMETERS = ("lm_head", "mlm", "pooler", "nsp", "classifier")

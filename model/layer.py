@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from flaxmill.model.attention import attention
 from flaxmill.model.config import LayerKind, ModelConfig
-from flaxmill.model.dense import Dense
-from flaxmill.model.dropout import dropout, split_key
-from flaxmill.model.initializers import kernel_initializer
-from flaxmill.model.lora import lora_of
-from flaxmill.model.mlp import MLP
-from flaxmill.model.norms import Norm
-from flaxmill.model.positions import Turns, rotary
+from flaxmill.model.layers.attention import attention
+from flaxmill.model.layers.dense import Dense
+from flaxmill.model.layers.dropout import dropout, split_key
+from flaxmill.model.layers.initializers import kernel_initializer
+from flaxmill.model.layers.lora import lora_of
+from flaxmill.model.layers.mlp import MLP
+from flaxmill.model.layers.norms import Norm
+from flaxmill.model.layers.positions import Turns, rotary
 from flaxmill.sharding.rules import constrain
 
 Attend = Callable[[jax.Array], jax.Array]

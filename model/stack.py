@@ -13,8 +13,8 @@ from flax import nnx
 from flaxmill.model.config import LayerKind, ModelConfig
 from flaxmill.model.layer import Layer, Surroundings
 from flaxmill.model.layer_plan import layer_pattern, plan_layers
-from flaxmill.model.norms import Norm
-from flaxmill.model.positions import RelativeBias, document_lengths, rotary_turns
+from flaxmill.model.layers.norms import Norm
+from flaxmill.model.layers.positions import RelativeBias, document_lengths, rotary_turns
 
 Batch = dict[str, jax.Array]
 

@@ -6,9 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from flaxmill.model.config import ModelConfig, encoder_config
-from flaxmill.model.dropout import dropout, split_key
-from flaxmill.model.dtypes import sum_dtype
-from flaxmill.model.embeddings import Embeddings
 from flaxmill.model.heads import (
     LanguageModelHead,
     MaskedLanguageModelHead,
@@ -17,6 +14,9 @@ from flaxmill.model.heads import (
     pool,
     task_classifier,
 )
+from flaxmill.model.layers.dropout import dropout, split_key
+from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.embeddings import Embeddings
 from flaxmill.model.stack import Batch, Stack
 from flaxmill.sharding.rules import constrain
 

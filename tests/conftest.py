@@ -31,7 +31,7 @@ from flaxmill.data.config import DataConfig, Objective  # noqa: E402
 from flaxmill.model.config import ModelConfig  # noqa: E402
 from flaxmill.sharding.mesh import MeshConfig  # noqa: E402
 from flaxmill.train.experiment import Experiment  # noqa: E402
-from flaxmill.train.optimizer import OptimizerConfig  # noqa: E402
+from flaxmill.train.optimizer.optimizers import OptimizerConfig  # noqa: E402
 
 if TYPE_CHECKING:
     from faulty_job import FaultyJob, Seen
@@ -124,7 +124,7 @@ def torch_reference(tmp_path_factory: pytest.TempPathFactory) -> MakeReference:
     """(directory, torch model) of a small model of transformers, made once for each set of arguments."""
     import torch
 
-    from flaxmill.train.parity_models import SMALL, make_reference
+    from flaxmill.train.parity.small_models import SMALL, make_reference
 
     torch.set_num_threads(1)
     made: dict[str, Reference] = {}
@@ -158,10 +158,10 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def output_differences() -> Callable[[Reference], dict[str, float]]:
     """Largest absolute difference of each output from torch's, over padded and packed rows."""
-    from flaxmill.model.huggingface import load_huggingface
-    from flaxmill.train.parity_batches import make_parity_batch, variants
-    from flaxmill.train.parity_measure import Flaxmill
-    from flaxmill.train.torch_reference import measure_reference
+    from flaxmill.model.huggingface.directory import load_huggingface
+    from flaxmill.train.parity.batches import make_parity_batch, variants
+    from flaxmill.train.parity.flaxmill_side import Flaxmill
+    from flaxmill.train.parity.torch_side import measure_reference
 
     def measure(reference: Reference) -> dict[str, float]:
         directory, model = reference
@@ -187,7 +187,7 @@ def export_again() -> Callable[[Reference, Path], tuple[dict[str, Any], dict[str
     import transformers
     from safetensors.numpy import load_file
 
-    from flaxmill.model.huggingface import load_huggingface, save_huggingface
+    from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
     def export(reference: Reference, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """The tensors of the original file and of ours."""
@@ -236,7 +236,7 @@ def round_trip_own() -> Callable[[ModelConfig, Path], ModelConfig]:
     import numpy as np
 
     from flaxmill.model.apply import abstract_params, logical_axes
-    from flaxmill.model.huggingface import load_huggingface, save_huggingface
+    from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
     random = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flaxmill.train.metrics import has_step
+from flaxmill.train.metrics.metrics_file import has_step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from flaxmill.data.local_paths import local_path
+from flaxmill.data.files.local_paths import local_path
 from flaxmill.train.plain_paths import is_taken_for_bucket
 
 

@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
+from flaxmill.sharding.processes.stop_signal import EXIT_BY_SIGNAL, StopSignal
+from flaxmill.train.commands.terminal import plain_logging, take_streams, write_failure
 from flaxmill.train.failures import RunError
 from flaxmill.train.jax_environment import explain
-from flaxmill.train.preemption import EXIT_BY_SIGNAL, StopSignal
-from flaxmill.train.terminal import plain_logging, take_streams, write_failure
 
 EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
 _MAX_CHARACTERS = 2000
@@ -131,7 +131,7 @@ def _run_command(arguments: list[str], is_program: bool) -> int:
 def _train(arguments: list[str], is_program: bool) -> int:
     # Before the imports below, which take a second: a signal then is as good as a later one.
     with StopSignal(until_exit=is_program) as stop:
-        from flaxmill.train import train_command
+        from flaxmill.train.commands import train_command
 
         return train_command.run(arguments, stop)
 

@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.model.apply import Params
+from flaxmill.sharding.processes.step_signals import Signals
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import read_ahead
-from flaxmill.train.objectives import TERMS, Sums, combine
-from flaxmill.train.signals import Signals
+from flaxmill.train.metrics.task_scores import counted_scores
+from flaxmill.train.objectives.losses import TERMS, Sums, combine
 from flaxmill.train.step import EvalStep
-from flaxmill.train.task_metrics import counted_scores
 
 
 def evaluate(

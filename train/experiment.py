@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flaxmill.data.config import DataConfig, Objective
-from flaxmill.data.encoding_failures import half_character
-from flaxmill.data.local_paths import local_path, refuse_remote
-from flaxmill.data.tfds_rows import PREFIX
+from flaxmill.data.files.local_paths import local_path, refuse_remote
+from flaxmill.data.files.tfds_rows import PREFIX
+from flaxmill.data.tokenizer.failures import half_character
 from flaxmill.model.config import Head, ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
-from flaxmill.train.checkpoint_config import CheckpointConfig
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train.checkpoint.config import CheckpointConfig
+from flaxmill.train.metrics.trackers import TRACKERS
+from flaxmill.train.optimizer.config import OptimizerConfig
 from flaxmill.train.spikes import SpikeConfig
-from flaxmill.train.trackers import TRACKERS
 
 if TYPE_CHECKING:
     import jax

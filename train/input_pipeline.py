@@ -10,13 +10,13 @@ from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import TRAINED, DataConfig
-from flaxmill.data.dataset import Dataset
-from flaxmill.data.held_out import Split
-from flaxmill.data.preparation import prepare
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.text.held_out import Split
 from flaxmill.sharding.placement import local_rows, place_rows
 from flaxmill.sharding.rules import platform
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.run_directory import TOKENIZER_FILE
+from flaxmill.train.run.directory import TOKENIZER_FILE
 
 BATCHES_AHEAD = 2
 

@@ -9,25 +9,25 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxmill.data.dataset import Dataset
+from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.model.apply import count_params
 from flaxmill.sharding.mesh import make_mesh
-from flaxmill.sharding.processes import agree_on, any_process, is_main
+from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
+from flaxmill.sharding.processes.step_signals import Stop
+from flaxmill.sharding.processes.watch import Peers
 from flaxmill.train.best import check_best
 from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.checkpoint import Checkpoints
+from flaxmill.train.checkpoint.checkpoints import Checkpoints
 from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.evaluation import evaluation_names
 from flaxmill.train.experiment import Experiment, check_mesh, from_dict, to_dict, with_absolute_paths
-from flaxmill.train.init_from import adopt_source
 from flaxmill.train.input_pipeline import prepare_data
-from flaxmill.train.metrics import MetricsWriter
-from flaxmill.train.peers import Peers
-from flaxmill.train.progress import short_number, warn
-from flaxmill.train.provenance import versions
+from flaxmill.train.metrics.metrics_file import MetricsWriter
+from flaxmill.train.metrics.progress import short_number, warn
+from flaxmill.train.metrics.trackers import Trackers, check_installed
+from flaxmill.train.optimizer.freezing import count_trained
 from flaxmill.train.resolution import resolve, resolve_before_data
-from flaxmill.train.restoring import Start
-from flaxmill.train.run_directory import (
+from flaxmill.train.run.directory import (
     IMPORTED_STEP,
     METRICS_FILE,
     check_run_directory,
@@ -35,9 +35,9 @@ from flaxmill.train.run_directory import (
     differences,
     lock_run_directory,
 )
-from flaxmill.train.signals import Stop
-from flaxmill.train.trackers import Trackers, check_installed
-from flaxmill.train.trainable import count_trained
+from flaxmill.train.run.provenance import versions
+from flaxmill.train.run.restoring import Start
+from flaxmill.train.run.source import adopt_source
 
 
 class Job(NamedTuple):

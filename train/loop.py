@@ -11,9 +11,11 @@ import optax
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import TASK_OBJECTIVES
 from flaxmill.model.apply import Params, abstract_params
-from flaxmill.sharding.processes import agree_on, is_main
-from flaxmill.train.bad_batches import write_bad_batches
-from flaxmill.train.checkpoint import Checkpoints
+from flaxmill.sharding.processes.coordination import agree_on, is_main
+from flaxmill.sharding.processes.step_signals import Signals, Stop
+from flaxmill.sharding.processes.watch import Peers
+from flaxmill.train.checkpoint.checkpoints import Checkpoints
+from flaxmill.train.checkpoint.save_schedule import SaveSchedule
 from flaxmill.train.evaluation import (
     compare_with_counting,
     describe_evaluation,
@@ -22,20 +24,18 @@ from flaxmill.train.evaluation import (
 )
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
+from flaxmill.train.inference.samples import sample_text
 from flaxmill.train.input_pipeline import make_batches, read_ahead
 from flaxmill.train.job import Job, describe_job, open_outputs, prepare_all, say_nothing
-from flaxmill.train.optimizer import make_optimizer
-from flaxmill.train.peers import Peers
-from flaxmill.train.progress import ProgressLine, warn
-from flaxmill.train.provenance import provenance
+from flaxmill.train.metrics.progress import ProgressLine, warn
+from flaxmill.train.optimizer.optimizers import make_optimizer
+from flaxmill.train.optimizer.schedule import describe_jump
 from flaxmill.train.recorder import LossSpike, Recorder
-from flaxmill.train.restoring import Start, restore_or_init
 from flaxmill.train.rollback import describe_rollback, roll_back
-from flaxmill.train.run_directory import CHECKPOINTS, open_run_directory, write_config
-from flaxmill.train.samples import sample_text
-from flaxmill.train.save_schedule import SaveSchedule
-from flaxmill.train.schedule import describe_jump
-from flaxmill.train.signals import Signals, Stop
+from flaxmill.train.run.bad_batches import write_bad_batches
+from flaxmill.train.run.directory import CHECKPOINTS, open_run_directory, write_config
+from flaxmill.train.run.provenance import provenance
+from flaxmill.train.run.restoring import Start, restore_or_init
 from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 

@@ -10,10 +10,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.local_paths import local_path
+from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.spelling import did_you_mean
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.run_directory import CONFIG_FILE, read_config
+from flaxmill.train.run.directory import CONFIG_FILE, read_config
 
 DEFAULT_CONFIG = "gpt_tiny"
 CONFIG_USAGE = "[CONFIG | FILE.py]"

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 import tyro
 
-from flaxmill.data.local_paths import local_path
+from flaxmill.data.files.local_paths import local_path
 
 Config = TypeVar("Config")
 

@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from flaxmill.train.best import Best
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
-from flaxmill.train.flops import peak_flops, step_flops
-from flaxmill.train.metrics import MetricsWriter
-from flaxmill.train.progress import ProgressLine
+from flaxmill.train.metrics.flops import peak_flops, step_flops
+from flaxmill.train.metrics.metrics_file import MetricsWriter
+from flaxmill.train.metrics.progress import ProgressLine
+from flaxmill.train.metrics.trackers import Trackers
 from flaxmill.train.spikes import SpikeDetector
-from flaxmill.train.trackers import Trackers
 
 
 @dataclass

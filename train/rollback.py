@@ -6,7 +6,7 @@ Chowdhery et al. 2022 (PaLM), section 5.1: rewind, skip the batches around the s
 from typing import Any
 
 from flaxmill.train.recorder import LossSpike
-from flaxmill.train.restoring import Start
+from flaxmill.train.run.restoring import Start
 
 
 def roll_back(spike: LossSpike, course: dict[str, Any], restored: Start) -> tuple[Start, dict[str, Any]]:

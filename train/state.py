@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flaxmill.model.apply import Params, abstract_params, init_params, logical_axes
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.rules import parameter_sharding
-from flaxmill.train.trainable import names_of
+from flaxmill.train.optimizer.freezing import names_of
 
 
 class TrainState(NamedTuple):

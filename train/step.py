@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 from flaxmill.model.apply import Params, abstract_params
 from flaxmill.model.transformer import Batch
 from flaxmill.sharding.rules import constrain
-from flaxmill.train.digest import digest_array
+from flaxmill.train.checkpoint.digest import digest_array
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.objectives import Sums, combine, denominators, numerators
-from flaxmill.train.optimizer import clip_gradients
-from flaxmill.train.per_layer import merge
-from flaxmill.train.schedule import make_schedule
+from flaxmill.train.objectives.losses import Sums, combine, denominators, numerators
+from flaxmill.train.optimizer.freezing import choose_trainable
+from flaxmill.train.optimizer.optimizers import clip_gradients
+from flaxmill.train.optimizer.per_layer import merge
+from flaxmill.train.optimizer.schedule import make_schedule
 from flaxmill.train.state import TrainState, param_shardings, state_shardings
-from flaxmill.train.trainable import choose_trainable
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[..., tuple[TrainState, Metrics]]

@@ -1,0 +1,98 @@
+"""Which tensors of a file make up the parameters of a model: one place for each layer of each of them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from flaxmill.model.apply import abstract_params, logical_axes
+from flaxmill.model.config import ModelConfig, encoder_config
+from flaxmill.model.families.stored_tensors import Path, Stored, TensorMap, stored_shape
+from flaxmill.model.layer_plan import LAYER_GROUPS, layer_slots
+
+
+class Place(NamedTuple):
+    """Where a file keeps one layer of a parameter, or all of one that is not stacked."""
+
+    name: str
+    stored: Stored
+    shape: tuple[int, ...]
+    """Ours, of one layer and with the true vocabulary."""
+    stored_shape: tuple[int, ...]
+    """The file's; of the whole tensor where it is fused."""
+
+
+class Leaf(NamedTuple):
+    """One parameter and the places of its layers."""
+
+    path: Path
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def is_stacked(self) -> bool:
+        return group_of(self.path) is not None
+
+
+def leaves(config: ModelConfig, tensors: TensorMap) -> list[Leaf]:
+    """All parameters of a model with their places in a file of these tensors."""
+    axes = flatten(logical_axes(config))
+    depths = _depths(config)
+    return [
+        _leaf(config, tensors, path, value.shape, axes[path], depths)
+        for path, value in flatten(abstract_params(config)).items()
+    ]
+
+
+def stored_shapes(parameters: Iterable[Leaf]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a file that holds these parameters; by name."""
+    return dict(sorted((place.name, place.stored_shape) for leaf in parameters for place in leaf.places))
+
+
+def group_of(path: Path) -> Path | None:
+    """The path of the group of layers that a parameter is stacked in; None: it is not stacked."""
+    prefix = path[:2] if path[0] == "encoder" else path[:1]
+    return prefix if prefix[-1] in LAYER_GROUPS else None
+
+
+def tensor_key(path: Path) -> str:
+    """A parameter's key in a TensorMap."""
+    group = group_of(path)
+    return "/".join(path if group is None else (*group[:-1], "layers", *path[len(group) :]))
+
+
+def flatten(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
+    """Leaves of a nested dict by their paths."""
+    flat: dict[Path, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, (*path, name)) if isinstance(value, Mapping) else {(*path, name): value}
+    return flat
+
+
+def _depths(config: ModelConfig) -> dict[Path, list[int]]:
+    """Layer numbers, within their stack, of the layers of each group."""
+    stacks: dict[Path, ModelConfig] = {(): config}
+    if config.encoder_layers is not None:
+        stacks["encoder",] = encoder_config(config)
+    depths: dict[Path, list[int]] = {}
+    for prefix, stack in stacks.items():
+        for depth, (group, _) in enumerate(layer_slots(stack)):
+            depths.setdefault((*prefix, group), []).append(depth)
+    return depths
+
+
+def _leaf(
+    config: ModelConfig,
+    tensors: TensorMap,
+    path: Path,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    depths: dict[Path, list[int]],
+) -> Leaf:
+    stored = tensors[tensor_key(path)]
+    assert config.vocab_size is not None
+    sizes = [config.vocab_size if axis == "vocab" else size for axis, size in zip(axes, shape, strict=True)]
+    group = group_of(path)
+    one = tuple(sizes if group is None else sizes[1:])
+    whole = stored_shape(stored, path, one)
+    layers = [0] if group is None else depths[group]
+    return Leaf(path, shape, axes, tuple(Place(stored.in_layer(n), stored, one, whole) for n in layers))

@@ -1,0 +1,15 @@
+"""The parts of a layer, and what stands below and around it.
+
+attention        who sees whom, and the choice of a kernel
+fused_attention  cuDNN on GPU and splash on TPU
+dense            the one matrix product
+mlp              the feed-forward half of a layer
+norms            layer normalisation and RMS normalisation
+embeddings       tokens, learned positions and segments
+positions        sinusoidal, rotary and relative positions
+rotary_scaling   rotary positions for long contexts
+dropout          dropout with explicit keys
+lora             low-rank products beside frozen matrices
+initializers     how weights begin, with their logical axes
+dtypes           the dtype in which sums are taken
+"""

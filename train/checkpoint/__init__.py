@@ -1,0 +1,14 @@
+"""Checkpoints of one run: written whole, proved whole, read back on any mesh.
+
+checkpoints    save, wait, load the newest, restore: read this first
+store          the only module that touches Orbax
+manifest       what a checkpoint says of itself
+digest         one number for an array, the same on every mesh
+agreement      one verdict in all processes
+damage         which files or arrays are not what was saved
+fit            why a checkpoint does not fit the experiment, in words
+directory      names, half-written and set-aside directories
+listing        for `flaxmill checkpoints`
+config         what a user sets
+save_schedule  when a save is due
+"""

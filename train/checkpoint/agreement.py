@@ -1,0 +1,41 @@
+"""One verdict on a checkpoint in all processes of a job: none waits for others that went elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from flaxmill.sharding.processes.coordination import any_process
+from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
+
+Result = TypeVar("Result")
+
+
+def together(call: Callable[[], Result], path: Path, advice: Callable[[], str]) -> Result:
+    """`call()` in every process of the job; if it fails in one, an error in all.
+
+    Damage is damage in all, so that all go back to the same step; any other failure ends them.
+
+    Args:
+      path: the checkpoint that is read.
+      advice: what to do when it is damaged.
+    """
+    error, result = None, None
+    try:
+        result = call()
+    except Exception as caught:
+        error = caught
+    is_damage = isinstance(error, DamagedCheckpointError)
+    try:
+        if any_process(error is not None and not is_damage):
+            if error is None or is_damage:
+                raise CheckpointError(f"{path}: another process of this job failed and says why")
+            raise error
+        if any_process(is_damage) and not is_damage:
+            raise DamagedCheckpointError(
+                f"{path} is damaged as another process of this job reads it", advice()
+            )
+        if error is not None:
+            raise error
+    finally:
+        error = None  # a cycle with its traceback would keep alive what was loaded
+    return result  # pyright: ignore[reportReturnType]

@@ -1,0 +1,334 @@
+"""Checkpoints: atomic, asynchronous, checked against digests, restorable onto any mesh."""
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import jax
+
+from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
+from flaxmill.train.checkpoint.agreement import together
+from flaxmill.train.checkpoint.config import CheckpointConfig, choose_kept
+from flaxmill.train.checkpoint.damage import (
+    find_damaged_arrays,
+    find_damaged_files,
+    join_problems,
+    load_manifest,
+)
+from flaxmill.train.checkpoint.directory import DAMAGED, clear, drop, find_steps, make_writable, set_aside
+from flaxmill.train.checkpoint.fit import check_fits
+from flaxmill.train.checkpoint.manifest import (
+    DefectError,
+    LeafPath,
+    find_changed,
+    join,
+    make_manifest,
+    named_leaves,
+)
+from flaxmill.train.checkpoint.store import (
+    COMMIT_FILE,
+    PARAMS,
+    in_words,
+    load_leaves,
+    quiet_orbax,
+    save_failure,
+    start_save,
+    system_failure,
+)
+from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
+
+__all__ = ["COMMIT_FILE", "PARAMS", "CheckpointConfig", "Checkpoints"]
+
+State = TypeVar("State")
+Result = TypeVar("Result")
+
+
+class Checkpoints:
+    """The checkpoints of one run, DIRECTORY/STEP each.
+
+    Use it as a context manager: leaving waits for the save in progress, which needs the interpreter alive;
+    an error that ends one of many processes does not wait.
+    All processes of a job call `save` and what reads together, and what one of them cannot read fails in
+    all. Nothing is created before the first save. With `read_only` nothing is changed: a run that is still
+    training may be read.
+    """
+
+    def __init__(self, directory: Path, config: CheckpointConfig, *, read_only: bool = False) -> None:
+        self.directory = Path(directory).absolute()
+        self._config = config
+        self._read_only = read_only
+        self.best_step: int | None = None
+        """One that stays however old it is."""
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Future[None]] | None = None
+        self._written: set[int] = set()
+        quiet_orbax()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and jax.process_count() > 1:
+            self._writer.shutdown(
+                wait=False
+            )  # the others, without whom no save commits, are still to be told
+            return
+        try:
+            self.close()
+        except (CheckpointError, OSError) as closing:
+            if error is None:
+                raise
+            error.add_note(str(closing))  # what stopped the run matters more
+
+    def steps(self) -> list[int]:
+        """Steps with a committed checkpoint, damaged ones too, ascending."""
+        return find_steps(self.directory)
+
+    def latest_step(self) -> int | None:
+        """The newest committed step, or None."""
+        return max(self.steps(), default=None)
+
+    @property
+    def saving(self) -> bool:
+        """Whether a save is still being written."""
+        return self._pending is not None and not self._pending[1].done()
+
+    def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
+        """Start writing `state`, a pytree of arrays, with JSON-able `metadata`; returns once it is copied.
+
+        A step that this object wrote already is left alone. The state may be donated afterwards.
+
+        Raises:
+          CheckpointError, OSError: this save could not start, or the one before failed.
+        """
+        assert not self._read_only, "opened for reading"
+        self.wait()
+        if step in self._written:
+            return
+        path = self._path(step)
+        leaves = named_leaves(state)
+        manifest = make_manifest(leaves, metadata)
+        if is_main():
+            make_writable(self.directory)
+            # What stands at this step is of a trajectory that was abandoned.
+            drop(self.directory, {step} if path.exists() else set())
+        try:
+            response = start_save(path, leaves, manifest)
+        except Exception as error:
+            raise save_failure(error, path) from error
+        self._pending = step, self._writer.submit(self._finish, response, path)
+
+    def wait(self) -> None:
+        """Return when the save in progress has committed.
+
+        Raises:
+          CheckpointError, OSError: it failed.
+        """
+        if self._pending is not None:
+            (step, saving), self._pending = self._pending, None
+            saving.result()
+            self._written.add(step)
+
+    def abandon_after(self, step: int) -> None:
+        """Delete what was saved after `step`, where the run now takes another course."""
+        self.wait()
+        left = {other for other in self._agreed_steps() if other > step}
+        if is_main():
+            drop(self.directory, left)
+        self._written -= left
+        any_process(False)  # nobody looks for steps before they are gone
+
+    def raise_if_failed(self) -> None:
+        """Raise what `wait` would, if the save in progress has ended by now; never blocks."""
+        if not self.saving:
+            self.wait()
+
+    def close(self) -> None:
+        """Wait and stop the writing thread."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+    def load_newest(
+        self,
+        load: Callable[[int], Result],
+        say: Callable[[str], None],
+        only: Callable[[int], bool] | None = None,
+    ) -> Result | None:
+        """What `load(step)` makes of the newest checkpoint that is whole; None if there is none at all.
+
+        Args:
+          only: which steps count; None: all.
+
+        Damaged ones are passed over, which `say` is told, and renamed to STEP.damaged; none is deleted.
+
+        Raises:
+          DamagedCheckpointError: none is whole, or `config.fallback` is off and the newest is not.
+        """
+        if is_main() and not self._read_only and not self.saving:
+            clear(self.directory)
+        damaged: dict[int, DamagedCheckpointError] = {}
+        steps = [step for step in self._agreed_steps() if only is None or only(step)]
+        while left := [step for step in steps if step not in damaged]:
+            step = left[-1]
+            try:
+                loaded = load(step)
+            except DamagedCheckpointError as error:
+                if not self._config.fallback:
+                    raise
+                # Anew: with its traceback it would keep alive what was loaded.
+                damaged[step] = DamagedCheckpointError(error.damage, error.advice)
+            else:
+                self._pass_over(damaged, step, say)
+                return loaded
+        if len(damaged) == 1:
+            raise next(iter(damaged.values()))
+        if damaged:
+            each = "; ".join(error.damage for _, error in sorted(damaged.items(), reverse=True))
+            advice = "none is whole: put a copy back, or start in a new run directory"
+            raise DamagedCheckpointError(each, advice)
+        return None
+
+    def restore(self, step: int, abstract_state: State) -> tuple[State, dict[str, Any]]:
+        """Load the state saved at `step`, and its metadata.
+
+        Args:
+          abstract_state: ShapeDtypeStructs with the shardings that the arrays shall have, on any mesh.
+
+        Raises:
+          DamagedCheckpointError: it is not what was saved.
+          CheckpointError: it is missing, or its leaves are not those of `abstract_state`.
+          OSError: the system refused to read it.
+        """
+        manifest = self._manifest(step)
+        return self._load(step, manifest["arrays"], abstract_state), manifest["metadata"]
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What was given to `save` beside the state; raises as `restore` does."""
+        return self._manifest(step)["metadata"]
+
+    def restore_params(self, step: int, abstract_params: State, *, without: tuple[str, ...] = ()) -> State:
+        """Load the params alone; raises as `restore` does.
+
+        Args:
+          without: groups at the top of params, as "mlm", that are neither loaded nor compared; those of
+            `abstract_params`, then a dict, are left out of what is returned.
+        """
+        arrays = self._manifest(step)["arrays"]
+        arrays = {name: array for name, array in arrays.items() if name.startswith(f"{PARAMS}/")}
+        if without:
+            assert isinstance(abstract_params, dict)
+            groups = {name.split("/")[1] for name in arrays}
+            if unknown := sorted(set(without) - groups - set(abstract_params)):
+                raise CheckpointError(
+                    f"{self._path(step)} has no params {', '.join(unknown)} to leave out; "
+                    f"it has {', '.join(sorted(groups))}"
+                )
+            arrays = {name: array for name, array in arrays.items() if name.split("/")[1] not in without}
+            kept: Any = {group: tree for group, tree in abstract_params.items() if group not in without}
+            return self._load(step, arrays, {PARAMS: kept}, partial=True)[PARAMS]
+        return self._load(step, arrays, {PARAMS: abstract_params})[PARAMS]
+
+    def _load(self, step: int, arrays: Mapping[str, Any], abstract: State, *, partial: bool = False) -> State:
+        path, wanted = self._path(step), named_leaves(abstract)
+        check_fits(arrays, wanted, str(path))
+        names = [join(leaf) for leaf in wanted]
+        # First, as Orbax could not say what is damaged, and would leave its tasks behind.
+        self._together(lambda: self._refuse(step, find_damaged_files(path, names)), step)
+        leaves = self._together(lambda: self._load_leaves(step, arrays, wanted, partial), step)
+        changed = {name: arrays[name] for name in find_changed(arrays, leaves)}
+        self._together(lambda: self._explain_changed(step, changed), step)
+        return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[leaf] for leaf in wanted])
+
+    def _load_leaves(
+        self, step: int, arrays: Mapping[str, Any], wanted: Mapping[LeafPath, Any], partial: bool
+    ) -> dict[LeafPath, jax.Array]:
+        """All at once with Orbax; where that fails, one by one to see why."""
+        path = self._path(step)
+        try:
+            return load_leaves(path, wanted, partial=partial)
+        except Exception as error:
+            if failure := system_failure(error):
+                raise OSError(f"{path} could not be read: {failure}") from error
+            names = [join(leaf) for leaf in wanted]
+            problems = find_damaged_files(path, names)
+            problems = problems or find_damaged_arrays(path, {name: arrays[name] for name in names})
+            self._refuse(step, problems)
+            # Each array by itself is whole, so something else failed, such as memory: no reason to go back.
+            raise CheckpointError(f"{path} could not be loaded: {in_words(error)}") from error
+
+    def _explain_changed(self, step: int, changed: Mapping[str, Any]) -> None:
+        self._refuse(step, find_damaged_arrays(self._path(step), changed))
+        if changed:
+            raise CheckpointError(
+                f"{self._path(step)} is whole, but {', '.join(changed)} changed on the way from the disk; "
+                "start again, and check this machine's memory if that does not help"
+            )
+
+    def _refuse(self, step: int, problems: list[str]) -> None:
+        if problems:
+            damage = f"{self._path(step)} is damaged: {join_problems(problems)}"
+            raise DamagedCheckpointError(damage, self._advice(step))
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        if step not in self._agreed_steps():
+            raise CheckpointError(
+                f"{self._path(step)} is not a checkpoint; there are {self.steps() or 'none'}"
+            )
+        return self._together(lambda: self._read_manifest(step), step)
+
+    def _read_manifest(self, step: int) -> dict[str, Any]:
+        try:
+            return load_manifest(self._path(step))
+        except DefectError as defect:
+            damage = f"{self._path(step)} is damaged: {defect}"
+            raise DamagedCheckpointError(damage, self._advice(step)) from None
+
+    def _agreed_steps(self) -> list[int]:
+        """As process 0 sees them: a file system may show them to others late."""
+        return json.loads(agree_on(json.dumps(self.steps())))
+
+    def _together(self, call: Callable[[], Result], step: int) -> Result:
+        return together(call, self._path(step), lambda: self._advice(step))
+
+    def _pass_over(
+        self, damaged: Mapping[int, DamagedCheckpointError], used: int, say: Callable[[str], None]
+    ) -> None:
+        """Set damaged checkpoints aside, and say so."""
+        for step, error in sorted(damaged.items(), reverse=True):
+            if not self._path(step).exists():
+                continue  # a training run that is only being read has dropped it meanwhile
+            if self._read_only:
+                end = f"step {used} is used instead"
+            else:
+                kept = set_aside(self._path(step), DAMAGED) if is_main() else None
+                self._written.discard(step)
+                end = f"going on from step {used}, with {step - used} to do again"
+                end += f", and what is damaged is kept as {kept.name}" if kept else ""
+            say(f"{error.damage}; {end}")
+        any_process(False)  # nobody looks for steps before they are set aside
+
+    def _advice(self, step: int) -> str:
+        earlier = [other for other in self.steps() if other < step]
+        if earlier:
+            return f"move that directory away to use step {earlier[-1]}"
+        return "there is no earlier one: put a copy back, or start in a new run directory"
+
+    def _path(self, step: int) -> Path:
+        return self.directory / str(step)
+
+    def _finish(self, response: Any, path: Path) -> None:
+        """On the writing thread: wait for the commit, and only then drop what is no longer kept."""
+        try:
+            response.result()
+        except Exception as error:
+            raise save_failure(error, path) from error
+        if is_main():
+            steps = self.steps()
+            drop(self.directory, set(steps) - choose_kept(self._config, steps, self.best_step))

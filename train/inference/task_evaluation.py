@@ -1,0 +1,98 @@
+"""Scores of a fine-tuned run on labelled examples, and its predictions written beside the inputs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxmill.data.batches import Batches
+from flaxmill.data.config import DataConfig
+from flaxmill.data.examples.corpus import read_examples
+from flaxmill.data.examples.example import Example
+from flaxmill.data.json_text import dump_json
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.inference.predictions import Model, Prediction, predict
+from flaxmill.train.metrics.task_scores import (
+    answer_scores,
+    classification_scores,
+    find_library,
+    multi_label_scores,
+    regression_scores,
+    tag_scores,
+    text_scores,
+)
+
+PREDICTIONS_FILE, CONFUSION_FILE = "predictions.jsonl", "confusion_matrix.png"
+MAX_LABELS_DRAWN = 40  # more cannot be read in a picture
+
+
+def evaluate_examples(model: Model, batches: Batches, folder: Path) -> dict[str, Any]:
+    """num_examples, and the scores of the objective where the examples have labels.
+
+    `folder` gets predictions.jsonl, each example's columns with `prediction`, and of categories a picture
+    of which label is taken for which.
+    """
+    experiment = model.experiment
+    examples = list(read_examples(experiment.data, experiment.objective, "valid"))
+    predictions = predict(model, batches, examples)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_predictions(folder / PREDICTIONS_FILE, examples, predictions)
+    measured: dict[str, Any] = {"num_examples": len(examples), "predictions": str(folder / PREDICTIONS_FILE)}
+    if is_labelled(experiment.data, experiment.objective):
+        measured |= _score(experiment, examples, predictions)
+        if experiment.objective == "classification" and experiment.data.label_type == "category":
+            draw_confusion(folder / CONFUSION_FILE, examples, predictions, experiment.data.labels)
+    return measured
+
+
+def is_labelled(data: DataConfig, objective: str) -> bool:
+    """Whether what is wanted of the examples is known."""
+    if objective == "question_answering":
+        return True
+    return (data.target_column if objective == "seq2seq" else data.label_column) is not None
+
+
+def _score(
+    experiment: Experiment, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> dict[str, float]:
+    wanted = [example.wanted for example in examples]
+    predicted = [prediction.value for prediction in predictions]
+    labels = experiment.data.labels
+    match experiment.objective:
+        case "classification" if experiment.data.label_type == "number":
+            return regression_scores(wanted, predicted)
+        case "classification" if experiment.data.label_type == "multi_label":
+            return multi_label_scores(wanted, predicted, labels)
+        case "classification":
+            return classification_scores(wanted, predicted, labels)
+        case "token_classification":
+            return tag_scores(wanted, predicted, labels)
+        case "question_answering":
+            return answer_scores([[answer.text for answer in answers] for answers in wanted], predicted)
+    return text_scores(wanted, predicted)
+
+
+def _write_predictions(path: Path, examples: Sequence[Example], predictions: Sequence[Prediction]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for example, prediction in zip(examples, predictions, strict=True):
+            row = {**example.columns, "prediction": prediction.value, **prediction.details}
+            file.write(dump_json(row) + "\n")
+
+
+def draw_confusion(
+    path: Path, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
+) -> None:
+    """A picture of how many examples of each label (rows) are taken for each (columns)."""
+    if len(labels) > MAX_LABELS_DRAWN:
+        return
+    metrics, figures = find_library("sklearn.metrics"), find_library("matplotlib.figure")
+    if metrics is None or figures is None:
+        return
+    size = 3 + 0.6 * len(labels)
+    axes = figures.Figure(figsize=(size + 1, size), layout="constrained").subplots()
+    counts = metrics.confusion_matrix(
+        [example.wanted for example in examples], [p.value for p in predictions], labels=list(labels)
+    )
+    display = metrics.ConfusionMatrixDisplay(counts, display_labels=list(labels))
+    display.plot(ax=axes, cmap="Blues", xticks_rotation=45, colorbar=False, values_format="d")
+    axes.set(xlabel="predicted", ylabel="label")
+    axes.figure.savefig(path, dpi=120)

@@ -1,0 +1,51 @@
+"""Layer-wise decay of the learning rate: the nearer a layer stands to the input, the less it moves.
+
+Howard and Ruder 2018 (discriminative fine-tuning); Clark et al. 2020 (ELECTRA).
+"""
+
+import jax
+import numpy as np
+import optax
+
+from flaxmill.model.apply import Params
+from flaxmill.model.families.stored_tensors import Path
+from flaxmill.model.huggingface.places import flatten, group_of
+from flaxmill.train.optimizer.freezing import layer_numbers, names_of
+
+
+def scale_by_depth(decay: float, params: Params) -> optax.GradientTransformation:
+    """Multiply updates, weight decay included, by the factors of `depth_factors`."""
+    factors = depth_factors(decay, params)
+
+    def scale(path: tuple, update: jax.Array) -> jax.Array:
+        factor = factors[names_of(path)]
+        return update * factor.reshape(-1, *(1,) * (update.ndim - 1)) if factor.ndim else update * factor
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def depth_factors(decay: float, params: Params) -> dict[Path, np.ndarray]:
+    """The factor of each array's learning rate, float32: [L] of stacked layers, else a scalar.
+
+    Layer l of a stack of L, counted from 0, has decay**(L - l); each stack of an encoder-decoder counts by
+    itself. What stands below the first layer, embeddings and relative positions, has decay**(L + 1), of the
+    deeper stack where both read it; what stands on the last, final norm and head, has 1.
+    """
+    numbers = layer_numbers(params)
+    depths: dict[Path, int] = {}
+    for path, layers in numbers.items():
+        group = group_of(path)
+        assert group is not None
+        depths[group[:-1]] = max(depths.get(group[:-1], 0), layers.stop)
+
+    def factor(path: Path) -> np.ndarray:
+        if path in numbers:
+            stack = path[:1] if path[0] == "encoder" else ()
+            return np.float32(decay) ** np.array([depths[stack] - n for n in numbers[path]], np.float32)
+        if path[0] == "embed":
+            return np.asarray(decay ** (max(depths.values()) + 1), np.float32)
+        if "relative_bias" in path:
+            return np.asarray(decay ** (depths[path[: path.index("relative_bias")]] + 1), np.float32)
+        return np.ones((), np.float32)
+
+    return {path: factor(path) for path in flatten(params)}
