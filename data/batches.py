@@ -14,7 +14,8 @@ from flaxmill.data.example_batches import (
     target_tokens,
 )
 from flaxmill.data.masking import Masked, mask_tokens, max_predictions
-from flaxmill.data.prepared.dataset import LAYOUTS, Dataset
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.prepared.layouts import LAYOUTS
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.text.packing import next_in_document, unpack_rows
 from flaxmill.data.text.pairs import segments_of

@@ -22,7 +22,7 @@ HEAD = ("what goes wrong", "what is said", "exit code", "what is lost", "test")
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "faults.jsonl"
-        tests = sorted(map(str, (ROOT / "tests").glob("test_faults*.py")))
+        tests = sorted(map(str, (ROOT / "tests").rglob("test_faults*.py")))
         subprocess.run(
             [sys.executable, "-m", "pytest", "-q", *tests],
             cwd=ROOT,

@@ -29,18 +29,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "GenerationConfig": "generation_config",
-    "Generator": "generation",
+    "GenerationConfig": "generation.config",
+    "Generator": "generation.generator",
     "ModelConfig": "config",
     "abstract_params": "apply",
     "apply": "apply",
     "count_params": "apply",
-    "generate": "generation",
+    "generate": "generation.generator",
     "init_params": "apply",
-    "load_huggingface": "huggingface",
+    "load_huggingface": "huggingface.directory",
     "logical_axes": "apply",
     "merge_lora": "adapters",
-    "save_huggingface": "huggingface",
+    "save_huggingface": "huggingface.directory",
 }
 
 

@@ -3,16 +3,15 @@
 import difflib
 import functools
 import types
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-if TYPE_CHECKING:
-    from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import ModelFields
 
 LARGEST = 3.4e38
 """Of float32, nearly."""
 
 
-def check_model(config: "ModelConfig") -> None:
+def check_model(config: ModelFields) -> None:
     """Raises ValueError where fields are out of range or contradict each other."""
     _check_choices(config)
     _check_numbers(config)
@@ -26,7 +25,7 @@ def check_model(config: "ModelConfig") -> None:
         _check_encoder(config)
 
 
-def _check_choices(config: "ModelConfig") -> None:
+def _check_choices(config: ModelFields) -> None:
     for name, choices in _choices(type(config)).items():
         value = getattr(config, name)
         _require(
@@ -36,7 +35,7 @@ def _check_choices(config: "ModelConfig") -> None:
 
 
 @functools.cache
-def _choices(cls: type["ModelConfig"]) -> dict[str, tuple[Any, ...]]:
+def _choices(cls: type[ModelFields]) -> dict[str, tuple[Any, ...]]:
     """The values of each field that is one of some words, and None where that may stand for them."""
     found = {}
     for name, hint in get_type_hints(cls).items():
@@ -47,7 +46,7 @@ def _choices(cls: type["ModelConfig"]) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def _check_numbers(config: "ModelConfig") -> None:
+def _check_numbers(config: ModelFields) -> None:
     for name in ("num_layers", "embed_dim", "num_heads", "rope_original_positions"):
         _require(getattr(config, name) >= 1, f"model.{name}={getattr(config, name)} must be at least 1")
     for name in (
@@ -89,7 +88,7 @@ def _check_numbers(config: "ModelConfig") -> None:
         _require(fit, f"model.{name}={value} is beyond float32, in which it is computed with; give less")
 
 
-def _check_heads(config: "ModelConfig") -> None:
+def _check_heads(config: ModelFields) -> None:
     _require(
         config.head_dim is not None or config.embed_dim % config.num_heads == 0,
         f"model.embed_dim={config.embed_dim} does not divide over model.num_heads={config.num_heads}; "
@@ -102,20 +101,17 @@ def _check_heads(config: "ModelConfig") -> None:
     )
 
 
-def _check_encoder(config: "ModelConfig") -> None:
-    """Its stack has sizes of its own, which would be refused inside of JAX otherwise."""
-    from flaxmill.model.config import encoder_config
-
+def _check_encoder(config: ModelFields) -> None:
+    """Its heads, by the names that a user gives; `encoder_config` has the rest of its stack checked."""
     num_heads = config.encoder_num_heads or config.num_heads
     _require(
         config.head_dim is not None or config.embed_dim % num_heads == 0,
         f"model.embed_dim={config.embed_dim} does not divide over model.encoder_num_heads={num_heads}; "
         "use a multiple or set model.head_dim",
     )
-    encoder_config(config)
 
 
-def _check_positions(config: "ModelConfig") -> None:
+def _check_positions(config: ModelFields) -> None:
     fraction = config.rotary_fraction
     _require(0 < fraction <= 1, f"model.rotary_fraction={fraction} must be above 0 and at most 1")
     _require(
@@ -135,7 +131,7 @@ def _check_positions(config: "ModelConfig") -> None:
     )
 
 
-def _check_rotary_scaling(config: "ModelConfig") -> None:
+def _check_rotary_scaling(config: ModelFields) -> None:
     kind, original = config.rope_scaling, config.rope_original_positions
     low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
     _require(
@@ -169,7 +165,7 @@ def _check_rotary_scaling(config: "ModelConfig") -> None:
     )
 
 
-def _check_layers(config: "ModelConfig") -> None:
+def _check_layers(config: ModelFields) -> None:
     kinds = ("global", "local")
     _require(
         all(kind in kinds for kind in config.layer_pattern),
@@ -197,7 +193,7 @@ def _check_layers(config: "ModelConfig") -> None:
     )
 
 
-def _check_head(config: "ModelConfig") -> None:
+def _check_head(config: ModelFields) -> None:
     _require(
         config.head != "mlm_nsp" or config.pooler_kind == "tanh",
         f"model.pooler={config.pooler} contradicts model.head=mlm_nsp, which needs tanh; leave it None",
@@ -214,7 +210,7 @@ def _check_head(config: "ModelConfig") -> None:
     )
 
 
-def _check_lora(config: "ModelConfig") -> None:
+def _check_lora(config: ModelFields) -> None:
     rank, targets = config.lora_rank, config.lora_targets
     known = get_args(get_args(get_type_hints(type(config))["lora_targets"])[0])
     if unknown := [target for target in targets if target not in known]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 from flaxmill.model.layers.attention import attention
 from flaxmill.model.layers.dense import Dense
 from flaxmill.model.layers.dropout import dropout, split_key

@@ -6,7 +6,8 @@ attention pattern (GPT-Neo: global, local), and one period is compiled however m
 
 from typing import NamedTuple
 
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 
 LAYER_GROUPS = ("first_layers", "layers", "last_layers")
 """Keys of params below which every array has a leading layer dimension."""

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 from flaxmill.model.layer import Layer, Surroundings
 from flaxmill.model.layer_plan import layer_pattern, plan_layers
 from flaxmill.model.layers.norms import Norm

@@ -10,10 +10,9 @@ from typing import NamedTuple, NoReturn
 
 from flaxmill.sharding.processes.stop_signal import EXIT_BY_SIGNAL, StopSignal
 from flaxmill.train.commands.terminal import plain_logging, take_streams, write_failure
-from flaxmill.train.failures import RunError
+from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, RunError
 from flaxmill.train.jax_environment import explain
 
-EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
 _MAX_CHARACTERS = 2000
 
 COMMANDS = {
@@ -124,7 +123,7 @@ def _run_command(arguments: list[str], is_program: bool) -> int:
     if command == "train":
         return _train(rest, is_program)
     # The commands import JAX and more; help and mistakes need not wait for that.
-    module = importlib.import_module(f"flaxmill.train.{command.replace('-', '_')}_command")
+    module = importlib.import_module(f"flaxmill.train.commands.{command.replace('-', '_')}_command")
     return module.run(rest) or EXIT_DONE
 
 

@@ -11,7 +11,8 @@ from flaxmill.data.config import DataConfig, Objective
 from flaxmill.data.files.local_paths import local_path, refuse_remote
 from flaxmill.data.files.tfds_rows import PREFIX
 from flaxmill.data.tokenizer.failures import half_character
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import Head
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
 from flaxmill.train.checkpoint.config import CheckpointConfig

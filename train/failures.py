@@ -1,5 +1,7 @@
 """Failures that end a run in one line and exit code 1: nobody's mistake, and no defect to trace."""
 
+EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
+
 
 class RunError(RuntimeError):
     """The message is one line that names what failed and what to do."""

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flaxmill.data.config import DataConfig, LabelType, has_labels
 from flaxmill.data.examples.target_rows import check_prompt_room
-from flaxmill.model.config import ModelConfig, ProblemType
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import ProblemType
 from flaxmill.train.experiment import CLASS_OBJECTIVES, HEAD_OF_OBJECTIVE, Experiment, require
 
 if TYPE_CHECKING:

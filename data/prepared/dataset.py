@@ -3,39 +3,16 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from flaxmill.data.config import Objective
-from flaxmill.data.prepared.layouts import (
-    answer_format,
-    labelled_format,
-    prompt_format,
-    source_format,
-    tagged_format,
-)
+from flaxmill.data.prepared.layouts import Layout, record_format
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError, read_manifest
-from flaxmill.data.prepared.records import RecordFormat
 from flaxmill.data.prepared.shards import Shard, ShardReader
 from flaxmill.data.text.held_out import Split
-from flaxmill.data.text.packing import packed_format
-from flaxmill.data.text.pairs import pair_format
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.settings import SETTINGS_FILE
-
-Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
-# Of sequence to sequence an encoder-decoder reads sources, a decoder prompts.
-LAYOUTS: dict[Objective, tuple[Layout, ...]] = {
-    "causal": ("packed",),
-    "mlm": ("packed",),
-    "mlm_nsp": ("pairs",),
-    "hybrid": ("packed",),
-    "classification": ("labelled",),
-    "token_classification": ("tagged",),
-    "question_answering": ("answers",),
-    "seq2seq": ("sources", "prompts"),
-}
 
 TOKENIZER = "tokenizer.json"
 
@@ -95,40 +72,6 @@ class Dataset:
         """Closes the files; they open again at the next read."""
         for reader in self._readers.values():
             reader.close()
-
-
-def layout_of(objective: str, has_encoder: bool = False) -> Layout:
-    """Which rows an objective reads; those that read packed rows share one dataset.
-
-    Args:
-      has_encoder: the model is an encoder-decoder, which matters for seq2seq alone.
-    """
-    if objective not in LAYOUTS:
-        raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(LAYOUTS)}")
-    layouts = LAYOUTS[objective]
-    return layouts[0] if has_encoder else layouts[-1]
-
-
-def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int) -> RecordFormat:
-    """How the rows of a dataset with these stored settings lie in their records: tokens take two bytes where
-    the vocabulary allows it."""
-    length, token_dtype = settings["sequence_length"], "uint16" if vocab_size <= 1 << 16 else "int32"
-    layout: Layout = settings["layout"]
-    match layout:
-        case "packed":
-            return packed_format(length, token_dtype)
-        case "pairs":
-            return pair_format(length, token_dtype)
-        case "labelled":
-            return labelled_format(length, token_dtype, settings["label_type"], num_labels)
-        case "tagged":
-            return tagged_format(length, token_dtype)
-        case "answers":
-            return answer_format(length, token_dtype)
-        case "sources":
-            return source_format(length, token_dtype, settings["target_length"])
-        case "prompts":
-            return prompt_format(length, token_dtype)
 
 
 def open_dataset(directory: str | Path) -> Dataset:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.prepared.dataset import TOKENIZER, hash_file, record_format
+from flaxmill.data.prepared.dataset import TOKENIZER, hash_file
+from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.manifest import FORMAT_VERSION, MANIFEST, write_manifest
 from flaxmill.data.prepared.shards import ShardWriter, name_shards, sync, write_tfds_metadata
 from flaxmill.data.text.held_out import Split

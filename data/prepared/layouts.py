@@ -1,9 +1,85 @@
-"""How rows of labelled examples are stored: the fields of each layout."""
+"""How rows are stored: which layout an objective reads, and the fields of each."""
 
-from flaxmill.data.config import LabelType
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from flaxmill.data.config import LabelType, Objective
 from flaxmill.data.prepared.records import Field, RecordFormat
 
-# S tokens of a source, U of a target, T of any other row; `number` is that of the row's example in its split.
+Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
+# Of sequence to sequence an encoder-decoder reads sources, a decoder prompts.
+LAYOUTS: dict[Objective, tuple[Layout, ...]] = {
+    "causal": ("packed",),
+    "mlm": ("packed",),
+    "mlm_nsp": ("pairs",),
+    "hybrid": ("packed",),
+    "classification": ("labelled",),
+    "token_classification": ("tagged",),
+    "question_answering": ("answers",),
+    "seq2seq": ("sources", "prompts"),
+}
+
+
+# S tokens of a source, U of a target, T of any other row (packed rows: T+1). `number` is that of the row's
+# example in its split.
+
+
+def layout_of(objective: str, has_encoder: bool = False) -> Layout:
+    """Which rows an objective reads; those that read packed rows share one dataset.
+
+    Args:
+      has_encoder: the model is an encoder-decoder, which matters for seq2seq alone.
+    """
+    if objective not in LAYOUTS:
+        raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(LAYOUTS)}")
+    layouts = LAYOUTS[objective]
+    return layouts[0] if has_encoder else layouts[-1]
+
+
+def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int) -> RecordFormat:
+    """How the rows of a dataset with these stored settings lie in their records: tokens take two bytes where
+    the vocabulary allows it."""
+    length, token_dtype = settings["sequence_length"], "uint16" if vocab_size <= 1 << 16 else "int32"
+    layout: Layout = settings["layout"]
+    match layout:
+        case "packed":
+            return packed_format(length, token_dtype)
+        case "pairs":
+            return pair_format(length, token_dtype)
+        case "labelled":
+            return labelled_format(length, token_dtype, settings["label_type"], num_labels)
+        case "tagged":
+            return tagged_format(length, token_dtype)
+        case "answers":
+            return answer_format(length, token_dtype)
+        case "sources":
+            return source_format(length, token_dtype, settings["target_length"])
+        case "prompts":
+            return prompt_format(length, token_dtype)
+
+
+def packed_format(sequence_length: int, token_dtype: str) -> RecordFormat:
+    """A stored row: `tokens` and `starts`, one bit a token that says whether a document starts there.
+
+    It holds T+1 tokens, so that the target of its last place exists; the next row repeats that token.
+    """
+    width = sequence_length + 1
+    return RecordFormat(
+        [Field("tokens", token_dtype, (width,)), Field("starts", "uint8", ((width + 7) // 8,))]
+    )
+
+
+def pair_format(sequence_length: int, token_dtype: str) -> RecordFormat:
+    """A stored row: [CLS] A [SEP] B [SEP] padded with zeros, the lengths of [CLS] A [SEP] and of B [SEP],
+    and whether B is random (1) or follows A (0)."""
+    return RecordFormat(
+        [
+            Field("tokens", token_dtype, (sequence_length,)),
+            Field("first_length", "int32", ()),
+            Field("second_length", "int32", ()),
+            Field("label", "int32", ()),
+        ]
+    )
 
 
 def labelled_format(

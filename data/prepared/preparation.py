@@ -22,8 +22,9 @@ from flaxmill.data.prepared.cache_places import (
     stored_framing,
     stored_settings,
 )
-from flaxmill.data.prepared.dataset import Dataset, Layout, layout_of, open_dataset
+from flaxmill.data.prepared.dataset import Dataset, open_dataset
 from flaxmill.data.prepared.example_building import build_examples
+from flaxmill.data.prepared.layouts import Layout, layout_of
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError
 from flaxmill.data.prepared.text_building import build_dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens

@@ -4,20 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flaxmill.data.prepared.records import Field, RecordFormat
-
 # n rows, T tokens of a row as the model sees it; a stored row holds T+1.
-
-
-def packed_format(sequence_length: int, token_dtype: str) -> RecordFormat:
-    """A stored row: `tokens` and `starts`, one bit a token that says whether a document starts there.
-
-    It holds T+1 tokens, so that the target of its last place exists; the next row repeats that token.
-    """
-    width = sequence_length + 1
-    return RecordFormat(
-        [Field("tokens", token_dtype, (width,)), Field("starts", "uint8", ((width + 7) // 8,))]
-    )
 
 
 class Packer:

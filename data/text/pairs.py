@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.data.draws import PAIR_PLAN, make_draw
-from flaxmill.data.prepared.records import Field, RecordFormat
 
 # Random second sentences come from this many neighbouring documents (up to twice as many at the end of the
 # corpus), since drawing from the whole of a large corpus would need it in memory.
@@ -34,19 +33,6 @@ class Pair(NamedTuple):
     second: tuple[int, int]
     other: int
     is_random: bool
-
-
-def pair_format(sequence_length: int, token_dtype: str) -> RecordFormat:
-    """A stored row: [CLS] A [SEP] B [SEP] padded with zeros, the lengths of [CLS] A [SEP] and of B [SEP],
-    and whether B is random (1) or follows A (0)."""
-    return RecordFormat(
-        [
-            Field("tokens", token_dtype, (sequence_length,)),
-            Field("first_length", "int32", ()),
-            Field("second_length", "int32", ()),
-            Field("label", "int32", ()),
-        ]
-    )
 
 
 def make_sentence_document(number: int, sentences: Iterable[Sequence[int]]) -> SentenceDocument:

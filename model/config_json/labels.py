@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from flaxmill.model.config import Head, ModelConfig, ProblemType
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.settings import checked, shown, whole
+from flaxmill.model.fields import Head, ProblemType
 
 _DEFAULT_NUM_LABELS = 2
 

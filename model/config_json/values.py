@@ -7,7 +7,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 
 LOGGER = logging.getLogger("flaxmill.weights")
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.settings import Settings
 from flaxmill.model.families.stored_tensors import TensorMap
+from flaxmill.model.fields import Head
 
 
 def _nothing_tied(config: ModelConfig) -> Mapping[str, str]:

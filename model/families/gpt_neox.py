@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.labels import read_labels, write_labels_of
 from flaxmill.model.config_json.rope import (
     ROPE_SETTINGS,
@@ -35,6 +35,7 @@ from flaxmill.model.config_json.values import (
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.stored_tensors import Stored, TensorMap
 from flaxmill.model.families.tensor_names import fused_tensors, head_tensors, linear_tensors, norm_tensors
+from flaxmill.model.fields import Head
 
 _SETTINGS = with_common(
     Settings(

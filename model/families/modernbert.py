@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from flaxmill.model.config import Head, LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.labels import read_labels, write_labels_of
 from flaxmill.model.config_json.rope import (
     object_of,
@@ -41,6 +41,7 @@ from flaxmill.model.config_json.values import (
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.stored_tensors import Stored, TensorMap
 from flaxmill.model.families.tensor_names import fused_tensors, linear_tensors, norm_tensors
+from flaxmill.model.fields import Head, LayerKind
 from flaxmill.model.layer_plan import layer_kinds
 
 _SETTINGS = with_common(

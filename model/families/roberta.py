@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.settings import fill_in, token, whole
-from flaxmill.model.families import bert as family_bert
+from flaxmill.model.families import bert
 from flaxmill.model.families.bert import UNREAD, encoder_tensors, read_encoder, write_encoder
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.stored_tensors import Stored, TensorMap
 from flaxmill.model.families.tensor_names import linear_tensors, norm_tensors
+from flaxmill.model.fields import Head
 
-_SETTINGS = family_bert.SETTINGS._replace(
-    read=family_bert.SETTINGS.read
+_SETTINGS = bert.SETTINGS._replace(
+    read=bert.SETTINGS.read
     | {
         "vocab_size": whole(50265),
         "pad_token_id": whole(1, or_null=True, least=0),

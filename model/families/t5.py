@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.settings import (
     ABANDONED,
     DRAWING,
@@ -28,6 +28,7 @@ from flaxmill.model.config_json.values import (
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.stored_tensors import Stored, TensorMap
 from flaxmill.model.families.tensor_names import linear_tensors, norm_tensors
+from flaxmill.model.fields import Head
 
 _SETTINGS = with_common(
     Settings(

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxmill.model.apply import Params, bind
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 from flaxmill.model.generation.layer_cache import LayerCache, append_to_cache, attend_to_cache, fill_cache
 from flaxmill.model.layer import Attend, Layer, Surroundings
 from flaxmill.model.layer_plan import LAYER_GROUPS, layer_kinds, layer_slots

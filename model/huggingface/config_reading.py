@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.rope import unknown_rope_keys
 from flaxmill.model.config_json.settings import Settings, shown, unknown_keys
 from flaxmill.model.families.description import FamilyDescription
+from flaxmill.model.fields import Head
 
 LOGGER = logging.getLogger("flaxmill.weights")
 

@@ -15,11 +15,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxmill.model.apply import Params, unflatten
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.labels import label_names, write_labels
 from flaxmill.model.config_json.values import write_token_ids
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.table import FAMILIES
+from flaxmill.model.fields import Head
 from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.huggingface.config_reading import read_config, warn_of_unknown_keys
 from flaxmill.model.huggingface.export import export_tensors

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.initializers import embedding_initializer, make_parameter
 from flaxmill.model.layers.rotary_scaling import (

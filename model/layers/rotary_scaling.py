@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 
 
 def stretches(config: ModelConfig, kind: LayerKind) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from flaxmill.model import ModelConfig
-from flaxmill.model.config import LayerKind
+from flaxmill.model.fields import LayerKind
 from flaxmill.model.layer_plan import layer_kinds, layer_slots, plan_layers
 
 ALTERNATING: tuple[LayerKind, ...] = ("global", "local")

@@ -1,6 +1,7 @@
 """The shape of the code: who may import whom, and how long files and functions may be."""
 
 import ast
+import graphlib
 import re
 import tomllib
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
     "sharding": set(),
     "data": set(),
@@ -21,7 +22,9 @@ BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
 JAX_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
-ALL_FILES = SOURCES + sorted((ROOT / "tests").glob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
+ALL_FILES = SOURCES + sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
+ROOMS = sorted({path.parent for path in SOURCES if path.parent.parent != ROOT})
+MAX_ROOM_FILES = 20
 
 
 def relative(path: Path) -> str:
@@ -53,7 +56,7 @@ def test_imports_point_one_way(path):
             assert parts[1] in allowed, f"{folder}/ must not import {module}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "data").glob("*.py")), ids=relative)
+@pytest.mark.parametrize("path", sorted((ROOT / "data").rglob("*.py")), ids=relative)
 def test_data_never_imports_jax(path):
     for module in imported_modules(ast.parse(path.read_text())):
         assert module.split(".")[0] not in JAX_LIBRARIES, module
@@ -66,8 +69,41 @@ def test_only_the_command_line_reaches_the_configs():
     ]
 
 
-def test_folders_are_flat():
-    assert [relative(path) for path in SOURCES if len(path.relative_to(ROOT).parts) != 2] == []
+def test_rooms_are_one_level_deep():
+    assert [relative(path) for path in SOURCES if len(path.relative_to(ROOT).parts) > 3] == []
+
+
+@pytest.mark.parametrize("folder", [ROOT / name for name in MAY_IMPORT] + ROOMS, ids=relative)
+def test_a_folder_holds_at_most_twenty_files(folder):
+    files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= MAX_ROOM_FILES
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=relative)
+def test_a_room_says_what_it_holds(room):
+    text = (room / "__init__.py").read_text()
+    said = ast.get_docstring(ast.parse(text)) or ""
+    listed = re.findall(r"^(\w+)  ", said, re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in room.glob("*.py") if path.name != "__init__.py")
+    for module in imported_modules(ast.parse(text)):
+        assert module.rpartition(".")[2].endswith("Config"), f"a room's __init__ imports {module}"
+
+
+def node_of(path: Path) -> str:
+    """A room is one node; a file in a folder's root is one of its own."""
+    return relative(path.parent) if path.parent in ROOMS else relative(path.with_suffix(""))
+
+
+def test_rooms_import_one_way():
+    nodes = {relative(path.with_suffix("")).replace("/", "."): node_of(path) for path in SOURCES}
+    arrows: dict[str, set[str]] = {node: set() for node in nodes.values()}
+    for path in SOURCES:
+        for name in imported_modules(ast.parse(path.read_text())):
+            module = name.removeprefix("flaxmill.")
+            target = nodes.get(module) or nodes.get(module.rpartition(".")[0])
+            if target not in (None, node_of(path)) and path.name != "__init__.py":
+                arrows[node_of(path)].add(target)
+    list(graphlib.TopologicalSorter(arrows).static_order())  # CycleError names the circle
 
 
 def test_files_are_named_for_what_they_contain():
@@ -93,7 +129,10 @@ def test_modules_open_with_what_they_are_for(path):
 def test_every_folder_is_in_the_wheel():
     with (ROOT / "pyproject.toml").open("rb") as file:
         setuptools = tomllib.load(file)["tool"]["setuptools"]
-    assert sorted(setuptools["packages"]) == sorted(f"flaxmill.{folder}" for folder in MAY_IMPORT)
+    packages = sorted({path.parent for path in SOURCES})
+    assert sorted(setuptools["packages"]) == sorted(
+        f"flaxmill.{relative(package).replace('/', '.')}" for package in packages
+    )
     assert setuptools["package-dir"] == {f"flaxmill.{folder}": folder for folder in MAY_IMPORT}
 
 

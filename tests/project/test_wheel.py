@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("model", "sharding", "data", "train", "configs")
 
 IMPORT_ALL = """
@@ -51,7 +51,7 @@ def wheel(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_wheel_holds_every_module(wheel):
     written = {
-        f"flaxmill/{folder}/{path.name}" for folder in FOLDERS for path in (ROOT / folder).glob("*.py")
+        f"flaxmill/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
     assert packed == written

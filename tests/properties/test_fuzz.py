@@ -26,7 +26,7 @@ MANY, COMMANDS = int(os.environ.get("FUZZ_INPUTS", 20_000)), int(os.environ.get(
 CHOSEN = os.environ.get("FUZZ_TARGETS", "").split() or list(TARGETS)
 SEED = int(os.environ.get("FUZZ_SEED", 1))
 KEPT = Path(os.environ.get("FUZZ_KEPT", "fuzz-findings"))
-WORKER = Path(__file__).with_name("fuzz_worker.py")
+WORKER = Path(__file__).parents[1] / "support/fuzz_worker.py"
 
 
 @pytest.fixture(scope="module")

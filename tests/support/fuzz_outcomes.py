@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flaxmill.train.command_line import EXIT_FAILURE, EXIT_MISTAKE, outcome_of
-from flaxmill.train.failures import RunError
+from flaxmill.train.command_line import outcome_of
+from flaxmill.train.failures import EXIT_FAILURE, EXIT_MISTAKE, RunError
 
 SECONDS = 10.0
 KILOBYTES = 2 * 1024 * 1024
@@ -131,7 +131,7 @@ _ALLOWED = tuple(
     for path in {
         *filter(None, sys.path),
         *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "data")),
-        *(sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent), "/proc", "/sys", "/dev/null"),
+        *(sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc", "/sys", "/dev/null"),
         "/dev/zero",  # a link that a case itself has made
     }
 )

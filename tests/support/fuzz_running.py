@@ -44,8 +44,8 @@ def import_all() -> None:
     """Import every command, so that children of this process need not."""
     for command in command_line.COMMANDS:
         if command != "train":
-            importlib.import_module(f"flaxmill.train.{command.replace('-', '_')}_command")
-    for name in ("loop", "parity_models"):
+            importlib.import_module(f"flaxmill.train.commands.{command.replace('-', '_')}_command")
+    for name in ("loop", "parity.small_models"):
         importlib.import_module(f"flaxmill.train.{name}")
 
 

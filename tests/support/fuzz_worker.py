@@ -1,4 +1,4 @@
-"""A program that fuzzes: `python tests/fuzz_worker.py ROOT TARGET inputs|commands NUMBER SEED KEPT`.
+"""A program that fuzzes: `python tests/support/fuzz_worker.py ROOT TARGET inputs|commands NUMBER SEED KEPT`.
 
 Without a target it makes what all targets begin with. A process of its own, since a library may end it.
 """

@@ -12,3 +12,8 @@ listing        for `flaxmill checkpoints`
 config         what a user sets
 save_schedule  when a save is due
 """
+
+# Configs of users name it here.
+from flaxmill.train.checkpoint.config import CheckpointConfig
+
+__all__ = ["CheckpointConfig"]

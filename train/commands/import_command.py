@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from flaxmill.data.files.local_paths import local_path
-from flaxmill.model.config import Head
+from flaxmill.model.fields import Head
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override, take_paths
 from flaxmill.train.run.model_sources import check_import_places

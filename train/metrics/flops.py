@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 from flaxmill.model.layer_plan import layer_kinds
 
 # Dense bfloat16 peaks in FLOP/s by a word of jax.Device.device_kind, from the vendors' data sheets.

@@ -8,3 +8,8 @@ per_layer    optimizers that look at whole tensors, applied layer by layer
 layer_decay  smaller rates for layers near the input
 freezing     which parameters are trained
 """
+
+# Configs of users name it here.
+from flaxmill.train.optimizer.config import OptimizerConfig
+
+__all__ = ["OptimizerConfig"]

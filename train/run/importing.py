@@ -12,7 +12,8 @@ from flaxmill.data.config import DataConfig, LabelType, has_labels
 from flaxmill.data.json_text import dump_json
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.reading import find_tokenizer
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import Head
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config, read_labels
 from flaxmill.model.huggingface.writing import TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh

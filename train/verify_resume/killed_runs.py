@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from flaxmill.train.checkpoint.directory import find_steps
-from flaxmill.train.command_line import EXIT_DONE, EXIT_MISTAKE
-from flaxmill.train.failures import RunError
+from flaxmill.train.failures import EXIT_DONE, EXIT_MISTAKE, RunError
 from flaxmill.train.metrics.metrics_file import Row, read_metrics
 from flaxmill.train.run.directory import CHECKPOINTS, METRICS_FILE
 

@@ -295,7 +295,8 @@ def test_preparing_and_reading_import_neither_jax_nor_tensorflow(tmp_path):
     shutil.rmtree(cache, ignore_errors=True)
     code = (
         "import sys\nfrom pathlib import Path\nfrom flaxmill.data.batches import Batches\n"
-        "from flaxmill.data.config import DataConfig\nfrom flaxmill.data.prepared.preparation import prepare\n"
+        "from flaxmill.data.config import DataConfig\n"
+        "from flaxmill.data.prepared.preparation import prepare\n"
         f"config = {config!r}\ndataset = prepare(config, 'causal', cache=Path({str(cache)!r}))\n"
         "Batches(dataset, 'train', config=config, objective='causal', batch_size=2, seed=0).batch(0)\n"
         "sys.exit([name for name in ('jax', 'tensorflow') if name in sys.modules] or 0)"

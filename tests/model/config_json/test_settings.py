@@ -199,7 +199,7 @@ def test_unknown_keys_among_the_rotary_values_are_named(caplog):
 
 
 def test_the_page_has_the_tables_of_the_families():
-    path = Path(__file__).parent.parent / "docs" / "make_settings.py"
+    path = Path(__file__).parents[3] / "docs" / "make_settings.py"
     spec = importlib.util.spec_from_file_location("make_settings", path)
     assert spec is not None
     assert spec.loader is not None

@@ -248,7 +248,9 @@ def test_a_process_alone_agrees_with_itself() -> None:
 
 AGREEMENT = """
 import sys
-from flaxmill.sharding.processes.coordination import agree_on, any_process, disconnect, is_main, start_processes
+from flaxmill.sharding.processes.coordination import (
+    agree_on, any_process, disconnect, is_main, start_processes
+)
 from flaxmill.sharding.processes.launch import find_launch
 
 port, index = sys.argv[1:]
