@@ -4,36 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Objective = Literal[
-    "causal",
-    "mlm",
-    "mlm_nsp",
-    "hybrid",
-    "classification",
-    "token_classification",
-    "question_answering",
-    "seq2seq",
-]
-# Those that read labelled examples, a row or more of their own each; the others read text.
-TASK_OBJECTIVES: tuple[Objective, ...] = (
-    "classification",
-    "token_classification",
-    "question_answering",
-    "seq2seq",
-)
+Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
+"""How rows are stored (data/prepared/layouts.py)."""
 LabelType = Literal["category", "number", "multi_label"]
 Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
 Framing = Literal["template", "end", "spelled"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
-EMBEDDED_TASKS: dict[str, tuple[EmbeddedTask, ...]] = {
-    "classification": ("classification", "areas", "pairs"),
-    "token_classification": ("tags",),
-    "question_answering": ("answers",),
-    "seq2seq": ("summaries", "translation"),
-}
-"""The examples inside the running Python that each objective can learn from; by itself the first."""
 
 TRAINED = ("bpe", "wordpiece", "bytes")
 """Tokenizers that are trained on the data; any other is a path."""
@@ -149,13 +127,6 @@ class DataConfig:
     @property
     def reads_markup_in_examples(self) -> bool:
         return self.markup is not False
-
-
-def has_labels(config: DataConfig, objective: str) -> bool:
-    """Whether the objective chooses among categories."""
-    return objective == "token_classification" or (
-        objective == "classification" and config.label_type != "number"
-    )
 
 
 def _check_labels(config: DataConfig) -> None:

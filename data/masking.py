@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.data import draws
+from flaxmill.data.config import DataConfig
 
 _MASK_SHARE, _KEPT_SHARE = 0.8, 0.1
 
@@ -19,6 +20,11 @@ class Masked(NamedTuple):
 def max_predictions(sequence_length: int, mask_rate: float) -> int:
     """The most places that mask_tokens masks in a row of this length: 19 of 128 at a rate of 0.15."""
     return min(sequence_length, max(1, round(mask_rate * sequence_length)))
+
+
+def most_masked(config: DataConfig) -> int:
+    """The most places that are masked in a row of this config."""
+    return max_predictions(config.sequence_length, config.mask_rate)
 
 
 def mask_tokens(

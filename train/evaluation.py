@@ -9,12 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
+from flaxmill.data.objectives import find_function
 from flaxmill.model.apply import Params
 from flaxmill.sharding.processes.step_signals import Signals
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import read_ahead
-from flaxmill.train.metrics.task_scores import counted_scores
-from flaxmill.train.objectives.losses import TERMS, Sums, combine
+from flaxmill.train.objectives.losses import Sums, combine
+from flaxmill.train.objectives.table import objective_of
 from flaxmill.train.step import EvalStep
 
 
@@ -51,21 +52,17 @@ def evaluate(
 
 
 def evaluation_names(experiment: Experiment) -> list[str]:
-    """What `evaluate` gives, of a resolved experiment."""
-    terms, num_classes = TERMS[experiment.objective], experiment.model.num_classes or 0
-    sums: Sums = dict.fromkeys([*terms, *(f"{term}_weight" for term in terms)], 1.0)
-    sums |= {"rows": 1.0, "causal_rows": 1.0, "log_z_squared": 1.0}
-    if num_classes != 1:
-        sums |= dict.fromkeys((f"{term}_correct" for term in terms), 1.0)
-    if experiment.model.problem == "multi_label_classification":
-        sums |= {"classification_correct": 1.0, "label_counts": np.ones((num_classes, 3))}
-    elif experiment.objective in ("classification", "token_classification") and num_classes != 1:
-        sums["confusion"] = np.eye(num_classes)
+    """What `evaluate` gives for a resolved experiment."""
+    definition = experiment.definition
+    sums: Sums = dict.fromkeys(("rows", "causal_rows", "places", "log_z_squared"), 1.0)
+    sums |= {name: 1.0 for term in definition.terms for name in (term, f"{term}_weight")}
+    sums |= find_function(definition.counts)(definition.terms, experiment.model)
     return [f"eval_{name}" for name in _measures(experiment, (sums, sums))]
 
 
 def _measures(experiment: Experiment, totals: tuple[Sums, Sums]) -> dict[str, Any]:
-    return combine(experiment.objective, experiment.z_loss, *totals) | counted_scores(totals[0])
+    scores = find_function(experiment.definition.scores)
+    return combine(experiment.objective, experiment.z_loss, *totals) | scores(totals[0])
 
 
 def _add(totals: tuple[Sums, Sums], sums: Any) -> None:
@@ -88,7 +85,8 @@ def compare_with_counting(
         compared["eval_majority"] = max(counts) / sum(counts)
     if "label_std" in statistics:
         compared["eval_variance"] = statistics["label_std"] ** 2
-    causal = metrics.get("eval_causal_loss", metrics["eval_loss"] if objective == "causal" else None)
+    is_causal = objective_of(objective).terms == ("causal",)
+    causal = metrics.get("eval_causal_loss", metrics["eval_loss"] if is_causal else None)
     if causal is not None and statistics["num_bytes"]:
         num_targets = statistics["num_tokens"] - statistics.get("num_leading", 0)
         tokens_per_byte = num_targets / statistics["num_bytes"]

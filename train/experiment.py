@@ -7,50 +7,29 @@ import types
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.config import DataConfig
 from flaxmill.data.files.local_paths import local_path, refuse_remote
 from flaxmill.data.files.tfds_rows import PREFIX
 from flaxmill.data.tokenizer.failures import half_character
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.fields import Head
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
 from flaxmill.train.checkpoint.config import CheckpointConfig
 from flaxmill.train.metrics.trackers import TRACKERS
+from flaxmill.train.objectives.table import OBJECTIVES, Objective, objective_of
 from flaxmill.train.optimizer.config import OptimizerConfig
 from flaxmill.train.spikes import SpikeConfig
 
 if TYPE_CHECKING:
     import jax
 
-HEAD_OF_OBJECTIVE: dict[str, Head] = {
-    "causal": "lm",
-    "hybrid": "lm",
-    "mlm": "mlm",
-    "mlm_nsp": "mlm_nsp",
-    "classification": "classification",
-    "token_classification": "token_classification",
-    "question_answering": "qa",
-    "seq2seq": "lm",
-}
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
 MAX_STEPS = 2**31 - 1  # the state counts them in 32 bits
-OBJECTIVE_OF_HEAD: dict[Head, Objective] = {
-    "lm": "causal",
-    "mlm": "mlm",
-    "mlm_nsp": "mlm_nsp",
-    "classification": "classification",
-    "token_classification": "token_classification",
-    "qa": "question_answering",
-}
-"""What trains a model that comes with a head."""
 DERIVED_FIELDS = (
     *("model.vocab_size", "model.max_positions", "model.head", "model.causal"),
     *("model.num_labels", "model.problem_type", "model.pooling", "data.labels"),
 )
 """Fields that `resolve` fills in where they are None or empty."""
-CLASS_OBJECTIVES = ("classification", "token_classification", "question_answering")
-"""Those whose head decides among classes or places, not tokens of the vocabulary."""
 REMOVED_FIELDS = ("tensorboard",)
 """Fields of earlier versions that decided nothing of what a run computes."""
 TEXTS = ("prompt", "data.separator")
@@ -65,9 +44,14 @@ class Experiment:
 
     name: str = "experiment"
     """What the run is called; names its directory under runs/."""
-    objective: Objective = "causal"
-    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either; of
-    labelled examples: classification, token_classification, question_answering, seq2seq."""
+    objective: str = "causal"
+    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either; for
+    labelled examples classification, token_classification, question_answering, seq2seq; or the name of your
+    own, which the config file defines."""
+    objective_file: str | None = None
+    """The file that defines an objective of your own; training fills it in."""
+    objective_sha256: str | None = None
+    """The digest of that file; training fills it in."""
     steps: int = 1000
     """Updates of the weights; warm-up and decay are fractions of it."""
     batch_size: int = 8
@@ -117,17 +101,11 @@ class Experiment:
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
         require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be in [0, {MAX_SEED}]")
         require(self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 or more")
-        require(
-            self.z_loss == 0 or self.objective not in CLASS_OBJECTIVES,
-            f"z_loss={self.z_loss} needs a loss over the vocabulary, unlike that of "
-            f"objective={self.objective}; leave it 0",
-        )
         for name, value in flatten(self).items():
             is_number = not isinstance(value, float) or math.isfinite(value)
             require(is_number, f"{name}={value} is no finite number; give one")
             is_text = name not in TEXTS or half_character(str(value)) is None
             require(is_text, f"{name}={value!r} is no UTF-8; give it as UTF-8")
-        _check_label_smoothing(self)
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} microbatches; "
@@ -137,11 +115,15 @@ class Experiment:
         require(
             not unknown, f"trackers={', '.join(unknown)} is unknown; use one or more of {', '.join(TRACKERS)}"
         )
-        require(
-            self.objective in HEAD_OF_OBJECTIVE,
-            f"objective={self.objective!r} is unknown; use one of {', '.join(HEAD_OF_OBJECTIVE)}",
-        )
+        # A run of a user's own objective may be read without the file that defines it.
+        if self.objective in OBJECTIVES or self.objective_file is None:
+            _check_objective(self, self.definition)
         _check_local(self)
+
+    @property
+    def definition(self) -> Objective:
+        """The row of its objective. Raises ValueError if the file that defines it has not been run."""
+        return objective_of(self.objective, self.objective_file)
 
 
 def _check_local(experiment: Experiment) -> None:
@@ -155,10 +137,15 @@ def _check_local(experiment: Experiment) -> None:
     refuse_remote(experiment.data.tokenizer, "data.tokenizer")
 
 
-def _check_label_smoothing(experiment: "Experiment") -> None:
+def _check_objective(experiment: "Experiment", definition: Objective) -> None:
+    require(
+        experiment.z_loss == 0 or definition.is_over_vocabulary,
+        f"z_loss={experiment.z_loss} needs a loss over the vocabulary, unlike that of "
+        f"objective={experiment.objective}; leave it 0",
+    )
     share, data = experiment.label_smoothing, experiment.data
     require(0 <= share < 1, f"label_smoothing={share} must be in [0, 1)")
-    has_classes = experiment.objective != "question_answering" and data.label_type == "category"
+    has_classes = definition.head != "qa" and data.label_type == "category"
     require(
         share == 0 or has_classes,
         f"label_smoothing={share} spreads a class over others, which objective={experiment.objective} with "

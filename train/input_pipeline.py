@@ -23,7 +23,8 @@ BATCHES_AHEAD = 2
 
 def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]) -> Dataset:
     """The experiment's dataset, of rows as its model reads them, from the cache or made there."""
-    has_encoder = experiment.model.encoder_layers is not None
+    may_encode = experiment.definition.encoder != "none"
+    has_encoder = may_encode and experiment.model.encoder_layers is not None
     data = _with_kept_tokenizer(experiment)
     return prepare(data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder)
 

@@ -9,7 +9,6 @@ import jax
 import optax
 
 from flaxmill.data.batches import Batches
-from flaxmill.data.config import TASK_OBJECTIVES
 from flaxmill.model.apply import Params, abstract_params
 from flaxmill.sharding.processes.coordination import agree_on, is_main
 from flaxmill.sharding.processes.step_signals import Signals, Stop
@@ -244,8 +243,8 @@ def _conclude(
     experiment, dataset = job.experiment, job.dataset
     compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
     progress.say(describe_evaluation(compared))
-    # It decodes on one host; of labelled examples `flaxmill eval` writes down what was predicted.
-    if jax.process_count() == 1 and experiment.objective not in TASK_OBJECTIVES:
+    # It decodes on one host; for labelled examples `flaxmill eval` writes down what was predicted.
+    if jax.process_count() == 1 and experiment.definition.sample is not None:
         sample = sample_text(experiment, params, steps.valid_batches, dataset.tokenizer, job.mesh)
         progress.say(f"\n{sample}")
     progress.say(f"\nsaved in {job.directory}")

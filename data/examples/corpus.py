@@ -5,11 +5,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from flaxmill.data.config import DataConfig, has_labels
+from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.embedded_rows import choose_embedded, embedded_inventory, embedded_rows
 from flaxmill.data.examples.example import Example, make_examples
 from flaxmill.data.examples.reading import find_examples
 from flaxmill.data.files.sources import Log, Sources
+from flaxmill.data.objectives import examples_of, has_labels
 from flaxmill.data.spelling import did_you_mean
 from flaxmill.data.text.corpora import Document
 from flaxmill.data.text.held_out import Split, SplitCorpus, draw_split, say_nothing, split_sources
@@ -71,7 +72,7 @@ def read_examples(config: DataConfig, objective: str, split: Split) -> Iterator[
 
 
 def find_labels(config: DataConfig, objective: str, corpus: ExampleCorpus) -> tuple[str, ...]:
-    """The categories in the order of their numbers; () where labels are numbers, or the task has none.
+    """The categories in the order of their numbers; () if labels are numbers, or the task has none.
 
     They are data.labels, else those of data.files, of which a drawn share may be held out. Whole numbers are
     sorted as numbers, anything else as text. Raises ValueError where there are fewer than two.
@@ -120,9 +121,11 @@ def number_labels(labels: tuple[str, ...]) -> Callable[[str, str], int]:
 def as_documents(corpus: ExampleCorpus, objective: str) -> SplitCorpus:
     """The examples' texts, and their targets, as documents: what a tokenizer is trained on."""
 
+    writes_text = examples_of(objective).writes_text
+
     def stream() -> Iterator[tuple[Split, Document]]:
         for split, example in corpus.examples():
-            target = [example.wanted] if objective == "seq2seq" and example.wanted is not None else []
+            target = [example.wanted] if writes_text and example.wanted is not None else []
             yield split, Document("\n".join([*example.texts, *target]), "lines")
 
     return SplitCorpus(corpus.name, corpus.inventory, corpus.num_bytes, stream)

@@ -3,9 +3,10 @@
 import functools
 import platform
 
-from flaxmill.data.config import EMBEDDED_TASKS, DataConfig
+from flaxmill.data.config import DataConfig
 from flaxmill.data.embedded_tasks.tasks import embedded_examples
 from flaxmill.data.files.rows import Row
+from flaxmill.data.objectives import examples_of
 from flaxmill.data.text.embedded_corpus import embedded_corpus
 from flaxmill.data.text.held_out import Split
 
@@ -18,7 +19,7 @@ def choose_embedded(config: DataConfig, objective: str) -> str:
     Raises:
       ValueError: it learns nothing from them.
     """
-    known = EMBEDDED_TASKS[objective]
+    known = examples_of(objective).embedded
     if config.embedded == "all":
         return "pairs" if config.pair_column is not None else known[0]
     if config.embedded not in known:

@@ -1,11 +1,12 @@
 """Labelled examples: what a task reads of a row and what it must answer, checked row by row."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files.rows import BLANKS, Row, check_unicode, is_missing, unreadable
+from flaxmill.data.objectives import ExampleKind, examples_of, find_function
 from flaxmill.data.spelling import did_you_mean
 
 _MAX_NUMBER = 2.0**127  # what float32 holds, in which numbers are stored and learned
@@ -38,41 +39,26 @@ class Example(NamedTuple):
 
 def make_examples(rows: Iterator[Row], config: DataConfig, objective: str) -> Iterator[Example]:
     """Examples of rows. Raises ValueError, naming file and row, for one that cannot be learned from."""
-    read: dict[str, Callable[[Row, DataConfig], Example]] = {
-        "classification": _read_labelled,
-        "token_classification": _read_tagged,
-        "question_answering": _read_question,
-        "seq2seq": _read_target,
-    }
+    kind = examples_of(objective)
+    read = find_function(kind.read)
     file = None
     for row in rows:
         if row.file != file:
-            _check_columns(row, config, objective)
+            _check_columns(row, config, objective, kind)
             file = row.file
-        yield read[objective](row, config)
+        yield read(row, config)
 
 
-def _check_columns(row: Row, config: DataConfig, objective: str) -> None:
-    """The first row stands for its file: what it lacks is a column that is not there."""
-    if objective == "question_answering":
-        for column in ("question", "context", "answers"):
-            if column not in row.values:
-                raise _no_column(
-                    f"objective=question_answering reads the column {column!r}, which is",
-                    row,
-                    column,
-                    "rename one of these",
-                )
-        return
-    fields = {
-        "classification": ("text_column", "pair_column", "label_column"),
-        "token_classification": ("text_column", "label_column"),
-        "seq2seq": ("text_column", "target_column"),
-    }[objective]
-    for field in fields:
+def _check_columns(row: Row, config: DataConfig, objective: str, kind: ExampleKind) -> None:
+    """The first row speaks for its file: a column that it lacks is not there."""
+    for column in kind.columns:
+        if column not in row.values:
+            what = f"objective={objective} reads the column {column!r}, which is"
+            raise _no_column(what, row, column, "rename one of these")
+    for field in kind.column_fields:
         column = getattr(config, field)
         if column is not None and column not in row.values:
-            may_miss = field in ("label_column", "target_column")
+            may_miss = field == kind.answer_column
             fix = "name one of these, or None to predict" if may_miss else "name one of these"
             raise _no_column(f"data.{field}={column!r} is", row, column, fix)
 
@@ -83,7 +69,8 @@ def _no_column(what: str, row: Row, column: str, fix: str) -> ValueError:
     return ValueError(f"{has}; {did_you_mean(column, names) or fix}")
 
 
-def _read_labelled(row: Row, config: DataConfig) -> Example:
+def read_labelled(row: Row, config: DataConfig) -> Example:
+    """A text or a pair with its label, number or labels."""
     columns = [config.text_column, *([] if config.pair_column is None else [config.pair_column])]
     texts = tuple(_text(row, column) for column in columns)
     return Example(texts, _label(row, config), row.values, row.place)
@@ -115,7 +102,7 @@ def _category(value: Any, row: Row, column: str) -> str:
 
 
 def _labels(value: Any, row: Row, column: str) -> list[str]:
-    """Of a list, or of a CSV's string with a | between two; [] where none applies."""
+    """Labels from a list, or from a CSV's string with a | between two; [] if none applies."""
     if isinstance(value, str):
         value = value.split(LABEL_SEPARATOR) if value.strip() else []
     if not isinstance(value, list):
@@ -152,7 +139,8 @@ def _number(value: Any, row: Row, column: str) -> float:
     return number
 
 
-def _read_tagged(row: Row, config: DataConfig) -> Example:
+def read_tagged(row: Row, config: DataConfig) -> Example:
+    """A list of words with the list of their tags."""
     words = _strings(row, config.text_column, "words")
     if blank := [number for number, word in enumerate(words, start=1) if not word.strip(BLANKS)]:
         raise ValueError(
@@ -185,7 +173,8 @@ def _strings(row: Row, column: str, what: str) -> list[str]:
     return [str(value) for value in values]
 
 
-def _read_question(row: Row, config: DataConfig) -> Example:
+def read_question(row: Row, config: DataConfig) -> Example:
+    """A question and its context, with the answers that the context has."""
     question, context = _text(row, "question").lstrip(), _text(row, "context")
     answers = [] if _is_impossible(row) else [_within(answer, context, row) for answer in _answers(row)]
     return Example((question, context), answers, row.values, row.place)
@@ -201,7 +190,7 @@ def _is_impossible(row: Row) -> bool:
 
 
 def _answers(row: Row) -> list[Answer]:
-    """Of SQuAD's list of objects, or of the columns of lists that tables and TFDS have."""
+    """Answers from SQuAD's list of objects, or from the columns of lists that tables and TFDS have."""
     found = row.values.get("answers")
     try:
         if found is None or is_missing(found) or found == {}:
@@ -214,9 +203,9 @@ def _answers(row: Row) -> list[Answer]:
 
 
 def _within(answer: Answer, context: str, row: Row) -> Answer:
-    """The answer without the blanks around it, with which it would begin a token early.
+    """The answer without the blanks around it; with them it would begin a token early.
 
-    Raises ValueError where it does not stand at its place.
+    Raises ValueError if the context does not hold it at its place.
     """
     text = answer.text.strip()
     num_blanks = len(answer.text) - len(answer.text.lstrip())
@@ -231,7 +220,8 @@ def _within(answer: Answer, context: str, row: Row) -> Answer:
     )
 
 
-def _read_target(row: Row, config: DataConfig) -> Example:
+def read_target(row: Row, config: DataConfig) -> Example:
+    """A source with its target."""
     target = None if config.target_column is None else _text(row, config.target_column)
     return Example((_text(row, config.text_column),), target, row.values, row.place)
 

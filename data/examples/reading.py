@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files.archives import format_suffix
@@ -13,6 +13,7 @@ from flaxmill.data.files.sources import Log, Source, Sources, find_files, make_f
 from flaxmill.data.files.squad import read_questions
 from flaxmill.data.files.tables import TABLES, find_reader
 from flaxmill.data.files.tfds_rows import PREFIX, open_tfds, read_tfds
+from flaxmill.data.objectives import examples_of, find_function
 
 # Raise it when the same file gives other words or tags: datasets made from it are then looked at again.
 _CONLL_READER = 2
@@ -42,18 +43,26 @@ def _find(pattern: str, config: DataConfig, field: str, objective: str) -> Itera
         yield make_file_source(path, field, functools.partial(reader, path), read_as=read_as)
 
 
-def _reader(path: Path, config: DataConfig, objective: str) -> tuple[Reader, tuple]:
-    """What reads the file, and what decides how, beside the settings that every dataset stores."""
-    suffix = format_suffix(path)
-    if objective == "question_answering" and suffix == ".json":
-        return read_questions, ()
-    if objective == "token_classification" and suffix == ".conll":
-        reader = functools.partial(read_conll, word_column=config.text_column, tag_column=config.label_column)
-        return reader, (_CONLL_READER,)
+def squad_reader(config: DataConfig) -> tuple[Reader, tuple[Any, ...]]:
+    """What reads SQuAD's .json, and what decides how."""
+    return read_questions, ()
+
+
+def conll_reader(config: DataConfig) -> tuple[Reader, tuple[Any, ...]]:
+    """What reads a .conll, and what decides how."""
+    reader = functools.partial(read_conll, word_column=config.text_column, tag_column=config.label_column)
+    return reader, (_CONLL_READER,)
+
+
+def _reader(path: Path, config: DataConfig, objective: str) -> tuple[Reader, tuple[Any, ...]]:
+    """What reads the file, and what decides how, apart from the settings that every dataset stores."""
+    suffix, formats = format_suffix(path), examples_of(objective).formats
+    if suffix in formats:
+        return find_function(formats[suffix])(config)
     reader = find_reader(path, config.quotes)
     if reader is not None:
         return reader, (() if config.quotes == "double" else (config.quotes,))
-    known = [*TABLES, *([".conll"] if objective == "token_classification" else [])]
+    known = [*TABLES, *(own for own in formats if own not in TABLES)]
     raise ValueError(
         f"{path}: suffix {suffix!r} names no format that objective={objective} reads; use {', '.join(known)}"
     )

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxmill.data.config import TRAINED, DataConfig
+from flaxmill.data.config import TRAINED, DataConfig, Layout
 from flaxmill.data.examples.framing import document_frame
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.data.prepared.layouts import Layout
 from flaxmill.data.prepared.manifest import FORMAT_VERSION
 from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer.reading import find_tokenizer

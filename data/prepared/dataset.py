@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxmill.data.prepared.layouts import Layout, record_format
+from flaxmill.data.config import Layout
+from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError, read_manifest
 from flaxmill.data.prepared.shards import Shard, ShardReader
 from flaxmill.data.text.held_out import Split

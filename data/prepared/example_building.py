@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, Layout
 from flaxmill.data.examples.answer_rows import make_answer_encoder
 from flaxmill.data.examples.corpus import ExampleCorpus, canonical_example
 from flaxmill.data.examples.example import Example
@@ -16,7 +16,7 @@ from flaxmill.data.examples.labelled_rows import EncodedRows, Encoder, make_labe
 from flaxmill.data.examples.tagged_rows import make_tagged_encoder
 from flaxmill.data.examples.target_rows import make_prompt_encoder, make_source_encoder
 from flaxmill.data.prepared.finishing import finish_dataset
-from flaxmill.data.prepared.layouts import Layout, record_format
+from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.shards import ShardWriter
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.tokenization import Tokenizer

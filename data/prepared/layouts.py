@@ -1,39 +1,13 @@
-"""How rows are stored: which layout an objective reads, and the fields of each."""
+"""How rows are stored: the fields of each layout."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from flaxmill.data.config import LabelType, Objective
+from flaxmill.data.config import LabelType, Layout
 from flaxmill.data.prepared.records import Field, RecordFormat
 
-Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
-# Of sequence to sequence an encoder-decoder reads sources, a decoder prompts.
-LAYOUTS: dict[Objective, tuple[Layout, ...]] = {
-    "causal": ("packed",),
-    "mlm": ("packed",),
-    "mlm_nsp": ("pairs",),
-    "hybrid": ("packed",),
-    "classification": ("labelled",),
-    "token_classification": ("tagged",),
-    "question_answering": ("answers",),
-    "seq2seq": ("sources", "prompts"),
-}
-
-
-# S tokens of a source, U of a target, T of any other row (packed rows: T+1). `number` is that of the row's
-# example in its split.
-
-
-def layout_of(objective: str, has_encoder: bool = False) -> Layout:
-    """Which rows an objective reads; those that read packed rows share one dataset.
-
-    Args:
-      has_encoder: the model is an encoder-decoder, which matters for seq2seq alone.
-    """
-    if objective not in LAYOUTS:
-        raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(LAYOUTS)}")
-    layouts = LAYOUTS[objective]
-    return layouts[0] if has_encoder else layouts[-1]
+# S tokens of a source, U of a target, T of any other row (packed rows: T+1). `number` is the row's example's
+# number in its split.
 
 
 def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int) -> RecordFormat:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.config import TASK_OBJECTIVES, DataConfig, has_labels
+from flaxmill.data.config import DataConfig, Layout
 from flaxmill.data.examples.answer_rows import check_stride
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels, split_examples
 from flaxmill.data.examples.target_rows import check_prompt_room
+from flaxmill.data.objectives import data_of, find_function, has_labels, layout_of
 from flaxmill.data.prepared.cache_places import (
     Places,
     find_places,
@@ -24,7 +25,6 @@ from flaxmill.data.prepared.cache_places import (
 )
 from flaxmill.data.prepared.dataset import Dataset, open_dataset
 from flaxmill.data.prepared.example_building import build_examples
-from flaxmill.data.prepared.layouts import Layout, layout_of
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError
 from flaxmill.data.prepared.text_building import build_dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
@@ -53,9 +53,11 @@ def prepare(
     check_vocab_size(config)
     check_trained_specials(config, objective)
     _check_lengths(config, layout)
-    is_task = objective in TASK_OBJECTIVES
-    corpus = split_examples(config, objective, log) if is_task else split_corpus(config, log)
+    data = data_of(objective)
+    corpus = split_corpus(config, log) if data.examples is None else split_examples(config, objective, log)
     settings = stored_settings(config, layout)
+    if data.settings is not None:
+        settings |= find_function(data.settings)(config)
     labels = config.labels if has_labels(config, objective) else ()
     places = find_places(Path(cache) / "data", config, settings, corpus.inventory, labels)
     final = places.own

@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, Layout
 from flaxmill.data.examples.framing import document_frame
 from flaxmill.data.prepared.finishing import finish_dataset
-from flaxmill.data.prepared.layouts import Layout, record_format
+from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.records import RecordFormat
 from flaxmill.data.prepared.shards import ShardWriter
 from flaxmill.data.text.corpora import Document

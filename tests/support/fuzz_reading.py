@@ -4,15 +4,16 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxmill.data.card import describe_dataset
-from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.framing import framed_json
+from flaxmill.data.objectives import OBJECTIVES, data_of
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.tokenization import Tokenizer
@@ -83,21 +84,20 @@ def _use(tokenizer: Tokenizer) -> None:
     tokenizer.settings_with_roles()
 
 
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 FILES = {"token_classification": "tagged.jsonl", "question_answering": "squad.json"}
 
 
 def read_tokenizer(inside: Path, variant: int) -> None:
     """What `data prepare` makes of a text or of examples with the directory's tokenizer."""
-    objective = OBJECTIVES[variant % len(OBJECTIVES)]
-    is_text = objective in ("causal", "mlm", "mlm_nsp", "hybrid")
+    objective = [*OBJECTIVES][variant % len(OBJECTIVES)]
+    is_text = data_of(objective).examples is None
     file = "text.txt" if is_text else FILES.get(objective, "rows.jsonl")
     dataset = _prepare(inside, file, objective, tokenizer=str(inside), documents="blank_lines")
     _use(dataset.tokenizer)
     dataset.tokenizer.decode(dataset.read("train", np.arange(1))["tokens"][0])
 
 
-def read_table(inside: Path, variant: int, objectives: Sequence[Objective]) -> None:
+def read_table(inside: Path, variant: int, objectives: Sequence[str]) -> None:
     """What `data prepare` and `data card` make of the only data file, in one of these ways."""
     (file,) = inside.glob("data.*")
     tokenizer = str(inside / "tokenizer.json")
@@ -109,7 +109,7 @@ def read_table(inside: Path, variant: int, objectives: Sequence[Objective]) -> N
     describe_dataset(_prepare(inside, file.name, objective, tokenizer=tokenizer, **settings))
 
 
-def _prepare(inside: Path, file: str, objective: Objective, **settings: Any) -> Dataset:
+def _prepare(inside: Path, file: str, objective: str, **settings: Any) -> Dataset:
     config = DataConfig(
         **{"files": (str(inside / file),), "sequence_length": 24, "target_length": 8, "stride": 4} | settings
     )
@@ -118,7 +118,7 @@ def _prepare(inside: Path, file: str, objective: Objective, **settings: Any) -> 
 
 def read_dataset(inside: Path, variant: int) -> None:
     """What `data card` and training do with a dataset that stands in the cache."""
-    objective: Objective = "classification" if (inside / "rows.jsonl").exists() else "causal"
+    objective = "classification" if (inside / "rows.jsonl").exists() else "causal"
     file = "rows.jsonl" if objective == "classification" else "text.txt"
     dataset = _prepare(inside, file, objective, tokenizer="bytes")
     describe_dataset(dataset)

@@ -29,7 +29,6 @@ from fuzz_seeds import (
     write_vocabularies,
 )
 
-from flaxmill.data.config import Objective
 from flaxmill.data.tokenizer.settings import MEANINGLESS_KEYS, READ_KEYS
 from flaxmill.model.config_json.notes import GENERATION_KEYS
 from flaxmill.model.config_json.rope import ROPE_KEYS
@@ -142,7 +141,7 @@ def _tables(kind: str, suffix: str, pack: Callable[[bytes], bytes] | None = None
 def _table(
     kind: str,
     suffix: str,
-    objectives: Sequence[Objective],
+    objectives: Sequence[str],
     changes: Sequence[Change],
     command: str,
     pack: Any = None,

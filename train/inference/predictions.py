@@ -13,6 +13,7 @@ from flaxmill.data.batches import Batch, Batches
 from flaxmill.data.examples.answer_rows import OUTSIDE, locate_contexts
 from flaxmill.data.examples.example import Example
 from flaxmill.data.examples.tagged_rows import NO_WORD, locate_words
+from flaxmill.data.objectives import find_function
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.apply import Params, apply
 from flaxmill.model.generation.config import GenerationConfig
@@ -51,20 +52,15 @@ def predict(model: Model, batches: Batches, examples: Sequence[Example]) -> list
     with the tag of each word, None for one that was cut off; question_answering: a piece of the context, ""
     for none; seq2seq: a text.
     """
-    match model.experiment.objective:
-        case "classification" if model.experiment.data.label_type == "number":
-            return list(_numbers(model, batches))
-        case "classification" if model.experiment.data.label_type == "multi_label":
-            return list(_label_sets(model, batches))
-        case "classification":
-            return list(_labels(model, batches))
-        case "token_classification":
-            return list(_tags(model, batches, examples))
-        case "question_answering":
-            return _answers(model, batches, examples)
-        case "seq2seq":
-            return list(_texts(model, batches))
-    raise AssertionError(f"{model.experiment.objective} has no examples")
+    predict_ = model.experiment.definition.predict
+    assert predict_ is not None, f"{model.experiment.objective} has no examples"
+    return find_function(predict_)(model, batches, examples)
+
+
+def predict_classes(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
+    """A label, the labels that apply, or a number for each example."""
+    by_type = {"number": _numbers, "multi_label": _label_sets, "category": _labels}
+    return list(by_type[model.experiment.data.label_type](model, batches))
 
 
 def _numbers(model: Model, batches: Batches) -> Iterator[Prediction]:
@@ -90,6 +86,11 @@ def _label_sets(model: Model, batches: Batches) -> Iterator[Prediction]:
             yield Prediction(applying, {"probabilities": shares})
 
 
+def predict_tags(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
+    """The tag of each word of each example, None for words that were cut off."""
+    return list(_tags(model, batches, examples))
+
+
 def _tags(model: Model, batches: Batches, examples: Sequence[Example]) -> Iterator[Prediction]:
     labels, data = model.experiment.data.labels, model.experiment.data
     words = locate_words(examples, data, model.tokenizer)
@@ -109,7 +110,7 @@ class _Span(NamedTuple):
     end: int
 
 
-def _answers(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
+def predict_answers(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
     """The best span over all windows of a context, or none where that scores higher in every window."""
     best = [_Span(-np.inf, 0, 0)] * len(examples)
     none = [np.inf] * len(examples)
@@ -141,8 +142,12 @@ def _best_span(start_T: np.ndarray, end_T: np.ndarray, offsets_T2: np.ndarray) -
     return found
 
 
+def predict_texts(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
+    """Greedily decoded texts."""
+    return list(_texts(model, batches))
+
+
 def _texts(model: Model, batches: Batches) -> Iterator[Prediction]:
-    """Greedily decoded."""
     experiment = model.experiment
     generator = Generator(with_decoder_start(experiment.model, model.tokenizer), model.params)
     ends = with_token_ids(experiment.model, model.tokenizer).end_ids

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from flaxmill.data.config import MIN_SEQUENCE_LENGTH, TASK_OBJECTIVES, DataConfig
+from flaxmill.data.config import MIN_SEQUENCE_LENGTH, DataConfig
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
@@ -104,7 +104,7 @@ def _measure(
 ) -> dict[str, Any]:
     """`counts_itself`: what counting reaches was counted on the very data that is measured."""
     batches = make_batches(dataset, "valid", experiment)
-    is_task = experiment.objective in TASK_OBJECTIVES
+    is_task = experiment.definition.is_task
     measured: dict[str, Any] = {}
     if not is_task or is_labelled(experiment.data, experiment.objective):
         metrics = evaluate(

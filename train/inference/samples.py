@@ -7,6 +7,7 @@ from tokenizers import decoders
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.examples.framing import make_prompt_reader
+from flaxmill.data.objectives import find_function
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.apply import Params
 from flaxmill.model.generation.config import GenerationConfig, room
@@ -23,21 +24,23 @@ SAMPLE_CHARACTERS = 300
 def sample_text(
     experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
 ) -> str:
-    """A few lines for a person to read at the end of a run; for objectives that predict the next token, a
-    continuation of `experiment.prompt`, for the others a held-out text with its gaps filled."""
+    """A few lines for a person to read at the end of a run, as the objective has them."""
+    make = experiment.definition.sample
+    assert make is not None, "the objective shows no sample"
     with jax.set_mesh(mesh):
-        if experiment.objective in ("causal", "hybrid"):
-            return _continuation(experiment, params, tokenizer)
-        return _filled_text(experiment, params, batches, tokenizer, mesh)
+        return find_function(make)(experiment, params, batches, tokenizer, mesh)
 
 
-def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer) -> str:
+def continuation(
+    experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
+) -> str:
+    """`experiment.prompt`, continued by a model that predicts the next token."""
     read = make_prompt_reader(tokenizer, experiment.data.framing, markup=True)
     prompt = read(experiment.prompt) or [tokenizer.end_id or 0]
     options = GenerationConfig(
         max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=experiment.seed, end_ids=()
     )
-    # Of a long prompt its end: at least half of the model's positions are for what is new.
+    # Keep only the end of a long prompt: at least half of the positions are for new tokens.
     positions = room(experiment.model, 0)
     kept = prompt if positions is None else prompt[-max(positions - SAMPLE_TOKENS, positions // 2, 1) :]
     tokens = generate(experiment.model, params, [kept], options)[0]
@@ -46,9 +49,10 @@ def _continuation(experiment: Experiment, params: Params, tokenizer: Tokenizer) 
     return f"{experiment.prompt!r} continues:\n{experiment.prompt}{continued}"
 
 
-def _filled_text(
+def filled_text(
     experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
 ) -> str:
+    """The start of a held-out text, with its masked words filled in."""
     assert tokenizer.mask_id is not None
     rows = batches.rows(0, 0, min(_num_rows(mesh), batches.batch_size))
     batch = place_rows(mesh, rows, len(rows["tokens"]))

@@ -9,6 +9,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.corpus import read_examples
 from flaxmill.data.examples.example import Example
 from flaxmill.data.json_text import dump_json
+from flaxmill.data.objectives import examples_of, find_function
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.inference.predictions import Model, Prediction, predict
 from flaxmill.train.metrics.task_scores import (
@@ -20,6 +21,8 @@ from flaxmill.train.metrics.task_scores import (
     tag_scores,
     text_scores,
 )
+
+Examples, Predictions, Scores = Sequence[Example], Sequence[Prediction], dict[str, float]
 
 PREDICTIONS_FILE, CONFUSION_FILE = "predictions.jsonl", "confusion_matrix.png"
 MAX_LABELS_DRAWN = 40  # more cannot be read in a picture
@@ -38,37 +41,51 @@ def evaluate_examples(model: Model, batches: Batches, folder: Path) -> dict[str,
     _write_predictions(folder / PREDICTIONS_FILE, examples, predictions)
     measured: dict[str, Any] = {"num_examples": len(examples), "predictions": str(folder / PREDICTIONS_FILE)}
     if is_labelled(experiment.data, experiment.objective):
-        measured |= _score(experiment, examples, predictions)
-        if experiment.objective == "classification" and experiment.data.label_type == "category":
+        measure = experiment.definition.measure
+        assert measure is not None, f"{experiment.objective} has no examples"
+        measured |= find_function(measure)(experiment, examples, predictions)
+        if all(isinstance(example.wanted, str) for example in examples):
             draw_confusion(folder / CONFUSION_FILE, examples, predictions, experiment.data.labels)
     return measured
 
 
 def is_labelled(data: DataConfig, objective: str) -> bool:
-    """Whether what is wanted of the examples is known."""
-    if objective == "question_answering":
-        return True
-    return (data.target_column if objective == "seq2seq" else data.label_column) is not None
+    """Whether the examples come with their answers."""
+    column = examples_of(objective).answer_column
+    return column is None or getattr(data, column) is not None
 
 
-def _score(
-    experiment: Experiment, examples: Sequence[Example], predictions: Sequence[Prediction]
-) -> dict[str, float]:
-    wanted = [example.wanted for example in examples]
-    predicted = [prediction.value for prediction in predictions]
-    labels = experiment.data.labels
-    match experiment.objective:
-        case "classification" if experiment.data.label_type == "number":
+def measure_classes(experiment: Experiment, examples: Examples, predictions: Predictions) -> Scores:
+    """The scores of labels, of sets of labels, or of numbers."""
+    wanted, predicted = _values(examples, predictions)
+    match experiment.data.label_type:
+        case "number":
             return regression_scores(wanted, predicted)
-        case "classification" if experiment.data.label_type == "multi_label":
-            return multi_label_scores(wanted, predicted, labels)
-        case "classification":
-            return classification_scores(wanted, predicted, labels)
-        case "token_classification":
-            return tag_scores(wanted, predicted, labels)
-        case "question_answering":
-            return answer_scores([[answer.text for answer in answers] for answers in wanted], predicted)
-    return text_scores(wanted, predicted)
+        case "multi_label":
+            return multi_label_scores(wanted, predicted, experiment.data.labels)
+        case "category":
+            return classification_scores(wanted, predicted, experiment.data.labels)
+
+
+def measure_tags(experiment: Experiment, examples: Examples, predictions: Predictions) -> Scores:
+    """The scores of tagged words."""
+    return tag_scores(*_values(examples, predictions), experiment.data.labels)
+
+
+def measure_answers(experiment: Experiment, examples: Examples, predictions: Predictions) -> Scores:
+    """SQuAD's scores."""
+    wanted, predicted = _values(examples, predictions)
+    return answer_scores([[answer.text for answer in answers] for answers in wanted], predicted)
+
+
+def measure_texts(experiment: Experiment, examples: Examples, predictions: Predictions) -> Scores:
+    """The scores of written texts."""
+    return text_scores(*_values(examples, predictions))
+
+
+def _values(examples: Examples, predictions: Predictions) -> tuple[list[Any], list[Any]]:
+    """The wanted answers, and the predicted ones."""
+    return [example.wanted for example in examples], [prediction.value for prediction in predictions]
 
 
 def _write_predictions(path: Path, examples: Sequence[Example], predictions: Sequence[Prediction]) -> None:
@@ -82,7 +99,7 @@ def draw_confusion(
     path: Path, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
 ) -> None:
     """A picture of how many examples of each label (rows) are taken for each (columns)."""
-    if len(labels) > MAX_LABELS_DRAWN:
+    if not 0 < len(labels) <= MAX_LABELS_DRAWN:
         return
     metrics, figures = find_library("sklearn.metrics"), find_library("matplotlib.figure")
     if metrics is None or figures is None:

@@ -64,8 +64,9 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
         tokenizer = _load_tokenizer(source / TOKENIZER_FILE, source, is_trusted=True)
         params = load_params(source, experiment, mesh)[0]
         framing = experiment.data.framing
-        separator = experiment.data.separator if experiment.objective == "seq2seq" else None
-        # Sources are read as in training; of pretraining, which guards its texts, a prompt is no text.
+        examples = experiment.definition.data.examples
+        separator = experiment.data.separator if examples is not None and examples.writes_text else None
+        # Sources are read as in training. Pretraining guards its texts, but a prompt is not one of them.
         markup = markup and (separator is None or experiment.data.reads_markup_in_examples)
     else:
         with jax.set_mesh(mesh):

@@ -1,52 +1,79 @@
-"""What fine-tuning minimises: the losses of a task head over a batch, as sums, beside what scores count."""
+"""What fine-tuning minimises: the losses of a task's head over a batch, as sums, and the counts for scores."""
 
 # B batch, T tokens, C and P classes wanted and predicted, D model
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.layers.dropout import split_key
 from flaxmill.model.transformer import Batch, Transformer
+from flaxmill.train.objectives.losses import SumOptions, Sums, right_answers
 
-Sums = dict[str, jax.Array]
 
+def classification_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
+    """Sums over rows, each with one label, a number, or any number of labels; `weights` is [B], and a row
+    without a label has weight 0.
 
-def task_sums(
-    model: Transformer,
-    hidden_BTD: jax.Array,
-    batch: Batch,
-    key: jax.Array | None,
-    label_smoothing: float = 0.0,
-) -> Sums:
-    """Weighted sums of losses and of right answers, named for the terms of the head's objective, and the
-    counts that scores of categories are computed from.
-
-    `weights` is [B], or [B,T] where every token has a class; a row or token without a label has weight 0.
-    Of labels of which any number may apply there is `label_counts` [C,3]: how often each was rightly, wrongly
-    and not predicted where it should have been.
-    Of categories there is also `confusion` [C,C]: of each label (rows) the number that was taken for each
-    class (columns), each labelled row or token once, whatever its weight.
+    One label: also `confusion` [C,C], how many rows of each label (rows) were taken for each class (columns);
+    every labelled row counts once, whatever its weight. Any number of labels: also `label_counts` [C,3], how
+    often each label was rightly, wrongly and not predicted where it should have been.
     """
-    logits = model.class_logits(hidden_BTD, batch["documents"], key)
-    match model.config.head:
-        case "classification" if model.config.problem == "multi_label_classification":
-            return _multi_label_sums(logits, batch)
-        case "classification" if model.config.num_classes == 1:
-            return _regression_sums(logits[:, 0], batch)
-        case "classification":
-            is_known = (batch["documents"] > 0).any(1) & (batch["labels"] >= 0)
-            labels = batch["labels"]
-            return _class_sums("classification", logits, labels, batch["weights"], label_smoothing) | {
-                "confusion": _confusion(labels, logits, is_known)
-            }
-        case "token_classification":
-            labels, weights = batch["targets"], batch["weights"]
-            return _class_sums("token_classification", logits, labels, weights, label_smoothing) | {
-                "confusion": _confusion(labels, logits, weights > 0)
-            }
-        case "qa":
-            return _answer_sums(logits, batch)
-    raise AssertionError(f"no task objective trains the head {model.config.head}")
+    logits = _class_logits(model, batch, options)
+    if model.config.problem == "multi_label_classification":
+        return _multi_label_sums(logits, batch)
+    if model.config.num_classes == 1:
+        return _regression_sums(logits[:, 0], batch)
+    labels = batch["labels"]
+    is_known = (batch["documents"] > 0).any(1) & (labels >= 0)
+    sums = _class_sums("classification", logits, labels, batch["weights"], options.label_smoothing)
+    return sums | {"confusion": _confusion(labels, logits, is_known)}
+
+
+def tag_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
+    """Sums over tokens with a class each; `weights` is [B,T], and a token without a tag has weight 0.
+
+    Also `confusion` [C,C], as `classification_sums` has it.
+    """
+    logits = _class_logits(model, batch, options)
+    labels, weights = batch["targets"], batch["weights"]
+    sums = _class_sums("token_classification", logits, labels, weights, options.label_smoothing)
+    return sums | {"confusion": _confusion(labels, logits, weights > 0)}
+
+
+def answer_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
+    """Sums over where an answer starts and where it ends, among a row's real places (Devlin et al. 2019,
+    4.2)."""
+    logits_BTC = _class_logits(model, batch, options)
+    logits_BTC = jnp.where(batch["documents"][..., None] > 0, logits_BTC, -jnp.inf)
+    # A row of padding has no place at all, and weight 0; without this it would be 0 x NaN.
+    logits_BTC = jnp.where((batch["documents"] > 0).any(1)[:, None, None], logits_BTC, 0.0)
+    starts = _class_sums("start", logits_BTC[..., 0], batch["starts"], batch["weights"])
+    return starts | _class_sums("end", logits_BTC[..., 1], batch["ends"], batch["weights"])
+
+
+def equal_shares(terms: tuple[str, ...], denominators: Mapping[str, Any]) -> dict[str, Any]:
+    """The loss is the mean of its terms."""
+    return dict.fromkeys(terms, 1 / len(terms))
+
+
+def class_counts(terms: tuple[str, ...], config: ModelConfig) -> Sums:
+    """The counts of a classifier; a regression has none."""
+    num_classes, correct = config.num_classes, right_answers(terms, config)
+    assert num_classes is not None, "a task's model has classes"
+    if config.problem == "multi_label_classification":
+        return correct | {"label_counts": np.ones((num_classes, 3))}
+    return correct | {"confusion": np.eye(num_classes)} if num_classes > 1 else {}
+
+
+def _class_logits(model: Transformer, batch: Batch, options: SumOptions) -> jax.Array:
+    body_key, head_key = split_key(options.key, 2)
+    return model.class_logits(model(batch, body_key), batch["documents"], head_key)
 
 
 def _confusion(labels: jax.Array, logits: jax.Array, is_known: jax.Array) -> jax.Array:
@@ -88,12 +115,3 @@ def _class_sums(
         nll = (1 - label_smoothing) * nll + label_smoothing * spread
     correct = logits.argmax(-1) == labels
     return {term: (weights * nll).sum(), f"{term}_correct": (weights * correct).sum()}
-
-
-def _answer_sums(logits_BTC: jax.Array, batch: Batch) -> Sums:
-    """Of where an answer starts and where it ends, among a row's real places (Devlin et al. 2019, 4.2)."""
-    logits_BTC = jnp.where(batch["documents"][..., None] > 0, logits_BTC, -jnp.inf)
-    # A row of padding has no place at all, and weight 0; without this it would be 0 x NaN.
-    logits_BTC = jnp.where((batch["documents"] > 0).any(1)[:, None, None], logits_BTC, 0.0)
-    starts = _class_sums("start", logits_BTC[..., 0], batch["starts"], batch["weights"])
-    return starts | _class_sums("end", logits_BTC[..., 1], batch["ends"], batch["weights"])

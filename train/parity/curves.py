@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.experiment import OBJECTIVE_OF_HEAD, Experiment
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.objectives.table import objective_for
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
 from flaxmill.train.optimizer.schedule import make_schedule
 from flaxmill.train.parity.batches import ParityBatch, make_parity_batch, row_length
@@ -50,10 +51,11 @@ def training_curves(name: str, variant: str, num_steps: int) -> Curves:
 
 
 def _experiment(config: ModelConfig, num_steps: int) -> Experiment:
-    assert config.head is not None
+    objective = objective_for(config.head)
+    assert objective is not None, "small models have heads that objectives train"
     return Experiment(
         name="parity",
-        objective=OBJECTIVE_OF_HEAD[config.head],
+        objective=objective,
         steps=num_steps,
         model=config,
         optimizer=OPTIMIZER,
@@ -65,7 +67,7 @@ def _train(experiment: Experiment, params: dict, batches: list[ParityBatch]) -> 
     """The losses of the very step that `flaxmill train` compiles."""
     mesh = make_mesh(experiment.mesh)
     optimizer = make_optimizer(experiment.optimizer, params)
-    max_predictions = None if experiment.objective == "causal" else row_length(experiment.model)
+    max_predictions = None if experiment.model.causal else row_length(experiment.model)
     rows = [{name: jnp.asarray(value) for name, value in batch.ours.items()} for batch in batches]
     losses = []
     with jax.set_mesh(mesh):

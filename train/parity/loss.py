@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flaxmill.model.apply import Params, apply
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.transformer import Batch
-from flaxmill.train.experiment import OBJECTIVE_OF_HEAD
 from flaxmill.train.objectives.losses import combine, denominators, numerators
+from flaxmill.train.objectives.table import objective_for
 
 
 def parity_loss(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
@@ -21,8 +21,7 @@ def parity_loss(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
     """
     if config.problem == "regression" and config.num_classes != 1:  # which no objective trains
         return jnp.square(apply(config, params, batch)["logits"] - batch["labels"]).mean()
-    if config.head in OBJECTIVE_OF_HEAD:
-        objective = OBJECTIVE_OF_HEAD[config.head]
+    if objective := objective_for(config.head):
         # As in training, masked places are gathered before the head.
         places = batch["tokens"].shape[1] if config.head in ("mlm", "mlm_nsp") else None
         sums = numerators(objective, config, params, batch, max_predictions=places)

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
-from flaxmill.data.config import DataConfig, LabelType, has_labels
+from flaxmill.data.config import DataConfig, LabelType
 from flaxmill.data.json_text import dump_json
+from flaxmill.data.objectives import has_labels
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.reading import find_tokenizer
 from flaxmill.model.config import ModelConfig
@@ -18,7 +19,8 @@ from flaxmill.model.huggingface.directory import load_huggingface, read_huggingf
 from flaxmill.model.huggingface.writing import TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint.checkpoints import PARAMS, CheckpointConfig, Checkpoints
-from flaxmill.train.experiment import OBJECTIVE_OF_HEAD, Experiment
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.objectives.table import objective_for
 from flaxmill.train.optimizer.config import OptimizerConfig
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run.decoding_settings import GENERATION_FILE, read_generation_settings
@@ -65,7 +67,7 @@ def import_run(
     """
     check_import_places(source, run)
     model = read_huggingface_config(source, head)
-    if model.head not in OBJECTIVE_OF_HEAD:
+    if objective_for(model.head) is None:
         body = "lm" if model.causal else "mlm"
         raise ValueError(
             f"{source} has no head that an objective trains; give one with --head {body}, which goes on with "
@@ -101,9 +103,10 @@ def imported_experiment(
       lengths: fields of DataConfig; None: those that training begins with, as far as the model reaches.
     """
     assert model.head is not None
-    objective = OBJECTIVE_OF_HEAD.get(model.head, "causal" if model.causal else "mlm")
-    if model.encoder_layers is not None:
-        objective = "seq2seq"
+    has_encoder = model.encoder_layers is not None
+    body = "lm" if model.causal or has_encoder else "mlm"  # of a model without a head
+    objective = objective_for(model.head, has_encoder) or objective_for(body, has_encoder)
+    assert objective is not None, "both heads have objectives"
     label_type = _LABELS_OF_PROBLEM.get(model.problem or "", "category")
     if label_type == "number" and model.num_classes != 1:
         raise ValueError(

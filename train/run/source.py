@@ -10,7 +10,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import read_huggingface_config
 from flaxmill.model.huggingface.family_fit import describe
 from flaxmill.model.huggingface.files import read_json
-from flaxmill.train.experiment import HEAD_OF_OBJECTIVE, Experiment
+from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -48,7 +48,7 @@ def read_source(experiment: Experiment) -> Source:
       ValueError: it is neither a run nor the directory of a known model, or its family has no such head.
     """
     assert experiment.init_from is not None
-    path, head = Path(experiment.init_from), HEAD_OF_OBJECTIVE[experiment.objective]
+    path, head = Path(experiment.init_from), experiment.definition.head
     if is_huggingface(path):
         return Source(read_huggingface_config(path, head), find_tokenizer(path))
     if not (path / CONFIG_FILE).is_file():

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from flaxmill.data.config import DataConfig, Objective
+from flaxmill.data.config import DataConfig
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.tokenizer.failures import encode_texts
 
@@ -31,7 +31,7 @@ def write_word_level(path):
     return str(path)
 
 
-ROWS: dict[Objective, list[dict]] = {
+ROWS: dict[str, list[dict]] = {
     "classification": [
         {"text": "ab", "label": "x"},
         {"text": "cd", "label": "y"},
