@@ -27,7 +27,7 @@ def masked(rows: Rows) -> Batch:
 
 
 def hybrid(rows: Rows) -> Batch:
-    """Causal rows, and masked rows. A masked row's targets are one place earlier, as a causal head has them."""
+    """Causal rows, and masked rows whose targets are one place earlier, as a causal head has them."""
     tokens, documents, positions = rows.unpack()
     has_next = next_in_document(documents)
     causal = _is_causal(rows.numbers, rows.source.config.causal_fraction)[:, None]

@@ -125,15 +125,15 @@ def _filled(value: Any, derived: Any) -> Any:
 
 
 def _check_specials(experiment: Experiment, tokenizer: "Tokenizer") -> None:
-    """For tasks this is checked where their data are prepared: a model without [CLS] may still be imported."""
+    """Preparation checks this for tasks: a model of theirs may be imported without [CLS]."""
     if experiment.definition.is_task:
         return
     lacking = lacking_tokens(tokenizer, experiment.objective)
     trained = "wordpiece" if experiment.definition.data.frames_two_texts else "bpe"
     require(
         not lacking,
-        f"objective={experiment.objective} needs the token {' and '.join(lacking)}, which the tokenizer lacks; "
-        f"use data.tokenizer={trained}, or another objective",
+        f"objective={experiment.objective} needs the token {' and '.join(lacking)}, which the tokenizer "
+        f"lacks; use data.tokenizer={trained}, or another objective",
     )
 
 
@@ -177,7 +177,8 @@ def _check_objective(model: ModelConfig, experiment: Experiment) -> None:
     causal = model.causal if definition.causal is None else definition.causal
     require(
         model.head in {row.head for row in OBJECTIVES.values()},
-        f"model.head={model.head} is trained by no objective; use {definition.head} with objective={objective}",
+        f"model.head={model.head} is trained by no objective; use {definition.head} with "
+        f"objective={objective}",
     )
     require(
         model.head == definition.head,
@@ -190,8 +191,8 @@ def _check_objective(model: ModelConfig, experiment: Experiment) -> None:
     )
     require(
         not definition.mixes_directions or model.positions != "relative",
-        f"model.positions=relative cannot serve objective={objective}: its distances are told apart otherwise "
-        "in causal rows; use rotary or learned",
+        f"model.positions=relative cannot serve objective={objective}: its distances are told apart "
+        "otherwise in causal rows; use rotary or learned",
     )
     require(
         definition.head != "mlm_nsp" or model.num_segments != 1,

@@ -36,8 +36,7 @@ class Objective(NamedTuple):
     shares: Reference = "flaxmill.train.objectives.losses:whole_terms"
     """(terms, denominators) -> {term: scalar}: the share of each term in the loss."""
     counts: Reference = "flaxmill.train.objectives.losses:right_answers"
-    """(terms, ModelConfig) -> {name: array}: the sums besides those of the terms and of log_z_squared, in their
-    shapes, with any values."""
+    """(terms, ModelConfig) -> {name: array}: the other sums, in their shapes, with any values."""
     scores: Reference = "flaxmill.train.metrics.task_scores:counted_scores"
     """(Sums of an evaluation) -> {name: value}: what an evaluation reports besides losses."""
     predict: Reference | None = None

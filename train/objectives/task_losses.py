@@ -1,4 +1,4 @@
-"""What fine-tuning minimises: the losses of a task's head over a batch, as sums, and the counts for scores."""
+"""What fine-tuning minimises: sums of a task head's losses over a batch, with the counts for scores."""
 
 # B batch, T tokens, C and P classes wanted and predicted, D model
 
