@@ -4,7 +4,6 @@
 
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,10 +14,8 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import LAYER_GROUPS
 from flaxmill.model.layers.dropout import split_key
 from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.params import Params, unflatten
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
-
-Params = dict[str, Any]
-"""Nested dict of float32 arrays."""
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
@@ -117,14 +114,3 @@ def _head_outputs(
 def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
     # The key is made inside, since abstract evaluation must not touch a device.
     return nnx.split(nnx.eval_shape(lambda: Transformer(jax.random.key(0), config)))
-
-
-def unflatten(flat: Mapping[tuple[Any, ...], Any]) -> Params:
-    """A nested dict of leaves by their paths."""
-    tree: Params = {}
-    for path, value in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.objectives import find_function
-from flaxmill.model.apply import Params
+from flaxmill.model.params import Params
 from flaxmill.sharding.processes.step_signals import Signals
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import read_ahead

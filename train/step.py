@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from flaxmill.model.apply import Params, abstract_params
+from flaxmill.model.apply import abstract_params
+from flaxmill.model.params import Params, merge
 from flaxmill.model.transformer import Batch
 from flaxmill.sharding.rules import constrain
 from flaxmill.train.checkpoint.digest import digest_array
@@ -18,7 +19,6 @@ from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.losses import Sums, combine, denominators, numerators
 from flaxmill.train.optimizer.freezing import choose_trainable
 from flaxmill.train.optimizer.optimizers import clip_gradients
-from flaxmill.train.optimizer.per_layer import merge
 from flaxmill.train.optimizer.schedule import make_schedule
 from flaxmill.train.state import TrainState, param_shardings, state_shardings
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Path = tuple[str, ...]
+from flaxmill.model.params import LeafPath
 
 _BLOCK_COLUMNS = 16  # of float32: one cache line of the target
 
@@ -36,7 +36,7 @@ TensorMap = dict[str, Stored]
 """By the parameter's "/"-joined path, in which every group of layers is called "layers"."""
 
 
-def stored_shape(stored: Stored, path: Path, shape: Sequence[int]) -> tuple[int, ...]:
+def stored_shape(stored: Stored, path: LeafPath, shape: Sequence[int]) -> tuple[int, ...]:
     """Shape in the file of the (whole, if fused) tensor that holds a parameter of this shape, one layer."""
     if path[-1] in ("bias", "scale"):
         size = math.prod(shape) * stored.parts

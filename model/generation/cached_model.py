@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.apply import Params, bind
+from flaxmill.model.apply import bind
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
 from flaxmill.model.generation.layer_cache import LayerCache, append_to_cache, attend_to_cache, fill_cache
@@ -16,6 +16,7 @@ from flaxmill.model.layer import Attend, Layer, Surroundings
 from flaxmill.model.layer_plan import LAYER_GROUPS, layer_kinds, layer_slots
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.positions import Turns, rotary_turns
+from flaxmill.model.params import Params
 from flaxmill.model.stack import Batch
 from flaxmill.model.transformer import Transformer, complete_batch
 from flaxmill.sharding.rules import constrain

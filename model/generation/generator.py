@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.apply import Params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.generation.beam_search import search_beams
 from flaxmill.model.generation.cached_model import Source, UnrolledModel, read_source, unroll
 from flaxmill.model.generation.config import GenerationConfig, check_generates, check_prompts, room
 from flaxmill.model.generation.sampling import Filters
 from flaxmill.model.generation.token_loop import NO_TOKEN, Rules, continue_decoding, repeat_rows, start
+from flaxmill.model.params import Params
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 
 Prompts = Sequence[Sequence[int]]

@@ -12,15 +12,15 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from flaxmill.model.apply import Params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.stored_tensors import Stored, TensorMap, to_stored
 from flaxmill.model.huggingface.export import export_tensors, to_host
 from flaxmill.model.huggingface.family_fit import fit_family
-from flaxmill.model.huggingface.places import Place, flatten, leaves
+from flaxmill.model.huggingface.places import Place, leaves
 from flaxmill.model.huggingface.writing import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PartialFiles
 from flaxmill.model.layers.lora import LORA_A, LORA_B, head_beside_adapters, without_lora
+from flaxmill.model.params import Params, flatten
 
 _PREFIX = "base_model.model."
 _TASKS = {

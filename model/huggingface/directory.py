@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxmill.model.apply import Params, unflatten
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.labels import label_names, write_labels
 from flaxmill.model.config_json.values import write_token_ids
@@ -31,6 +30,7 @@ from flaxmill.model.huggingface.places import leaves, stored_shapes
 from flaxmill.model.huggingface.strict_match import match_tensors, warn_of_not_finite
 from flaxmill.model.huggingface.tokenizer_files import write_tokenizer
 from flaxmill.model.huggingface.writing import PartialFiles, write_weights
+from flaxmill.model.params import Params, unflatten
 
 LOGGER = logging.getLogger("flaxmill.weights")
 TRANSFORMERS_VERSION = "5.23.0"  # the release whose names and settings the files have

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flaxmill.model.apply import Params
 from flaxmill.model.families.stored_tensors import to_stored
-from flaxmill.model.huggingface.places import Leaf, Place, flatten
+from flaxmill.model.huggingface.places import Leaf, Place
+from flaxmill.model.params import Params, flatten
 
 
 class _Source(NamedTuple):

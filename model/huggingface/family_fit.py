@@ -8,10 +8,11 @@ from flaxmill.model.apply import abstract_params
 from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.table import FAMILIES
-from flaxmill.model.huggingface.places import flatten, tensor_key
+from flaxmill.model.huggingface.places import tensor_key
 from flaxmill.model.layer_plan import layer_kinds
 from flaxmill.model.layers.lora import LORA_FIELDS
 from flaxmill.model.layers.rotary_scaling import rotary_factor
+from flaxmill.model.params import flatten
 
 LOGGER = logging.getLogger("flaxmill.weights")
 

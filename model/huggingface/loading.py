@@ -11,9 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 
 from flaxmill.model.apply import init_params
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.families.stored_tensors import Path, copy_blocked, from_stored
+from flaxmill.model.families.stored_tensors import copy_blocked, from_stored
 from flaxmill.model.huggingface.files import Arrays
-from flaxmill.model.huggingface.places import Leaf, flatten
+from flaxmill.model.huggingface.places import Leaf
+from flaxmill.model.params import LeafPath, flatten
 from flaxmill.sharding.rules import parameter_sharding
 
 Index = tuple[slice, ...]
@@ -63,7 +64,7 @@ def _count_not_finite(values: np.ndarray) -> int:
 
 def fresh_leaves(
     config: ModelConfig, leaves: Sequence[Leaf], key: jax.Array, mesh: Mesh | None
-) -> dict[Path, jax.Array]:
+) -> dict[LeafPath, jax.Array]:
     """Newly drawn values of these parameters, as `init_params` gives them; no others are computed."""
 
     def draw(key: jax.Array) -> list[jax.Array]:

@@ -1,12 +1,13 @@
 """Which tensors of a file make up the parameters of a model: one place for each layer of each of them."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from flaxmill.model.apply import abstract_params, logical_axes
 from flaxmill.model.config import ModelConfig, encoder_config
-from flaxmill.model.families.stored_tensors import Path, Stored, TensorMap, stored_shape
-from flaxmill.model.layer_plan import LAYER_GROUPS, layer_slots
+from flaxmill.model.families.stored_tensors import Stored, TensorMap, stored_shape
+from flaxmill.model.layer_plan import layer_slots
+from flaxmill.model.params import LeafPath, flatten, group_of
 
 
 class Place(NamedTuple):
@@ -23,7 +24,7 @@ class Place(NamedTuple):
 class Leaf(NamedTuple):
     """One parameter and the places of its layers."""
 
-    path: Path
+    path: LeafPath
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     places: tuple[Place, ...]
@@ -48,32 +49,18 @@ def stored_shapes(parameters: Iterable[Leaf]) -> dict[str, tuple[int, ...]]:
     return dict(sorted((place.name, place.stored_shape) for leaf in parameters for place in leaf.places))
 
 
-def group_of(path: Path) -> Path | None:
-    """The path of the group of layers that a parameter is stacked in; None: it is not stacked."""
-    prefix = path[:2] if path[0] == "encoder" else path[:1]
-    return prefix if prefix[-1] in LAYER_GROUPS else None
-
-
-def tensor_key(path: Path) -> str:
+def tensor_key(path: LeafPath) -> str:
     """A parameter's key in a TensorMap."""
     group = group_of(path)
     return "/".join(path if group is None else (*group[:-1], "layers", *path[len(group) :]))
 
 
-def flatten(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
-    """Leaves of a nested dict by their paths."""
-    flat: dict[Path, Any] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, (*path, name)) if isinstance(value, Mapping) else {(*path, name): value}
-    return flat
-
-
-def _depths(config: ModelConfig) -> dict[Path, list[int]]:
+def _depths(config: ModelConfig) -> dict[LeafPath, list[int]]:
     """Layer numbers, within their stack, of the layers of each group."""
-    stacks: dict[Path, ModelConfig] = {(): config}
+    stacks: dict[LeafPath, ModelConfig] = {(): config}
     if config.encoder_layers is not None:
         stacks["encoder",] = encoder_config(config)
-    depths: dict[Path, list[int]] = {}
+    depths: dict[LeafPath, list[int]] = {}
     for prefix, stack in stacks.items():
         for depth, (group, _) in enumerate(layer_slots(stack)):
             depths.setdefault((*prefix, group), []).append(depth)
@@ -83,10 +70,10 @@ def _depths(config: ModelConfig) -> dict[Path, list[int]]:
 def _leaf(
     config: ModelConfig,
     tensors: TensorMap,
-    path: Path,
+    path: LeafPath,
     shape: tuple[int, ...],
     axes: tuple[str | None, ...],
-    depths: dict[Path, list[int]],
+    depths: dict[LeafPath, list[int]],
 ) -> Leaf:
     stored = tensors[tensor_key(path)]
     assert config.vocab_size is not None

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 
 import jax
 
+from flaxmill.model.params import LeafPath
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
 from flaxmill.train.checkpoint.agreement import together
 from flaxmill.train.checkpoint.config import CheckpointConfig, choose_kept
@@ -22,7 +23,6 @@ from flaxmill.train.checkpoint.directory import DAMAGED, clear, drop, find_steps
 from flaxmill.train.checkpoint.fit import check_fits
 from flaxmill.train.checkpoint.manifest import (
     DefectError,
-    LeafPath,
     find_changed,
     join,
     make_manifest,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.layer_plan import LAYER_GROUPS
-from flaxmill.train.checkpoint.manifest import LeafPath, join
+from flaxmill.model.params import LeafPath
+from flaxmill.train.checkpoint.manifest import join
 from flaxmill.train.checkpoint.store import PARAMS
 from flaxmill.train.failures import CheckpointError
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
+from flaxmill.model.params import LeafPath
 from flaxmill.train.checkpoint.digest import compute_digests
 from flaxmill.train.failures import CheckpointError
 
 FORMAT = 1
 
-LeafPath = tuple[str, ...]
 METADATA: dict[str, type] = {
     **dict.fromkeys(("dataset", "tokenizer", "saved_at", "imported", "init_from"), str),
     **dict.fromkeys(("versions", "mesh", "config", "best"), dict),
@@ -32,17 +32,6 @@ def named_leaves(tree: Any) -> dict[LeafPath, Any]:
     return {
         tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path): leaf for path, leaf in leaves
     }
-
-
-def nested(leaves: Mapping[LeafPath, Any]) -> dict[str, Any]:
-    """Leaves by path as nested dicts with string keys: what is stored, free of this program's classes."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = leaf
-    return tree
 
 
 def make_manifest(leaves: Mapping[LeafPath, jax.Array], metadata: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from flaxmill.train.checkpoint.manifest import LeafPath, named_leaves, nested
+from flaxmill.model.params import LeafPath, unflatten
+from flaxmill.train.checkpoint.manifest import named_leaves
 from flaxmill.train.failures import CheckpointError
 from flaxmill.train.plain_paths import plain, with_real_names
 
@@ -65,7 +66,7 @@ def load_leaves(
 
 
 def _parts(leaves: Mapping[LeafPath, Any]) -> dict[str, Any]:
-    tree = nested(leaves)
+    tree = unflatten(leaves)
     parts = {PARAMS: tree.pop(PARAMS, {}), TRAINING: tree}
     return {name: part for name, part in parts.items() if part}
 

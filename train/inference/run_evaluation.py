@@ -13,9 +13,9 @@ from flaxmill.data.config import MIN_SEQUENCE_LENGTH, DataConfig
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
-from flaxmill.model.apply import Params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
+from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.cache_directory import cache_directory
 from flaxmill.train.compilation_cache import enable_compilation_cache

@@ -9,10 +9,10 @@ from flaxmill.data.batches import Batches
 from flaxmill.data.examples.framing import make_prompt_reader
 from flaxmill.data.objectives import find_function
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.model.apply import Params
 from flaxmill.model.generation.config import GenerationConfig, room
 from flaxmill.model.generation.generator import generate
 from flaxmill.model.generation.mask_filling import fill_masks
+from flaxmill.model.params import Params
 from flaxmill.sharding.placement import place_rows
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 from flaxmill.train.experiment import Experiment

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.apply import Params, abstract_params, logical_axes, unflatten
+from flaxmill.model.apply import abstract_params, logical_axes
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.families.stored_tensors import Path
-from flaxmill.model.huggingface.places import flatten, group_of, tensor_key
+from flaxmill.model.huggingface.places import tensor_key
 from flaxmill.model.layer_plan import LAYER_GROUPS
 from flaxmill.model.layers.lora import head_beside_adapters, is_adapter
+from flaxmill.model.params import LeafPath, Params, flatten, group_of, names_of, unflatten
 
 _NUMBERS = re.compile(r"(?<![^/*])layers\.(\d+)(?:-(\d+))?(?=/|$)")
 
@@ -24,9 +24,9 @@ _NUMBERS = re.compile(r"(?<![^/*])layers\.(\d+)(?:-(\d+))?(?=/|$)")
 class Trainable(NamedTuple):
     """What of a tree of params is trained; all, where both are empty."""
 
-    frozen: frozenset[Path]
+    frozen: frozenset[LeafPath]
     """Arrays of which nothing is."""
-    layers: Mapping[Path, np.ndarray]
+    layers: Mapping[LeafPath, np.ndarray]
     """bool [L], True where a layer is trained, of stacked arrays of which only some layers are."""
 
     def split(self, tree: Params) -> tuple[Params, Params]:
@@ -87,7 +87,7 @@ def count_trained(freeze: Sequence[str], config: ModelConfig) -> int:
     trainable, vocab_size = choose_trainable(freeze, unflatten(params)), config.vocab_size
     assert vocab_size is not None
 
-    def size(path: Path) -> float:
+    def size(path: LeafPath) -> float:
         sizes = zip(axes[path], params[path].shape, strict=True)
         count = math.prod(vocab_size if axis == "vocab" else size for axis, size in sizes)
         return count * float(np.mean(trainable.layers.get(path, True)))
@@ -95,7 +95,7 @@ def count_trained(freeze: Sequence[str], config: ModelConfig) -> int:
     return round(sum(size(path) for path in params if path not in trainable.frozen))
 
 
-def layer_numbers(params: Params) -> dict[Path, range]:
+def layer_numbers(params: Params) -> dict[LeafPath, range]:
     """Of every stacked array: the numbers of its layers, counted from 0 within their stack."""
     flat = flatten(params)
     sizes = {group: leaf.shape[0] for path, leaf in flat.items() if (group := group_of(path))}
@@ -107,19 +107,16 @@ def layer_numbers(params: Params) -> dict[Path, range]:
     return {path: numbers[group] for path in flat if (group := group_of(path))}
 
 
-def names_of(path: tuple[Any, ...]) -> Path:
-    """JAX's path of a leaf as the names on it."""
-    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
-
-
-def _matches(pattern: str, flat: Mapping[Path, Any], numbers: Mapping[Path, range]) -> dict[Path, Any]:
+def _matches(
+    pattern: str, flat: Mapping[LeafPath, Any], numbers: Mapping[LeafPath, range]
+) -> dict[LeafPath, Any]:
     """Which elements of the leading dimension of which arrays a pattern freezes."""
     found = _NUMBERS.search(pattern)
     plain = _NUMBERS.sub("layers", pattern)
     names = {path: ("/".join(path), tensor_key(path)) for path in flat}
     paths = [path for path in flat if any(fnmatch.fnmatchcase(name, plain) for name in names[path])]
     if found is None:
-        matched: dict[Path, Any] = dict.fromkeys(paths, slice(None))
+        matched: dict[LeafPath, Any] = dict.fromkeys(paths, slice(None))
     else:
         first, last = int(found[1]), int(found[2] or found[1])
         stacked = [path for path in paths if path in numbers]
@@ -140,7 +137,7 @@ def _check_range(pattern: str, first: int, last: int, depths: list[int]) -> None
         )
 
 
-def _hint(pattern: str, names: Mapping[Path, tuple[str, str]]) -> str:
+def _hint(pattern: str, names: Mapping[LeafPath, tuple[str, str]]) -> str:
     known: dict[str, None] = {}
     for name in dict.fromkeys(name for both in names.values() for name in both):
         parts = name.split("/")

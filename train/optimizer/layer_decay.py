@@ -7,10 +7,8 @@ import jax
 import numpy as np
 import optax
 
-from flaxmill.model.apply import Params
-from flaxmill.model.families.stored_tensors import Path
-from flaxmill.model.huggingface.places import flatten, group_of
-from flaxmill.train.optimizer.freezing import layer_numbers, names_of
+from flaxmill.model.params import LeafPath, Params, flatten, group_of, names_of
+from flaxmill.train.optimizer.freezing import layer_numbers
 
 
 def scale_by_depth(decay: float, params: Params) -> optax.GradientTransformation:
@@ -24,7 +22,7 @@ def scale_by_depth(decay: float, params: Params) -> optax.GradientTransformation
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def depth_factors(decay: float, params: Params) -> dict[Path, np.ndarray]:
+def depth_factors(decay: float, params: Params) -> dict[LeafPath, np.ndarray]:
     """The factor of each array's learning rate, float32: [L] of stacked layers, else a scalar.
 
     Layer l of a stack of L, counted from 0, has decay**(L - l); each stack of an encoder-decoder counts by
@@ -32,13 +30,13 @@ def depth_factors(decay: float, params: Params) -> dict[Path, np.ndarray]:
     deeper stack where both read it; what stands on the last, final norm and head, has 1.
     """
     numbers = layer_numbers(params)
-    depths: dict[Path, int] = {}
+    depths: dict[LeafPath, int] = {}
     for path, layers in numbers.items():
         group = group_of(path)
         assert group is not None
         depths[group[:-1]] = max(depths.get(group[:-1], 0), layers.stop)
 
-    def factor(path: Path) -> np.ndarray:
+    def factor(path: LeafPath) -> np.ndarray:
         if path in numbers:
             stack = path[:1] if path[0] == "encoder" else ()
             return np.float32(decay) ** np.array([depths[stack] - n for n in numbers[path]], np.float32)

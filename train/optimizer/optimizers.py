@@ -12,9 +12,10 @@ import optax
 from optax import contrib
 
 from flaxmill.model.layer_plan import LAYER_GROUPS
+from flaxmill.model.params import names_of
 from flaxmill.train.optimizer.adam import scale_by_adam, scale_by_uncorrected_adam
 from flaxmill.train.optimizer.config import OptimizerConfig, OptimizerName, ScheduleName
-from flaxmill.train.optimizer.freezing import Trainable, choose_trainable, names_of
+from flaxmill.train.optimizer.freezing import Trainable, choose_trainable
 from flaxmill.train.optimizer.layer_decay import scale_by_depth
 from flaxmill.train.optimizer.per_layer import per_layer
 

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from flaxmill.model.layer_plan import LAYER_GROUPS
+from flaxmill.model.params import merge
 
 
 class PerLayerState(NamedTuple):
@@ -40,14 +41,6 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
         return updated, PerLayerState(states, single_state)
 
     return optax.GradientTransformation(init, update)
-
-
-def merge(tree: Any, other: Any) -> Any:
-    """Two nested dicts without a leaf in common as one."""
-    merged = dict(tree)
-    for name, value in other.items():
-        merged[name] = merge(merged[name], value) if name in merged else value
-    return merged
 
 
 def _split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flaxmill.model.apply import Params, apply
+from flaxmill.model.apply import apply
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.table import FAMILIES
 from flaxmill.model.huggingface.directory import stored_tensors
+from flaxmill.model.params import Params
 from flaxmill.model.transformer import complete_batch
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, clip_gradients, make_optimizer
 from flaxmill.train.parity.batches import ParityBatch

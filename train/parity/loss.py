@@ -5,8 +5,9 @@
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.apply import Params, apply
+from flaxmill.model.apply import apply
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.params import Params
 from flaxmill.model.transformer import Batch
 from flaxmill.train.objectives.losses import combine, denominators, numerators
 from flaxmill.train.objectives.table import objective_for

@@ -9,10 +9,11 @@ from jax.sharding import Mesh
 
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.adapters import merge_lora, with_fresh_adapters
-from flaxmill.model.apply import Params, abstract_params, init_params
+from flaxmill.model.apply import abstract_params, init_params
 from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.model.layers.lora import with_lora_of, without_lora
+from flaxmill.model.params import Params
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import CHECKPOINTS, read_trained_config

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.model.apply import Params
+from flaxmill.model.params import Params
 from flaxmill.train.best import find_best_step
 from flaxmill.train.checkpoint.checkpoints import PARAMS, Checkpoints
 from flaxmill.train.experiment import Experiment

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from flaxmill.model import ModelConfig, apply, load_huggingface
-from flaxmill.model.apply import Params
 from flaxmill.model.generation.cached_model import UnrolledModel, read_prompt, read_source, read_token, unroll
+from flaxmill.model.params import Params
 
 pytestmark = pytest.mark.slow
 

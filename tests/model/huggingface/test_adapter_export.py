@@ -15,7 +15,7 @@ from flaxmill.model.adapters import merge_lora, with_fresh_adapters
 from flaxmill.model.huggingface.adapter_export import save_adapter
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 from flaxmill.model.layers.lora import head_beside_adapters, is_adapter
-from flaxmill.train.optimizer.freezing import names_of
+from flaxmill.model.params import names_of
 from flaxmill.train.parity.batches import make_parity_batch, variants
 from flaxmill.train.parity.flaxmill_side import Flaxmill
 from flaxmill.train.parity.torch_side import measure_reference

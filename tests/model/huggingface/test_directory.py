@@ -16,7 +16,8 @@ from flaxmill.model.families.table import FAMILIES
 from flaxmill.model.huggingface.directory import read_huggingface_config, stored_tensors
 from flaxmill.model.huggingface.files import Arrays
 from flaxmill.model.huggingface.loading import read_slice
-from flaxmill.model.huggingface.places import flatten, leaves
+from flaxmill.model.huggingface.places import leaves
+from flaxmill.model.params import flatten
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 
 GPT2 = ModelConfig(

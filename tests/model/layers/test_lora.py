@@ -11,12 +11,12 @@ from small_steps import as_jax, random_rows, take_steps, tiny_model
 from flaxmill.model.adapters import merge_lora, with_fresh_adapters
 from flaxmill.model.apply import abstract_params, apply, count_params, init_params
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.huggingface.places import flatten
 from flaxmill.model.layers.lora import is_adapter, with_lora_of, without_lora
+from flaxmill.model.params import flatten, names_of
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint.manifest import join, named_leaves
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer.freezing import choose_trainable, names_of
+from flaxmill.train.optimizer.freezing import choose_trainable
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
 from flaxmill.train.overrides import override
 from flaxmill.train.state import abstract_state, param_shardings

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from flaxmill.model import ModelConfig, abstract_params, apply, count_params
+from flaxmill.model.params import merge
 from flaxmill.train.metrics.flops import peak_flops, step_flops
 from flaxmill.train.optimizer.freezing import choose_trainable
-from flaxmill.train.optimizer.per_layer import merge
 
 GPT = ModelConfig(
     vocab_size=512,

@@ -10,14 +10,13 @@ import pytest
 from small_steps import ROWS, as_jax, random_rows, take_steps, tiny_model
 
 from flaxmill.model.apply import abstract_params, count_params, init_params
-from flaxmill.model.huggingface.places import flatten
+from flaxmill.model.params import flatten, merge
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint.manifest import join, named_leaves
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.losses import combine, denominators, numerators
 from flaxmill.train.optimizer.freezing import choose_trainable, count_trained, layer_numbers
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
-from flaxmill.train.optimizer.per_layer import merge
 from flaxmill.train.state import abstract_state
 from flaxmill.train.step import make_train_step
 

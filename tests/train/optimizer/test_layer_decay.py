@@ -10,7 +10,7 @@ import pytest
 from small_steps import take_steps, tiny_model
 
 from flaxmill.model.apply import abstract_params
-from flaxmill.model.huggingface.places import flatten
+from flaxmill.model.params import flatten
 from flaxmill.train.checkpoint.manifest import named_leaves
 from flaxmill.train.optimizer.layer_decay import depth_factors
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer

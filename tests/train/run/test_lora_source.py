@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flaxmill.model.adapters import merge_lora
-from flaxmill.model.huggingface.places import flatten
 from flaxmill.model.layers.lora import is_adapter
+from flaxmill.model.params import flatten
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train import train
 from flaxmill.train.optimizer.optimizers import OptimizerConfig
