@@ -1,4 +1,4 @@
-"""Which parameters are trained: all that optimizer.freeze does not name; of LoRA adapters and head."""
+"""Selects the trained parameters: all that optimizer.freeze does not name; with LoRA adapters and head."""
 
 import difflib
 import fnmatch
@@ -22,12 +22,12 @@ _NUMBERS = re.compile(r"(?<![^/*])layers\.(\d+)(?:-(\d+))?(?=/|$)")
 
 
 class Trainable(NamedTuple):
-    """What of a tree of params is trained; all, where both are empty."""
+    """Which arrays of a tree of params are trained; all of them, if both fields are empty."""
 
     frozen: frozenset[LeafPath]
-    """Arrays of which nothing is."""
+    """Arrays that are frozen whole."""
     layers: Mapping[LeafPath, np.ndarray]
-    """bool [L], True where a layer is trained, of stacked arrays of which only some layers are."""
+    """For stacked arrays with some layers frozen: bool [L], True for trained layers."""
 
     def split(self, tree: Params) -> tuple[Params, Params]:
         """The trained and the frozen arrays of the params or of a tree like them, or of any part of it."""
@@ -39,7 +39,7 @@ class Trainable(NamedTuple):
         return unflatten(trained), unflatten(frozen)
 
     def hold(self, new: Params, old: Params | None = None) -> Params:
-        """New values, but in frozen layers the old ones or, without `old`, zero; of trained arrays."""
+        """Trained arrays with their new values, but in frozen layers the old ones or, without `old`, zero."""
         if not self.layers:
             return new
 
@@ -96,7 +96,7 @@ def count_trained(freeze: Sequence[str], config: ModelConfig) -> int:
 
 
 def layer_numbers(params: Params) -> dict[LeafPath, range]:
-    """Of every stacked array: the numbers of its layers, counted from 0 within their stack."""
+    """For every stacked array: the numbers of its layers, counted from 0 within their stack."""
     flat = flatten(params)
     sizes = {group: leaf.shape[0] for path, leaf in flat.items() if (group := group_of(path))}
     numbers = {}
