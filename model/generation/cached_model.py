@@ -12,10 +12,11 @@ from flaxmill.model.apply import bind
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
 from flaxmill.model.generation.layer_cache import LayerCache, append_to_cache, attend_to_cache, fill_cache
-from flaxmill.model.layer import Attend, Layer, Surroundings
+from flaxmill.model.layer import Attend, AttentionInputs, Layer
 from flaxmill.model.layer_plan import LAYER_GROUPS, layer_kinds, layer_slots
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.positions import Turns, rotary_turns
+from flaxmill.model.layers.visibility import Visibility
 from flaxmill.model.params import Params
 from flaxmill.model.stack import Batch
 from flaxmill.model.transformer import Transformer, complete_batch
@@ -88,10 +89,10 @@ def read_prompt(
     index_BP = jnp.broadcast_to(jnp.arange(tokens_BP.shape[1]), tokens_BP.shape)
     batch = _batch(model, tokens_BP, jnp.maximum(index_BP - first_B[:, None], 0))
     batch["documents"] = (index_BP >= first_B[:, None]).astype(jnp.int32)
-    around = model.body.surroundings(batch, None, None)
+    inputs = model.body.attention_inputs(batch, None, None)
     x_BPD, caches = model.body.embed(batch, None), []
     for number, (layer, kind) in enumerate(zip(model.layers, layer_kinds(model.body.config), strict=True)):
-        x_BPD, cache = _read_all(layer, kind, x_BPD, around, num_slots, _attend_to(source, number, layer))
+        x_BPD, cache = _read_all(layer, kind, x_BPD, inputs, num_slots, _attend_to(source, number, layer))
         caches.append(cache)
     index = jnp.int32(tokens_BP.shape[1])
     return _logits(model.body, x_BPD[:, -1:]), Cache(tuple(caches), index, first_B)
@@ -129,18 +130,18 @@ def _read_all(
     layer: Layer,
     kind: LayerKind,
     x_BPD: jax.Array,
-    around: Surroundings,
+    inputs: AttentionInputs,
     num_slots: int,
     attend_to_source: Attend,
 ) -> tuple[jax.Array, LayerCache]:
     """Run a layer over whole prompts."""
-    attention, turns = layer.attention, around.turns.get(kind)
+    attention, turns = layer.attention, inputs.turns.get(kind)
     kept: list[LayerCache] = []
 
     def attend(x_BPD: jax.Array) -> jax.Array:
         k_BPKH, v_BPKH = attention.keys_and_values(x_BPD, turns)
         kept.append(fill_cache(k_BPKH, v_BPKH, min(num_slots, _window(layer, kind) or num_slots)))
-        return attention.mix(attention.queries(x_BPD, turns), k_BPKH, v_BPKH, **layer.visible(around, kind))
+        return attention.mix(attention.queries(x_BPD, turns), k_BPKH, v_BPKH, layer.visible(inputs, kind))
 
     return layer.connect(x_BPD, attend, attend_to_source), kept[0]
 
@@ -173,8 +174,8 @@ def _attend_to(source: Source | None, number: int, layer: Layer) -> Attend:
         assert attention is not None
         assert source is not None
         real_BT = jnp.ones(x_BTD.shape[:2], jnp.int32)
-        visible: dict[str, Any] = dict(documents_BT=real_BT, key_documents_BS=source.documents, causal=False)
-        return attention.mix(attention.queries(x_BTD, None), *source.layers[number], **visible)
+        visible = Visibility(real_BT, causal=False, key_documents=source.documents)
+        return attention.mix(attention.queries(x_BTD, None), *source.layers[number], visible)
 
     return attend
 

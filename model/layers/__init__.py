@@ -1,6 +1,6 @@
 """The parts of a layer, and what stands below and around it.
 
-attention        who sees whom, and the choice of a kernel
+attention        softmax attention, and the choice of a kernel
 fused_attention  cuDNN on GPU and splash on TPU
 dense            the one matrix product
 mlp              the feed-forward half of a layer

@@ -1,10 +1,9 @@
-"""Attention through one function: who may see whom is data, and each backend builds its own mask from it."""
+"""Attention through one function, and the choice of the kernel that computes it."""
 
 # B batch, T query tokens, S key tokens, N heads, K key-value heads, G = N / K, H head dim
 
 import functools
 import logging
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from flaxmill.model.layers.fused_attention import (
     splash_attention,
     splash_refusal,
 )
+from flaxmill.model.layers.visibility import Visibility, attention_mask
 from flaxmill.sharding.rules import platform
 
 LOGGER = logging.getLogger("flaxmill.attention")
@@ -27,13 +27,9 @@ def attention(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
+    visible: Visibility,
     *,
-    documents_BT: jax.Array,
-    causal: bool | jax.Array,
     scale: float,
-    key_documents_BS: jax.Array | None = None,
-    window: int | None = None,
-    bias_NTS: jax.Array | None = None,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
     backend: str = "auto",
@@ -41,48 +37,27 @@ def attention(
     """Softmax attention within documents (Vaswani et al. 2017, eq. 1); softmax in float32.
 
     Args:
-      documents_BT: int32 document number of each query; it sees only keys of its own, and 0 is padding.
-      causal: True: a token sees itself and what precedes it; bool [B]: so in the rows where it is True.
-      key_documents_BS: of the keys, where they are not the queries themselves (cross-attention).
-      window: causal: a token sees itself and window - 1 before it; else window // 2 on either side.
-      bias_NTS: added to the scaled logits.
-      backend: auto, xla, cudnn or splash; one that cannot serve the call gives way to XLA, which is logged.
+      backend: auto, xla, cudnn or splash; if it cannot serve the call XLA does, which is logged.
 
     Returns: [B,T,N,H] in the dtype of the queries.
     """
-    visible: dict[str, Any] = dict(documents_BT=documents_BT, causal=causal, window=window)
-    dropping = dropout_rate > 0 and key is not None
-    reason = _common_refusal(causal, bias_NTS, dropping, crossing=key_documents_BS is not None)
+    reason = _common_refusal(visible, dropping=dropout_rate > 0 and key is not None)
     with jax.named_scope("attention"):
         match _choose_backend(backend, q_BTNH, k_BSKH, reason):
             case "cudnn":
-                return cudnn_attention(q_BTNH, k_BSKH, v_BSKH, **visible, scale=scale)
+                return cudnn_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale)
             case "splash":
-                return splash_attention(q_BTNH, k_BSKH, v_BSKH, **visible, scale=scale)
-        return xla_attention(
-            q_BTNH,
-            k_BSKH,
-            v_BSKH,
-            **visible,
-            scale=scale,
-            key_documents_BS=key_documents_BS,
-            bias_NTS=bias_NTS,
-            dropout_rate=dropout_rate,
-            key=key,
-        )
+                return splash_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale)
+        return xla_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, dropout_rate=dropout_rate, key=key)
 
 
 def xla_attention(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
+    visible: Visibility,
     *,
-    documents_BT: jax.Array,
-    causal: bool | jax.Array,
     scale: float,
-    key_documents_BS: jax.Array | None = None,
-    window: int | None = None,
-    bias_NTS: jax.Array | None = None,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
@@ -95,9 +70,9 @@ def xla_attention(
     k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
     logits_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=sum_dtype(q_BTNH))
     logits_BKGTS = logits_BKGTS * scale
-    if bias_NTS is not None:
-        logits_BKGTS += bias_NTS.reshape(K, N // K, *bias_NTS.shape[1:])
-    mask_BTS = attention_mask(documents_BT, causal, window, key_documents_BS)
+    if visible.bias is not None:
+        logits_BKGTS += visible.bias.reshape(K, N // K, *visible.bias.shape[1:])
+    mask_BTS = attention_mask(visible)
     logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED)
     probs_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(q_BTNH.dtype)
     probs_BKGTS = dropout(probs_BKGTS, dropout_rate, key)
@@ -105,44 +80,15 @@ def xla_attention(
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def attention_mask(
-    documents_BT: jax.Array,
-    causal: bool | jax.Array,
-    window: int | None = None,
-    key_documents_BS: jax.Array | None = None,
-) -> jax.Array:
-    """bool [B,T,S]: True where the query may see the key; arguments as of `attention`."""
-    key_documents_BS = documents_BT if key_documents_BS is None else key_documents_BS
-    mask_BTS = documents_BT[:, :, None] == key_documents_BS[:, None, :]
-    distance_TS = jnp.arange(documents_BT.shape[1])[:, None] - jnp.arange(key_documents_BS.shape[1])[None, :]
-    if causal is True:
-        return mask_BTS & _before(distance_TS, window)
-    if causal is False:
-        return mask_BTS & _around(distance_TS, window)
-    sees_BTS = jnp.where(causal[:, None, None], _before(distance_TS, window), _around(distance_TS, window))
-    return mask_BTS & sees_BTS
-
-
-def _before(distance_TS: jax.Array, window: int | None) -> jax.Array:
-    near = True if window is None else distance_TS < window
-    return (distance_TS >= 0) & near
-
-
-def _around(distance_TS: jax.Array, window: int | None) -> jax.Array:
-    return jnp.abs(distance_TS) <= (distance_TS.size if window is None else window // 2)
-
-
-def _common_refusal(
-    causal: bool | jax.Array, bias_NTS: jax.Array | None, dropping: bool, crossing: bool
-) -> str | None:
+def _common_refusal(visible: Visibility, *, dropping: bool) -> str | None:
     """Why no fused backend can serve a call; None if they may."""
     if dropping:
         return "it has no attention dropout (model.attention_dropout=0 turns that off)"
-    if not isinstance(causal, bool):
+    if not isinstance(visible.causal, bool):
         return "rows of one batch differ in causality (objective=hybrid)"
-    if crossing:
+    if visible.key_documents is not None:
         return "a padded query of cross-attention sees no key at all"
-    if bias_NTS is not None:
+    if visible.bias is not None:
         return "it takes no learned bias of the logits (model.positions=relative)"
     return None
 

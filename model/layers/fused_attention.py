@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxmill.model.layers.visibility import Visibility, reach
 from flaxmill.sharding.rules import ACTIVATION_RULES, partition_spec, platform
 
 LANES = 128  # of a TPU's vector unit: splash works in blocks of it
@@ -43,36 +44,34 @@ def cudnn_attention(
     q_BTNH: jax.Array,
     k_BTKH: jax.Array,
     v_BTKH: jax.Array,
+    visible: Visibility,
     *,
-    documents_BT: jax.Array,
-    causal: bool,
     scale: float,
-    window: int | None = None,
 ) -> jax.Array:
     """cuDNN flash attention; documents and window go in as a bias, which cuDNN reads and never drops."""
+    causal, window = visible.causal, visible.window
+    assert isinstance(causal, bool), "rows of different causality are XLA's"
 
     def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
         mask = documents[:, :, None] == documents[:, None, :]
         if window is not None:
-            before, after = _reach(causal, window)
+            before, after = reach(causal, window)
             distance = jnp.arange(q.shape[1])[:, None] - jnp.arange(q.shape[1])[None, :]
             mask &= (distance <= before) & (distance >= -after)
         return jax.nn.dot_product_attention(
             q, k, v, mask=mask[:, None], scale=scale, is_causal=causal, implementation="cudnn"
         )
 
-    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, documents_BT)
+    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, visible.documents)
 
 
 def splash_attention(
     q_BTNH: jax.Array,
     k_BTKH: jax.Array,
     v_BTKH: jax.Array,
+    visible: Visibility,
     *,
-    documents_BT: jax.Array,
-    causal: bool,
     scale: float,
-    window: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """TPU splash attention with document numbers as its segment ids; `interpret` runs it without a TPU."""
@@ -81,12 +80,14 @@ def splash_attention(
         splash_attention_mask,
     )
 
+    causal, window = visible.causal, visible.window
+
     def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
         T, N = q.shape[1:3]
         full = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
         mask = full((T, T))
         if window is not None:
-            mask = splash_attention_mask.LocalMask((T, T), _reach(causal, window), 0)
+            mask = splash_attention_mask.LocalMask((T, T), reach(bool(causal), window), 0)
         kernel = splash_attention_kernel.make_splash_mha(
             splash_attention_mask.MultiHeadMask([mask] * N),
             head_shards=1,
@@ -102,12 +103,7 @@ def splash_attention(
 
         return jax.vmap(one_row)(q, k, v, documents)
 
-    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, documents_BT)
-
-
-def _reach(causal: bool, window: int) -> tuple[int, int]:
-    """How many tokens a query sees before itself and after."""
-    return (window - 1, 0) if causal else (window // 2, window // 2)
+    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, visible.documents)
 
 
 def _on_each_device(attend: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """Attention: the reference, its mask, the choice of a backend, and the fused kernels that run here."""
 
 import logging
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,9 @@ import numpy as np
 import pytest
 
 from flaxmill.model.layers import attention as attention_module
-from flaxmill.model.layers.attention import attention, attention_mask, xla_attention
+from flaxmill.model.layers.attention import attention, xla_attention
 from flaxmill.model.layers.fused_attention import splash_attention
+from flaxmill.model.layers.visibility import Visibility, attention_mask
 
 B, T, N, K, H = 2, 128, 4, 2, 64
 
@@ -40,7 +40,7 @@ def slow_attention(q_BTNH, k_BTKH, v_BTKH, documents_BT, causal_B):
 @pytest.mark.parametrize("causal", [True, False, jnp.array([True, False])], ids=["causal", "full", "by row"])
 def test_xla_attention_equals_a_loop_over_visible_keys(arrays, causal):
     q, k, v, documents = arrays
-    got = xla_attention(q, k, v, documents_BT=documents, causal=causal, scale=H**-0.5)
+    got = xla_attention(q, k, v, Visibility(documents, causal), scale=H**-0.5)
     causal_B = np.broadcast_to(np.asarray(causal), (B,))
     exact = [np.asarray(x, np.float64) for x in (q, k, v)]
     expected = slow_attention(*exact, documents_BT=np.asarray(documents), causal_B=causal_B)
@@ -49,7 +49,7 @@ def test_xla_attention_equals_a_loop_over_visible_keys(arrays, causal):
 
 @pytest.mark.parametrize("window", [1, 7, 64])
 def test_a_causal_window_counts_the_token_itself(window):
-    mask = attention_mask(jnp.ones((1, 100), jnp.int32), causal=True, window=window)[0]
+    mask = attention_mask(Visibility(jnp.ones((1, 100), jnp.int32), True, window))[0]
     seen = [np.flatnonzero(row) for row in np.asarray(mask)]
     for place, keys in enumerate(seen):
         np.testing.assert_array_equal(keys, np.arange(max(0, place - window + 1), place + 1))
@@ -57,7 +57,7 @@ def test_a_causal_window_counts_the_token_itself(window):
 
 @pytest.mark.parametrize("window", [1, 6, 64])
 def test_a_window_without_direction_reaches_half_of_it_to_each_side(window):
-    mask = attention_mask(jnp.ones((1, 100), jnp.int32), causal=False, window=window)[0]
+    mask = attention_mask(Visibility(jnp.ones((1, 100), jnp.int32), False, window))[0]
     for place, row in enumerate(np.asarray(mask)):
         first, last = max(0, place - window // 2), min(99, place + window // 2)
         np.testing.assert_array_equal(np.flatnonzero(row), np.arange(first, last + 1))
@@ -65,23 +65,24 @@ def test_a_window_without_direction_reaches_half_of_it_to_each_side(window):
 
 def test_rows_of_either_direction_have_their_own_window():
     documents_BT = jnp.ones((2, 20), jnp.int32)
-    both = attention_mask(documents_BT, causal=jnp.array([True, False]), window=6)
+    both = attention_mask(Visibility(documents_BT, jnp.array([True, False]), 6))
     for row, causal in enumerate((True, False)):
-        np.testing.assert_array_equal(both[row], attention_mask(documents_BT, causal, window=6)[row])
+        np.testing.assert_array_equal(both[row], attention_mask(Visibility(documents_BT, causal, 6))[row])
 
 
 def test_cross_attention_stays_within_the_pair():
-    mask = attention_mask(jnp.array([[1, 2, 0]]), False, key_documents_BS=jnp.array([[1, 1, 2, 0]]))[0]
+    keys = jnp.array([[1, 1, 2, 0]])
+    mask = attention_mask(Visibility(jnp.array([[1, 2, 0]]), False, key_documents=keys))[0]
     np.testing.assert_array_equal(mask, [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 def test_a_bias_is_added_to_the_scaled_logits(arrays):
     q, k, v, documents = arrays
     bias_NTS = jax.random.normal(jax.random.key(3), (N, T, T))
-    options: dict[str, Any] = dict(documents_BT=documents, causal=True, scale=0.5)
-    got = xla_attention(q, k, v, bias_NTS=bias_NTS, **options)
+    visible = Visibility(documents, True)
+    got = xla_attention(q, k, v, visible._replace(bias=bias_NTS), scale=0.5)
     logits_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q, jnp.repeat(k, N // K, 2)) * 0.5 + bias_NTS
-    mask_BTS = attention_mask(documents, causal=True)
+    mask_BTS = attention_mask(visible)
     probs = jax.nn.softmax(jnp.where(mask_BTS[:, None], logits_BNTS, -jnp.inf), -1)
     expected = jnp.einsum("BNTS,BSNH->BTNH", probs, jnp.repeat(v, N // K, 2))
     np.testing.assert_allclose(got, expected, atol=3e-6)  # float32, contracted in another order
@@ -89,7 +90,7 @@ def test_a_bias_is_added_to_the_scaled_logits(arrays):
 
 def test_mask_never_crosses_documents():
     documents_BT = jnp.array([[1, 1, 2, 2, 0]])
-    mask = attention_mask(documents_BT, causal=False)[0]
+    mask = attention_mask(Visibility(documents_BT, False))[0]
     assert not mask[:2, 2:].any()
     assert not mask[2:, :2].any()
     assert mask[2:4, 2:4].all()
@@ -99,25 +100,25 @@ def test_mask_never_crosses_documents():
 @pytest.mark.parametrize("causal", [True, False])
 def test_splash_attention_equals_xla_with_packed_documents(arrays, causal, window):
     q, k, v, documents = arrays
-    options: dict[str, Any] = dict(documents_BT=documents, causal=causal, scale=H**-0.5, window=window)
-    got = splash_attention(q, k, v, **options, interpret=True)
-    expected = xla_attention(q, k, v, **options)
+    visible = Visibility(documents, causal, window)
+    got = splash_attention(q, k, v, visible, scale=H**-0.5, interpret=True)
+    expected = xla_attention(q, k, v, visible, scale=H**-0.5)
     np.testing.assert_allclose(got, expected, atol=2e-5)  # blockwise softmax rescales its sums
 
 
 def test_fused_backend_gives_way_with_a_logged_reason(arrays, caplog):
     attention_module._log_fallback.cache_clear()
     q, k, v, documents = arrays
-    options: dict[str, Any] = dict(documents_BT=documents, causal=True, scale=H**-0.5)
+    visible = Visibility(documents, True)
     with caplog.at_level(logging.WARNING, logger="flaxmill.attention"):
-        got = attention(q, k, v, **options, backend="cudnn")
+        got = attention(q, k, v, visible, scale=H**-0.5, backend="cudnn")
     assert "cudnn cannot serve, XLA does: it needs a GPU" in caplog.text
-    np.testing.assert_array_equal(got, xla_attention(q, k, v, **options))
+    np.testing.assert_array_equal(got, xla_attention(q, k, v, visible, scale=H**-0.5))
 
 
 def test_auto_is_silent_on_a_cpu(arrays, caplog):
     q, k, v, documents = arrays
-    attention(q, k, v, documents_BT=documents, causal=True, scale=1.0, backend="auto")
+    attention(q, k, v, Visibility(documents, True), scale=1.0, backend="auto")
     assert not caplog.records
 
 
@@ -125,7 +126,7 @@ def test_dropout_zeroes_probabilities_and_keeps_their_mean(arrays):
     q, k, _, documents = arrays
     ones = jnp.ones((B, T, K, H))
     got = xla_attention(
-        q, k, ones, documents_BT=documents, causal=False, scale=0.0, dropout_rate=0.5, key=jax.random.key(1)
+        q, k, ones, Visibility(documents, False), scale=0.0, dropout_rate=0.5, key=jax.random.key(1)
     )
     assert got.std() > 0.05
     np.testing.assert_allclose(got.mean(), 1.0, atol=0.05)  # 1024 rows of at least 8 kept or dropped places
@@ -135,7 +136,7 @@ def test_every_kernel_lowers_for_the_hardware_it_is_for(arrays):
     q, k, v, documents = arrays
 
     def run(q, k, v):
-        return splash_attention(q, k, v, documents_BT=documents, causal=True, scale=1.0).sum()
+        return splash_attention(q, k, v, Visibility(documents, True), scale=1.0).sum()
 
     traced = jax.jit(jax.grad(run, (0, 1, 2))).trace(q, k, v)
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()

@@ -1,0 +1,51 @@
+"""Who sees whom in attention, as data: each backend builds its own mask from it."""
+
+# B batch, T query tokens, S key tokens, N heads
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Visibility(NamedTuple):
+    """Which keys a query sees."""
+
+    documents: jax.Array
+    """int32 [B,T]: the document of each query. It sees only keys of its own; 0 is padding."""
+    causal: bool | jax.Array
+    """True: a token sees itself and the tokens before it. bool [B]: so in the rows where it is True."""
+    window: int | None = None
+    """Causal: a token sees itself and window - 1 tokens before it. Else window // 2 on either side."""
+    bias: jax.Array | None = None
+    """[N,T,S]: added to the scaled logits."""
+    key_documents: jax.Array | None = None
+    """int32 [B,S]: the documents of the keys of cross-attention; None: the keys are the queries' tokens."""
+
+
+def attention_mask(visible: Visibility) -> jax.Array:
+    """bool [B,T,S]: True if the query may see the key."""
+    documents_BT, causal, window = visible.documents, visible.causal, visible.window
+    key_documents_BS = documents_BT if visible.key_documents is None else visible.key_documents
+    mask_BTS = documents_BT[:, :, None] == key_documents_BS[:, None, :]
+    distance_TS = jnp.arange(documents_BT.shape[1])[:, None] - jnp.arange(key_documents_BS.shape[1])[None, :]
+    if causal is True:
+        return mask_BTS & _before(distance_TS, window)
+    if causal is False:
+        return mask_BTS & _on_either_side(distance_TS, window)
+    before_TS, either_TS = _before(distance_TS, window), _on_either_side(distance_TS, window)
+    return mask_BTS & jnp.where(causal[:, None, None], before_TS, either_TS)
+
+
+def reach(causal: bool, window: int) -> tuple[int, int]:
+    """How many tokens a query sees before itself and after."""
+    return (window - 1, 0) if causal else (window // 2, window // 2)
+
+
+def _before(distance_TS: jax.Array, window: int | None) -> jax.Array:
+    near = True if window is None else distance_TS < window
+    return (distance_TS >= 0) & near
+
+
+def _on_either_side(distance_TS: jax.Array, window: int | None) -> jax.Array:
+    return jnp.abs(distance_TS) <= (distance_TS.size if window is None else window // 2)
