@@ -86,7 +86,7 @@ class Tokenizer:
 
     @property
     def max_length(self) -> int | None:
-        """The longest text that its settings allow; None if that is nothing, or transformers' "very long"."""
+        """The longest text that its settings allow; None if not stated, or transformers' "very long"."""
         stated = self.settings.get("model_max_length", self.settings.get("max_len"))
         return stated if isinstance(stated, int) and 0 < stated < _VERY_LONG else None
 

@@ -1,4 +1,4 @@
-"""Rows of tagged sentences: a word's tag stands at its first piece."""
+"""Rows of tagged sentences: a word's tag is at its first piece."""
 
 from collections.abc import Iterable, Iterator, Sequence
 

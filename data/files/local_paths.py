@@ -34,7 +34,7 @@ def local_path(text: str, name: str) -> Path:
 
 
 def refuse_remote(text: str, name: str) -> None:
-    """Raise ValueError where a URL stands for a path: a directory of that name is not what was meant."""
+    """Raise ValueError if a URL is given for a path: a directory of that name is not what was meant."""
     found = _SCHEME.match(text)
     if found is None:
         return
