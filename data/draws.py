@@ -37,10 +37,11 @@ def to_uniform(bits_: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, size: int, *keys: int) -> np.ndarray:
-    """Where a random permutation of range(size), chosen by the keys, sends each index; O(1) memory.
+    """The places to which a random permutation of range(size), chosen by the keys, sends each index.
 
-    A Feistel network permutes a rectangle that is hardly larger than size; places beyond it walk on until
-    they fall inside (Black and Rogaway 2002, "generalised Feistel" and "cycle walking").
+    It needs O(1) memory. A Feistel network permutes a rectangle that is hardly larger than size. Places
+    beyond size walk on until they fall inside (Black and Rogaway 2002, "generalised Feistel" and "cycle
+    walking").
     """
     assert size >= 1
     width = math.isqrt(size - 1) + 1

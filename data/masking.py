@@ -1,4 +1,4 @@
-"""Which places are masked and by what (Devlin et al. 2019), drawn for a whole batch at once."""
+"""Draws which places are masked and by what (Devlin et al. 2019), for a whole batch at once."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ _MASK_SHARE, _KEPT_SHARE = 0.8, 0.1
 
 
 class Masked(NamedTuple):
-    """tokens [n,T] as the model sees them, and chosen [n,T]: the places whose original it must predict."""
+    """tokens [n,T] as the model sees them; chosen [n,T]: the places where it must predict the original."""
 
     tokens: np.ndarray
     chosen: np.ndarray
@@ -37,10 +37,10 @@ def mask_tokens(
     vocab_size: int,
     keys: np.ndarray,
 ) -> Masked:
-    """Masks round(mask_rate * length) of each row's places, at least 1, length counting special tokens.
+    """Masks round(mask_rate * length) of each row's places, at least 1; length counts special tokens.
 
-    Special tokens (looked up in is_special [vocab_size]) are never chosen. Of the chosen, 80% become
-    the mask, 10% stay, 10% become a word drawn from the whole vocabulary, each piece on its own.
+    Special tokens (looked up in is_special [vocab_size]) are never chosen. 80% of the chosen
+    become the mask, 10% stay, 10% become a word drawn from the whole vocabulary, each piece on its own.
     keys: uint64 [n], one for each row's draws.
     """
     may_mask = is_real & ~is_special[tokens]

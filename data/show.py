@@ -14,7 +14,7 @@ def describe_batch(
     batch: dict[str, np.ndarray], tokenizer: Tokenizer, rows: int = 2, labels: Sequence[str] = ()
 ) -> str:
     """The first rows of a batch: each document's text with its masked places, and what is predicted; or each
-    labelled example and its label, `labels` being the names of the categories."""
+    labelled example and its label. `labels` are the names of the categories."""
     num_rows, length = batch["tokens"].shape
     if "example_numbers" in batch:
         blocks = [f"{num_rows} rows of {length} tokens, {int(batch['mask'].sum())} real"]

@@ -31,7 +31,7 @@ def describe_example(batch: Batch, row: int, tokenizer: Tokenizer, labels: Seque
 
 
 def one_line(text: str) -> str:
-    """Line ends and tabs as they are spelled in a string."""
+    """The text with line ends and tabs as a string literal spells them."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 

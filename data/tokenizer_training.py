@@ -21,7 +21,7 @@ WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SAMPLE_BYTES_PER_ENTRY = 2048
 _MAX_WORDPIECE_ALPHABET = 1000
 _MIN_WORDPIECE_VOCABULARY = 128
-# A few capitals are names in an uncased vocabulary; of a cased one a third of the words have them.
+# An uncased vocabulary has a few capitals, in names; in a cased one a third of the words have them.
 _CASED_SHARE = 0.1
 
 
@@ -38,7 +38,7 @@ def make_tokenizer(config: DataConfig, corpus: SplitCorpus, log: Callable[[str],
 
 
 def load_tokenizer(config: DataConfig, log: Callable[[str], None]) -> Tokenizer:
-    """The tokenizer of a file, its roles as data.framing asks. Raises ValueError where it cannot be read."""
+    """The tokenizer of a file, with roles as data.framing asks. Raises ValueError if it cannot be read."""
     tokenizer = Tokenizer.load(config.tokenizer, by_spelling=config.framing == "spelled")
     if unknown := tokenizer.unknown_settings:
         keys = ", ".join(unknown)

@@ -1,4 +1,4 @@
-"""Which area of the standard library a module belongs to, as the sections of its reference group them."""
+"""Maps modules to areas of the standard library, as the sections of its reference group them."""
 
 AREAS: dict[str, str] = {
     "concurrency": "_threading_local asyncio concurrent multiprocessing queue sched subprocess threading",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from flaxmill.data.text.embedded_corpus import find_sources, library_root
 
-# Gone since Python 3.12: with it, examples would depend on the version far more than they need to.
+# distutils is gone since Python 3.12: with it, examples would depend on the version far more than needed.
 _LEFT_OUT = {"distutils"}
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -45,10 +45,10 @@ class Definition(NamedTuple):
 
 @functools.cache
 def read_definitions() -> tuple[Definition, ...]:
-    """All definitions of more than one line, in a fixed order; where a name is defined twice, the first."""
+    """All definitions of more than one line, in a fixed order; only the first of a name counts."""
     found: dict[str, Definition] = {}
     for module, source in read_modules():
-        lines = source.split("\n")  # splitlines also cuts at form feeds, which end no line of Python's
+        lines = source.split("\n")  # splitlines also cuts at form feeds, which do not end a line of Python
         for names, node in _walk(parse_source(source).body, ()):
             if (definition := _describe(module, names, node, lines)) is not None:
                 found.setdefault(definition.identity, definition)
@@ -64,7 +64,7 @@ def read_modules() -> Iterator[tuple[str, str]]:
 
 
 def parse_source(source: str) -> ast.Module:
-    """The syntax tree; an empty one where a distribution ships a module of another Python's syntax."""
+    """The syntax tree; an empty tree where a distribution ships a module in another Python's syntax."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -76,7 +76,7 @@ def parse_source(source: str) -> ast.Module:
 def _walk(
     statements: list[ast.stmt], names: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], _Definition]]:
-    """Definitions of modules and classes, those under `if` and `try` included, not those inside functions."""
+    """Definitions in modules and classes, also under `if` and `try`, but not inside functions."""
     for node in statements:
         if isinstance(node, _Definition):
             yield (*names, node.name), node

@@ -1,4 +1,4 @@
-"""Docstrings of the library: which of them repeat others, and the text that their first lines sum up."""
+"""Finds docstrings of the library that repeat others, and the text that a first line sums up."""
 
 import functools
 import re
@@ -6,18 +6,21 @@ from collections.abc import Callable, Iterable
 
 from flaxmill.data.embedded_tasks.definitions import Definition, read_definitions
 
-# A docstring of which more than this share of the word triples stood in others repeats them.
+# A docstring repeats others if more than this share of its word triples is in them.
 _MOST_REPEATED = 0.5
 _LEAST_WORDS = 6
 _LEAST_SUMMARY_WORDS = 3
-_MOST_TEXT = 280  # characters: a row of 128 tokens holds them beside the summary
+_MOST_TEXT = 280  # characters: a row of 128 tokens holds them and the summary
 
 _Triples = set[tuple[str, ...]]
 
 
 @functools.cache
 def distinct_definitions() -> tuple[Definition, ...]:
-    """Those whose docstrings repeat little; the longest are chosen first, since they hold the shorter."""
+    """Definitions with docstrings that repeat one another little.
+
+    The longest are chosen first, since they contain the shorter ones.
+    """
     definitions = read_definitions()
     words = {number: _words(definition.docstring) for number, definition in enumerate(definitions)}
     chosen: list[int] = []
@@ -31,7 +34,7 @@ def distinct_definitions() -> tuple[Definition, ...]:
 
 
 def make_repeats(others: Iterable[Definition]) -> Callable[[Definition], bool]:
-    """Whether a definition's docstring repeats those of others, or begins with the very line of one."""
+    """A function that says whether a docstring repeats these others, or has the first line of one of them."""
     docstrings = [definition.docstring for definition in others]
     seen: _Triples = set().union(*(_triples(_words(docstring)) for docstring in docstrings))
     lines = {_first_line(docstring) for docstring in docstrings}
@@ -45,8 +48,11 @@ def make_repeats(others: Iterable[Definition]) -> Callable[[Definition], bool]:
 
 
 def sum_up(definition: Definition) -> tuple[str, str] | None:
-    """(text, summary): the words of the name, the head, the docstring without its first line and the front of
-    the source; and that line. None where it is no whole sentence, or says nothing in words."""
+    """(text, summary): the summary is the docstring's first line.
+
+    The text is the words of the name, the header, the rest of the docstring and the front of the source. None
+    where the first line is not a whole sentence, or says nothing in words.
+    """
     first, _, rest = definition.docstring.partition("\n")
     is_whole = not rest or rest.startswith("\n") or first.endswith((".", ":"))
     text = "\n".join(filter(None, (rest.strip(), definition.body)))[:_MOST_TEXT]

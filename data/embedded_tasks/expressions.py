@@ -1,11 +1,11 @@
-"""Expressions in Python source, and what each is at its top."""
+"""Expressions in Python source, each with its outermost construct."""
 
 import ast
 from collections.abc import Iterator, Sequence
 
 _LEAST_CHARACTERS, _MOST_CHARACTERS = 12, 120
 
-# In the words of the language reference.
+# The names are the words of the language reference.
 _CONSTRUCTS: dict[type[ast.expr], str] = {
     ast.BinOp: "binary",
     ast.BoolOp: "boolean",
@@ -20,8 +20,8 @@ _CONSTRUCTS: dict[type[ast.expr], str] = {
 
 
 def find_expressions(tree: ast.AST, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(text, construct) of the expressions on one line that are assigned, returned or tested; of these, those
-    that hold two constructs or more. `lines` are ASCII."""
+    """(text, construct) of the expressions on one line that are assigned, returned or tested and hold two or
+    more constructs. `lines` are ASCII."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AugAssign | ast.Return):
             expression = node.value

@@ -14,7 +14,7 @@ Expression = str | tuple[str, "Expression", "Expression"]
 
 
 def draw_notations() -> Iterator[tuple[str, str]]:
-    """(infix, reverse Polish) of expressions that differ from one another, signs apart by blanks."""
+    """(infix, reverse Polish) of expressions that differ from one another; blanks separate the signs."""
     draw = make_draw(EMBEDDED_EXAMPLES, 1)
     seen: set[str] = set()
     while len(seen) < _NUM_EXPRESSIONS:
@@ -37,7 +37,7 @@ def to_infix(expression: Expression) -> str:
 
 
 def to_reverse_polish(expression: Expression) -> str:
-    """`a b c - d * -`: each operator after both its sides."""
+    """`a b c - d * -`: each operator follows both its sides."""
     if isinstance(expression, str):
         return expression
     operator, left, right = expression

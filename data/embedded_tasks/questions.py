@@ -1,4 +1,4 @@
-"""Questions on the source of a function, each with the piece of it that answers, or with none."""
+"""Questions about the source of a function, each with the piece of it that answers, or without an answer."""
 
 import ast
 import itertools
@@ -11,14 +11,14 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Question(NamedTuple):
-    """`answer` is (start, end), characters of the source; None where nothing in it answers."""
+    """`answer` is (start, end), in characters of the source; None where nothing in the source answers."""
 
     text: str
     answer: tuple[int, int] | None
 
 
 def ask(source: str, function: ast.stmt) -> Iterator[Question]:
-    """The questions that have one answer, or none; what has several is not asked. `source` is ASCII."""
+    """Questions that have one answer, or none; a question with several is not asked. `source` is ASCII."""
     assert isinstance(function, _Function)
     starts = [0, *itertools.accumulate(len(line) + 1 for line in source.split("\n"))]
     questions = [*_of_statements(function), *_of_names(function)]

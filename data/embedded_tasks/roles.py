@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 # A name or a number, a string, or one sign of an operator; strings with blanks are left out with their line.
 _WORD = re.compile(r"""\w+|"[^"\s\\]*"|'[^'\s\\]*'|[^\w\s"']""")
 _LEAST_WORDS, _MOST_WORDS = 4, 32
-# What is no name: keywords, literals and signs.
+# The tag of all that is not a name: keywords, literals and signs.
 OTHER = "O"
 
 _Words = list[tuple[str, int]]
@@ -16,9 +16,9 @@ _Words = list[tuple[str, int]]
 def tag_lines(tree: ast.AST, lines: Sequence[str]) -> Iterator[tuple[int, list[str], list[str]]]:
     """(line number, words, their tags) of the statements, or heads of statements, that fill one line.
 
-    A name is a function or class that is defined, a parameter, the name of an argument, what is imported, an
-    attribute, a method or function that is called, a variable that is assigned, or one that is read.
-    `lines` are those of the whole module, in ASCII.
+    A name is a function or class that is defined, a parameter, the name of an argument, an imported name, an
+    attribute, a method or function that is called, a variable that is assigned, or a variable that is read.
+    `lines` are all lines of the module, in ASCII.
     """
     roles = dict(_roles(tree, lines))
     for number in sorted(_lines_of_statements(tree, lines)):
@@ -29,7 +29,7 @@ def tag_lines(tree: ast.AST, lines: Sequence[str]) -> Iterator[tuple[int, list[s
 
 
 def _split(line: str) -> _Words | None:
-    """The words with their columns; None where a piece of the line is no word of ours."""
+    """The words with their columns; None where a piece of the line matches no word."""
     words = [(match[0], match.start()) for match in _WORD.finditer(line)]
     return words if sum(len(word) for word, _ in words) == len("".join(line.split())) else None
 
@@ -45,7 +45,7 @@ def _lines_of_statements(tree: ast.AST, lines: Sequence[str]) -> Iterator[int]:
 
 
 def _roles(tree: ast.AST, lines: Sequence[str]) -> Iterator[tuple[tuple[int, int], str]]:
-    """((line, column), role) of names; that of a call comes after that of what is called, and replaces it."""
+    """((line, column), role) of names. A call comes after the name that is called, and replaces its role."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             column = lines[node.lineno - 1].find(node.name, node.col_offset + len("def "))

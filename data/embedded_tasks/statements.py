@@ -1,4 +1,4 @@
-"""Statements on a function, each true or false by its syntax."""
+"""Statements about a function, each true or false by its syntax."""
 
 import ast
 from collections.abc import Callable
@@ -7,7 +7,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def judge(function: ast.stmt) -> dict[str, bool]:
-    """Whether each of the statements holds of the function."""
+    """For each statement, whether it holds for the function."""
     assert isinstance(function, _Function)
     nodes = list(ast.walk(function))
     judged = {statement: any(map(holds, nodes)) for statement, holds in _OF_ANY_NODE.items()}

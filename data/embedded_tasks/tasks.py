@@ -21,21 +21,21 @@ from flaxmill.data.embedded_tasks.statements import judge
 Example = dict[str, Any]
 
 _HELD_OUT_SHARE = 0.15
-_SPLIT, _QUESTION, _SAMPLE = range(2, 5)  # second keys of draws; 1 is that of the notations
+_SPLIT, _QUESTION, _SAMPLE = range(2, 5)  # second keys of draws; the notations use 1
 
 _MOST_SOURCE = 280  # characters: a row of 128 tokens holds them, and a statement or question
-# Shares of the functions and of the modules: all of them would be more than a few minutes of training read.
+# The shares of functions and modules that are used: all are more than a few minutes of training read.
 _FUNCTIONS_SHARE, _EXPRESSIONS_SHARE, _LINES_SHARE = 0.6, 0.5, 0.3
 _MOST_OF_A_LABEL = 1200
 _STATEMENTS_OF_A_FUNCTION = 2
-_UNANSWERABLE_SHARE = 0.06  # of the questions that nothing answers, since those are most of all
+_UNANSWERABLE_SHARE = 0.06  # of the questions without an answer, since most questions have none
 
 
 def embedded_examples(task: str) -> Iterator[Example]:
     """The task's examples in a fixed order, with the columns that DataConfig names, `id` and `split`.
 
-    Split "valid" holds about 15%. What is alike stays together, as all that one class defines does; what
-    repeats is left out. Python's version decides the rest.
+    Split "valid" holds about 15%. Similar examples stay in one split, such as all that one class defines, and
+    repeats are left out. Python's version decides the rest.
 
     Args:
       task: classification, areas, pairs, answers, tags, summaries or translation.
@@ -44,7 +44,7 @@ def embedded_examples(task: str) -> Iterator[Example]:
 
 
 def _classification() -> Iterator[Example]:
-    """`text`: an expression; `label`: what it is at its top, a call, a comparison and so on."""
+    """`text`: an expression; `label`: its outermost construct, a call, a comparison and so on."""
     found: dict[str, Example] = {}
     for group, tree, lines in _top_level(_EXPRESSIONS_SHARE):
         for text, construct in find_expressions(tree, lines):
@@ -56,23 +56,23 @@ def _classification() -> Iterator[Example]:
 
 
 def _areas() -> Iterator[Example]:
-    """`text`: a docstring; `label`: the area of the library. Its words alone tell much."""
+    """`text`: a docstring; `label`: the area of the library. The docstring's words alone tell much."""
     for definition in distinct_definitions():
         if area := area_of(definition.module):
             yield _example(definition, text=definition.docstring, label=area)
 
 
 def _pairs() -> Iterator[Example]:
-    """`text`: a function; `pair`: a statement on it; `label`: whether that holds, yes or no.
+    """`text`: a function; `pair`: a statement about it; `label`: whether the statement holds, yes or no.
 
-    Each statement holds as often as not, so that it alone does not tell. The function alone tells a little:
-    of a long one more is true.
+    Each statement holds as often as not, so that the statement alone does not tell the label. The function
+    alone tells a little: more statements are true of a long one.
     """
     balance: collections.Counter[tuple[str, str]] = collections.Counter()
     for definition, source, tree in _functions():
         judged, split = judge(tree), _split(definition.group)
         signs = {statement: 1 if holds else -1 for statement, holds in judged.items()}
-        # Those whose answer here makes up most for their answers so far.
+        # First the statements with an answer here that most evens out their answers so far.
         statements = sorted(
             signs, key=lambda said, split=split, signs=signs: signs[said] * balance[split, said]
         )
@@ -107,8 +107,8 @@ def _tags() -> Iterator[Example]:
 def _summaries() -> Iterator[Example]:
     """`text`: see `sum_up`; `target`: the first line of a docstring.
 
-    Held out are definitions whose docstrings repeat no others. Those to learn from are all that do not repeat
-    these, though they may repeat one another: there are few, and a small model needs every one.
+    The held-out definitions have docstrings that repeat no others. All definitions that do not repeat these
+    are learned from, though they may repeat one another: there are few, and a small model needs every one.
     """
     held_out = [one for one in distinct_definitions() if _split(one.group) == "valid" and sum_up(one)]
     repeats = make_repeats(held_out)
@@ -139,7 +139,7 @@ TASKS: dict[str, Callable[[], Iterator[Example]]] = {
 
 
 def _top_level(share: float) -> Iterator[tuple[str, ast.stmt, list[str]]]:
-    """(group, statement, lines of its module) of what stands at the top of a share of the modules."""
+    """(group, statement, lines of its module) of the statements at the top of a share of the modules."""
     for module, source in read_modules():
         if _draw(_SAMPLE, module) < share:
             lines = source.split("\n")
@@ -149,7 +149,7 @@ def _top_level(share: float) -> Iterator[tuple[str, ast.stmt, list[str]]]:
 
 @functools.cache
 def _functions() -> tuple[tuple[Definition, str, ast.stmt], ...]:
-    """Short functions that differ from one another, with their source and its syntax, docstrings left out."""
+    """Short functions that differ from one another, with their source and its syntax, without docstrings."""
     found: dict[str, tuple[Definition, str, ast.stmt]] = {}
     for definition in read_definitions():
         source = f"{definition.header}\n{textwrap.indent(definition.body, '    ')}"

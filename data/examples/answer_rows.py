@@ -19,7 +19,10 @@ OUTSIDE = -1
 
 
 def make_answer_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
-    """Question, then context, in windows that share data.stride tokens of it; trains on the first answer."""
+    """Makes rows of a question and a window over its context; rows train on the first answer.
+
+    Neighbouring windows share data.stride tokens of the context.
+    """
     framer = _make_framer(tokenizer, config)
 
     def encode(examples: Sequence[Example], first: int) -> EncodedRows:
@@ -59,14 +62,14 @@ def locate_contexts(
 
 
 def check_stride(config: DataConfig, num_around: int = 0) -> None:
-    """Raises ValueError where windows share all that is left beside the `num_around` special tokens."""
+    """Raises ValueError where windows share all the room that `num_around` special tokens leave."""
     room = config.sequence_length - num_around
     if config.stride >= room:
         beside = f" beside {num_around} special tokens" if num_around else ""
         raise ValueError(
-            f"data.stride={config.stride} tokens that neighbouring windows share leave nothing new in one: "
-            f"data.sequence_length={config.sequence_length} has room for {room}{beside}; lower data.stride, "
-            f"for example to {room // 3}, or raise data.sequence_length"
+            f"data.stride={config.stride} tokens that neighbouring windows share leave nothing new in a "
+            f"window: data.sequence_length={config.sequence_length} has room for {room}{beside}; lower "
+            f"data.stride, for example to {room // 3}, or raise data.sequence_length"
         )
 
 
@@ -91,7 +94,7 @@ def _windows(
 
 
 def _check_questions(framer: tokenizers.Tokenizer, examples: Sequence[Example], config: DataConfig) -> None:
-    """A window must have room for more of the context than it shares with its neighbour."""
+    """Checks that a window has room for more of the context than it shares with its neighbour."""
     framer.no_truncation()
     room = config.sequence_length - framer.num_special_tokens_to_add(True)
     encode = functools.partial(framer.encode_batch_fast, add_special_tokens=False)
@@ -116,7 +119,7 @@ def _context_places(encoding: tokenizers.Encoding) -> np.ndarray:
 
 
 def _answer_span(encoding: tokenizers.Encoding, answers: Sequence[Answer]) -> tuple[int, int]:
-    """Places of the tokens in which the first answer begins and ends; (0, 0) unless all of it is here."""
+    """The first answer's first and last token; (0, 0) unless this window holds all of it."""
     places = _context_places(encoding)
     if not answers or not len(places):
         return 0, 0
@@ -125,7 +128,7 @@ def _answer_span(encoding: tokenizers.Encoding, answers: Sequence[Answer]) -> tu
     if offsets[0, 0] > begin or offsets[-1, 1] < end:
         return 0, 0
     starts, ends = offsets[:, 0], offsets[:, 1]
-    # Of the bytes of one character, which share its offsets, the first begins it and the last ends it.
+    # The bytes of one character share its offsets: an answer begins at their first and ends at their last.
     first = np.searchsorted(starts, starts[np.searchsorted(starts, begin, side="right") - 1])
     last = np.searchsorted(ends, ends[np.searchsorted(ends, end)], side="right") - 1
     return int(places[first]), int(places[last])

@@ -1,4 +1,4 @@
-"""The examples inside the running Python as rows with their splits, like those of a file."""
+"""The examples inside the running Python as rows with their splits, like the rows of a file."""
 
 import functools
 import platform
@@ -14,10 +14,10 @@ SplitRow = tuple[Split, Row]
 
 
 def choose_embedded(config: DataConfig, objective: str) -> str:
-    """The examples that data.embedded names, or that the objective learns from by itself.
+    """The examples that data.embedded names, or else the examples that suit the objective.
 
     Raises:
-      ValueError: it learns nothing from them.
+      ValueError: the objective cannot learn from them.
     """
     known = examples_of(objective).embedded
     if config.embedded == "all":
@@ -39,6 +39,6 @@ def embedded_rows(task: str) -> tuple[SplitRow, ...]:
 
 
 def embedded_inventory(task: str) -> tuple[list[list], int]:
-    """What the rows are made from, and its bytes. Raises ValueError where this Python has no sources."""
+    """(inventory, bytes) of the rows' sources. Raises ValueError where this Python has no sources."""
     sources = embedded_corpus("all")
     return [[platform.python_version(), task], *sources.inventory[1:]], sources.num_bytes

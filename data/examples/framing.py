@@ -1,4 +1,4 @@
-"""What stands around and between a row's texts: the tokenizer's own template, or that of its kind."""
+"""The tokens before, between and after a row's texts: the tokenizer's own template, or its kind's."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -17,7 +17,8 @@ _SEPARATOR, _CLOSING = "separator", "closing"
 def document_frame(tokenizer: Tokenizer, framing: Framing) -> Frame:
     """The ids before and after a document of text, and before a prompt that a model continues.
 
-    [CLS] and [SEP] of a tokenizer with these; else an end token, behind what `framing` says stands before.
+    A tokenizer with [CLS] and [SEP] frames with these. Any other puts an end token after, and before what
+    `framing` says.
     """
     after = () if tokenizer.closing_id is None else (tokenizer.closing_id,)
     if tokenizer.is_bert_like:
@@ -29,7 +30,7 @@ def document_frame(tokenizer: Tokenizer, framing: Framing) -> Frame:
 
 
 def make_prompt_reader(tokenizer: Tokenizer, framing: Framing, *, markup: bool) -> Callable[[str], list[int]]:
-    """A function from a text to its ids behind what documents began with in training, to be continued."""
+    """A function from a text to the ids that a model continues: they begin as documents did in training."""
     before = document_frame(tokenizer, framing).before
     return lambda text: [*before, *tokenizer.encode(text, markup=markup)]
 
@@ -39,14 +40,14 @@ def make_framer(
 ) -> tokenizers.Tokenizer:
     """A copy of the tokenizer that frames one text or a pair, for `encode(..., add_special_tokens=True)`.
 
-    A template that the tokenizer brings is kept, so that rows equal those of transformers' AutoTokenizer.
-    Else [CLS] A [SEP] B [SEP], with segments 0 and 1, where it has these tokens (<s> A </s></s> B </s> with
-    segment 0 alone if it spells them so, as RoBERTa). Else, as for GPT, the text as it is, `separator`
-    between two texts.
+    The tokenizer's own template is kept, so that rows equal the rows of transformers' AutoTokenizer. Without
+    a template, a tokenizer with [CLS] and [SEP] gives [CLS] A [SEP] B [SEP] with segments 0 and 1, or
+    <s> A </s></s> B </s> with segment 0 alone if it spells them so, as RoBERTa does. Any other, such as
+    GPT's, leaves the text as it is and puts `separator` between two texts.
 
     Args:
-      closes: end the only text with the end token even so, as encoder-decoders read it.
-      markup: special tokens that texts spell are these tokens, as AutoTokenizer has it.
+      closes: end a single text with the end token also in this last case, as encoder-decoders read it.
+      markup: read special tokens that texts spell as these tokens, as AutoTokenizer does.
     """
     framer = _copy(tokenizer, markup)
     if framer.num_special_tokens_to_add(False):
@@ -86,26 +87,26 @@ def make_prompter(tokenizer: Tokenizer, separator: str, *, markup: bool) -> toke
 def truncate(
     framer: tokenizers.Tokenizer, config: DataConfig, *, is_pair: bool, side: Literal["left", "right"]
 ) -> None:
-    """Has the framer cut to data.sequence_length, of a pair the longer text first.
+    """Makes the framer cut rows to data.sequence_length; of a pair, it cuts the longer text first.
 
     Args:
-      side: where a text loses tokens, the tokenizer's truncation_side.
+      side: the end at which a text loses tokens, the tokenizer's truncation_side.
 
     Raises:
-      ValueError: what stands around the texts leaves no room for them.
+      ValueError: the tokens around the texts leave no room for them.
     """
     num_around = framer.num_special_tokens_to_add(is_pair)
     if num_around + 1 + is_pair > config.sequence_length:
         raise ValueError(
-            f"data.sequence_length={config.sequence_length} has no room beside the {num_around} tokens "
-            "around the texts; raise it, or shorten data.separator"
+            f"data.sequence_length={config.sequence_length} has no room for texts beside the "
+            f"{num_around} tokens around them; raise it, or shorten data.separator"
         )
     framer.enable_truncation(config.sequence_length, strategy="longest_first", direction=side)
 
 
 def separator_ids(tokenizer: Tokenizer, separator: str) -> list[int]:
-    """A special token by its name, or the ids of a text; the closing token for a text that has none, such as
-    the line end that a WordPiece drops."""
+    """The id of a special token that `separator` names, or the ids of its text. A text without ids, such as
+    the line end that a WordPiece drops, gives the closing token."""
     if not separator:
         return []
     id_ = tokenizer.inner.token_to_id(separator)
@@ -132,7 +133,7 @@ def framed_json(tokenizer: Tokenizer, framing: Framing) -> str:
 
 
 def _copy(tokenizer: Tokenizer, markup: bool) -> tokenizers.Tokenizer:
-    """The original counts as unchangeable, and its copy is truncated."""
+    """A copy to be truncated: the original must not change."""
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     copy.encode_special_tokens = tokenizer.reader(markup).encode_special_tokens
     return copy

@@ -20,21 +20,22 @@ T = TypeVar("T")
 
 
 class EncodedRows(NamedTuple):
-    """Stored rows {field: [rows, ...]}, and of how many examples a text was cut."""
+    """Stored rows {field: [rows, ...]}, and the number of examples with a text that was cut."""
 
     rows: dict[str, np.ndarray]
     num_cut: int
 
 
 Encoder = Callable[[Sequence[Example], int], EncodedRows]
-"""Turns examples, whose first has this number in its split, into stored rows."""
+"""Turns examples into stored rows, given the first example's number in its split."""
 
 
 def make_labelled_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
-    """Long texts are cut on the tokenizer's truncation side, of a pair the longer one first, as transformers'
-    longest_first.
+    """Makes rows of one text or a pair, with a label or a number.
 
-    An unknown label is -1, an unknown number 0. Of multi_label each label has 1 where it applies, else 0.
+    Long texts are cut on the tokenizer's truncation side. In a pair, the longer text is cut first, as
+    transformers' longest_first does. An unknown label is -1, an unknown number 0. With multi_label, each
+    label has 1 where it applies, else 0.
     """
     is_pair = config.pair_column is not None
     separator = config.separator if is_pair else ""
@@ -83,12 +84,12 @@ def segments_of(
 def encode_examples(
     encode: Callable[[list[Any]], Sequence[T]], inputs: Sequence[Any], examples: Sequence[Example]
 ) -> Sequence[T]:
-    """What `encode` gives for an input of each example. Raises ValueError for one that it fails at."""
+    """What `encode` gives for an input of each example. Raises ValueError for an input that it fails at."""
     return encode_texts(encode, inputs, lambda number: examples[number].place)
 
 
 def check_tokens(ids: Sequence[Sequence[int]], examples: Sequence[Example]) -> None:
-    """Raises ValueError for an example whose text the tokenizer drops, as it may control characters."""
+    """Raises ValueError for a text that the tokenizer drops, as it may drop control characters."""
     for its_ids, example in zip(ids, examples, strict=True):
         if not its_ids:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Rows of tagged sentences: a word's tag stands at its first piece."""
+"""Rows of tagged sentences: a word's tag is at its first piece."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -19,7 +19,10 @@ NO_WORD = -1
 
 
 def make_tagged_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
-    """The words joined by blanks, cut at their end; a word that is cut off or has no piece has no tag."""
+    """Makes rows of words joined by blanks, cut on the tokenizer's truncation side.
+
+    A word that is cut off or has no piece has no tag.
+    """
     framer = _make_framer(tokenizer, config)
     number_of = number_labels(labels)
 
@@ -48,7 +51,7 @@ def make_tagged_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
 def locate_words(
     examples: Iterable[Example], config: DataConfig, tokenizer: Tokenizer
 ) -> Iterator[np.ndarray]:
-    """For each example, thus each row, int32 [T]: the word whose first piece stands there, else -1."""
+    """For each example, thus each row, int32 [T]: the word's number at a word's first piece, else -1."""
     framer = _make_framer(tokenizer, config)
     for example in examples:
         (encoding,) = encode_examples(framer.encode_batch, [" ".join(example.texts)], [example])
@@ -63,10 +66,10 @@ def _make_framer(tokenizer: Tokenizer, config: DataConfig) -> tokenizers.Tokeniz
 
 
 def _first_pieces(encoding: tokenizers.Encoding, words: Sequence[str]) -> np.ndarray:
-    """The number of the word of which each token is the first piece, else -1.
+    """For each token the number of the word that it is the first piece of, else -1.
 
-    Pieces of many tokenizers begin with the blank before their word, so a piece belongs to the word that its
-    last character is in, or in the blank before.
+    Pieces of many tokenizers begin with the blank before their word. So a piece belongs to the word that
+    holds its last character, and a blank belongs to the word after it.
     """
     word_ends = np.cumsum([len(word) + 1 for word in words]) - 1
     spans = np.array(encoding.offsets, np.int64).reshape(-1, 2)

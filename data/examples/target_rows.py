@@ -17,7 +17,7 @@ from flaxmill.data.tokenization import Tokenizer
 
 
 def make_source_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[str, ...]) -> Encoder:
-    """Either is cut at its end, before its end token."""
+    """Sources are cut on the tokenizer's truncation side, targets at their end; both keep their end token."""
     framer = make_framer(tokenizer, "", closes=True, markup=config.reads_markup_in_examples)
     truncate(framer, config, is_pair=False, side=tokenizer.truncation_side)
 
@@ -65,12 +65,12 @@ def make_prompt_encoder(config: DataConfig, tokenizer: Tokenizer, labels: tuple[
 
 
 def check_prompt_room(config: DataConfig, num_around: int = 0) -> int:
-    """Tokens for a prompt and `num_around` special ones. Raises ValueError where the prompt has none."""
+    """The room for a prompt and `num_around` special tokens. Raises ValueError where the prompt has none."""
     room = config.sequence_length + 1 - config.target_length
     if room <= num_around:
         raise ValueError(
             f"data.target_length={config.target_length} leaves no room for a prompt and its separator in "
-            f"data.sequence_length={config.sequence_length}; raise the latter, or lower the former"
+            f"data.sequence_length={config.sequence_length}; raise it, or lower data.target_length"
         )
     return room
 
@@ -78,7 +78,7 @@ def check_prompt_room(config: DataConfig, num_around: int = 0) -> int:
 def _encode_targets(
     tokenizer: Tokenizer, examples: Sequence[Example], config: DataConfig
 ) -> tuple[list[list[int]], np.ndarray]:
-    """Ids with their end token, and a bool for each: whether it was cut. Unknown targets are empty."""
+    """Ids of the targets with their end token, and for each whether it was cut. Unknown targets are empty."""
     assert tokenizer.closing_id is not None, "a tokenizer without an end token is refused before"
     most = config.target_length - 1
     encode = functools.partial(tokenizer.encode_batch, markup=config.reads_markup_in_examples)

@@ -1,4 +1,4 @@
-"""Files as streams of bytes: archives are decompressed by their suffix, and what holds no text is refused."""
+"""Files as streams of bytes: archives are decompressed by their suffix; files without text are refused."""
 
 import bz2
 import gzip
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from flaxmill.data.files.encodings import check_text
 
-# Bytes of text for one of an archive, roughly: what progress and the sample for a tokenizer reckon with.
+# Roughly the bytes of text for a byte of an archive; progress and a tokenizer's sample reckon with it.
 EXPANSION = 4
 
 _LOOKED_AT = 512
@@ -42,7 +42,7 @@ def refuse_binary(path: Path, field: str) -> None:
     for fix, suffixes in _REFUSED.items():
         if suffix in suffixes:
             raise ValueError(
-                f"{field}={str(path)!r}: a {suffix} file is neither text nor a table of it; {fix}"
+                f"{field}={str(path)!r}: a {suffix} file is neither text nor a table of text; {fix}"
             )
 
 
@@ -50,7 +50,7 @@ def refuse_binary(path: Path, field: str) -> None:
 def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     """The file's bytes, decompressed.
 
-    Raises ValueError where it cannot be read, is damaged, or is no UTF-8 as its first bytes tell.
+    Raises ValueError where it cannot be read, is damaged, or is not UTF-8, as its first bytes tell.
     """
     try:
         with _OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
@@ -65,7 +65,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 def _open_zstd(path: Path, mode: str) -> IO[bytes]:
     try:
-        from compression import zstd  # of Python 3.14 # pyright: ignore[reportMissingImports]
+        from compression import zstd  # since Python 3.14 # pyright: ignore[reportMissingImports]
     except ImportError:
         return _open_zstandard(path)
     return zstd.open(path, mode)
@@ -81,7 +81,7 @@ def _open_zstandard(path: Path) -> IO[bytes]:
 
 
 class _ZstdFrames(io.RawIOBase):
-    """All frames of a zstd file; zstandard's own readers end silently where a file was cut off."""
+    """Reads all frames of a zstd file; zstandard's own readers end silently where a file was cut off."""
 
     def __init__(self, file: IO[bytes], start_frame: Callable[[], Any], error: type[Exception]):
         self._file, self._start_frame, self._error = file, start_frame, error

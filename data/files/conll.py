@@ -1,4 +1,4 @@
-"""Tagged sentences in columns, as CoNLL's shared tasks publish them: a word a line, a blank line between."""
+"""Tagged sentences in columns, as in CoNLL's shared tasks: one word per line, blank lines between."""
 
 import re
 import shlex
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from flaxmill.data.files.rows import BLANKS, Row, read_lines, unreadable
 
-# A line of this word separates documents in CoNLL-2003 and belongs to no sentence.
+# A line with this word separates documents in CoNLL-2003 and belongs to no sentence.
 _DOCUMENT_START = "-DOCSTART-"
-# So begins the first column of CoNLL-U's first sentence.
+# The first column of CoNLL-U's first sentence begins with these.
 _NUMBERS = "123"
 _COLUMN_GAP = re.compile(f"[{BLANKS}]+")
 
@@ -43,7 +43,7 @@ def read_conll(path: Path, word_column: str, tag_column: str | None) -> Iterator
 
 
 def _columns(line: str) -> list[str]:
-    """The separators are ASCII: other white space, such as U+00A0 and U+3000, belongs to words."""
+    """Splits at ASCII separators: other white space, such as U+00A0 and U+3000, belongs to words."""
     line = line.rstrip("\r\n")
     if "\t" in line:
         return [column.strip(" ") for column in line.split("\t")]
@@ -51,11 +51,11 @@ def _columns(line: str) -> list[str]:
 
 
 def _is_comment(line: str) -> bool:
-    """Whether a line before the first word of its sentence is one.
+    """Whether a line before the first word of its sentence is a comment.
 
-    Inside a sentence a # is a word, as https://github.com/mead-ml/mead-baseline/pull/408 concluded. Before it
-    a hashtag with a tag behind a tab is one too: tweets begin with them, and comments that have no blank
-    behind their # have no tab either.
+    Inside a sentence a # is a word, as https://github.com/mead-ml/mead-baseline/pull/408 concluded. Before
+    the first word, a hashtag with a tag behind a tab is a word too: tweets begin with hashtags, and comments
+    without a blank behind their # have no tab either.
     """
     is_hashtag = "\t" in line and line[1:2] not in ("#", " ", "\t")
     return line.startswith("#") and not is_hashtag
@@ -71,7 +71,7 @@ def _check_columns(columns: list[str], place: str, has_tag: bool) -> None:
 def _numbered(path: Path) -> ValueError:
     source, target = (shlex.quote(str(name)) for name in (path, path.with_suffix(".words.conll")))
     return ValueError(
-        f"{path} numbers the words in its first column, as CoNLL-U does, which would be read as the words; "
+        f"{path} numbers the words in its first column, as CoNLL-U does, and they would be read as words; "
         f"leave that column out, for example with: cut -f 2- {source} > {target}"
     )
 

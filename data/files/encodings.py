@@ -1,4 +1,4 @@
-"""What the bytes of a file are if they are no UTF-8, and the command that converts them."""
+"""Tells what a file's bytes are if they are not UTF-8, and gives the command that converts them."""
 
 import shlex
 from pathlib import Path
@@ -27,11 +27,11 @@ _LOOKED_AT = 512
 
 
 def check_text(start: bytes, path: Path) -> None:
-    """Raises ValueError, saying what the file is, where its first bytes tell that it is no UTF-8 text."""
+    """Raises ValueError, saying what the file is, where its first bytes tell that it is not UTF-8 text."""
     for signature, (kind, suffix) in _SIGNATURES.items():
         if start.startswith(signature):
             fix = f"give it the suffix {suffix}" if suffix else "give the text that it holds"
-            raise ValueError(f"{path} is {kind}, as its first bytes say, and no text; {fix}")
+            raise ValueError(f"{path} is {kind}, as its first bytes say, and not text; {fix}")
     if encoding := _wide_encoding(start[:_LOOKED_AT]):
         raise ValueError(
             f"{path} is {encoding}, as its first bytes say, and is read as UTF-8; "
@@ -40,20 +40,20 @@ def check_text(start: bytes, path: Path) -> None:
 
 
 def not_utf8(place: str, data: bytes, error: UnicodeDecodeError, path: Path) -> ValueError:
-    """The error of bytes that are no UTF-8; `place` says where they stand and which byte it is."""
+    """The error for bytes that are not UTF-8; `place` says where they are and which byte is wrong."""
     byte = f"{place} (0x{data[error.start]:02x})"
     if b"\0" in data:
-        return ValueError(f"{byte}, and holds NULs: it is no text, whatever its suffix says; give text")
+        return ValueError(f"{byte}, and holds NULs: it is not text, whatever its suffix says; give text")
     cut = "if it was cut off here, restore it; " if error.reason == "unexpected end of data" else ""
-    if not data[: error.start].isascii():  # bytes before it made characters of UTF-8, which is no accident
+    if not data[: error.start].isascii():  # bytes before it are UTF-8 characters, which is no accident
         return ValueError(f"{byte}; {cut}correct it, or drop it: {conversion(path, 'UTF-8', '-c ')}")
-    has_controls = any(0x80 <= byte < 0xA0 for byte in data)  # which Latin-1 has there, and nobody writes
+    has_controls = any(0x80 <= byte < 0xA0 for byte in data)  # Latin-1 has controls there; nobody writes them
     encoding = "CP1252" if has_controls and _decodes(data, "cp1252") else "LATIN1"
     return ValueError(f"{byte}; {cut}if it is {encoding}, convert it: {conversion(path, encoding)}")
 
 
 def conversion(path: Path, encoding: str, flags: str = "") -> str:
-    """A command that writes the file as UTF-8 beside it."""
+    """A command that writes a copy in UTF-8 beside the file."""
     tool = _TO_STDOUT.get(path.suffix.lower())
     plain = path.with_suffix("") if tool else path
     target = shlex.quote(str(plain.with_name(f"{plain.stem}.utf8{plain.suffix}")))
@@ -63,11 +63,11 @@ def conversion(path: Path, encoding: str, flags: str = "") -> str:
 
 
 def _wide_encoding(start: bytes) -> str | None:
-    """The encoding of two or four bytes a character that the bytes show, by their mark or their NULs."""
+    """The encoding of two or four bytes per character, if the bytes show one by their mark or their NULs."""
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
             return encoding
-    # Half of the characters being ASCII is more than enough: no UTF-8 has its NULs at every second byte.
+    # It is more than enough if half of the characters are ASCII: no UTF-8 has NULs at every second byte.
     even, odd = start[::2], start[1::2]
     if len(start) < 4 or even.count(0) + odd.count(0) < len(start) // 4:
         return None

@@ -1,4 +1,4 @@
-"""Rows of JSON: an object a line, or an array of objects."""
+"""Rows of JSON: one object per line, or an array of objects."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ _MAX_DEPTH = 200
 
 
 class JsonError(ValueError):
-    """The reason why a text is no JSON, or none that has one meaning."""
+    """The reason why a text is not JSON, or has more than one meaning."""
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """An object a line; blank lines are passed over. Raises ValueError for a line that is none."""
+    """Reads one object per line and skips blank lines. Raises ValueError for a line that is not an object."""
     number = 0
     for line in read_lines(path):
         if not line.strip(_BLANKS):
@@ -29,7 +29,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         where = f"row {number}"
         if number == 1 and line.lstrip(_BLANKS).startswith("["):
             raise ValueError(
-                f"{path} is a JSON array and no object a line; give it the suffix .json to have it read"
+                f"{path} is a JSON array, not one object per line; give it the suffix .json to have it read"
             )
         try:
             yield _as_row(parse_json(line.strip(_BLANKS)), where, path)
@@ -38,7 +38,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def read_json(path: Path) -> Iterator[Row]:
-    """An array of objects, or an object a line, whichever the file is. Raises ValueError where it is none."""
+    """Reads an array of objects or one object per line. Raises ValueError where the file is neither."""
     first = first_value(path)
     if isinstance(first, dict):
         yield from read_jsonl(path)
@@ -47,17 +47,19 @@ def read_json(path: Path) -> Iterator[Row]:
         values = parse_file(path)
     except JsonError as error:
         if first is None:
-            yield from read_jsonl(path)  # which names the row
+            yield from read_jsonl(path)  # its error names the row
             return
         raise unreadable(str(path), str(error)) from None
     if not isinstance(values, list):
-        raise ValueError(f"{path} is one JSON value; write it as an array of objects, or as an object a line")
+        raise ValueError(
+            f"{path} is one JSON value; write it as an array of objects, or as one object per line"
+        )
     for number, value in enumerate(values, start=1):
         yield _as_row(value, f"row {number}", path)
 
 
 def first_value(path: Path) -> Any:
-    """The value of the first line, [] where it begins an array, None where it is no JSON by itself."""
+    """The value of the first line, [] where it begins an array, None where it is not JSON on its own."""
     first = next((line for line in read_lines(path) if line.strip(_BLANKS)), "")
     if first.lstrip(_BLANKS).startswith("["):
         return []
@@ -68,7 +70,7 @@ def first_value(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises JsonError where it is none, nests too deep or names a key twice."""
+    """The value of a JSON text. Raises JsonError if it is not JSON, nests too deep or names a key twice."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
@@ -78,7 +80,7 @@ def parse_json(text: str) -> Any:
         raise JsonError(_TOO_DEEP) from None
     except JsonError:
         raise
-    except ValueError as error:  # of a number of thousands of digits
+    except ValueError as error:  # for a number of thousands of digits
         raise JsonError(str(error).partition(";")[0]) from None
     if text.count("[") + text.count("{") > _MAX_DEPTH and _is_too_deep(value):
         raise JsonError(_TOO_DEEP)
@@ -98,7 +100,7 @@ def parse_file(path: Path) -> Any:
 
 def _as_row(value: Any, where: str, path: Path) -> Row:
     if not isinstance(value, dict):
-        raise unreadable(f"{where} of {path}", f"it is no object, but {json.dumps(value)[:40]!r}")
+        raise unreadable(f"{where} of {path}", f"it is not an object, but {json.dumps(value)[:40]!r}")
     return Row(value, where, str(path))
 
 

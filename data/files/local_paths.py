@@ -12,7 +12,7 @@ def local_path(text: str, name: str) -> Path:
     """The path, `~` expanded; `name` is the option that it was given to.
 
     Raises:
-      ValueError: it is remote, names no user's home, or is no text that all libraries can pass on.
+      ValueError: it is remote, names no user's home, or is not text that all libraries can pass on.
     """
     refuse_remote(text, name)
     try:
@@ -23,18 +23,18 @@ def local_path(text: str, name: str) -> Path:
         raise ValueError(f"{name}={text!r} holds a zero byte; give a path without it")
     path = Path(text)
     if not text.startswith("~"):
-        # Path drops a leading ./, and who reads its text again would take ./~name for a home.
+        # Path drops a leading ./, and whoever reads its text again would take ./~name for a home.
         return path.absolute() if str(path).startswith("~") else path
     try:
         return path.expanduser()
     except RuntimeError:  # ~somebody
         raise ValueError(
-            f"{name}={text} begins with the home of no user of this machine; a name so is written ./{text}"
+            f"{name}={text} names no user's home on this machine; write a path that begins so as ./{text}"
         ) from None
 
 
 def refuse_remote(text: str, name: str) -> None:
-    """Raise ValueError where a URL stands for a path: a directory of that name is not what was meant."""
+    """Raise ValueError if a URL is given for a path: a directory of that name is not what was meant."""
     found = _SCHEME.match(text)
     if found is None:
         return
@@ -47,9 +47,9 @@ def refuse_remote(text: str, name: str) -> None:
 
 
 def match_files(pattern: str) -> list[str]:
-    """What a path or glob names, in order.
+    """The paths that a path or glob names, in order.
 
-    As much of it as exists is taken as it stands, brackets and all: a folder's name is no pattern.
+    The part of it that exists is taken literally, brackets and all: a folder's name is not a pattern.
     """
     path = Path(pattern)
     existing = next((part for part in (path, *path.parents) if os.path.exists(part)), None)

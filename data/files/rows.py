@@ -1,4 +1,4 @@
-"""Rows of files, whatever their format: where one stands, what it lacks, and lines to make it from."""
+"""Rows of files in any format: a row's place, what it lacks, and the lines that it is made from."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,12 +9,12 @@ from flaxmill.data.files.archives import open_bytes
 from flaxmill.data.files.encodings import not_utf8
 from flaxmill.data.tokenizer.failures import half_character
 
-# What formats of lines call blank; U+00A0 and U+3000 are characters of words.
+# What line formats call blank; U+00A0 and U+3000 are characters of words.
 BLANKS = " \t\r\n\v\f"
 
 
 class Row(NamedTuple):
-    """The columns of one example as they stand in its file, and `where` in the `file` ("row 3")."""
+    """The columns of one example as they are in its file, and `where` it is in the `file` ("row 3")."""
 
     values: dict[str, Any]
     where: str
@@ -29,7 +29,7 @@ Reader = Callable[[Path], Iterator[Row]]
 
 
 def unreadable(place: str, reason: str) -> ValueError:
-    """The error of a row that cannot be parsed."""
+    """The error for a row that cannot be parsed."""
     return ValueError(f"{place} cannot be read ({reason}); correct or delete it")
 
 
@@ -51,8 +51,8 @@ def check_unicode(text: str, place: str, column: str) -> None:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines with their ends, \\n alone, without a byte-order mark. Raises ValueError where one is no UTF-8 or
-    holds a NUL."""
+    """Lines with their ends, which are \\n alone, without a byte-order mark. Raises ValueError where a line
+    is not UTF-8 or holds a NUL."""
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             place = f"line {number} of {path}"
@@ -62,6 +62,6 @@ def read_lines(path: Path) -> Iterator[str]:
                 raise not_utf8(f"{place} is not UTF-8 at byte {error.start}", line, error, path) from None
             if "\0" in text:
                 raise unreadable(
-                    place, f"it holds a NUL at character {text.index(chr(0)) + 1}, and is no text"
+                    place, f"it holds a NUL at character {text.index(chr(0)) + 1}, and is not text"
                 )
             yield text.removeprefix("\ufeff") if number == 1 else text

@@ -1,4 +1,4 @@
-"""What data.files or data.valid_files name: files and TFDS splits, each to be read once, in order."""
+"""The files and TFDS splits that data.files or data.valid_files name, each read once, in order."""
 
 import itertools
 import os
@@ -17,9 +17,9 @@ Log = Callable[[str], None]
 class Source(NamedTuple):
     """A file, or a split of a TFDS dataset.
 
-    inventory: entries that tell without reading it whether it changed.
+    inventory: entries that tell whether it changed, without reading it.
     identity: equal for two names of one source.
-    read: starts its documents or rows.
+    read: starts to read its documents or rows.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Sources(NamedTuple):
 def find_files(patterns: Sequence[str], field: str) -> list[Path]:
     """Absolute paths that the patterns match, in order.
 
-    Raises ValueError, naming the field, where one matches none, or what cannot hold text.
+    Raises ValueError, naming the field, where a pattern matches no file, or a file that cannot hold text.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -86,7 +86,7 @@ def make_file_source(
     """The source of a file.
 
     Args:
-      read_as: settings, beside those that a dataset stores, that decide what `read` makes of the file.
+      read_as: settings that decide what `read` makes of the file and that a dataset does not store otherwise.
       expansion: bytes of text for a byte of the file.
     """
     try:
@@ -94,14 +94,14 @@ def make_file_source(
     except OSError as error:
         raise ValueError(f"{field} cannot be read ({error}); check its permissions") from None
     inventory = [str(path), stat.st_size, stat.st_mtime_ns, *read_as]
-    # Some network file systems number no file.
+    # Some network file systems give files no numbers.
     identity = (stat.st_dev, stat.st_ino) if stat.st_ino else path
     return Source(str(path), [inventory], stat.st_size * expansion, identity, read, path)
 
 
 def read_once(name: str, sources: Iterable[Source], log: Log) -> Sources:
-    """The sources without those that are others under a second name, as links give it, which is logged."""
-    # Linux's names are bytes; those that are no UTF-8 could not be printed or stored.
+    """The sources, each once: second names for a source, which links give, are left out and logged."""
+    # Linux's names are bytes; names that are not UTF-8 could not be printed or stored.
     name = name.encode("utf-8", "backslashreplace").decode()
     found: dict[Hashable, Source] = {}
     again: list[tuple[str, str]] = []
@@ -115,6 +115,6 @@ def read_once(name: str, sources: Iterable[Source], log: Log) -> Sources:
 
 
 def describe_pairs(pairs: Sequence[tuple[str, str]], relation: str) -> str:
-    """As in "b.txt is a.txt, d.txt is c.txt and 2 more"."""
+    """Text such as "b.txt is a.txt, d.txt is c.txt and 2 more"."""
     shown = ", ".join(f"{one} {relation} {other}" for one, other in pairs[:_MAX_SHOWN])
     return f"{shown} and {len(pairs) - _MAX_SHOWN} more" if len(pairs) > _MAX_SHOWN else shown

@@ -9,14 +9,14 @@ from flaxmill.data.files.rows import Row
 
 
 def read_questions(path: Path) -> Iterator[Row]:
-    """SQuAD's JSON, or objects with question, context and answers, in an array or a line each."""
+    """Reads SQuAD's JSON, or objects with question, context and answers in an array or one per line."""
     first = first_value(path)
     is_row = isinstance(first, list) or (isinstance(first, dict) and "question" in first)
     return read_json(path) if is_row else read_squad(path)
 
 
 def read_squad(path: Path) -> Iterator[Row]:
-    """A row a question: id, title, question, context, answers (a list of {text, answer_start}), and
+    """One row per question: id, title, question, context, answers (a list of {text, answer_start}), and
     is_impossible where the file says so. The file is parsed at once: it is one JSON value.
 
     Raises ValueError where it is not of that form.

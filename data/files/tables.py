@@ -1,4 +1,4 @@
-"""Tables as streams of rows, by the suffix of their file: CSV, TSV, Parquet, and those of JSON."""
+"""Tables as streams of rows, by the suffix of their file: CSV, TSV, Parquet, and JSON."""
 
 import csv
 import functools
@@ -25,7 +25,7 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def find_reader(path: Path, quotes: Quotes) -> Reader | None:
-    """What reads the table; None where the suffix names none."""
+    """The function that reads the table; None where the suffix is not a table's."""
     match format_suffix(path):
         case ".csv":
             return functools.partial(read_csv, quotes=quotes)
@@ -43,8 +43,8 @@ def find_reader(path: Path, quotes: Quotes) -> Reader | None:
 def read_csv(path: Path, quotes: Quotes = "double") -> Iterator[Row]:
     """Rows under a header; fields may be quoted, as `data.quotes` says, and then hold line ends.
 
-    A header that has no comma, but one of semicolons, tabs or pipes, says what separates the fields. Raises
-    ValueError for a bad row.
+    If the header has no comma, but only semicolons, only tabs or only pipes, these separate the fields.
+    Raises ValueError for a bad row.
     """
     return _read_delimited(path, ",", quotes)
 
@@ -64,7 +64,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
     except ImportError:
         raise ValueError(f"{path} needs pyarrow to be read; pip install 'flaxmill[tasks]'") from None
     number = 0
-    # Strings that are no UTF-8, and dates that Python has no value for, raise errors of other kinds.
+    # Strings that are not UTF-8, and dates that Python has no value for, raise errors of other kinds.
     errors = (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -130,12 +130,12 @@ def _until_text(lines: Iterator[str]) -> list[str]:
 
 
 def _find_delimiter(header: list[str], usual: str, parse: Callable[..., Any], path: Path) -> str:
-    """What separates the fields: the usual delimiter, or the only other one of a header that lacks it."""
+    """What separates the fields: the usual delimiter, or the only other delimiter in a header without it."""
 
     def splits(delimiter: str) -> bool:
         try:
             return any(len(fields) > 1 for fields in parse(header, delimiter=delimiter))
-        except csv.Error:  # of a field that goes on, or of a mistake that is named when it is read
+        except csv.Error:  # for a field that goes on, or for a mistake that is named when it is read
             return False
 
     others = [delimiter for delimiter in _DELIMITERS if delimiter != usual and splits(delimiter)]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from flaxmill.data.files.rows import Row, unreadable
 
 PREFIX = "tfds:"
-"""Begins the name of a dataset where a file's is expected: tfds:NAME[/CONFIG][:SPLIT], or tfds:DIRECTORY."""
+"""Begins a dataset's name in place of a file's: tfds:NAME[/CONFIG][:SPLIT], or tfds:DIRECTORY."""
 
 
 class TfdsSplit(NamedTuple):
@@ -33,10 +33,10 @@ def open_tfds(name: str, is_training: bool) -> TfdsSplit:
     try:
         builder = tfds.builder_from_directory(path) if os.path.isdir(path) else tfds.builder(path)
         info = builder.info
-    except Exception as error:  # of many kinds, among them ImportError and AssertionError
+    except Exception as error:  # errors of many kinds, ImportError and AssertionError among them
         raise ValueError(
-            f"{name!r} is no dataset that TFDS finds ({_first_line(error)}); name one as tfds:NAME/CONFIG, "
-            "or the directory that holds its dataset_info.json"
+            f"{name!r} is not a dataset that TFDS finds ({_first_line(error)}); name one as "
+            "tfds:NAME/CONFIG, or the directory that holds its dataset_info.json"
         ) from None
     if not info.splits:
         raise ValueError(
@@ -57,7 +57,7 @@ def open_tfds(name: str, is_training: bool) -> TfdsSplit:
 
 
 def read_tfds(source: TfdsSplit) -> Iterator[Row]:
-    """Rows with text as str and the names of class labels; -1, TFDS's unknown label, is None."""
+    """Rows with text as str and class labels as names; -1, TFDS's unknown label, becomes None."""
     for number in range(len(source.rows)):
         where = f"row {number + 1}"
         try:
@@ -65,7 +65,7 @@ def read_tfds(source: TfdsSplit) -> Iterator[Row]:
         except UnicodeDecodeError as error:
             place = f"{where} of {source.name}"
             raise unreadable(place, f"its text is not UTF-8 at byte {error.start}") from None
-        except Exception as error:  # TFDS's and ArrayRecord's, of many kinds
+        except Exception as error:  # TFDS and ArrayRecord raise many kinds
             raise ValueError(
                 f"{where} of {source.name} cannot be read ({_first_line(error)}); prepare the dataset again"
             ) from None
@@ -83,8 +83,8 @@ def _default_split(name: str, splits: list[str], is_training: bool) -> str:
 
 
 def _plain(value: Any, feature: Any) -> Any:
-    """Values of Python alone; a feature tells which numbers stand for names."""
-    import numpy as np  # which whoever only needs PREFIX, as every config does, need not wait for
+    """Values in Python's own types; a feature tells which numbers stand for names."""
+    import numpy as np  # here, since every config needs PREFIX and need not wait for NumPy
 
     if isinstance(value, dict):
         inner = getattr(feature, "feature", feature)

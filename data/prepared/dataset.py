@@ -21,18 +21,18 @@ TOKENIZER = "tokenizer.json"
 class Dataset:
     """Random access to a prepared dataset. Files are opened when rows are first read.
 
-    statistics: {"train" and "valid": {num_documents, num_tokens, num_leading, num_bytes, num_rows}}, for
-    "valid" also unigram_entropy and bigram_entropy (nats a token); for pairs rows_per_copy, and nsp_majority
-    for "valid".
-    num_tokens counts packed tokens with their end tokens, which are targets as well, and with the
-    num_leading that stand before a text, such as [CLS] or LLaMA's <s>, which never are; and of pairs the
-    text's tokens without [CLS] and [SEP]. The entropies are those of the tokens that may be targets.
+    statistics: {"train" and "valid": {num_documents, num_tokens, num_leading, num_bytes, num_rows}}. "valid"
+    also has unigram_entropy and bigram_entropy (nats a token). Pairs also have rows_per_copy, and
+    nsp_majority for "valid".
+    num_tokens of packed rows counts the end tokens, which are targets as well, and the num_leading tokens
+    before texts, such as [CLS] or LLaMA's <s>, which are never targets. num_tokens of pairs counts the text's
+    tokens without [CLS] and [SEP]. The entropies are over the tokens that may be targets.
 
     Labelled examples have {num_examples, num_rows, num_tokens, num_bytes, num_cut, min_length, median_length,
-    max_length} instead, num_cut being the examples of which a text was cut (question answering: that need
-    more than one row), tokens and lengths those of rows with all their special tokens. To these come
-    label_counts in the order of `labels`; of multi_label instead applied_counts in that order, and
-    num_without_label; label_mean and label_std of numbers; num_answered of questions.
+    max_length} instead. num_cut counts the examples with a text that was cut (in question answering, the
+    examples that need more than one row). Tokens and lengths count all special tokens of the rows. Labels add
+    label_counts in the order of `labels`; multi_label adds applied_counts in that order instead, and
+    num_without_label. Numbers add label_mean and label_std, questions add num_answered.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]):
@@ -46,7 +46,7 @@ class Dataset:
         self.labels: tuple[str, ...] = tuple(manifest.get("labels", ()))
         self.settings: dict[str, Any] = manifest["settings"]
         self.statistics: dict[str, dict[str, Any]] = manifest["statistics"]
-        # Its digest is the manifest's.
+        # Trusted: its digest is the manifest's.
         self.tokenizer = Tokenizer.load(directory / TOKENIZER, is_trusted=True)
         if self.vocab_size != self.tokenizer.vocab_size:
             raise DamagedDatasetError(f"{directory / TOKENIZER} is not the dataset's; prepare it again")

@@ -1,4 +1,4 @@
-"""The end of every preparation: shards get their names, and the manifest comes last."""
+"""Ends every preparation: shards get their names, and the manifest comes last."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def finish_dataset(
     statistics: Mapping[Split, dict[str, Any]],
     labels: tuple[str, ...] | None = None,
 ) -> None:
-    """Makes a directory of written rows a dataset.
+    """Turns a directory of written rows into a dataset.
 
     Args:
       digest: hash of all texts and their splits, to which settings, labels and tokenizer are added.

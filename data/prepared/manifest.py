@@ -1,4 +1,4 @@
-"""The manifest of a prepared dataset: written last, with a checksum, and held to its form when it is read."""
+"""The manifest of a prepared dataset: written last, with a checksum, and checked when it is read."""
 
 import json
 import zlib
@@ -36,17 +36,17 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """
     file = directory / MANIFEST
     try:
-        if file.exists() and not file.is_file():  # a pipe's or a device's end never comes
-            raise OSError("it is no file")
+        if file.exists() and not file.is_file():  # a pipe or a device may never end
+            raise OSError("it is not a file")
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
-            f"{directory} is no prepared dataset (it has no {MANIFEST}); prepare it again"
+            f"{directory} is not a prepared dataset (it has no {MANIFEST}); prepare it again"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedDatasetError(f"{file} cannot be read ({error}); prepare it again") from None
     if not isinstance(manifest, dict):
-        raise DamagedDatasetError(f"{file} is no manifest; prepare it again")
+        raise DamagedDatasetError(f"{file} is not a manifest; prepare it again")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DamagedDatasetError(
             f"{directory} has format {manifest.get('format_version')!r:.40}, this version reads "
@@ -55,15 +55,15 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not _is_whole(manifest):
         raise DamagedDatasetError(f"{file} has changed since it was written; prepare it again")
     if odd := _odd_part(manifest):
-        raise DamagedDatasetError(f"{file} has no {odd} as a manifest has it; prepare it again")
+        raise DamagedDatasetError(f"{file} has no valid {odd}; prepare it again")
     return manifest
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
-    """Takes the checksum out and holds it against the rest; version 0.1.0 wrote none."""
+    """Takes the checksum out and compares it with the rest; version 0.1.0 wrote none."""
     try:
         return _CHECKSUM not in manifest or manifest.pop(_CHECKSUM) == _checksum(manifest)
-    except RecursionError:  # of what nests deeper than JSON is written
+    except RecursionError:  # it nests deeper than JSON can be written
         return False
 
 
@@ -72,7 +72,7 @@ def _checksum(manifest: Mapping[str, Any]) -> int:
 
 
 def _odd_part(manifest: Mapping[str, Any]) -> str | None:
-    """What is missing, of another kind than it is written, or contradicts the rest."""
+    """The name of a part that is missing, has another type than was written, or contradicts the rest."""
     for name, kind in _KINDS.items():
         value = manifest.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -90,7 +90,7 @@ def _odd_part(manifest: Mapping[str, Any]) -> str | None:
 
 
 def _fit(statistics: Any, shards: Any, num_labels: int) -> bool:
-    """Whether statistics and shards of a split are such, and tell the same number of rows."""
+    """Whether a split's statistics and shards have their form, and tell the same number of rows."""
     if not isinstance(statistics, dict) or not isinstance(shards, list):
         return False
     for name, value in statistics.items():
@@ -103,7 +103,7 @@ def _fit(statistics: Any, shards: Any, num_labels: int) -> bool:
 
 
 def _is_shard(shard: Any) -> bool:
-    """Whether it is a file of the same directory, its rows and its bytes."""
+    """Whether it is [file in the same directory, its rows, its bytes]."""
     if not isinstance(shard, list) or len(shard) != 3 or not isinstance(shard[0], str):
         return False
     is_plain = shard[0] not in ("", ".", "..") and not set(shard[0]) & set("/\\\0")

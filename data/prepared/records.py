@@ -1,7 +1,7 @@
 """Rows as bytes: tf.train.Example messages whose fields have fixed sizes, written and read as arrays.
 
 TFDS reads the same records. Since every field keeps its size, a record's bytes are a constant frame around
-the values, and thousands of rows are packed or unpacked by one NumPy copy, without a protobuf call a row.
+the values, and thousands of rows are packed or unpacked by one NumPy copy, without a protobuf call per row.
 """
 
 from collections.abc import Mapping, Sequence

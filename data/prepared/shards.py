@@ -23,7 +23,7 @@ _SHARD_BYTES = 64 * 1024 * 1024
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 # Rows are read in random order, so reading ahead would be wasted.
 _READER_OPTIONS = "readahead_buffer_size:0"
-# ArrayRecord tells the system's errors in words: "write() failed: No space left on device; writing ...".
+# ArrayRecord reports the system's errors in words: "write() failed: No space left on device; writing ...".
 _SYSTEM_ERROR = re.compile(r"\w+\(\) failed: ([^;]+)")
 _ERROR_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 # Far below the usual limit of 1,024 files a process.
@@ -39,7 +39,7 @@ class Shard(NamedTuple):
 
 
 class ShardWriter:
-    """Writes rows into shards of a fixed number of rows. Close it to have the last one finished.
+    """Writes rows into shards of a fixed number of rows. Close it to finish the last shard.
 
     Its methods raise OSError where a shard cannot be written. The final names hold the number of shards,
     which is known only at the end: see name_shards.
@@ -89,7 +89,7 @@ class ShardWriter:
 
 @contextmanager
 def _system_errors() -> Iterator[None]:
-    """Raises as OSErrors what ArrayRecord raises as RuntimeErrors."""
+    """Raises ArrayRecord's RuntimeErrors as OSErrors."""
     try:
         yield
     except RuntimeError as error:
@@ -99,7 +99,7 @@ def _system_errors() -> Iterator[None]:
 
 
 def name_shards(split: str, writers: Sequence[ShardWriter]) -> list[Shard]:
-    """Gives the closed writers' files, one writer after the other, their names in the split."""
+    """Renames the closed writers' files, one writer after the other, to their names in the split."""
     files = [file for writer in writers for file in writer.files]
     shards = []
     for number, (path, num_rows) in enumerate(files):
@@ -165,7 +165,7 @@ class ShardReader:
         self._lock = threading.Lock()
 
     def read(self, rows: np.ndarray) -> list[bytes]:
-        """Records of these rows, in this order, read with one call a file.
+        """Records of these rows, in this order, read with one call per file.
 
         Raises:
           OSError: a file's checksum does not hold, or the file is gone.
@@ -178,7 +178,7 @@ class ShardReader:
                 positions = (rows[places] - self._ends[shard]).tolist()
                 try:
                     records[places] = self._reader(shard).read(positions)
-                except RuntimeError as error:  # Riegeli's, of a checksum or of the system
+                except RuntimeError as error:  # from Riegeli, about a checksum or the system
                     raise _unreadable(Path(self._paths[shard]), error) from error
         return records.tolist()
 

@@ -34,14 +34,14 @@ Log = Callable[[str], None]
 
 
 class _SplitTotals:
-    """What is counted of a split while it streams by."""
+    """Counts a split's documents, tokens and bytes while they stream by."""
 
     def __init__(self):
         self.num_documents = self.num_tokens = self.num_leading = self.num_bytes = 0
         self.sample = TokenSample()
 
     def add(self, document: Document, tokens: np.ndarray, num_leading: int = 0) -> None:
-        """num_leading: tokens at the front that stand before the text, and are never predicted."""
+        """Counts a document. Its first `num_leading` tokens come before the text and are never predicted."""
         self.num_documents += 1
         self.num_tokens += len(tokens)
         self.num_leading += num_leading

@@ -1,4 +1,4 @@
-"""Documents to rows of tokens, for pretraining.
+"""Turns documents into rows of tokens, for pretraining.
 
 corpora          files and tables of text as a stream of documents
 embedded_corpus  the text inside the running Python: no file and no network needed

@@ -27,7 +27,7 @@ Sentences = Literal["prose", "lines"]
 
 
 class Document(NamedTuple):
-    """One text, what a sentence of it is, a sentence of prose or a line, and where the text stands."""
+    """One text, whether its sentences are sentences of prose or lines, and where the text is."""
 
     text: str
     sentences: Sentences
@@ -37,7 +37,7 @@ class Document(NamedTuple):
 def text_sources(config: DataConfig, field: Literal["files", "valid_files"], log: Log) -> Sources:
     """The files that data.files or data.valid_files (`field`) name, as documents.
 
-    Raises ValueError, naming the field, where a pattern matches no file, or one that holds no text.
+    Raises ValueError, naming the field, where a pattern matches no file, or a file that holds no text.
     """
     patterns, name = getattr(config, field), f"data.{field}"
     sources = [_file_source(path, config, name) for path in find_files(patterns, name)]
@@ -45,7 +45,7 @@ def text_sources(config: DataConfig, field: Literal["files", "valid_files"], log
 
 
 def cut_text(text: str, sentences: Sentences) -> Iterator[Document]:
-    """The pieces of a text in memory, cut as those of a file."""
+    """The pieces of a text in memory, cut as a file's text is."""
     data = text.encode()
     while data:
         end = _cut_place(data, is_last=True)
@@ -77,7 +77,7 @@ def _read_file(path: Path, documents: Documents) -> Iterator[Document]:
 
 
 def _read_table(path: Path, reader: Reader, config: DataConfig) -> Iterator[Document]:
-    """Each row's text, read as a file of its own would be; rows without text are passed over."""
+    """Each row's text, read like a file; rows without text are skipped."""
     sentences = "lines" if config.documents == "blank_lines" else "prose"
     for row in reader(path):
         data = _text_of(row, config.text_column).encode()
@@ -160,9 +160,8 @@ def _lined_pieces(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_blank(line: bytes) -> bool:
-    """Whether it holds white space of Unicode's alone, as create_pretraining_data of google-research/bert
-    has it."""
-    left = line.strip()  # of ASCII's
+    """Whether it holds only Unicode white space, as create_pretraining_data of google-research/bert tests."""
+    left = line.strip()  # ASCII's white space
     return not left or (not 0x20 <= left[0] < 0x80 and not left.decode("utf-8", "replace").strip())
 
 

@@ -21,7 +21,7 @@ _LEFT_OUT = {
 # CPython has about 9 MB; a distribution that adds its own modules must not slow the first start.
 _MAX_SOURCE_BYTES = 12 * 1024 * 1024
 
-# The first alternative is a string that is a whole statement, which is how docstrings stand; the second
+# The first alternative is a string that is a whole statement, as docstrings are; the second
 # steps over any other triple-quoted string, so that its closing quotes are not taken for an opening.
 _TRIPLE_QUOTED = re.compile(
     r'^[ \t]*[rR]?("""|\'\'\')(.*?)\1[ \t]*\n|("""|\'\'\').*?\3', re.DOTALL | re.MULTILINE
@@ -31,7 +31,7 @@ _TRIPLE_QUOTED = re.compile(
 def embedded_corpus(part: EmbeddedText) -> Sources:
     """Prose (the language reference's topics, docstrings), code without docstrings, or both.
 
-    Docstrings are taken out of the code, so that no held-out text also stands in the training split.
+    Docstrings are taken out of the code, so that no held-out text is also in the training split.
     Raises ValueError where this Python has no sources.
     """
     files = find_sources()

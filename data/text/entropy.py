@@ -1,4 +1,4 @@
-"""What counting alone reaches on the held-out text: the losses that a model must beat to have learned."""
+"""The losses that counting alone reaches on the held-out text: a model must beat them to have learned."""
 
 import math
 
@@ -45,8 +45,8 @@ def unigram_entropy(held_out: TokenSample) -> float:
 def bigram_entropy(train: TokenSample, held_out: TokenSample, vocab_size: int) -> float | None:
     """Cross-entropy in nats/token of held-out tokens given the one before, under counts of training text.
 
-    p(w|v) = (c(v,w) + t(v) p(w)) / (c(v) + t(v)), t(v) being the number of types seen after v (Witten and
-    Bell 1991), and p(w) the training unigram with one added count. None where no token has one before it.
+    p(w|v) = (c(v,w) + t(v) p(w)) / (c(v) + t(v)), where t(v) is the number of types seen after v (Witten
+    and Bell 1991), and p(w) the training unigram with one added count. None where no token has one before it.
     """
     previous, following = train.bigrams()
     unigram = np.bincount(train.tokens(), minlength=vocab_size) + 1.0
@@ -59,7 +59,7 @@ def bigram_entropy(train: TokenSample, held_out: TokenSample, vocab_size: int) -
     if not len(following):
         return None
     pair_counts = _look_up(keys, counts, previous * vocab_size + following)
-    types = np.maximum(num_types[previous], 1)  # an unseen v leaves the unigram alone
+    types = np.maximum(num_types[previous], 1)  # after an unseen v only the unigram counts
     probability = (pair_counts + types * unigram[following]) / (num_following[previous] + types)
     entropy = float(-np.log(probability).mean())
     assert math.isfinite(entropy)

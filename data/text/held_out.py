@@ -1,4 +1,4 @@
-"""Which documents are held out of training: a draw for each, and never none."""
+"""Draws which documents are held out of training; at least one always is."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from flaxmill.data.text.overlap import leave_out_copies, leave_out_held_out, may
 Split = Literal["train", "valid"]
 Item = TypeVar("Item")
 
-# Two on either side, so that a random second sentence can come from another document.
+# Two on each side, so that a random second sentence can come from another document.
 _LEAST = 2
 # A draw of its own for each example takes longer than reading it.
 _DRAWS_AT_ONCE = 4096
@@ -37,7 +37,7 @@ class SplitCorpus(NamedTuple):
 class SplitSources(NamedTuple):
     """Training sources that share nothing with the held-out ones, if these are named.
 
-    Files are compared by what they hold when `train` is first called: a dataset that stands needs no reading.
+    Files are compared by what they hold when `train` is first called: an existing dataset needs no reading.
     """
 
     name: str
@@ -48,11 +48,11 @@ class SplitSources(NamedTuple):
 
 
 def say_nothing(line: str) -> None:
-    """The log of who only reads."""
+    """A log for callers that only read."""
 
 
 def split_sources(train: Sources, valid: Sources | None, log: Log) -> SplitSources:
-    """Raises ValueError where data.valid_files leaves nothing to train on; of copies, when they are read."""
+    """Raises ValueError where data.valid_files leaves nothing to train on; for copies, once they are read."""
     inventory: dict[str, list] = {"files": train.inventory}
     if valid is not None:
         train = leave_out_held_out(train, valid, log)
@@ -65,8 +65,8 @@ def split_sources(train: Sources, valid: Sources | None, log: Log) -> SplitSourc
 
 
 def split_corpus(config: DataConfig, log: Log = say_nothing) -> SplitCorpus:
-    """The config's documents with their splits. Raises ValueError for missing files; empty ones raise
-    when they are streamed."""
+    """The config's documents with their splits. Raises ValueError for missing files; empty
+    files raise it when they are streamed."""
     train = text_sources(config, "files", log) if config.files else embedded_corpus(_text_part(config))
     named = split_sources(
         train, text_sources(config, "valid_files", log) if config.valid_files else None, log
@@ -94,14 +94,14 @@ def draw_split(
     config: DataConfig,
     split_one: Callable[[Item], Iterator[tuple[Split, Item]]],
 ) -> Iterator[tuple[Split, Item]]:
-    """Item n is held out if its own draw says so, which needs no count of the items.
+    """Splits items: item n is held out if its own draw says so, so the items need not be counted.
 
-    The draws alone tell how far one must look to see _LEAST items on either side. A source that ends before
-    that is small, so it can be ranked: those with the smallest draws are held out.
+    The draws alone tell how far to look for _LEAST items on each side. A source that ends before that is
+    small, so its items can be ranked: the items with the smallest draws are held out.
 
     Args:
-      read: starts the items anew.
-      split_one: what becomes of an item that is alone.
+      read: starts the items again.
+      split_one: splits the only item of a source with one.
     """
     horizon = _horizon(config)
     count = sum(1 for _ in itertools.islice(read(), horizon))
@@ -141,7 +141,7 @@ def _require_text(sources: Sources) -> Iterator[Document]:
 
 
 def _horizon(config: DataConfig) -> int:
-    """The least number of items of which _LEAST are held out and _LEAST are not."""
+    """The least number of items with at least _LEAST held out and _LEAST not."""
     draws = np.zeros(0)
     while min((draws < config.valid_fraction).sum(), (draws >= config.valid_fraction).sum()) < _LEAST:
         numbers = np.arange(max(64, 2 * len(draws)))
@@ -151,7 +151,7 @@ def _horizon(config: DataConfig) -> int:
 
 
 def _split_text(document: Document, config: DataConfig) -> Iterator[tuple[Split, Document]]:
-    """The only document gives its tail, cut at a line end or a blank if there is one."""
+    """Holds out the tail of the only document, cut at a line end or a blank if there is one."""
     text = document.text
     wanted = len(text) - max(1, round(len(text) * config.valid_fraction))
     cuts = (text.rfind(mark, 0, wanted) + 1 for mark in ("\n", " "))

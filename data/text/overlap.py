@@ -1,4 +1,4 @@
-"""Training files that are held out as well, under one name or another: they are not trained on."""
+"""Leaves out training files that are held out as well, under the same name or another."""
 
 import hashlib
 from collections import defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 
 from flaxmill.data.files.sources import Log, Source, Sources, describe_pairs
 
-# Files of one size are compared by their beginnings first, which few that differ share.
+# Files of one size are compared by their beginnings first: few different files share one.
 _HEAD_BYTES = 64 * 1024
 _MAX_SHOWN = 3
 
@@ -14,17 +14,15 @@ _MAX_SHOWN = 3
 def leave_out_held_out(train: Sources, valid: Sources, log: Log) -> Sources:
     """The training sources that data.valid_files does not name; what is left out is logged.
 
-    Where both fields name the same sources, all are trained on and measured, as `flaxmill eval --data` reads
-    a file, and as one sees whether a model can learn a few examples by heart.
+    Where both fields name the same sources, all are trained on and measured. `flaxmill eval --data` reads a
+    file so, and so one sees whether a model can learn a few examples by heart.
 
-    Raises ValueError where data.valid_files names all of them and others.
+    Raises ValueError where data.valid_files names all training sources and others.
     """
     held_out = {source.identity for source in valid.sources}
     left_out = [source for source in train.sources if source.identity in held_out]
     if len(left_out) == len(train.sources) == len(held_out):
-        log(
-            "data.valid_files names the training files themselves: held-out scores are those of training data"
-        )
+        log("data.valid_files names the training files themselves: held-out scores are training scores")
         return train
     return _without(train, left_out, "which data.valid_files names too", log)
 
@@ -37,8 +35,8 @@ def may_hold_copies(train: Sources, valid: Sources) -> bool:
 
 
 def leave_out_copies(train: Sources, valid: Sources | None, log: Log) -> Sources:
-    """The training sources that hold other bytes than every held-out one; what is left out is logged, and so
-    are training files that hold the same.
+    """The training sources with bytes that no held-out source holds. What is left out is logged, and so are
+    training files that hold the same.
 
     Raises ValueError where none is left.
     """
@@ -98,7 +96,7 @@ def _digest(source: Source) -> Hashable:
 
 
 def _hash(source: Source, num_bytes: int | None) -> Hashable:
-    """Of the first bytes, or of all; of a file that cannot be read, which its reader will say, its name."""
+    """A hash of the first bytes, or of all; the file's name if it cannot be read, as its reader will say."""
     assert source.path is not None
     try:
         with open(source.path, "rb") as file:

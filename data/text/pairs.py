@@ -44,13 +44,13 @@ def make_sentence_document(number: int, sentences: Iterable[Sequence[int]]) -> S
 
 
 class Window:
-    """Collects documents to runs of neighbours; the last run is never small, as it takes what is left."""
+    """Collects documents into runs of neighbours; the last run is never small, as it takes what is left."""
 
     def __init__(self):
         self._held: list[SentenceDocument] = []
 
     def add(self, document: SentenceDocument) -> list[SentenceDocument]:
-        """A full run, or nothing yet."""
+        """Takes a document; returns a full run, or nothing yet."""
         self._held.append(document)
         if len(self._held) < 2 * WINDOW_DOCUMENTS:
             return []

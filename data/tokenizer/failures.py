@@ -1,4 +1,4 @@
-"""Texts that a tokenizer fails at: found among a batch, and named with the place where they stand."""
+"""Finds the text of a batch that a tokenizer fails at, and names it with its place."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ _FIXES = {
 def encode_texts(
     encode: Callable[[list[Text]], Sequence[Encoded]], texts: Sequence[Text], place_of: Callable[[int], str]
 ) -> Sequence[Encoded]:
-    """What `encode` gives for a batch of texts, or of pairs of them; `place_of` says where the n-th stands.
+    """What `encode` gives for a batch of texts or of pairs; `place_of` says where the n-th one is.
 
     Raises ValueError for the first text that the tokenizer fails at.
     """
@@ -32,7 +32,7 @@ def encode_texts(
             if not _is_of_tokenizers(error):
                 raise
             raise _cannot_encode(place_of(number), text, error) from None
-    raise _cannot_encode(place_of(0), texts[0], failure)  # it fails at all of them together alone
+    raise _cannot_encode(place_of(0), texts[0], failure)  # it fails only at all of them together
 
 
 def half_character(text: str) -> int | None:
@@ -45,12 +45,12 @@ def half_character(text: str) -> int | None:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether code in Rust gave up; such an error is no Exception."""
+    """Whether code in Rust panicked; the error is not an Exception."""
     return type(error).__name__ == "PanicException"
 
 
 def _is_of_tokenizers(error: BaseException) -> bool:
-    """Its errors are bare Exceptions, or panics."""
+    """Whether the tokenizers library raised it: its errors are bare Exceptions, or panics."""
     return type(error) is Exception or is_panic(error)
 
 

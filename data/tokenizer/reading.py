@@ -13,7 +13,7 @@ TOKENIZER_NAMES = (
     *("tokenizer.json", "vocab.txt", "vocab.json"),
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
 )
-"""Files of a directory that can be read, the first of them that is there."""
+"""Files of a directory that can be read; the first that exists is used."""
 LACKS_TOKENIZER = (
     "has no tokenizer.json or vocab.txt, nor vocab.json with merges.txt or a SentencePiece model"
 )
@@ -31,7 +31,7 @@ def find_tokenizer(directory: Path) -> Path | None:
 
 
 def read_tokenizer(path: Path, settings: TokenizerSettings) -> tokenizers.Tokenizer:
-    """The tokenizer of a file, as the settings beside it change it.
+    """Reads a file's tokenizer and changes it as the settings beside it say.
 
     Raises:
       ValueError: the file is none of these, or the settings do not fit it.
@@ -55,7 +55,7 @@ def read_tokenizer(path: Path, settings: TokenizerSettings) -> tokenizers.Tokeni
 
 
 def word_piece(pieces: Sequence[str], settings: TokenizerSettings) -> tokenizers.Tokenizer:
-    """BERT's tokenizer, whose ids are line numbers; it lower-cases unless the settings say otherwise.
+    """BERT's tokenizer: ids are line numbers, and it lower-cases unless the settings say otherwise.
 
     Raises ValueError where the vocabulary lacks a token that frames texts or stands for unknown ones.
     """
@@ -80,7 +80,7 @@ def word_piece(pieces: Sequence[str], settings: TokenizerSettings) -> tokenizers
 
 
 def _set_casing(tokenizer: tokenizers.Tokenizer, values: Mapping[str, Any]) -> None:
-    """BERT's settings of its normalizer."""
+    """Applies BERT's settings of its normalizer."""
     names = {
         "do_lower_case": "lowercase",
         "strip_accents": "strip_accents",
@@ -94,7 +94,7 @@ def _set_casing(tokenizer: tokenizers.Tokenizer, values: Mapping[str, Any]) -> N
 
 
 def _set_prefix_space(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
-    """Whether a text's first word is read as one behind a blank; a setting of byte-level BPE's classes."""
+    """Sets whether a text's first word is read as if after a blank, for classes of byte-level BPE."""
     wanted = settings.values.get("add_prefix_space")
     if settings.class_name not in (*_BYTE_LEVEL, "Qwen2Tokenizer") or wanted is None:
         return
@@ -104,13 +104,13 @@ def _set_prefix_space(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettin
 
 
 def _parts(component: Any, sequence: type) -> list[Any]:
-    """A component of a tokenizer, or what it is a sequence of."""
+    """The parts of a tokenizer's component if it is a sequence, else itself."""
     return list(component) if isinstance(component, sequence) else [component]
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
-    """Tokens that stand in the settings alone, with the ids that these say. Raises ValueError where the ids
-    are not the next ones."""
+    """Adds tokens that only the settings name, with the ids that the settings give. Raises ValueError where
+    the ids are not the next ones."""
     names = set(settings.named_tokens.values())
     for id_, token in sorted(settings.added_tokens.items()):
         flags = {
@@ -150,7 +150,7 @@ def _is_special(tokenizer: tokenizers.Tokenizer, text: str) -> bool:
 
 
 def _byte_level(path: Path, settings: TokenizerSettings) -> tokenizers.Tokenizer:
-    """GPT-2's form: a vocabulary and its merges, of bytes."""
+    """Reads GPT-2's form: a vocabulary of bytes and its merges."""
     merges = path.with_name(path.name.replace("vocab.json", "merges.txt"))
     if not merges.is_file():
         if any(path.parent.glob("*.spm")):
@@ -189,7 +189,7 @@ def _byte_level(path: Path, settings: TokenizerSettings) -> tokenizers.Tokenizer
 
 
 def _sentence_piece(path: Path) -> tokenizers.Tokenizer:
-    """A SentencePiece model, turned over by transformers, which knows how each class adds to it."""
+    """A SentencePiece model, converted by transformers, which knows what each class adds to it."""
     try:
         import sentencepiece  # noqa: F401  (transformers reads the file with it, and names neither otherwise)
         import transformers
@@ -208,6 +208,6 @@ def _sentence_piece(path: Path) -> tokenizers.Tokenizer:
 
 
 def count_capitals(tokenizer: tokenizers.Tokenizer) -> int:
-    """Words of the vocabulary that lower-casing would never find."""
+    """The number of the vocabulary's words that lower-cased text never has."""
     words = (word for word in tokenizer.get_vocab(with_added_tokens=False) if not word.startswith("["))
     return sum(word != word.lower() for word in words)

@@ -13,7 +13,7 @@ from flaxmill.data.tokenizer.settings import ROLES, Role, TokenizerSettings
 
 Roles = dict[Role, int]
 
-# A tokenizer with nothing beside it says its roles by the spellings that are common for them.
+# A tokenizer with no files beside it has the roles that these common spellings tell.
 _SPELLINGS: dict[Role, Sequence[str]] = {
     "bos": ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>"),
     "eos": ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"),
@@ -34,11 +34,11 @@ class Frame(NamedTuple):
 
 
 def template_frame(inner: tokenizers.Tokenizer) -> Frame:
-    """What the tokenizer's own template puts around a text; nothing where it has none.
+    """The ids that the tokenizer's own template puts around a text; none where it has no template.
 
     Raises ValueError where it leaves the text out.
     """
-    # Read off a text of one token, since the tokenizer itself may know no token for a text of ours.
+    # Read from a scratch text of one token, since the tokenizer itself may know no token for a text of ours.
     scratch = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     scratch.post_processor = inner.post_processor
     encoding = scratch.encode("a")
@@ -49,8 +49,8 @@ def template_frame(inner: tokenizers.Tokenizer) -> Frame:
 
 
 def find_roles(inner: tokenizers.Tokenizer, settings: TokenizerSettings) -> Roles:
-    """Ids by role, as transformers finds them: what the settings spell, or their class by itself; else the
-    ids of generation_config.json and config.json. Without any settings, the common spellings."""
+    """Ids by role, as transformers finds them: the spellings of the settings, or the defaults of their class;
+    else the ids of generation_config.json and config.json. Without any settings, the common spellings."""
     if settings.are_absent:
         return _spelled_roles(inner, _frames_as_roberta(inner))
     roles: Roles = {}
@@ -59,11 +59,11 @@ def find_roles(inner: tokenizers.Tokenizer, settings: TokenizerSettings) -> Role
             roles[role] = id_
     added = inner.get_added_tokens_decoder()
     for role, id_ in settings.token_ids.items():
-        # A model's default id may be any word of a tokenizer that it was never made with.
+        # A model's default id may be any word of a tokenizer that the model was not made with.
         if role not in roles and id_ in added:
             roles[role] = id_
     if not settings.names_tokens:
-        # A model's directory without settings of the tokenizer: what neither its class nor its ids decide.
+        # A model's directory has no tokenizer settings: spellings decide what neither class nor ids do.
         guessed = _spelled_roles(inner, _frames_as_roberta(inner))
         open_roles = ("pad", "mask", "unk") if roles.keys() & {"bos", "eos", "cls", "sep"} else ROLES
         for role in open_roles:
@@ -73,7 +73,7 @@ def find_roles(inner: tokenizers.Tokenizer, settings: TokenizerSettings) -> Role
 
 
 def roles_by_spelling(inner: tokenizers.Tokenizer) -> Roles:
-    """Ids by role as version 0.1.0 told them, whatever stands beside the tokenizer."""
+    """Ids by role as version 0.1.0 told them, whatever files are beside the tokenizer."""
     return _spelled_roles(inner, _knows_mask(inner))
 
 
@@ -90,7 +90,7 @@ def _spelled_roles(inner: tokenizers.Tokenizer, is_roberta: bool) -> Roles:
 
 
 def _frames_as_roberta(inner: tokenizers.Tokenizer) -> bool:
-    """RoBERTa spells [CLS] and [SEP] as <s> and </s>; the <s> that a causal model begins with is no [CLS]."""
+    """Whether <s> and </s> are [CLS] and [SEP], as in RoBERTa; the <s> of a causal model is not [CLS]."""
     begin, end = inner.token_to_id("<s>"), inner.token_to_id("</s>")
     if not _knows_mask(inner) or begin is None or end is None:
         return False

@@ -27,12 +27,12 @@ READ_KEYS = frozenset(
         *("tokenizer_class", "model_max_length", "max_len", "model_input_names", "truncation_side"),
         *("do_lower_case", "strip_accents", "tokenize_chinese_chars"),  # BERT's
         *("add_prefix_space", "trim_offsets"),  # byte-level BPE's
-        *("split_special_tokens", "auto_map"),  # the latter is refused
+        *("split_special_tokens", "auto_map"),  # auto_map is refused
         *(
             "legacy",
             "extra_ids",
             "sp_model_kwargs",
-        ),  # by transformers, where it converts a SentencePiece model
+        ),  # transformers reads these where it converts a SentencePiece model
     }
 )
 """Keys of tokenizer_config.json that are followed."""
@@ -110,12 +110,12 @@ _CLASS_OF_MODEL = {
 
 
 class TokenizerSettings(NamedTuple):
-    """What stands beside a tokenizer; all empty where nothing does.
+    """What the files beside a tokenizer say; all empty where there are none.
 
     values: tokenizer_config.json with special_tokens_map.json merged into it.
     class_name: the tokenizer class of transformers, without "Fast"; None: not known.
-    token_ids: roles by id, of generation_config.json and config.json.
-    added_tokens: tokens by id that are not in the tokenizer's own file, perhaps.
+    token_ids: ids by role, from generation_config.json and config.json.
+    added_tokens: tokens by id; perhaps the tokenizer's own file lacks them.
     """
 
     values: dict[str, Any] = {}  # noqa: RUF012  (a NamedTuple's default, which nobody changes)
@@ -130,7 +130,7 @@ class TokenizerSettings(NamedTuple):
 
     @property
     def named_tokens(self) -> dict[Role, str]:
-        """Spellings by role: those of the files, else the defaults of the class."""
+        """Spellings by role: from the files, else the defaults of the class."""
         named: dict[Role, str] = dict(_CLASS_TOKENS.get(self.class_name or "", {}))
         for role in ROLES:
             if f"{role}_token" in self.values:
@@ -141,7 +141,7 @@ class TokenizerSettings(NamedTuple):
 
     @property
     def unknown_keys(self) -> list[str]:
-        """What is neither followed nor known to change nothing; a token of a name of its own is special."""
+        """Keys that are neither followed nor known to change nothing; any key NAME_token is followed."""
         known = READ_KEYS | MEANINGLESS_KEYS.keys()
         return sorted(key for key in self.values if key not in known and not key.endswith("_token"))
 
@@ -155,10 +155,10 @@ def read_settings(directory: Path) -> TokenizerSettings:
     """The settings in a directory. Raises ValueError for a file that is damaged or of another form."""
     files = {name: _read_object(directory / name) for name in SETTINGS_FILES}
     values, config = dict(files[SETTINGS_FILE]), files["config.json"]
-    if "model_type" not in config:  # a run's, or something else's
+    if "model_type" not in config:  # it is the config of a run, or of something else
         config = {}
     _refuse_code(values, directory)
-    if "added_tokens_decoder" not in values:  # as transformers: a newer file says it all
+    if "added_tokens_decoder" not in values:  # as in transformers: a newer file says it all
         values |= files["special_tokens_map.json"]
     ids = _token_ids(config) | _token_ids(files["generation_config.json"])
     class_name = values.get("tokenizer_class") or config.get("tokenizer_class")
@@ -172,14 +172,14 @@ def read_settings(directory: Path) -> TokenizerSettings:
 
 
 def token_text(value: Any) -> str | None:
-    """The spelling of a token that stands as a string or as an object with `content`."""
+    """The spelling of a token that is written as a string or as an object with `content`."""
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) and value else None
 
 
 def _token_ids(values: Mapping[str, Any]) -> dict[Role, int]:
-    """Of several end tokens the first."""
+    """Ids by role; from several end tokens, the first."""
     ids: dict[Role, int] = {}
     for role in ROLES:
         value = values.get(f"{role}_token_id")
@@ -207,8 +207,8 @@ def _added_tokens(
 
 def _odd_token(directory: Path, key: Any, token: Any) -> ValueError:
     return ValueError(
-        f"{directory / SETTINGS_FILE}: the added token {key!r:.20}: {token!r:.60} is no id with its token; "
-        "correct or delete it"
+        f"{directory / SETTINGS_FILE}: the added token {key!r:.20}: {token!r:.60} is not an id with its "
+        "token; correct or delete it"
     )
 
 
@@ -231,5 +231,5 @@ def _read_object(path: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read ({reason}); restore or delete it") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {type(values).__name__} and no object; restore or delete it")
+        raise ValueError(f"{path} holds {type(values).__name__}, not an object; restore or delete it")
     return values

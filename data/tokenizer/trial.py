@@ -8,7 +8,7 @@ from flaxmill.data.tokenizer.roles import template_frame
 from flaxmill.data.tokenizer.settings import read_settings
 from flaxmill.data.tokenizer.trials import trial
 
-# What patterns and tables of a tokenizer may stumble over.
+# Texts that a tokenizer's patterns and tables may stumble over.
 _TEXTS = (
     "",
     "The quick brown fox jumps over 13 lazy dogs, isn't it?\n\n  Déjà vu: Straße, Ελλάδα, мир, 東京 🙂 ",
@@ -21,7 +21,7 @@ _TEXTS = (
 
 
 def read_and_use(path: Path) -> None:
-    """Raises what the tokenizers library does, but for texts that it refuses in words."""
+    """Uses a tokenizer once. Raises what the tokenizers library does, unless it refuses a text in words."""
     if path.suffix == ".model":
         _read_sentence_piece(path)
         return
@@ -41,10 +41,10 @@ def read_and_use(path: Path) -> None:
 
 
 def _read_sentence_piece(path: Path) -> None:
-    """Its converter, in transformers, takes seconds to be loaded, and is of Python."""
+    """Reads the model alone: its converter, in transformers, takes seconds to load, and is in Python."""
     try:
         import sentencepiece
-    except ImportError:  # which is told where the file is read
+    except ImportError:  # reported where the file is read
         return
     sentencepiece.SentencePieceProcessor(model_file=str(path)).encode(list(_TEXTS))
 

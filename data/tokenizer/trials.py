@@ -1,5 +1,5 @@
-"""Files of strangers are read in a child process first, where a library that crashes, grows or never
-ends does no harm.
+"""Reads files of strangers in a child process first, where a library that crashes, grows or never ends
+does no harm.
 
 A library in C++ or Rust that meets what its authors did not think of may end the process, or print lines of
 its own; no `try` helps against that.
@@ -16,12 +16,12 @@ from typing import NoReturn
 
 try:
     import resource
-except ImportError:  # of no system of Unix
+except ImportError:  # not a Unix system
     resource = None
 
 SECONDS = 8
-"""CPU time of a trial, and one more for each MB: a tokenizer of 250,000 words, of 14 MB, needs half a one."""
-_PATIENCE = 90.0  # seconds by the clock, where others have the processor
+"""CPU time of a trial, and one more for each MB: a tokenizer of 250,000 words, 14 MB, needs half a second."""
+_PATIENCE = 90.0  # seconds by the clock, if other processes have the processor
 MAX_BYTES = 2 << 30
 _REFUSED = 3
 _OF_OTHERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -30,7 +30,7 @@ _TOO_LARGE = f"it takes more than {MAX_BYTES >> 30} GB of memory to read it and 
 
 
 def try_reading(module: str, path: Path, others: tuple[Path, ...] = ()) -> str | None:
-    """Why `module`, run as a program, cannot read a file; None: it can, or no child process can be had.
+    """Why `module`, run as a program, cannot read a file; None if it can, or no child process can start.
 
     A trial is made once for each state of the files. It costs 0.05 s and the reading.
 
@@ -42,7 +42,7 @@ def try_reading(module: str, path: Path, others: tuple[Path, ...] = ()) -> str |
 
 
 def trial(read: Callable[[Path], object]) -> NoReturn:
-    """Read the file that the first argument names, as the child process, and tell by the exit code."""
+    """As the child process, read the file that the first argument names, and tell by the exit code."""
     path = Path(sys.argv[1])
     if resource is not None:
         seconds = _seconds(path)
@@ -53,7 +53,7 @@ def trial(read: Callable[[Path], object]) -> NoReturn:
         read(path)
     except MemoryError:
         _tell(_TOO_LARGE)
-    except BaseException as error:  # panics of Rust are no Exceptions
+    except BaseException as error:  # panics of Rust are not Exceptions
         _tell(" ".join(str(error).split())[:200] or type(error).__name__)
     os._exit(0)
 
@@ -98,6 +98,6 @@ def _crash(number: int, said: bytes, path: Path) -> str | None:
         return None
     if number == signal.SIGXCPU:
         return _TOO_LONG.format(_seconds(path))
-    if b"memory allocation" in said:  # of Rust, which then aborts
+    if b"memory allocation" in said:  # from Rust, which then aborts
         return _TOO_LARGE
     return f"the library that reads it crashes by {signal.Signals(number).name}"

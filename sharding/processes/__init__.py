@@ -8,5 +8,5 @@ relay         a way to JAX's service that outlives it
 coordination  what processes agree on before and after the steps
 watch         when one process dies or hangs, the others end soon too
 stop_signal   SIGTERM and SIGINT as a flag
-step_signals  what one process is told, all do after the same step
+step_signals  when one process is told to stop or save, all do it after the same step
 """

@@ -36,9 +36,8 @@ __all__ = [
     "start_processes",
 ]
 
-_WAIT_MILLISECONDS = (
-    7 * 24 * 3600 * 1000
-)  # who waits for a process that died is ended by the watch over peers
+# The watch over peers ends a process that waits for one that died.
+_WAIT_MILLISECONDS = 7 * 24 * 3600 * 1000
 _CONNECT_SECONDS, _SHUTDOWN_SECONDS = 60, 10
 
 coordinator_lost = threading.Event()
@@ -54,7 +53,7 @@ class Stoppable(Protocol):
 
     @property
     def leave(self) -> Callable[[int, str], object] | None:
-        """Given the exit code and the reason; None: it waits until there is something that can pass it on."""
+        """Takes the exit code and the reason. None: the end waits until something can pass them on."""
         ...
 
     @leave.setter
@@ -81,12 +80,12 @@ def start_processes(
     """Connect this process with the others, before any device is touched.
 
     Args:
-      heartbeat_seconds: after which a silent process counts as dead. JAX's own count, at whose end it aborts
-        the process, is set to several times that.
+      heartbeat_seconds: a process that is silent for so long counts as dead. JAX's own limit, after which it
+        aborts the process, is set to several times that.
       start_seconds: how long the processes wait for each other.
-      job: what all processes of this job, and no others, call it.
+      job: the name that all processes of this job, and no others, give it.
       say: is told of strangers that come to the port of process 0.
-      stop: what is to end this process until all have met; then, until its `leave` is set again, nothing is.
+      stop: ends this process when told to, until all have met; then it cannot until its `leave` is set again.
 
     Raises:
       MeetingStoppedError: one of the processes was told to stop.
@@ -104,12 +103,12 @@ def start_processes(
     if stop is not None:
         stop.leave = None
     with _private_directory() if host else nullcontext("") as directory:
-        service = f"{directory}/service"  # of JAX: a UNIX socket, which only this user reaches
+        service = f"{directory}/service"  # JAX's: a UNIX socket, which only this user reaches
         relay = Relay(_way_to_service(launch, greetings, own, service), coordinator_lost)
         _ports[:] = [relay, *([host] if host else [])]
         if host:
             host.serve(service)
-        # All are there, so this takes a moment; if one dies in it, JAX would wait and then abort the process.
+        # All are there, so this takes a moment. If one dies in it, JAX would wait and then abort the process.
         timer = threading.Timer(_CONNECT_SECONDS, _give_up, args=(launch,))
         timer.daemon = True
         timer.start()
@@ -133,7 +132,7 @@ def _connect_jax(
     # gRPC would take even a connection within the machine through a proxy of the environment.
     os.environ.setdefault("no_grpc_proxy", "127.0.0.1")
     jax.config.update("jax_check_proxy_envs", False)
-    # It replaces the handler of SIGTERM; a job of ours agrees in its steps when to stop.
+    # The preemption service replaces the handler of SIGTERM; a job of ours agrees in its steps when to stop.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         f"127.0.0.1:{port}",
@@ -149,7 +148,7 @@ def _connect_jax(
 
 
 def _way_to_service(launch: Launch, job: Job, own: Member, service: str) -> Connect:
-    """How this process reaches JAX's service: where it is, or through the port of process 0."""
+    """How this process reaches JAX's service: directly in process 0, else through the port of process 0."""
 
     async def connect_here() -> tuple[Reader, Writer]:
         return await asyncio.open_unix_connection(service)
@@ -163,7 +162,7 @@ def _way_to_service(launch: Launch, job: Job, own: Member, service: str) -> Conn
 
 
 def _private_directory() -> tempfile.TemporaryDirectory[str]:
-    """Where a UNIX socket may stand: its path has 107 bytes at most."""
+    """A directory for a UNIX socket: the socket's path has 107 bytes at most."""
     place = tempfile.gettempdir()
     return tempfile.TemporaryDirectory(prefix="flaxmill-", dir=place if len(place) < 60 else "/tmp")
 
@@ -174,7 +173,7 @@ def is_main() -> bool:
 
 
 def coordination() -> Coordination | None:
-    """What the processes say to each other through; None for a process alone."""
+    """The store through which processes talk to each other; None for a process alone."""
     state = distributed.global_state
     return state.client and Coordination(state.client, state.process_id, _members)
 
@@ -206,8 +205,8 @@ def share_of_gpus(launch: Launch, environ: Environment, num_gpus: int) -> list[i
     """Which of the node's GPUs this process takes: all (None), or an even share with the others there.
 
     Args:
-      num_gpus: of the node. Fewer in CUDA_VISIBLE_DEVICES, such that all processes could have as many,
-        are this process's own already.
+      num_gpus: GPUs of the node. If CUDA_VISIBLE_DEVICES names so few that all processes could have as many,
+        these are this process's own already.
 
     Raises:
       ValueError: the GPUs do not divide over the processes.
@@ -236,7 +235,7 @@ def _give_up(launch: Launch) -> None:
 
 
 def _count_gpus() -> int:
-    """NVIDIA's devices of this machine, without starting CUDA."""
+    """The number of this machine's NVIDIA devices, without starting CUDA."""
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         return 0
     return sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in Path("/dev").glob("nvidia*"))

@@ -1,4 +1,4 @@
-"""A port that withstands strangers: who connects has little time and room to say who it is.
+"""A port that withstands strangers: a connection has little time and room to say who it is.
 
 One thread serves all of its connections. However many are open, slow or endless, they cost a bounded part of
 memory and of file descriptors, and keep nobody out who says at once what is expected.
@@ -12,11 +12,11 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 OPENING_SECONDS = 5.0
-"""What a connection is given to say who it is."""
+"""The time that a connection has to say who it is."""
 MAX_UNKNOWN = 128
-"""Connections that have not said it yet; of more, the oldest is closed."""
+"""The most connections that have not said it yet; beyond that, the oldest is closed."""
 _AT_ONCE, _WAITING = 32, 1024
-"""How many are let in before those before them are read, and how many may wait outside."""
+"""How many are let in before earlier ones are read, and how many may wait outside."""
 _READ_BYTES = 1 << 16
 
 Reader = asyncio.StreamReader
@@ -28,9 +28,9 @@ class Door:
     """Serves a listening socket until it is closed.
 
     Args:
-      read_opening: what a connection must begin with; may fail in any way that a stream does.
-      admit: is given that, b"" where it did not come, and the connection, which is closed when it returns.
-      limit: bytes of a line, and of what waits to be read of a connection.
+      read_opening: reads what a connection must begin with; may fail in any way that a stream does.
+      admit: is given the opening, b"" if it did not come, and the connection, which is closed on return.
+      limit: the most bytes of a line, and of a connection's data that waits to be read.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Door:
             return None
 
     def shut(self) -> None:
-        """Let nobody in any more; who is in stays."""
+        """Let nobody in any more; connections that are in stay."""
         self._loop.call_soon_threadsafe(self._shut.set)
 
     def close(self) -> None:
@@ -108,9 +108,7 @@ class Door:
             writer.transport.abort()
 
     async def _opening(self, reader: Reader) -> bytes:
-        with suppress(
-            TimeoutError, OSError, ValueError, EOFError
-        ):  # late, broken, too long, or not all of it
+        with suppress(TimeoutError, OSError, ValueError, EOFError):  # late, broken, too long or incomplete
             async with asyncio.timeout(OPENING_SECONDS):
                 return await self._read_opening(reader)
         return b""

@@ -1,7 +1,7 @@
 """What the processes of one job say to each other before JAX connects them: lines of JSON, checked whole.
 
-A line names its job, so that those of others are told apart. Where all processes have a secret in common
-(FLAXMILL_JOB_TOKEN), it proves with it that it comes from one of them; the secret itself is never sent.
+A line names its job, so that lines of other jobs are told apart. Where all processes have a secret in common
+(FLAXMILL_JOB_TOKEN), a line proves with it that it comes from one of them; the secret itself is never sent.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class Greeting(NamedTuple):
 
 
 class Stranger(NamedTuple):
-    """Whoever sent a line that is no greeting of this job's: why it is none."""
+    """The sender of a line that is not a greeting of this job, and why it is not."""
 
     why: str
     is_flaxmill: bool = False
@@ -63,13 +63,13 @@ class Job:
         """What a line says; it may be anything."""
         values = _read(line)
         if values is None:
-            return Stranger("is no process of flaxmill")
+            return Stranger("is not a process of flaxmill")
         if (
             len(values) != 6
             or not _are(values, str, str, str, int, str, int)
             or values[0] not in get_args(Kind)
         ):
-            return Stranger("is no process of this version of flaxmill")
+            return Stranger("is not a process of this version of flaxmill")
         kind, name, proof, index, host, pid = values
         if name != self.name:
             return Stranger(f"is of another job: {name[:300]!a}", is_flaxmill=True)
@@ -77,13 +77,13 @@ class Job:
             return Stranger(f"has another {TOKEN}", is_flaxmill=True)
         is_host = host.isascii() and host.isprintable() and len(host) <= _MAX_HOST
         if not 0 <= index < self._num_processes or not is_host:
-            return Stranger("is no process of this job")
+            return Stranger("is not a process of this job")
         return Greeting(kind, index, Member(host, pid))
 
     def read_answer(self, line: bytes) -> tuple[str, Any] | None:
-        """What process 0 of this job says; None: it is another's line.
+        """What process 0 of this job says; None if the line is another's.
 
-        That another job is met there is said by whoever it is: its word for it needs no proof.
+        Another job that is met there says so itself: its word for it needs no proof.
         """
         values = _read(line)
         if values is None or len(values) != 4 or not _are(values[:3], str, str, str) or values[0] != "answer":
@@ -97,17 +97,17 @@ class Job:
 
 
 def _are_same(proof: str, ours: str) -> bool:
-    """In a time that tells nothing of how much of it is right."""
+    """Compares in a time that does not tell how much of the proof is right."""
     return hmac.compare_digest(proof.encode("utf-8", "surrogatepass"), ours.encode())
 
 
 def leaving(code: int, said: str) -> bytes:
-    """The line of a process that was greeted and goes."""
+    """The line of a process that leaves after its greeting."""
     return _line("leaving", code, said[:1000])
 
 
 def read_leaving(line: bytes) -> tuple[int, str] | None:
-    """Exit code and reason of a process that goes; None where it went without a word."""
+    """Exit code and reason of a process that leaves; None where it left without a word."""
     values = _read(line)
     if values is None or len(values) != 3 or not _are(values, str, int, str) or values[0] != "leaving":
         return None
@@ -130,5 +130,5 @@ def _read(line: bytes) -> list[Any] | None:
 
 
 def _are(values: list[Any], *types: type) -> bool:
-    """Of exactly these types: true is no number."""
+    """Whether the values have exactly these types: true is not a number."""
     return all(type(value) is kind for value, kind in zip(values, types, strict=True))

@@ -1,7 +1,7 @@
 """How this process was started: alone, or as one of many that flags or a cluster's launcher describe.
 
-It reads variables and touches no device; JAX's own detection is not used. That gives each Slurm task one
-GPU even where a task has a node of its own, and takes an allocation of one task for a cluster.
+It reads variables and touches no device. JAX's own detection is not used: it gives each Slurm task one GPU
+even where a task has a node of its own, and takes an allocation of one task for a cluster.
 """
 
 import re
@@ -23,7 +23,7 @@ class Launch(NamedTuple):
     Attributes:
       coordinator: HOST:PORT on which process 0 meets the others.
       local_index: which of the `local_count` processes on its machine this is; they share its GPUs.
-      source: who said so.
+      source: what said so.
     """
 
     coordinator: str
@@ -46,7 +46,7 @@ def find_launch(
     Open MPI comes before Slurm, whose variables under `mpirun` describe mpirun's own daemons.
 
     Raises:
-      ValueError: a value is no number, out of range, or only some of those that belong together are given.
+      ValueError: a value is not a number or out of range, or only some values that belong together are given.
     """
     flags = {
         "--coordinator": coordinator,
@@ -81,7 +81,7 @@ def _from_jax(environ: Environment) -> Found:
     names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = {name: environ.get(name) for name in names}
     if given["JAX_PROCESS_ID"] is None:
-        return False, None  # a number alone completes what a launcher says
+        return False, None  # JAX_NUM_PROCESSES alone completes what a launcher says
     if None in given.values():
         raise ValueError(f"{_listed(given)} without JAX_NUM_PROCESSES; set both or neither")
     num_processes, index = (_number(environ, name) for name in names)
@@ -94,7 +94,7 @@ def _from_jax(environ: Environment) -> Found:
 
 
 def _from_nodes(environ: Environment) -> Found:
-    """NNODES and NODE_RANK, as MaxText's and xpk's GPU jobs set them; torchrun sets others of its own."""
+    """NNODES and NODE_RANK, as MaxText's and xpk's GPU jobs set them; torchrun sets other variables."""
     address = _given_coordinator(environ, default_port=KUBERNETES_PORT)
     if address is None or "NNODES" not in environ or "NODE_RANK" not in environ:
         return False, None
@@ -153,7 +153,7 @@ def _from_slurm(environ: Environment) -> Found:
 
 
 def _slurm_local_count(environ: Environment, local_index: int) -> int:
-    """Of SLURM_STEP_TASKS_PER_NODE, such as 4(x2),3, the number that stands for this node."""
+    """The number of tasks on this node, from SLURM_STEP_TASKS_PER_NODE, such as 4(x2),3."""
     counts: list[int] = []
     text = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE", "")
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
@@ -183,7 +183,7 @@ def _from_tpu(environ: Environment) -> Found:
 
 
 def _from_jobset(environ: Environment) -> Found:
-    """A JobSet of Kubernetes, whose pods are SET-JOB-REPLICA-INDEX.SET."""
+    """A JobSet of Kubernetes; its pods are named SET-JOB-REPLICA-INDEX.SET."""
     if "JOBSET_NAME" not in environ or "JOB_COMPLETION_INDEX" not in environ:
         return False, None
     counts = [name for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_COUNT", "NNODES") if name in environ]
@@ -217,7 +217,7 @@ def _given_coordinator(environ: Environment, *, default_port: int | None) -> str
 
 
 def _started_by_hand(address: str, num_processes: int, index: int, source: str) -> Launch | None:
-    """Nobody says which machines they are on, except where the coordinator is this one."""
+    """Nothing says which machines the processes are on, unless the coordinator is this machine."""
     together = _host(address) in _THIS_MACHINE
     local = (index, num_processes) if together else (0, 1)
     return _checked(address, num_processes, index, *local, source)
@@ -245,10 +245,10 @@ def _is_address(text: str) -> bool:
 
 
 def bind_address(environ: Environment, launch: Launch) -> tuple[str, int]:
-    """Host, "" for all, and port at which process 0 listens.
+    """The host ("" for all) and the port at which process 0 listens.
 
     Raises:
-      ValueError: JAX_COORDINATOR_BIND_ADDRESS is no address.
+      ValueError: JAX_COORDINATOR_BIND_ADDRESS is not an address.
     """
     address = environ.get("JAX_COORDINATOR_BIND_ADDRESS")
     if not address:
@@ -274,7 +274,7 @@ def _host(address: str) -> str:
 
 
 def _first_host(nodes: str) -> str:
-    """Of Slurm's node[003-007,9]x[1-2],other: node003x1."""
+    """The first host of a Slurm list: node003x1 in node[003-007,9]x[1-2],other."""
     match = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     assert match is not None
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", match[0])

@@ -1,4 +1,4 @@
-"""The way of JAX's client to JAX's service: a port in each process that outlives what it leads to.
+"""The way from JAX's client to JAX's service: a port in each process that outlives the service.
 
 JAX's client aborts its process as soon as its connection ends. Through a relay it notices nothing when
 process 0 has gone, and Python says so instead.
@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from flaxmill.sharding.processes.door import Door, Reader, Writer, pump
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # with which a client of gRPC begins (RFC 9113, 3.4)
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # a client of gRPC begins with it (RFC 9113, 3.4)
 _LIMIT = 1 << 16
 _SERVICE_SECONDS = 20.0  # JAX's service starts a moment after all have met
 _RETRY_SECONDS = 0.02
@@ -22,13 +22,13 @@ Connect = Callable[[], Awaitable[tuple[Reader, Writer]]]
 
 
 class Relay:
-    """A port of this machine that leads on, for a client of gRPC.
+    """A port of this machine that leads a client of gRPC to a far end.
 
     When the far end has gone the near one stays open: to JAX that is a slow answer, not an error.
 
     Args:
-      connect: opens the way on; may fail while what it leads to is still starting.
-      lost: is set, once the relay is settled, when nothing that it led to is there any more.
+      connect: opens the way to the far end; may fail while the far end is still starting.
+      lost: is set, once the relay is settled, when no far end that it led to is there any more.
     """
 
     def __init__(self, connect: Connect, lost: threading.Event) -> None:
@@ -41,7 +41,7 @@ class Relay:
         self.port = self._door.port
 
     def settle(self) -> None:
-        """JAX has connected: nobody else may, and if what it is connected to has gone, that counts."""
+        """JAX has connected: nobody else may, and from now on it counts if the far end has gone."""
         self._door.shut()
         self._is_settled = True
         self._tell_if_lost()
@@ -76,7 +76,7 @@ class Relay:
             far_writer.transport.abort()
 
     def _tell_if_lost(self) -> None:
-        # A stranger's connection that ended says nothing of JAX's.
+        # A stranger's connection that ended says nothing about JAX's.
         if self._is_settled and self._has_lost_one and not self._num_live:
             self._lost.set()
 

@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 class MeetingStoppedError(ConnectionError):
-    """A process was told to stop before all had met; the others end with it, by the same exit code."""
+    """A process was told to stop before all had met; the others end with it, with the same exit code."""
 
     def __init__(self, code: int, said: str) -> None:
         super().__init__(said)
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
 class Host:
     """Process 0: waits for the others, then answers all at once.
 
-    Whoever sends no greeting of this job is let go, and said once of each kind.
+    A connection without a greeting of this job is let go; each kind is reported once.
     """
 
     def __init__(self, launch: Launch, job: Job, own: Member, say: Say) -> None:
@@ -92,9 +92,9 @@ class Host:
         return _members_or_raise(verdict)
 
     def leave(self, code: int, said: str) -> None:
-        """End this process, and tell those that have come why; once all have met it returns.
+        """End this process, and tell the processes that have come why; once all have met it returns.
 
-        From another thread than `meet`.
+        Call it from another thread than `meet`.
         """
         with self._changed:
             self._decide(Verdict("stopped", [code, f"process 0 ({self._own.host}): {said}"]))
@@ -131,7 +131,7 @@ class Host:
             await self._keep(greeting, reader, writer)
 
     async def _lead(self, reader: Reader, writer: Writer) -> None:
-        """To JAX's service, on which each process has one connection, or a few where one is made again."""
+        """Lead to JAX's service. Each process has one connection to it, or a few if one is made again."""
         if self._num_led < 4 * self._launch.num_processes:
             self._num_led += 1
             try:
@@ -215,9 +215,8 @@ class Guest:
                     deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
             except TimeoutError:
                 said = "no answer"
-            except (
-                OSError
-            ) as error:  # the name may be unknown, and the port closed, until process 0 has started
+            except OSError as error:
+                # The name may be unknown, and the port closed, until process 0 has started.
                 said = error.strerror or str(error)
             if answer is not None and answer[0] == "stranger":
                 said = f"{answer[1]}, here is {self._job.name}"
@@ -233,7 +232,7 @@ class Guest:
         )
 
     def leave(self, code: int, said: str) -> None:
-        """End this process, and tell process 0 why; as of `Host`."""
+        """End this process, and tell process 0 why; it returns as in `Host`."""
         if self._has_met:
             return
         with suppress(OSError):
@@ -242,14 +241,14 @@ class Guest:
         os._exit(code)
 
     def _greet(self, deadline: float) -> tuple[str, Any] | None:
-        """What process 0 answers, or a stranger in its place; None where it ends before it does."""
+        """What process 0 or a stranger in its place answers; None if it ends before that."""
         address = split_address(self._launch.coordinator)
         with socket.create_connection(address, timeout=5) as connection:
             connection.sendall(self._job.greet("member", self._launch.process_index, self._own))
             self._connection = connection
             try:
                 for line in _read_lines(connection, deadline, MAX_LINE + 512 * self._launch.num_processes):
-                    answer = self._job.read_answer(line) or ("stranger", "what answers there is no process 0")
+                    answer = self._job.read_answer(line) or ("stranger", "what answers is not process 0")
                     if answer[0] != "wait":
                         return answer
                     self._has_waited = True
@@ -281,7 +280,7 @@ def _read_lines(connection: socket.socket, deadline: float, limit: int) -> Itera
 
 
 def _listen(launch: Launch, deadline: float) -> socket.socket:
-    """On the port of --coordinator, at all addresses; JAX_COORDINATOR_BIND_ADDRESS says otherwise."""
+    """Listen on the port of --coordinator, at all addresses unless JAX_COORDINATOR_BIND_ADDRESS names one."""
     host, port = bind_address(os.environ, launch)
     deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
     while True:

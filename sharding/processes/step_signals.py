@@ -1,4 +1,4 @@
-"""What one process is asked to do, all processes of a job do after the same step."""
+"""When one process is told to stop or save, all processes do it after the same step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +10,7 @@ from flaxmill.sharding.placement import place_on_devices
 
 
 class Stop(Protocol):
-    """Someone who may ask the run to end."""
+    """Something that may ask the run to end."""
 
     @property
     def requested(self) -> bool: ...
@@ -32,10 +32,10 @@ class Asked(NamedTuple):
 
 
 class Signals:
-    """Agreement by the steps themselves: each process gives its wishes to the step that it dispatches, the
-    step reduces them over all devices, and every process reads the same result with the step's metrics.
+    """Processes agree through the steps: each gives its flags to the step that it dispatches, the step
+    reduces them over all devices, and every process reads the same result with the step's metrics.
 
-    A process alone acts on its own wishes at once.
+    A process alone acts on its own flags at once.
     """
 
     def __init__(self, mesh: Mesh, stop: Stop | None, wants_save: Callable[[], bool]) -> None:
@@ -43,11 +43,11 @@ class Signals:
         self._many = jax.process_count() > 1
 
     def inputs(self) -> jax.Array | None:
-        """int32 [devices, 2], this process's wishes on each of its devices; None for a process alone."""
+        """int32 [devices, 2], this process's flags on each of its devices; None for a process alone."""
         return place_on_devices(self._mesh, [int(wish) for wish in self._own()]) if self._many else None
 
     def agreed(self, reduced: Any) -> Asked:
-        """What all act on.
+        """What all processes act on.
 
         Args:
           reduced: the metric `signals` of the newest step that was read, [2], or None.

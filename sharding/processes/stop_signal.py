@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM and SIGINT become a flag that the loop reads between steps."""
+"""Turns SIGTERM and SIGINT into a flag that the loop reads between steps."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: schedulers requeue
-EXIT_BY_SIGNAL = 128  # and the signal's number, as shells say it
+EXIT_BY_SIGNAL = 128  # plus the signal's number, as in shells
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# One wish often comes as several signals: `timeout`, launchers and a terminal's Ctrl-C reach a process and
-# its parent, who passes it on some milliseconds later. A person who means it presses again after reading the
-# first answer, and schedulers that kill wait for longer than this.
+# One request often comes as several signals: `timeout`, launchers and a terminal's Ctrl-C reach a process and
+# its parent, which passes it on some milliseconds later. A person who means it presses again after reading
+# the first answer, and schedulers that kill wait for longer than this.
 SECOND_SIGNAL_SECONDS = 1.5
 
 Leave = Callable[[int, str], object]
@@ -26,9 +26,10 @@ Leave = Callable[[int, str], object]
 class StopSignal:
     """Context manager: `requested` turns true at the first SIGTERM or SIGINT.
 
-    Another one SECOND_SIGNAL_SECONDS or more after it ends the process at once. Until the run has `started`,
-    while it prepares, restores or compiles, there is nothing to save, and the first one does. The exit code
-    is 75 where a checkpoint holds every step that was made, else 128 and the signal's number.
+    Another signal SECOND_SIGNAL_SECONDS or more after it ends the process at once. Until the run has
+    `started`, while it prepares, restores or compiles, there is nothing to save, and the first signal ends
+    the process at once. The exit code is 75 where a checkpoint holds every step that was made, else 128 plus
+    the signal's number.
 
     Python runs its signal handlers between bytecodes of the main thread, so not while XLA compiles there.
     The interpreter's C handler also writes the signal's number to the wakeup socket, at once and from
@@ -39,12 +40,12 @@ class StopSignal:
     """
 
     def __init__(self, notify: Callable[[str], None] | None = None, *, until_exit: bool = False) -> None:
-        """Signals are taken.
+        """Signals are taken when the context is entered.
 
         Args:
           notify: is told what a signal does, from another thread; None: a line on stderr.
-          until_exit: the process ends after the context, and its exit code stands: signals that come then are
-            ignored, and not left to what handled them before.
+          until_exit: the process ends after the context, and its exit code is settled: signals that come then
+            are ignored, and not left to their earlier handlers.
         """
         self._notify = notify or _print_notice
         self._until_exit = until_exit
@@ -67,7 +68,7 @@ class StopSignal:
     def leave(self) -> Leave | None:
         """What ends the process at once, given the exit code and the reason; called from another thread.
 
-        None: there is nothing yet that can tell other processes, and the end waits for it.
+        None: nothing can tell other processes yet, and the end waits until something can.
         """
         return self._leave
 
@@ -114,7 +115,7 @@ class StopSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._leave is None:  # what was to come has failed; the watcher may wait for it
+        if self._leave is None:  # it was to be set, but something failed; the watcher may wait for it
             self.leave = _exit_with
         self._is_over = True
         for undo in self._undo:
@@ -163,12 +164,12 @@ class StopSignal:
         self._depart(code, said)
 
     def _depart(self, code: int, said: str) -> None:
-        """End the process by what can tell others of it, even where that changes meanwhile."""
+        """End the process through `leave`, which can tell others of it, even if it changes meanwhile."""
         while not self._is_over:
             self._may_leave.wait()
             leave = self._leave
             if leave is not None:
-                leave(code, said)  # it returns where another is about to be set
+                leave(code, said)  # it returns if another is about to be set
             while self._leave is leave and not self._is_over:
                 time.sleep(0.01)
 

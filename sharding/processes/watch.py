@@ -1,4 +1,4 @@
-"""The watch that the processes of one job keep over each other: none outlives another for long, or hangs."""
+"""Processes of one job watch each other: when one dies or hangs, the others end soon too."""
 
 import atexit
 import json
@@ -23,7 +23,7 @@ _SAME_MISTAKE_SECONDS, _OWN_END_SECONDS = 1.0, 10.0
 
 
 class Beat(NamedTuple):
-    """What a process says of itself, several times within `heartbeat_seconds`."""
+    """What a process says about itself, several times within `heartbeat_seconds`."""
 
     index: int
     host: str
@@ -31,10 +31,10 @@ class Beat(NamedTuple):
     count: int = 0
     step: int = 0
     calls: int = 0
-    """How often it said where it is, at this step; 0 before it first did."""
+    """How often it said where it is at this step; 0 before the first time."""
     doing: str = "starting"
     line: str = ""
-    """The line of Python at which its main thread is."""
+    """The line of Python that its main thread is at."""
     finished: bool = False
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Beat(NamedTuple):
 
     @property
     def place(self) -> tuple[bool, int, int]:
-        """In the order in which all processes go through them."""
+        """Places have the order in which all processes go through them."""
         return self.finished, self.step, self.calls
 
     @property
@@ -51,26 +51,26 @@ class Beat(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Why all processes end; the first that is posted stands."""
+    """Why all processes end; the first that is posted counts."""
 
     kind: str
     """failed, mistake, dead, stuck, stopped or finished"""
     message: str
     index: int
-    """Whom it is about."""
+    """The process that it is about."""
     code: int = 1
-    """With which they exit."""
+    """The exit code of all processes."""
 
 
 class Peers:
-    """Context manager of everything that processes do together; it does nothing for a process alone.
+    """Context manager for everything that processes do together; it does nothing for a process alone.
 
-    Every process posts beats to the store of process 0. Process 0 reads them all, the others read its own
-    beat and the verdict. Time counts only while the one who counts it runs: a machine that was suspended,
-    or too busy to read, accuses nobody of it.
+    Every process posts beats to the store of process 0. Process 0 reads them all, the others read its beat
+    and the verdict. Time counts only while the process that counts it runs: a machine that was suspended, or
+    too busy to read, accuses nobody of it.
 
-    An exception that leaves it is posted, so that all others end. If it may be the mark of a peer's death, as
-    when a collective fails, the peer's name is waited for, and becomes this process's only message.
+    An exception that leaves the context is posted, so that all others end. If it may be the mark of a peer's
+    death, as when a collective fails, this process waits for the peer's name, which becomes its only message.
     """
 
     def __init__(self, *, heartbeat_seconds: int, stall_seconds: int) -> None:
@@ -96,9 +96,9 @@ class Peers:
         self._at = (step, calls + 1 if step == last else 1, doing)
 
     def leave(self, code: int, said: str) -> NoReturn:
-        """End all processes with `code`, without a save: this one was told to stop at once. From any thread.
+        """End all processes with `code`, without a save: this one was told to stop at once.
 
-        Where several were told at once, the code of the first is that of all.
+        Any thread may call it. If several were told at once, all end with the code of the first.
         """
         self._leave(Verdict("stopped", f"{self._short()}: {said}", self._own.index, code))
         os._exit(code if self._verdict is None else self._verdict.code)
@@ -132,9 +132,8 @@ class Peers:
             self.finish()
             return
         if self._may_be_a_peers(error):
-            time.sleep(
-                self._heartbeat_seconds + 4 * self._interval
-            )  # the watch ends the process, if it was one
+            # If a peer died, the watch ends this process meanwhile.
+            time.sleep(self._heartbeat_seconds + 4 * self._interval)
         text = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, ValueError | RuntimeError) or isinstance(error, JaxRuntimeError):
             text = f"{type(error).__name__}: {text}"
@@ -152,7 +151,7 @@ class Peers:
     def _short(self) -> str:
         return f"process {self._own.index} ({self._own.host})"
 
-    # What goes to the store and comes from it. A call to it may hang: only these threads make any.
+    # What goes to the store and comes from it. A call to the store may hang: only these threads make any.
 
     def _post_beats(self) -> None:
         while not self._over.is_set():
@@ -213,7 +212,7 @@ class Peers:
         if self._client is not None and not self._over.is_set():
             self._leaving.set()
             timer = threading.Timer(_OWN_END_SECONDS, os._exit, (verdict.code,))
-            timer.daemon = True  # for an end that a thread of a library's delays
+            timer.daemon = True  # in case a library's thread delays the end
             timer.start()
             self._post(verdict)
 
@@ -226,14 +225,14 @@ class Peers:
         while not self._over.is_set():
             coordinator_lost.wait(self._interval)
             now = time.monotonic()
-            # Where this process gets its turn late, the others do not get theirs more often.
+            # When this process gets its turn late, the others do not get theirs more often.
             elapsed = min(now - before, 1.25 * self._interval)
             unread, before = min(unread + elapsed, 2 * self._interval), now
             if self._verdict is not None:
                 self._obey(self._verdict)
             if coordinator_lost.is_set() and not self._leaving.is_set():
                 self._lost_main()
-            # What process 0 could not read of its own store is nobody else's silence.
+            # If process 0 could not read its own store, that is not another process's silence.
             has_read = self._own.index > 0 or self._num_answers > num_answers
             num_answers = self._num_answers
             for index, beat in dict(self._beats).items():
@@ -257,14 +256,17 @@ class Peers:
         return Verdict("dead", message, longest)
 
     def _stall(self, stalled: dict[int, float], known: dict[int, Beat]) -> Verdict | None:
-        """The furthest behind, when it has not moved; until all have said where they are, none is late."""
+        """The verdict on the process furthest behind, if it has not moved.
+
+        Until all have said where they are, none is late.
+        """
         if self._own.index or not all(beat.calls for beat in known.values()):
             return None
         last = min(beat.place for beat in known.values())
         behind = [beat for beat in known.values() if beat.place == last]
         if last[0] or min(stalled[beat.index] for beat in behind) < self._stall_seconds:
             return None
-        # Those that wait for another all wait at one line of the program.
+        # Processes that wait for another all wait at one line of the program.
         [(waiting, number)] = Counter(beat.line for beat in behind).most_common(1)
         suspects = [beat for beat in behind if beat.line != waiting or number <= len(behind) / 2] or behind
         who = " and ".join(f"{beat} in {beat.line}" for beat in suspects[:3])
@@ -283,7 +285,7 @@ class Peers:
 
     def _conclude(self, verdict: Verdict) -> None:
         self._post(verdict)
-        if self._verdict is None:  # its own store has not answered yet, or the silent one is process 0
+        if self._verdict is None:  # the store has not answered yet, or the silent process is process 0
             self._verdict = verdict
         self._obey(self._verdict)
 
@@ -316,7 +318,7 @@ def _main_line() -> str:
 
 
 def _exit_at_once() -> None:
-    """In place of JAX's own exit, which waits for all processes."""
+    """Exits in place of JAX's own exit, which waits for all processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

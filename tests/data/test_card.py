@@ -50,7 +50,7 @@ def test_shares_of_many_labels_are_those_of_the_examples(tmp_path):
     ("task", "words"),
     [
         ("answers", "questions have an answer"),
-        ("regression", "labels of mean"),
+        ("regression", "labels have mean"),
         ("tagging", "animal"),
         ("translation", "rows         sources, 64 tokens"),
     ],

@@ -118,7 +118,7 @@ def test_a_malformed_tokenizer_is_one_line(tmp_path):
 
 
 def test_an_unknown_tokenizer_names_the_choices():
-    with pytest.raises(ValueError, match=r"data\.tokenizer='bpee' is no file; use bpe, wordpiece, bytes"):
+    with pytest.raises(ValueError, match=r"data\.tokenizer='bpee' is not a file; use bpe, wordpiece, bytes"):
         Tokenizer.load("bpee")
 
 

@@ -25,5 +25,5 @@ def test_a_tokenizer_whose_file_is_gone_is_the_run_s_own_copy(tmp_path):
     source.unlink()
     assert prepare(str(run)).fingerprint == dataset.fingerprint
     for without in (None, str(tmp_path / "other")):
-        with pytest.raises(ValueError, match=r"tokenizer.json' is no file; use bpe"):
+        with pytest.raises(ValueError, match=r"tokenizer.json' is not a file; use bpe"):
             prepare(without)

@@ -156,7 +156,7 @@ def test_a_label_that_training_did_not_have_is_refused_with_those_known():
 
 
 def test_a_separator_longer_than_the_row_is_refused():
-    with pytest.raises(ValueError, match=r"^data.sequence_length=24 has no room beside the 40 tokens around"):
+    with pytest.raises(ValueError, match=r"^data.sequence_length=24 has no room for texts beside the 40 "):
         encode(ours("gpt2"), make_examples(["a"], ["b"]), pair_column="pair", separator="\n" * 40)
 
 

@@ -62,7 +62,7 @@ def test_the_advice_on_a_text_is_as_good(tmp_path, encoding, named):
     ("start", "message"),
     [
         (gzip.compress(b"text", mtime=0), r"is a gzip archive, .* give it the suffix \.gz$"),
-        (b"PK\x03\x04\x14\x00", r"is a zip archive, as its first bytes say, and no text; give the text"),
+        (b"PK\x03\x04\x14\x00", r"is a zip archive, as its first bytes say, and not text; give the text"),
         (b"%PDF-1.7\n", r"is a PDF, as its first bytes say"),
         (b"\x93NUMPY\x01\x00", r"is a NumPy array"),
     ],
@@ -98,7 +98,7 @@ def test_a_stray_byte_of_utf8_can_be_dropped_as_the_advice_says(tmp_path):
 def test_binary_data_are_not_taken_for_another_encoding(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(bytes(range(256)))
-    with pytest.raises(ValueError, match=r"not UTF-8 at byte 128 \(0x80\), and holds NULs: it is no text"):
+    with pytest.raises(ValueError, match=r"not UTF-8 at byte 128 \(0x80\), and holds NULs: it is not text"):
         list(text_sources(DataConfig(files=(str(path),)), "files", lambda line: None).read())
 
 

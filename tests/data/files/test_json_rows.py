@@ -24,7 +24,7 @@ def test_json_lines_are_objects(tmp_path):
     ("line", "message"),
     [
         ('{"text": "a"', r"^row 2 of .*a.jsonl cannot be read \(Expecting ',' delimiter at character \d+\)"),
-        ('["text"]', r"^row 2 of .*it is no object, but '\[\"text\"\]'\); correct or delete it$"),
+        ('["text"]', r"^row 2 of .*it is not an object, but '\[\"text\"\]'\); correct or delete it$"),
     ],
 )
 def test_a_line_that_is_no_object_is_named(tmp_path, line, message):
@@ -38,7 +38,7 @@ def test_a_line_that_is_no_object_is_named(tmp_path, line, message):
 def test_an_array_is_read_under_the_suffix_json_and_named_under_jsonl(tmp_path, content):
     path = write(tmp_path, "a.jsonl", content)
     with pytest.raises(
-        ValueError, match=r"a\.jsonl is a JSON array and no object a line; give it the suffix \.json to"
+        ValueError, match=r"a\.jsonl is a JSON array, not one object per line; give it the suffix \.json to"
     ):
         list(read_jsonl(path))
     rows = list(read_json(path.rename(tmp_path / "a.json")))
@@ -57,10 +57,10 @@ def test_objects_a_line_are_read_under_the_suffix_json(tmp_path):
     [
         (
             '{\n"text": "a"\n}',
-            r"a\.json is one JSON value; write it as an array of objects, or as an object a line$",
+            r"a\.json is one JSON value; write it as an array of objects, or as one object per line$",
         ),
         ('"text"', r"a\.json is one JSON value; write it"),
-        ('[{"text": "a"}, 5]', r"^row 2 of .*a\.json cannot be read \(it is no object, but '5'\)"),
+        ('[{"text": "a"}, 5]', r"^row 2 of .*a\.json cannot be read \(it is not an object, but '5'\)"),
         (
             '[{"text": "a"},\n{"text" "b"}]',
             r"a\.json cannot be read \(Expecting ':' delimiter at .* line 2\)",

@@ -34,7 +34,7 @@ def test_home_is_expanded_and_a_strangers_is_refused(monkeypatch):
     monkeypatch.setenv("HOME", "/at/home")
     assert local_path("~/run", "RUN") == Path("/at/home/run")
     advice = (
-        r"RUN=~nobody-here/run begins with the home of no user .*; a name so is written \./~nobody-here/run"
+        r"RUN=~nobody-here/run names no user's home .*; write a path that begins so as \./~nobody-here/run"
     )
     with pytest.raises(ValueError, match=advice):
         local_path("~nobody-here/run", "RUN")

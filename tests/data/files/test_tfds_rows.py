@@ -87,7 +87,7 @@ def test_a_name_is_found_below_the_data_directory(data_dir):
     [
         (
             "tfds:smaller_and_unknown",
-            r"^'tfds:smaller_and_unknown' is no dataset that TFDS finds \(Dataset small",
+            r"^'tfds:smaller_and_unknown' is not a dataset that TFDS finds \(Dataset small",
         ),
         ("tfds:small:dev", r"^'tfds:small:dev' cannot be read \(.*; prepare it with .* splits: train, test$"),
         (

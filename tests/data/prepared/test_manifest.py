@@ -93,7 +93,7 @@ def changed(manifest: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 )
 def test_a_part_that_is_not_as_it_is_written_is_named(path, value, odd, dataset):
     write_manifest(dataset.directory, changed(stored(dataset), path, value))
-    with pytest.raises(DamagedDatasetError, match=f"has no {odd} as a manifest has it; prepare it again"):
+    with pytest.raises(DamagedDatasetError, match=f"has no valid {odd}; prepare it again"):
         open_dataset(dataset.directory)
 
 
@@ -111,7 +111,7 @@ def test_what_is_no_manifest_is_refused_in_a_short_line(text, dataset):
 def test_a_manifest_without_an_end_is_not_waited_for(target, dataset):
     (file := dataset.directory / MANIFEST).unlink()
     os.mkfifo(file) if target is None else file.symlink_to(target)
-    with pytest.raises(DamagedDatasetError, match="it is no file"):
+    with pytest.raises(DamagedDatasetError, match="it is not a file"):
         open_dataset(dataset.directory)
 
 

@@ -172,7 +172,7 @@ def test_a_killed_preparation_is_never_taken_for_a_whole_one(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     (leftover,) = (cache / "data").glob(".*.partial")
     assert list(leftover.glob("*.array_record*"))
-    with pytest.raises(ValueError, match="no prepared dataset"):
+    with pytest.raises(ValueError, match="not a prepared dataset"):
         open_dataset(leftover)
 
     dataset = _prepare(config, "causal", cache)

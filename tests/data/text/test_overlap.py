@@ -88,7 +88,7 @@ def test_the_same_files_may_be_trained_on_and_measured_which_is_said(texts):
     found = split(config_of(texts, "42*.txt", "42*.txt"), lines)
     assert found["train"] == found["valid"] == ["42", "420"]
     assert lines == [
-        "data.valid_files names the training files themselves: held-out scores are those of training data"
+        "data.valid_files names the training files themselves: held-out scores are training scores"
     ]
 
 

@@ -108,7 +108,7 @@ def test_split_special_tokens_reads_no_markup(tmp_path):
     ("name", "text", "message"),
     [
         ("tokenizer_config.json", "{", "tokenizer_config.json cannot be read"),
-        ("tokenizer_config.json", "[]", "holds list and no object"),
+        ("tokenizer_config.json", "[]", "holds list, not an object"),
         ("special_tokens_map.json", "[" * 100_000, "cannot be read"),
         ("config.json", b"\xff\xfe", "cannot be read"),
         ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["a.B", null]}}', "names code of its own"),

@@ -50,7 +50,7 @@ NO_FLAXMILL = [
 
 @pytest.mark.parametrize("line", NO_FLAXMILL)
 def test_what_is_no_line_of_flaxmill_is_a_strangers(line):
-    assert JOB.read_greeting(line) == Stranger("is no process of flaxmill")
+    assert JOB.read_greeting(line) == Stranger("is not a process of flaxmill")
     assert JOB.read_answer(line) is None
     assert read_leaving(line) is None
 

@@ -188,7 +188,7 @@ def test_strangers_end_nobody_and_are_said_once_of_each_kind():
         assert meeting.join(2, 3) == first.result() == host.result() == [(HOST, os.getpid())] * 3
         kinds = {line.split(" from ")[1].partition(" ")[2] for line in meeting.said}
         assert len(meeting.said) == len(kinds) <= 4
-        assert "is no process of flaxmill; it is ignored" in kinds
+        assert "is not a process of flaxmill; it is ignored" in kinds
 
 
 def test_half_open_connections_keep_nobody_out_and_are_closed_in_time():
