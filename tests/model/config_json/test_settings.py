@@ -224,5 +224,5 @@ def test_another_name_of_a_key_is_read_as_the_key(family, alias, key):
     assert read(family, renamed, head) == read(
         family, in_a_file(transformers_config(family, **renamed)), head
     )
-    with pytest.raises(ValueError, match=f"{alias}=.* and {key}=.* name the same; keep one"):
+    with pytest.raises(ValueError, match=f"{alias}=.* and {key}=.* name the same setting; keep one"):
         read(family, moved | {alias: settings[key]}, head)

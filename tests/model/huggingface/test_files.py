@@ -272,7 +272,7 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path):
 def test_a_json_file_without_an_end_is_refused(target, tmp_path):
     file = tmp_path / "config.json"
     os.mkfifo(file) if target is None else file.symlink_to(target)
-    with pytest.raises(ValueError, match="is no file; copy it again"):
+    with pytest.raises(ValueError, match="is not a file; copy it again"):
         read_json(file)
 
 
@@ -280,5 +280,5 @@ def test_half_a_surrogate_pair_is_refused(tmp_path):
     (file := tmp_path / "config.json").write_text('{"a": "\\ud83d\\ude00"}')
     assert read_json(file) == {"a": "\U0001f600"}
     file.write_text('{"a": ["\\ud83d"]}')
-    with pytest.raises(ValueError, match="half of a surrogate pair, which is no character; correct it"):
+    with pytest.raises(ValueError, match="half of a surrogate pair, which is not a character; correct it"):
         read_json(file)
