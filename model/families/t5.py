@@ -111,7 +111,7 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def _read_mlp(values: Mapping[str, Any]) -> tuple[bool, Any]:
-    """If it is gated, and its activation: "relu", "gated-silu"; only "gated-gelu" means GELU's tanh form.
+    """Whether gated, and the activation: "relu", "gated-silu"; only "gated-gelu" means GELU's tanh form.
 
     transformers 5 also writes each of the two under its own key, which then takes precedence.
     """

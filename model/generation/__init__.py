@@ -1,4 +1,4 @@
-"""Token ids from token ids: greedy, sampled, by beams, or into gaps.
+"""Generates token ids: the likeliest, sampled ones, by beam search, or into gaps.
 
 generator     the Generator: read this first
 config        how text is decoded
