@@ -87,7 +87,8 @@ def continue_decoding(
 ) -> tuple[State, jax.Array]:
     """Up to `num_steps` more tokens of each row, fewer once all rows are done.
 
-    Returns: the state, donated and so updated in place, and int32 [chunk,B] tokens, `NO_TOKEN` for none.
+    Returns: the state, donated and so updated in place, and int32 [chunk,B] tokens, `NO_TOKEN` where there
+    is none.
     """
 
     def step(carry: tuple[jax.Array, State, jax.Array]) -> tuple[jax.Array, State, jax.Array]:
