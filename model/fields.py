@@ -89,7 +89,7 @@ class ModelFields:
     """Share of each head's dimensions that rotary positions turn, from the first on."""
     rope_scaling: Literal["none", "linear", "dynamic", "yarn", "longrope", "llama3"] = "none"
     """Stretch rotary positions: linear: all by rope_factor (Chen et al. 2023); dynamic: by a theta that grows
-    with the length; yarn (Peng et al. 2023), llama3: slow turns alone; longrope (Ding et al. 2024): each
+    with the length; yarn (Peng et al. 2023), llama3: only slow turns; longrope (Ding et al. 2024): each
     turn by a factor of its own."""
     rope_scaled_layers: Literal["all", "global"] = "all"
     """Which layers rope_scaling stretches."""
@@ -156,10 +156,10 @@ class ModelFields:
     attention_dropout: float | None = None
     """Dropout of attention probabilities; None: the same as dropout."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Compute dtype. Weights, norms, softmax and loss stay float32; float64, for numerical checks alone,
-    needs float64 parameters and JAX's x64 mode."""
+    """Compute dtype. Weights, norms, softmax and loss stay float32; float64 is only for numerical checks;
+    it needs float64 parameters and JAX's x64 mode."""
     lora_rank: int | None = None
-    """Rank of the factors trained beside frozen projections (LoRA, Hu et al. 2021); None: no LoRA."""
+    """Rank of the low-rank factors beside frozen projections (LoRA, Hu et al. 2021); None: no LoRA."""
     lora_alpha: float = 16.0
     """The product of the factors is multiplied by lora_alpha / lora_rank."""
     lora_targets: tuple[LoraTarget, ...] = ()

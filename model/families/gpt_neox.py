@@ -101,7 +101,7 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def _rotary_fraction(values: Mapping[str, Any]) -> float:
-    """transformers 5 keeps it with the other rotary values, transformers 4 as a key of its own."""
+    """transformers 5 keeps it among the other rotary values, transformers 4 under a key of its own."""
     fraction = rope_settings(values).get("partial_rotary_factor")
     return values["rotary_pct"] if fraction is None else finite("partial_rotary_factor", fraction)
 

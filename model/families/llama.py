@@ -218,7 +218,7 @@ def _write_config(config: ModelConfig, family: LlamaLike) -> dict[str, Any]:
 
 
 def _write_head_dim(config: ModelConfig, family: LlamaLike) -> dict[str, int]:
-    """head_dim, left out where it follows from the other sizes; in Qwen3 it never does."""
+    """head_dim, left out where it follows from the other sizes; Qwen3 always needs it."""
     follows = config.head_dim is None and family != "qwen3"
     return {} if follows else {"head_dim": config.dim_per_head}
 

@@ -1,4 +1,4 @@
-"""Generates token ids: the likeliest, sampled ones, by beam search, or into gaps.
+"""Generates token ids: greedily, by sampling, by beam search, or into an encoder's gaps.
 
 generator     the Generator: read this first
 config        how text is decoded

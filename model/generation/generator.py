@@ -31,8 +31,8 @@ _LENGTHS = 16  # prompts and caches are as long as the next multiple, so that fe
 class Generator:
     """A model ready to decode: its weights are laid out once, for reading token by token.
 
-    On a mesh (`jax.set_mesh`) rows are split over its data axes and heads over its tensor axis. Every call
-    uses the mesh that the Generator was made on.
+    On a mesh (`jax.set_mesh`) rows are split over its data axes and heads over its tensor axis. Make it and
+    call it on the same mesh.
     """
 
     def __init__(self, config: ModelConfig, params: Params) -> None:

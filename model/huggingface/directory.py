@@ -55,7 +55,7 @@ def load_huggingface(
 
     Raises:
       ValueError: the directory holds no model of a known family and head, a file is torn, or tensors are
-        missing, unexpected or misshapen, all of which the message lists.
+        missing, unexpected or misshapen (the message lists them).
     """
     settings = _read_settings(Path(directory))
     family, head_read = _family_and_head(directory, settings, head)

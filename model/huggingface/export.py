@@ -47,9 +47,7 @@ def export_tensors(parameters: Sequence[Leaf], params: Params) -> Iterator[tuple
 def to_host(value: Any) -> np.ndarray:
     """All of an array; if it is spread over processes, each of them gets all of it."""
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        from jax.experimental import (
-            multihost_utils,
-        )  # imported here: it takes half a second, and most runs do not need it
+        from jax.experimental import multihost_utils  # takes half a second, which most runs are spared
 
         value = multihost_utils.process_allgather(value, tiled=True)
     return np.asarray(value)

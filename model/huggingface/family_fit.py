@@ -95,7 +95,7 @@ def _is_written(family: FamilyDescription, config: ModelConfig) -> bool:
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:
-    """The fields that decide which function a model is of its parameters, with their defaults filled in.
+    """The fields that decide what a model computes from its parameters, with their defaults filled in.
 
     Fields that nothing reads (the window of a model without local layers) are left out.
     """

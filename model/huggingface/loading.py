@@ -54,7 +54,7 @@ def read_slice(
 
 
 def _count_not_finite(values: np.ndarray) -> int:
-    """Number of NaNs and infinities. A sum is NaN or infinite if a value is: cheap if there are none."""
+    """Number of NaNs and infinities. The sum is NaN or infinite if any value is: a cheap first test."""
     with np.errstate(all="ignore"):
         if np.isfinite(values.sum()):
             return 0

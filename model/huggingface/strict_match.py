@@ -49,7 +49,7 @@ def match_tensors(
       of_other_heads: names in files of this family with other heads.
 
     Raises:
-      ValueError: tensors are missing, unexpected or misshapen (the message lists all, and the likely cause);
+      ValueError: tensors are missing, unexpected or misshapen (the message lists them, and the likely cause);
         or a copy differs from the tensor that it is tied to; or weights are quantised.
     """
     tied = description.tied(config)
@@ -90,7 +90,7 @@ def warn_of_not_finite(directory: str | os.PathLike, counts: Mapping[str, int]) 
 
 
 def _refuse_wrapped(description: FamilyDescription, arrays: Arrays, expected: Shapes) -> None:
-    """Name a prefix that all names have and the model's do not: it says more than a list of all names."""
+    """Refuse a prefix that all names have and the model's do not: it says more than a list of all names."""
     known = {spelling for name in expected for spelling in description.spellings(name)}
     if prefix := unknown_prefix(arrays.keys(), known):
         raise ValueError(

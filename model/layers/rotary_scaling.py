@@ -59,7 +59,7 @@ def frequencies_by_length(config: ModelConfig, frequencies_R: np.ndarray, length
         return jnp.where(
             is_long_BT1, jnp.asarray(frequencies_R * ratio_R, dtype), jnp.asarray(frequencies_R, dtype)
         )
-    # theta * s^(2R/(2R-2)), to the power of -i/R. Written as a product, float32 rounds only the small part.
+    # theta * s^(2R/(2R-2)), to the power of -i/R, as a product: float32 then rounds only the small part.
     num_pairs = frequencies_R.size
     powers_R = jnp.asarray(-np.arange(num_pairs) / (num_pairs - 1), dtype)
     beyond_BT = jnp.maximum(lengths_BT - original, 0).astype(dtype) / original
