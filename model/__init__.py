@@ -45,14 +45,14 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: config files import this package, and must not wait for JAX.
+    # Imported on demand: config files import this package and must not wait for JAX.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 class _Package(ModuleType):
-    """Has as `apply` the function, in whose place an import of its module would put the module."""
+    """Keeps `apply` the function: an import of the module `apply` would put the module in its place."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         is_module = name == "apply" and isinstance(value, ModuleType)

@@ -14,11 +14,11 @@ class ModelConfig(ModelFields):
     def __post_init__(self) -> None:
         check_model(self)
         if self.encoder_layers is not None:
-            encoder_config(self)  # its stack has sizes of its own, which JAX would refuse without their names
+            encoder_config(self)  # checks the encoder's own sizes: JAX would refuse them without their names
 
 
 def encoder_config(config: ModelConfig) -> ModelConfig:
-    """What describes the encoder's stack of an encoder-decoder: the decoder's fields, and its own sizes."""
+    """The config of an encoder-decoder's encoder: the decoder's fields, with the encoder's own sizes."""
     assert config.encoder_layers is not None
     return dataclasses.replace(
         config,

@@ -1,4 +1,4 @@
-"""What a ModelConfig refuses, with the value, the rule and the fix."""
+"""Checks the fields of a ModelConfig; each error names the value, the rule and the fix."""
 
 import difflib
 import functools
@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from flaxmill.model.fields import ModelFields
 
 LARGEST = 3.4e38
-"""Of float32, nearly."""
+"""Nearly the largest float32."""
 
 
 def check_model(config: ModelFields) -> None:
@@ -36,7 +36,7 @@ def _check_choices(config: ModelFields) -> None:
 
 @functools.cache
 def _choices(cls: type[ModelFields]) -> dict[str, tuple[Any, ...]]:
-    """The values of each field that is one of some words, and None where that may stand for them."""
+    """The words that each Literal field may have, and None if the field may be None."""
     found = {}
     for name, hint in get_type_hints(cls).items():
         parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -85,7 +85,7 @@ def _check_numbers(config: ModelFields) -> None:
     for name, value in vars(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
         fit = all(abs(number) <= LARGEST for number in numbers if isinstance(number, float))
-        _require(fit, f"model.{name}={value} is beyond float32, in which it is computed with; give less")
+        _require(fit, f"model.{name}={value} is beyond float32, which the model computes in; give less")
 
 
 def _check_heads(config: ModelFields) -> None:
@@ -102,7 +102,7 @@ def _check_heads(config: ModelFields) -> None:
 
 
 def _check_encoder(config: ModelFields) -> None:
-    """Its heads, by the names that a user gives; `encoder_config` has the rest of its stack checked."""
+    """Checks the encoder's heads by the names that users give; `encoder_config` checks its other sizes."""
     num_heads = config.encoder_num_heads or config.num_heads
     _require(
         config.head_dim is not None or config.embed_dim % num_heads == 0,
@@ -142,7 +142,7 @@ def _check_rotary_scaling(config: ModelFields) -> None:
     slow, fast = config.rope_beta_slow, config.rope_beta_fast
     _require(
         kind != "yarn" or slow <= fast < float("inf"),
-        f"model.rope_beta_slow={slow} must be at most model.rope_beta_fast={fast}, which is a finite number",
+        f"model.rope_beta_slow={slow} must be at most model.rope_beta_fast={fast}, which must be finite",
     )
     theta = min(config.rope_theta, config.local_rope_theta or config.rope_theta)
     _require(kind != "yarn" or theta > 1, f"rope_scaling=yarn needs a model.rope_theta above 1, not {theta}")
@@ -205,7 +205,7 @@ def _check_head(config: ModelFields) -> None:
     )
     _require(
         not (config.scale_head or config.head_bias) or config.head in (None, "lm"),
-        f"model.scale_head and model.head_bias are of the lm head, not of model.head={config.head}; "
+        f"model.scale_head and model.head_bias belong to the lm head, not to model.head={config.head}; "
         "leave them False",
     )
 

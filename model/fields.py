@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-VOCAB_MULTIPLE = 128  # embeddings are stored padded to this, so that any tensor axis divides them
+VOCAB_MULTIPLE = 128  # embeddings are padded to a multiple of this, so that any tensor axis divides them
 
 Head = Literal["lm", "mlm", "mlm_nsp", "classification", "token_classification", "qa", "none"]
 Family = Literal[
@@ -27,16 +27,16 @@ LoraTarget = Literal["query", "key", "value", "out", "up", "gate", "down"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFields:
-    """What describes a Transformer of any family; `config.ModelConfig` refuses what makes no sense."""
+    """The fields of a Transformer of any family; `config.ModelConfig` refuses values that make no sense."""
 
     family: Family | None = None
-    """Whose names and config.json an export takes; None: those of the first family that fits."""
+    """The family that an export takes its names and config.json from; None: the first family that fits."""
     vocab_size: int | None = None
     """True number of token ids; None: as many as the tokenizer has."""
     max_positions: int | None = None
     """Longest row that learned positions can address; None: the data's sequence length."""
     position_offset: int = 0
-    """Rows of the position table that stand before position 0 (RoBERTa: 2)."""
+    """Rows of the position table before position 0 (RoBERTa: 2)."""
     num_layers: int = 2
     embed_dim: int = 128
     num_heads: int = 4
@@ -51,17 +51,18 @@ class ModelFields:
     encoder_num_heads: int | None = None
     """None: num_heads."""
     encoder_mlp_dim: int | None = None
-    """None: as the decoder's."""
+    """None: the decoder's."""
     causal: bool | None = None
     """True: a token attends to itself and what precedes it; None: as the objective needs."""
     head: Head | None = None
     """lm: next token; mlm: BERT's transform + decoder; mlm_nsp: also pooler and next-sentence head;
-    classification: of a row; token_classification; qa: start and end of an answer; none: hidden states."""
+    classification: of whole rows; token_classification: of tokens; qa: start and end of an answer;
+    none: hidden states."""
     num_labels: int | None = None
     """Classes of a classification or token_classification head; None: as many as the data's labels, or 2."""
     problem_type: ProblemType | None = None
-    """What a classification head's outputs are: scores of which the largest wins, scores that are each true
-    or not, or numbers; None: numbers if there is one output, else the first."""
+    """single_label_classification: the largest score wins; multi_label_classification: each score is true or
+    not; regression: outputs are numbers; None: regression if there is one output, else single label."""
     pooling: Literal["first", "last", "mean"] | None = None
     """What classification reads: the first token, the last real one, or the mean of the real ones; None:
     the last where attention is causal, else the first."""
@@ -80,15 +81,15 @@ class ModelFields:
     positions: Literal["learned", "sinusoidal", "rotary", "relative"] = "learned"
     """relative: a learned bias for each head and bucket of distances (T5)."""
     scale_embeddings: bool | None = None
-    """Multiply token embeddings by sqrt(embed_dim); None: where positions are sinusoidal."""
+    """Multiply token embeddings by sqrt(embed_dim); None: only if positions are sinusoidal."""
     rope_theta: float = 10_000.0
     local_rope_theta: float | None = None
-    """Of local layers; None: rope_theta."""
+    """Theta of local layers; None: rope_theta."""
     rotary_fraction: float = 1.0
     """Share of each head's dimensions that rotary positions turn, from the first on."""
     rope_scaling: Literal["none", "linear", "dynamic", "yarn", "longrope", "llama3"] = "none"
     """Stretch rotary positions: linear: all by rope_factor (Chen et al. 2023); dynamic: by a theta that grows
-    with the length; yarn (Peng et al. 2023), llama3: slow turns alone; longrope (Ding et al. 2024): each
+    with the length; yarn (Peng et al. 2023), llama3: only slow turns; longrope (Ding et al. 2024): each
     turn by a factor of its own."""
     rope_scaled_layers: Literal["all", "global"] = "all"
     """Which layers rope_scaling stretches."""
@@ -98,15 +99,16 @@ class ModelFields:
     rope_high_frequency_factor: float = 4.0
     """llama3: turns faster than this many in rope_original_positions are left alone."""
     rope_original_positions: int = 8192
-    """llama3, yarn, longrope: the context length before the stretching; dynamic: the longest without it."""
+    """llama3, yarn, longrope: the context length before the stretching; dynamic: the longest row that is not
+    stretched."""
     rope_attention_factor: float | None = None
-    """yarn, longrope: multiplies queries and keys; None: what the papers take from the other values."""
+    """yarn, longrope: multiplies queries and keys; None: computed from the other values, as in the papers."""
     rope_beta_fast: float = 32.0
     """yarn: turns faster than this many in rope_original_positions are left alone."""
     rope_beta_slow: float = 1.0
     """yarn: turns slower than this many in rope_original_positions are stretched in full."""
     rope_truncate: bool = True
-    """yarn: the two limits fall on whole pairs of dimensions."""
+    """yarn: round the two limits to whole pairs of dimensions."""
     rope_short_factors: tuple[float, ...] = ()
     """longrope: what each turn is divided by in rows of up to rope_original_positions tokens."""
     rope_long_factors: tuple[float, ...] = ()
@@ -115,9 +117,9 @@ class ModelFields:
     relative_max_distance: int = 128
     """Distances from here on share the last bucket."""
     layer_pattern: tuple[LayerKind, ...] = ()
-    """Attention of the layers, repeated over them: global, or local within `window`; (): all global."""
+    """Kinds of attention, repeated over the layers: global, or local within `window`; (): all global."""
     window: int | None = None
-    """What a token of a local layer sees: itself and window - 1 before; not causal: window // 2 each side."""
+    """What a token sees in a local layer: itself and window - 1 before; not causal: window // 2 each side."""
     attention_scale: float | None = None
     """Factor of the attention logits; None: 1 / sqrt(head_dim)."""
     qk_norm: bool = False
@@ -145,26 +147,26 @@ class ModelFields:
     bos_id: int | None = None
     eos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
-    """All ids that end a text where there are several, eos_id the first of them; (): eos_id alone."""
+    """All ids that end a text, if there are several; eos_id is the first of them; (): eos_id alone."""
     decoder_start_id: int | None = None
     initializer: Literal["bert", "gpt2", "normal", "xavier"] = "gpt2"
     """bert: truncated normal; gpt2: normal, residual projections / sqrt(2 L); xavier: uniform."""
     initializer_std: float = 0.02
     dropout: float = 0.0
     attention_dropout: float | None = None
-    """Dropout of attention probabilities; None: as dropout."""
+    """Dropout of attention probabilities; None: the same as dropout."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Compute dtype. Weights, norms, softmax and loss stay float32; float64, for numerical checks alone,
-    needs float64 parameters and JAX's x64 mode."""
+    """Compute dtype. Weights, norms, softmax and loss stay float32; float64 is only for numerical checks;
+    it needs float64 parameters and JAX's x64 mode."""
     lora_rank: int | None = None
-    """Train low-rank factors beside frozen projections (LoRA, Hu et al. 2021) of this rank; None: no LoRA."""
+    """Rank of the low-rank factors beside frozen projections (LoRA, Hu et al. 2021); None: no LoRA."""
     lora_alpha: float = 16.0
-    """The product of the factors counts lora_alpha / lora_rank times."""
+    """The product of the factors is multiplied by lora_alpha / lora_rank."""
     lora_targets: tuple[LoraTarget, ...] = ()
-    """Projections that have factors, of attention (also to an encoder) and MLP, in every layer; (): query and
-    value, as the paper has it."""
+    """Projections of attention (also to an encoder) and MLP that have factors, in every layer; (): query and
+    value, as in the paper."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    """auto: splash on TPU, cuDNN on GPU, XLA elsewhere and where those cannot serve."""
+    """auto: splash on TPU, cuDNN on GPU, XLA elsewhere and where these cannot be used."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass keeps of a layer: all, its matrix products, or only its input."""
     scan_layers: bool = True
@@ -226,7 +228,7 @@ class ModelFields:
 
     @property
     def num_classes(self) -> int | None:
-        """Outputs of the task head; None: it has none."""
+        """Outputs of the task head; None: there is no such head."""
         if self.head == "qa":
             return 2  # start and end
         if self.head in ("classification", "token_classification"):
@@ -244,7 +246,7 @@ class ModelFields:
 
     @property
     def turns_by_length(self) -> bool:
-        """Whether rotary positions turn otherwise in longer rows."""
+        """Whether rotary positions turn differently in longer rows."""
         return self.positions == "rotary" and self.rope_scaling in ("dynamic", "longrope")
 
     def has_bias(self, part: Literal["qkv", "attention_out", "mlp", "norm"]) -> bool:

@@ -9,15 +9,15 @@ _MAX_DIGITS = 400  # a float written without an exponent has 309
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ValueError of one line where the file is torn or holds something else."""
+    """Reads a JSON object. Raises ValueError, in one line, if the file is torn or holds something else."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ValueError(
                 f"{str(path)!r} has {size} bytes, more than any model's; copy it again from its source"
             )
-        if not path.is_file() and not path.is_dir():  # a pipe's or a device's end never comes
-            raise ValueError(f"{str(path)!r} is no file; copy it again from its source")
+        if not path.is_file() and not path.is_dir():  # a pipe or a device may never end
+            raise ValueError(f"{str(path)!r} is not a file; copy it again from its source")
         text = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read ({error.strerror}); copy it again") from None
@@ -25,14 +25,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_object(text: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object that a file or a part of it holds; ValueError as of `read_json`."""
+    """The JSON object in a file or in a part of it. Raises ValueError as `read_json` does."""
     try:
         values = json.loads(text.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
         if b"\\u" in text:
             json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{str(path)!r} spells half of a surrogate pair, which is no character; correct it"
+            f"{str(path)!r} has half of a surrogate pair, which is not a character; correct it"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not JSON ({error}); copy it again") from None
@@ -59,6 +59,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole_number(text: str) -> int:
-    if len(text) > _MAX_DIGITS:  # of more than 4300 Python would not make an int, nor write one
+    if len(text) > _MAX_DIGITS:  # beyond 4300 digits Python neither makes an int nor writes one
         raise _UnusualError(f"has a number of {len(text)} digits; correct it")
     return int(text)

@@ -38,7 +38,9 @@ def label_names(values: Mapping[str, Any]) -> tuple[str, ...]:
     if not names:
         return tuple(f"LABEL_{number}" for number in range(_num_labels(values)))
     if not isinstance(names, dict):
-        raise ValueError(f"config.json: id2label={shown(names)} must be an object of names by their numbers")
+        raise ValueError(
+            f"config.json: id2label={shown(names)} must be an object with a name for each number"
+        )
     if names.keys() != {str(number) for number in range(len(names))}:
         raise ValueError(
             f"config.json: id2label has the numbers {shown(list(names))}; it must have each of 0 to "
@@ -51,7 +53,7 @@ def label_names(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def write_labels_of(config: ModelConfig) -> dict[str, Any]:
-    """transformers counts the names of the labels; two unnamed ones are its default."""
+    """Keys for the labels: transformers counts their names; two labels without names are its default."""
     num_labels = _DEFAULT_NUM_LABELS if config.num_labels is None else config.num_labels
     written: dict[str, Any] = {} if config.problem_type is None else {"problem_type": config.problem_type}
     if num_labels == _DEFAULT_NUM_LABELS:
@@ -60,7 +62,7 @@ def write_labels_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def write_labels(names: Sequence[str]) -> dict[str, Any]:
-    """Names of the classes, both ways."""
+    """The classes' names by number, and their numbers by name."""
     return {
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
@@ -84,7 +86,7 @@ def _check_numbers(values: Mapping[str, Any], names: Mapping[str, Any]) -> None:
     numbers = values.get("label2id") or {}
     if not isinstance(numbers, dict):
         raise ValueError(
-            f"config.json: label2id={shown(numbers)} must be an object of numbers by their names"
+            f"config.json: label2id={shown(numbers)} must be an object with a number for each name"
         )
     for number, name in names.items():
         # Names that id2label lacks are left over from a default, and nobody asks for them.

@@ -1,4 +1,4 @@
-"""Keys of a config.json that no model computes by: of decoding, which has a file of its own, and notes."""
+"""Keys of a config.json that no model computes with: decoding, which has its own file, and notes."""
 
 GENERATION_KEYS = (
     "assistant_confidence_threshold", "assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens",

@@ -12,7 +12,7 @@ ROPE_SETTINGS = {
     "rope_scaling": other(),
     "original_max_position_embeddings": whole(None),
 }
-"""Keys of every family whose positions are rotary, beside that of theta."""
+"""Keys that every family with rotary positions has, apart from the key of theta."""
 ROPE_KEYS = {
     "default": (),
     "linear": ("factor",),
@@ -26,13 +26,13 @@ ROPE_KEYS = {
         *("factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"),
     ),
 }
-"""What each kind of scaling has beside rope_theta, partial_rotary_factor and its own name."""
+"""Keys of each kind of scaling, apart from rope_theta, partial_rotary_factor and the kind's own name."""
 
 
 def rope_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_parameters` of transformers 5 or `rope_scaling` of transformers 4, which has precedence.
 
-    Raises ValueError where each kind of layer has an object of its own: one serves all layers here.
+    Raises ValueError where each kind of layer has its own object: here one object serves all layers.
     """
     key = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     rope = object_of(key, values.get(key))
@@ -45,9 +45,9 @@ def rope_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_rope(values: Mapping[str, Any], theta_key: str = "rope_theta") -> dict[str, Any]:
-    """Keyword arguments of ModelConfig; transformers 4 keeps theta beside the others, as `theta_key`.
+    """Keyword arguments of ModelConfig; transformers 4 keeps theta outside `rope_scaling`, as `theta_key`.
 
-    Raises ValueError for kinds of scaling that transformers 5 does not have, and values that they lack.
+    Raises ValueError for a kind of scaling that transformers 5 does not have, and for missing values.
     """
     rope = rope_settings(values)
     theta = rope.get("rope_theta", values.get(theta_key))
@@ -58,7 +58,7 @@ def read_rope(values: Mapping[str, Any], theta_key: str = "rope_theta") -> dict[
 
 
 def read_scaling(rope: Mapping[str, Any], max_positions: int, original: Any) -> dict[str, Any]:
-    """What stretches the turns, of one object of rotary values.
+    """Keyword arguments of ModelConfig for stretching the turns, from one object of rotary values.
 
     Args:
       max_positions: max_position_embeddings.
@@ -73,7 +73,7 @@ def read_scaling(rope: Mapping[str, Any], max_positions: int, original: Any) -> 
         )
     if kind == "default":
         return {}
-    # NTK's formula stretches beyond max_position_embeddings, whatever stands beside it.
+    # NTK's formula stretches beyond max_position_embeddings, whatever the other keys say.
     original = max_positions if kind == "dynamic" or original is None else original
     fields: dict[str, Any] = {"rope_scaling": kind}
     if kind != "linear":
@@ -99,7 +99,7 @@ def write_rope(config: ModelConfig) -> dict[str, Any]:
 
 
 def write_scaling(config: ModelConfig) -> dict[str, Any]:
-    """What of `rope_parameters` stretches the turns; nothing where nothing does."""
+    """The part of `rope_parameters` that stretches the turns; {} without scaling."""
     if config.rope_scaling == "none":
         return {}
     written: dict[str, Any] = {
@@ -120,7 +120,7 @@ def write_scaling(config: ModelConfig) -> dict[str, Any]:
 
 
 def write_max_positions(config: ModelConfig, settings: Settings) -> int:
-    """`max_position_embeddings`: of NTK's formula the length from which it stretches."""
+    """The value of `max_position_embeddings`; for NTK's formula, the length from which it stretches."""
     if config.rope_scaling == "dynamic":
         return config.rope_original_positions
     return config.max_positions or settings.read["max_position_embeddings"].default
@@ -140,7 +140,7 @@ def unknown_rope_keys(values: Mapping[str, Any]) -> list[str]:
 
 
 def object_of(key: str, value: Any) -> dict[str, Any]:
-    """The value, {} for null; ValueError where it is no object."""
+    """The value, or {} for null. Raises ValueError if it is not an object."""
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"config.json: {key}={shown(value)} must be an object")
     return value or {}
@@ -153,7 +153,7 @@ def _known(rope: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _read_yarn(rope: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """Peng et al. 2023; the logits' factor may be given by two numbers (DeepSeek), of which 0 is none."""
+    """Peng et al. 2023. Two numbers may give the logits' factor (DeepSeek); a 0 counts as missing."""
     attention_factor = _optional(rope, "attention_factor")
     scales = [_optional(rope, key) for key in ("mscale", "mscale_all_dim")]
     if attention_factor is None and all(scales):
@@ -171,7 +171,7 @@ def _read_yarn(rope: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 
 def _factor(rope: Mapping[str, Any], kind: str, max_positions: int, original: Any) -> float:
-    """YaRN and LongRoPE take the ratio of the two lengths where none is given."""
+    """The stretching factor; without one, YaRN and LongRoPE take the ratio of the two lengths."""
     if kind in ("yarn", "longrope") and rope.get("factor") is None:
         return max_positions / _length(original)
     return finite("factor", _required(rope, "factor", kind))

@@ -1,6 +1,6 @@
-"""What the keys of a family's config.json are here: read, refused unless harmless, or without meaning.
+"""Sorts the keys of a family's config.json: read, refused unless harmless, or without meaning.
 
-Each family lists its own; every key of transformers' configuration class is in one of the three.
+Each family lists its own keys; every key of transformers' configuration class is in one of the three lists.
 """
 
 import difflib
@@ -32,16 +32,16 @@ class Settings(NamedTuple):
 
     read: dict[str, Setting]
     only: Mapping[str, Any]
-    """Keys that are refused with any other value than this one; None stands for all that is empty."""
+    """Keys that are refused with any other value than this one; None stands for any empty value."""
     unused: Mapping[str, tuple[str, ...]]
-    """Keys that change nothing of what the model computes, by the reason why."""
+    """Keys that do not change what the model computes, by the reason why."""
     aliases: Mapping[str, str] = {}
-    """Names of transformers' own for keys that are read."""
+    """Other names that transformers has for keys that are read."""
     depths: Mapping[str, str] = {}
     """Keys that count layers, and what precedes a layer's number in the names of its tensors."""
 
     def keys(self) -> set[str]:
-        """All of them."""
+        """All keys of the family."""
         return {*self.read, *self.only, *self.aliases, *sum(self.unused.values(), ())}
 
 
@@ -77,11 +77,11 @@ def other(default: Any = None) -> Setting:
     return Setting("any", default, True)
 
 
-DROPOUTS = "dropouts of training, where `model.dropout` and `model.attention_dropout` stand for all"
+DROPOUTS = "dropout in training, where `model.dropout` and `model.attention_dropout` stand for all rates"
 DRAWING = "how transformers draws new weights"
 SPEED = "how it is computed, not what"
-OTHER_HEADS = "of heads that are not read"
-ABANDONED = "of older releases; nothing reads it"
+OTHER_HEADS = "for heads that are not read"
+ABANDONED = "from older releases; nothing reads it"
 A_DECODER = "the family is a decoder whatever it says"
 
 _COMMON = Settings(
@@ -108,16 +108,16 @@ _COMMON = Settings(
         SPEED: ("attn_implementation", "chunk_size_feed_forward", "gradient_checkpointing", "torchscript",
                 "use_bfloat16", "use_cache"),
         "weights are read as float32": ("dtype", "torch_dtype"),
-        "of encoder-decoders": ("decoder_start_token_id",),
+        "for encoder-decoders only": ("decoder_start_token_id",),
         "what a call returns": ("output_attentions", "output_hidden_states", "return_dict"),
         "the tokenizer's files say it": ("cls_token_id", "mask_token_id", "sep_token_id", "tokenizer_class",
                                          "unk_token_id"),
-        "it is about decoding, and read as `generation_config.json` where there is none": GENERATION_KEYS,
+        "about decoding; read if there is no `generation_config.json`": GENERATION_KEYS,
         "notes": NOTES,
     },
 )  # fmt: skip
 _FIXES = {
-    "auto_map": ": a model's own code is never run; give one that transformers itself has",
+    "auto_map": ": a model's own code is never run; give a model that transformers itself has",
     "quantization_config": ": quantised weights; give the float32, float16 or bfloat16 checkpoint",
 }
 _SHORT = reprlib.Repr()
@@ -125,7 +125,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 def with_common(settings: Settings) -> Settings:
-    """A family's keys and those that all families have; of a key in both, the family's word counts."""
+    """A family's keys and the keys that all families have; for a key in both, the family's entry counts."""
     own = settings.keys()
     unused = {reason: tuple(key for key in keys if key not in own) for reason, keys in _COMMON.unused.items()}
     merged = {
@@ -140,10 +140,10 @@ def with_common(settings: Settings) -> Settings:
 
 
 def fill_in(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the defaults of what is left out; whole numbers are ints, however they are spelled.
+    """The values, with defaults for missing keys; whole numbers are ints, however they are written.
 
     Raises:
-      ValueError: a value that the model cannot compute, or of another kind than its key has.
+      ValueError: a value that the model cannot compute with, or that is of the wrong kind for its key.
     """
     refuse(values, settings.only)
     filled = _resolve_aliases(settings, values)
@@ -153,7 +153,7 @@ def fill_in(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse(values: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
-    """ValueError for the first key that has another value than the one that the model can compute."""
+    """Raises ValueError for the first key with a value other than the supported one."""
     for key, value in supported.items():
         given = values.get(key, value)
         if given == value or (value is None and not given):
@@ -165,7 +165,7 @@ def refuse(values: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
 def unknown_keys(settings: Settings, values: Mapping[str, Any]) -> dict[str, str | None]:
     """Keys that transformers' class of the family does not have, and the key that each may stand for.
 
-    Those that begin with an underscore are notes of tools.
+    Keys that begin with an underscore are left out: they are notes of tools.
     """
     known = settings.keys()
     unknown = [key for key in values if key not in known and not key.startswith("_")]
@@ -175,7 +175,7 @@ def unknown_keys(settings: Settings, values: Mapping[str, Any]) -> dict[str, str
 
 
 def checked(key: str, value: Any, setting: Setting) -> Any:
-    """The value of a key, if it is what the key may have; ValueError if not."""
+    """The value of a key. Raises ValueError if the key may not have this value."""
     if value is None:
         if setting.or_null:
             return setting.default if setting.kind == "flag" else None
@@ -184,12 +184,12 @@ def checked(key: str, value: Any, setting: Setting) -> Any:
 
 
 def finite(key: str, value: Any) -> float:
-    """The value as a float; ValueError where it is no number, or infinite."""
+    """The value as a float. Raises ValueError if it is not a number, or infinite."""
     return float(checked(key, value, number(1.0)))
 
 
 def shown(value: Any) -> str:
-    """A value as a message names it: short, whatever it is."""
+    """A value as messages show it: always short."""
     return _SHORT.repr(value)
 
 
@@ -200,8 +200,8 @@ def _resolve_aliases(settings: Settings, values: Mapping[str, Any]) -> dict[str,
             continue
         if key in values and values[key] != values[alias]:
             raise ValueError(
-                f"config.json: {alias}={shown(values[alias])} and {key}={shown(values[key])} name the same; "
-                "keep one"
+                f"config.json: {alias}={shown(values[alias])} and {key}={shown(values[key])} name the same "
+                "setting; keep one"
             )
         filled[key] = values[alias]
     return filled
@@ -222,10 +222,10 @@ def _number(key: str, value: Any, setting: Setting) -> float:
     del setting
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"config.json: {key}={shown(value)} must be a number")
-    # Compared before it is converted: an integer may be larger than any float.
+    # Compare before converting: an integer may be larger than any float.
     if not abs(value) <= 1e300 or not math.isfinite(value):
         raise ValueError(f"config.json: {key}={shown(value)} must be a finite number")
-    # JAX multiplies by no integer that it has no type for.
+    # JAX cannot multiply by an integer that fits none of its types.
     return value if abs(value) <= MAX_SIZE else float(value)
 
 
@@ -244,7 +244,7 @@ def _word(key: str, value: Any, setting: Setting) -> str:
 
 
 def _ids(key: str, value: Any, setting: Setting) -> int | list[int]:
-    """Any sign and size: old files have -1, and ids past the vocabulary."""
+    """An id or a list of ids, of any sign and size: old files have -1, and ids past the vocabulary."""
     del setting
     one = whole(0, least=-MAX_SIZE)
     return [_whole(key, id_, one) for id_ in value] if isinstance(value, list) else _whole(key, value, one)

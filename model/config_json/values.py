@@ -38,7 +38,7 @@ def read_activation(values: Mapping[str, Any], key: str) -> Activation:
 
 
 def write_activation(config: ModelConfig, tanh: str = "gelu_pytorch_tanh") -> str:
-    """`tanh`: the family's own name of GELU's tanh form, of which transformers has several."""
+    """The activation's name; `tanh`: the family's name for GELU's tanh form (transformers has several)."""
     return tanh if config.activation == "gelu_tanh" else config.activation
 
 
@@ -64,13 +64,13 @@ def _is_id(value: Any, vocab_size: int) -> bool:
 
 
 def write_token_ids(config: ModelConfig) -> dict[str, int | list[int] | None]:
-    """Null where unset: left out, a family's default would stand, which may lie past the vocabulary."""
+    """Null where unset: without the key a family's default would count, which may lie past the vocabulary."""
     ends = list(config.eos_ids) or config.eos_id
     return {"pad_token_id": config.pad_id, "bos_token_id": config.bos_id, "eos_token_id": ends}
 
 
 def layer_fields(kinds: tuple[LayerKind, ...], window: int | None) -> dict[str, Any]:
-    """layer_pattern, as short as it gets, and window; `kinds` has one entry for each layer."""
+    """The shortest layer_pattern, and the window; `kinds` has one entry for each layer."""
     if "local" not in kinds:
         return {"layer_pattern": (), "window": None}
     for length in range(1, len(kinds) + 1):

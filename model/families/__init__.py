@@ -2,7 +2,7 @@
 
 table           the families by model_type
 description     what a family's file must say
-tensor_names    tensors that families name alike
+tensor_names    tensors that several families name the same way
 stored_tensors  the layouts that files keep tensors in
 bert            BERT
 roberta         RoBERTa

@@ -62,7 +62,7 @@ SETTINGS = with_common(
 )
 
 UNREAD = "mlm/unread_bias"
-"""No parameter: beside an untied decoder, which has its own bias, torch keeps one that it reads nowhere."""
+"""Not a parameter: with an untied decoder, which has its own bias, torch keeps this but never reads it."""
 
 
 def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> ModelConfig:
@@ -73,7 +73,7 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def read_encoder(values: Mapping[str, Any], head: Head, names: frozenset[str]) -> dict[str, Any]:
-    """The fields that BERT and RoBERTa read alike, of a config.json whose defaults are filled in.
+    """The fields that BERT and RoBERTa share, from a config.json with its defaults filled in.
 
     Raises ValueError for activations that the model does not have.
     """
@@ -102,7 +102,7 @@ def read_encoder(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def _read_pooler(head: Head, names: frozenset[str]) -> str | None:
-    """A bare encoder has a pooler, unless its file shows that it was made without; heads need no saying."""
+    """A bare encoder has a pooler, unless its file shows that it was made without; None under other heads."""
     if head != "none":
         return None
     has_pooler = not names or any(name.endswith("pooler.dense.weight") for name in names)
@@ -114,7 +114,7 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def write_encoder(config: ModelConfig) -> dict[str, Any]:
-    """What BERT's and RoBERTa's config.json say alike."""
+    """The keys of config.json that BERT and RoBERTa share."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.embed_dim,
@@ -124,7 +124,7 @@ def write_encoder(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": write_activation(config, tanh="gelu_new"),
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_dropout_rate,
-        "type_vocab_size": max(config.num_segments, 1),  # neither can do without
+        "type_vocab_size": max(config.num_segments, 1),  # both need at least one
         "initializer_range": config.initializer_std,
         "layer_norm_eps": config.norm_epsilon,
         "tie_word_embeddings": config.tie_embeddings,
@@ -144,7 +144,7 @@ def _tensors(config: ModelConfig) -> TensorMap:
 
 
 def encoder_tensors(body: str) -> TensorMap:
-    """Embeddings and layers, which RoBERTa names alike; `body` is the prefix of their names."""
+    """The tensors of embeddings and layers, which RoBERTa names the same way; `body` is their prefix."""
     layer = f"{body}encoder.layer.{{layer}}"
     tables = {"tokens": "word", "positions": "position", "segments": "token_type"}
     return {

@@ -100,14 +100,14 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def _layer_kinds(values: Mapping[str, Any]) -> tuple[LayerKind, ...]:
-    """[[["global", "local"], 2]] says global, local, global, local.
+    """The kind of each layer; [[["global", "local"], 2]] means global, local, global, local.
 
-    Files of transformers 5 also have a list of the layers, which then counts.
+    Files of transformers 5 also have a list of the layers, which then takes precedence.
     """
     types = values["attention_types"] or [[["global", "local"], 12]]
     key = "attention_types" if values["attention_layers"] is None else "attention_layers"
     given = types if values["attention_layers"] is None else [[values["attention_layers"], 1]]
-    # Counted before they are written out: a file may ask for as many as it likes.
+    # Count before writing them out: a file may ask for any number of layers.
     count = sum(len(pattern) * checked(key, repeats, whole(1)) for pattern, repeats in given)
     if count != values["num_layers"]:
         raise ValueError(

@@ -101,7 +101,7 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def _rotary_fraction(values: Mapping[str, Any]) -> float:
-    """Beside the other rotary values in transformers 5, of its own in transformers 4."""
+    """transformers 5 keeps it among the other rotary values, transformers 4 under a key of its own."""
     fraction = rope_settings(values).get("partial_rotary_factor")
     return values["rotary_pct"] if fraction is None else finite("partial_rotary_factor", fraction)
 
@@ -150,7 +150,7 @@ def _tensors(config: ModelConfig) -> TensorMap:
 
 
 def _tied(config: ModelConfig) -> Mapping[str, str]:
-    """transformers 5 writes embed_out but calls it lm_head in memory, and so may files of other tools."""
+    """transformers 5 writes embed_out but calls it lm_head in memory; files of other tools may too."""
     embedding = f"{_body(config)}embed_in.weight"
     if config.tie_embeddings:
         return {"embed_out.weight": embedding, "lm_head.weight": embedding}

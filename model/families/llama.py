@@ -1,4 +1,4 @@
-"""LLaMA (Touvron et al. 2023) and what differs from it by a setting: Mistral, Qwen2 and Qwen3."""
+"""LLaMA (Touvron et al. 2023) and families that differ from it in settings: Mistral, Qwen2 and Qwen3."""
 
 import functools
 from collections.abc import Mapping
@@ -153,7 +153,7 @@ def _read_config(
 
 
 def _read_heads(values: Mapping[str, Any]) -> dict[str, Any]:
-    """None where transformers writes out what follows from the other sizes."""
+    """Sizes of the heads; None where transformers writes a size that follows from the others."""
     num_heads, num_kv_heads = values["num_attention_heads"], values["num_key_value_heads"]
     head_dim = values["head_dim"]
     follows = head_dim is not None and head_dim * num_heads == values["hidden_size"]
@@ -164,7 +164,7 @@ def _read_heads(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_biases(values: Mapping[str, Any], family: LlamaLike) -> dict[str, Any]:
-    """Mistral and Qwen2 read no such values: the one has no biases, the other always the same."""
+    """Mistral and Qwen2 have no settings for this: Mistral has no biases, Qwen2 always those of qkv."""
     if family in ("mistral", "qwen2"):
         return {"qkv_bias": True} if family == "qwen2" else {}
     attention = True if values["attention_bias"] else None
@@ -188,8 +188,8 @@ def _layer_kinds(values: Mapping[str, Any], family: LlamaLike) -> tuple[LayerKin
     if len(types) != num_layers or not set(types) <= set(known):
         raise ValueError(
             f"config.json: layer_types={shown(types)} with use_sliding_window={values['use_sliding_window']} "
-            f"and sliding_window={values['sliding_window']} is not supported: num_hidden_layers={num_layers} "
-            f"entries of {' or '.join(known)} are"
+            f"and sliding_window={values['sliding_window']} is not supported; give num_hidden_layers="
+            f"{num_layers} entries of {' or '.join(known)}"
         )
     return tuple(known[name] for name in types)
 
@@ -218,7 +218,7 @@ def _write_config(config: ModelConfig, family: LlamaLike) -> dict[str, Any]:
 
 
 def _write_head_dim(config: ModelConfig, family: LlamaLike) -> dict[str, int]:
-    """Left out where it follows from the other sizes, which Qwen3 does not let it do."""
+    """head_dim, left out where it follows from the other sizes; Qwen3 always needs it."""
     follows = config.head_dim is None and family != "qwen3"
     return {} if follows else {"head_dim": config.dim_per_head}
 
@@ -246,7 +246,7 @@ def _write_window(config: ModelConfig, family: LlamaLike) -> dict[str, Any]:
 
 
 def _body(config: ModelConfig, family: LlamaLike) -> str:
-    """transformers calls the body of a question answerer `transformer`, but not Mistral's."""
+    """The body's prefix: transformers calls a question answerer's body `transformer`, but not Mistral's."""
     if config.head == "none":
         return ""
     return "transformer." if config.head == "qa" and family != "mistral" else "model."

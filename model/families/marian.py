@@ -66,7 +66,7 @@ _SETTINGS = with_common(
         },
         unused={
             DROPOUTS: ("classif_dropout", "classifier_dropout"),
-            "of learned positions": ("extra_pos_embeddings",),
+            "for learned positions only": ("extra_pos_embeddings",),
         },
         aliases={
             "hidden_size": "d_model",
@@ -110,13 +110,13 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def _write_config(config: ModelConfig) -> dict[str, Any]:
-    # transformers needs a token to start from, and Marian's models start from the padding's.
+    # transformers needs a token to start from, and Marian's models start from the padding token.
     start_id = config.pad_id or 0 if config.decoder_start_id is None else config.decoder_start_id
     return {
         "vocab_size": config.vocab_size,
         "decoder_vocab_size": config.vocab_size,
         **({} if config.max_positions is None else {"max_position_embeddings": config.max_positions}),
-        "encoder_layers": config.encoder_layers or 1,  # no decoder stands alone
+        "encoder_layers": config.encoder_layers or 1,  # the family has no decoder without an encoder
         "encoder_ffn_dim": config.encoder_mlp_dim or config.hidden_dim,
         "encoder_attention_heads": config.encoder_num_heads or config.num_heads,
         "decoder_layers": config.num_layers,
@@ -151,7 +151,7 @@ def _tensors(config: ModelConfig) -> TensorMap:
 
 
 def _layer_tensors(path: str, name: str) -> TensorMap:
-    """Of the encoder's layers, and of the decoder's but for their cross-attention."""
+    """The tensors of the encoder's layers, or of the decoder's without their cross-attention."""
     return {
         **_attention_tensors(f"{path}/attention", f"{name}.self_attn"),
         **norm_tensors(f"{path}/attention_norm", f"{name}.self_attn_layer_norm"),

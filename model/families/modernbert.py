@@ -145,7 +145,7 @@ def _refuse_unsupported(values: Mapping[str, Any], head: Head) -> None:
 
 
 def _read_kinds(values: Mapping[str, Any]) -> tuple[LayerKind, ...]:
-    """Attention of each layer: `layer_types` of transformers 5, or every n-th global."""
+    """The kind of each layer: `layer_types` of transformers 5, or every n-th layer global."""
     types, depth = values.get("layer_types"), values["num_hidden_layers"]
     if types is None:
         every = values["global_attn_every_n_layers"]
@@ -159,7 +159,7 @@ def _read_kinds(values: Mapping[str, Any]) -> tuple[LayerKind, ...]:
 
 
 def _read_rope(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Both kinds of layer have theirs: in `rope_parameters`, or theta under a key of its own."""
+    """Each kind of layer has its own values: in `rope_parameters`, or its theta under a separate key."""
     of_all = object_of("rope_scaling", values["rope_scaling"])
     by_kind = object_of("rope_parameters", values["rope_parameters"])
     if unknown := [name for name in by_kind if name not in _KINDS]:
@@ -171,14 +171,14 @@ def _read_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     for kind, key in _THETA_KEYS.items():
         rope = object_of(f"rope_parameters.{kind}", by_kind.get(kind)) | of_all
         thetas.append(finite(key, rope.get("rope_theta", values[key])))
-        # transformers computes so, whatever stands in these two.
+        # transformers computes with these two values, whatever the file says.
         refuse(rope, {"partial_rotary_factor": 1.0, "truncate": True})
         original = rope.get("original_max_position_embeddings")
         scalings.append(read_scaling(rope, values["max_position_embeddings"], original))
     full, sliding = scalings
     if sliding and sliding != full:
         raise ValueError(
-            "config.json: rotary scaling of sliding_attention that is not that of full_attention is not "
+            "config.json: sliding_attention and full_attention have different rotary scaling, which is not "
             "supported; give both the same, or sliding_attention none"
         )
     scaled = "all" if sliding == full else "global"

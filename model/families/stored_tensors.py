@@ -1,4 +1,4 @@
-"""Where files keep a parameter and in which layout, and the way from one layout to the other."""
+"""Where files keep a parameter and in which layout; converts between their layout and ours."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class Stored:
     """Where a file keeps one parameter (one layer of it where it is stacked), and in which layout."""
 
     name: str
-    """As in the file; "{layer}" stands for the layer's number within its stack (encoder or decoder)."""
+    """The name in the file; "{layer}" stands for the layer's number within its stack (encoder or decoder)."""
     transposed: bool = False
     """torch's Linear stores [out, in]."""
     part: int = 0
@@ -25,7 +25,7 @@ class Stored:
     interleaved: bool = False
     """The parts alternate for each head: the output is [N, parts, H] (GPT-NeoX), else [parts, out]."""
     as_row: bool = False
-    """A vector that the file keeps as [1, n] (Marian's bias of the logits)."""
+    """The file keeps this vector as [1, n] (Marian's bias of the logits)."""
 
     def in_layer(self, layer: int) -> str:
         """The tensor's name for one layer."""
@@ -33,11 +33,11 @@ class Stored:
 
 
 TensorMap = dict[str, Stored]
-"""By the parameter's "/"-joined path, in which every group of layers is called "layers"."""
+"""Where each parameter is stored, by its "/"-joined path; every group of layers is called "layers" there."""
 
 
 def stored_shape(stored: Stored, path: LeafPath, shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape in the file of the (whole, if fused) tensor that holds a parameter of this shape, one layer."""
+    """Shape of the (whole, if fused) tensor in the file, for a parameter with this shape in each layer."""
     if path[-1] in ("bias", "scale"):
         size = math.prod(shape) * stored.parts
         return (1, size) if stored.as_row else (size,)
@@ -47,7 +47,7 @@ def stored_shape(stored: Stored, path: LeafPath, shape: Sequence[int]) -> tuple[
 
 
 def from_stored(stored: Stored, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A view, of our shape for one layer, of the tensor that a file holds: nothing is read yet."""
+    """A view of a file's tensor in our shape for one layer; nothing is read yet."""
     wide = array.T if stored.transposed else array[0] if stored.as_row else array
     if stored.parts == 1:
         return wide.reshape(shape)
@@ -58,7 +58,7 @@ def from_stored(stored: Stored, array: np.ndarray, shape: Sequence[int]) -> np.n
 
 
 def to_stored(stored: Stored, parts: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
-    """The tensor of this shape that a file holds, from all its parts in our shape for one layer."""
+    """A file's tensor, of this shape, from all its parts in our shape for one layer."""
     wide_shape = tuple(shape[::-1] if stored.transposed else shape)
     if stored.interleaved:
         wide = np.stack(parts, axis=-2)
@@ -71,10 +71,10 @@ def to_stored(stored: Stored, parts: Sequence[np.ndarray], shape: Sequence[int])
 
 
 def copy_blocked(target: np.ndarray, source: np.ndarray) -> None:
-    """Copy, and cast, as numpy does; a transposed source four times as fast.
+    """Copy and cast as numpy does, but a transposed source four times as fast.
 
-    numpy walks the target's rows, and so loads a cache line of the source for every number; 16 columns of
-    float32 at a time use the lines that they load.
+    numpy walks the target's rows, and so loads a cache line of the source for every number. Copying 16
+    columns of float32 at a time uses the lines that it loads.
     """
     if source.ndim < 2 or source.strides[-1] == source.itemsize:
         target[...] = source

@@ -1,4 +1,4 @@
-"""T5 1.0 and 1.1 (Raffel et al. 2020; Shazeer 2020): as transformers' T5 class has them."""
+"""T5 1.0 and 1.1 (Raffel et al. 2020; Shazeer 2020): config.json and tensors as in transformers' T5 class."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -111,15 +111,15 @@ def _read_config(values: Mapping[str, Any], head: Head, names: frozenset[str]) -
 
 
 def _read_mlp(values: Mapping[str, Any]) -> tuple[bool, Any]:
-    """Whether gated, and the activation: "relu", "gated-silu"; "gated-gelu" alone means GELU's tanh form.
+    """Whether gated, and the activation: "relu", "gated-silu"; only "gated-gelu" means GELU's tanh form.
 
-    transformers 5 also writes each of the two under a key of its own, which then counts.
+    transformers 5 also writes each of the two under its own key, which then takes precedence.
     """
     spelled = values["feed_forward_proj"]
     parts = spelled.split("-")
     if len(parts) > 2 or (len(parts) == 2 and parts[0] != "gated"):
         raise ValueError(
-            f"config.json: feed_forward_proj={shown(spelled)} must be an activation, or 'gated-' and one"
+            f"config.json: feed_forward_proj={shown(spelled)} must be an activation, or 'gated-' before one"
         )
     is_gated = parts[0] == "gated" if values["is_gated_act"] is None else values["is_gated_act"]
     key = "feed_forward_proj" if values["dense_act_fn"] is None else "dense_act_fn"
@@ -128,7 +128,7 @@ def _read_mlp(values: Mapping[str, Any]) -> tuple[bool, Any]:
 
 
 def _scales_head(values: Mapping[str, Any]) -> bool:
-    """T5 1.1 does not: files say so by tie_word_embeddings, those of transformers 5 by a key of its own."""
+    """T5 1.1 does not scale: files say so by tie_word_embeddings, files of transformers 5 by another key."""
     own = values["scale_decoder_outputs"]
     return values["tie_word_embeddings"] is not False if own is None else own
 
@@ -148,7 +148,7 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
         "d_model": config.embed_dim,
         "d_kv": config.dim_per_head,
         "d_ff": config.hidden_dim,
-        "num_layers": config.encoder_layers or 1,  # no decoder stands alone
+        "num_layers": config.encoder_layers or 1,  # the family has no decoder without an encoder
         "num_decoder_layers": config.num_layers,
         "num_heads": config.num_heads,
         "relative_attention_num_buckets": config.relative_buckets,
@@ -184,13 +184,17 @@ def _tensors(config: ModelConfig) -> TensorMap:
 
 
 def _stack_tensors(path: str, name: str, config: ModelConfig, mlp_place: int) -> TensorMap:
-    """Of the encoder, or the decoder but for its cross-attention; a block's MLP is its 2nd or 3rd part."""
+    """The tensors of the encoder, or of the decoder without its cross-attention.
+
+    Args:
+      mlp_place: a block's MLP is its 2nd part (1) or its 3rd (2).
+    """
     layer = f"{name}.block.{{layer}}.layer"
     mlp = f"{layer}.{mlp_place}.DenseReluDense"
     inner = {"up": "wi_1", "gate": "wi_0"} if config.gated_mlp else {"up": "wi"}
     bias = f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     tensors = {
-        f"{path}relative_bias/embedding": Stored(bias),  # the first block's serves all
+        f"{path}relative_bias/embedding": Stored(bias),  # all blocks use the first block's
         **norm_tensors(f"{path}layers/attention_norm", f"{layer}.0.layer_norm", False),
         **_attention_tensors(f"{path}layers/attention", f"{layer}.0.SelfAttention"),
         **norm_tensors(f"{path}layers/mlp_norm", f"{layer}.{mlp_place}.layer_norm", False),

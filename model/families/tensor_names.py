@@ -1,4 +1,4 @@
-"""Tensors that families name alike: norms, linear layers, and what stands on a decoder's body."""
+"""Tensors that several families name the same way: norms, linear layers, and a decoder's heads."""
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.stored_tensors import Stored, TensorMap
@@ -10,13 +10,13 @@ def norm_tensors(path: str, name: str, has_bias: bool = True) -> TensorMap:
 
 
 def linear_tensors(path: str, name: str, has_bias: bool = True) -> TensorMap:
-    """Of a torch Linear, which stores [out, in]."""
+    """The tensors of a torch Linear, which stores [out, in]."""
     kernel = {f"{path}/kernel": Stored(f"{name}.weight", transposed=True)}
     return kernel | ({f"{path}/bias": Stored(f"{name}.bias")} if has_bias else {})
 
 
 def fused_tensors(paths: tuple[str, ...], name: str, has_bias: bool, interleaved: bool = False) -> TensorMap:
-    """One torch Linear whose outputs are those of several layers, one after the other or head by head."""
+    """One torch Linear with the outputs of several layers, one after the other or head by head."""
     tensors: TensorMap = {}
     for part, path in enumerate(paths):
         place = {"part": part, "parts": len(paths), "interleaved": interleaved}
@@ -27,7 +27,7 @@ def fused_tensors(paths: tuple[str, ...], name: str, has_bias: bool, interleaved
 
 
 def head_tensors(config: ModelConfig, *, lm: str, tokens: str) -> TensorMap:
-    """`lm`, `tokens`: what a family calls the output matrix and the classifier of tokens."""
+    """The head's tensors; `lm`, `tokens`: a family's names for the output matrix and the token classifier."""
     match config.head:
         case "lm":
             # [vocabulary, width] on both sides, like an embedding.

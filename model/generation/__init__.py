@@ -1,4 +1,4 @@
-"""Token ids from token ids: greedy, sampled, by beams, or into gaps.
+"""Generates token ids: greedily, by sampling, by beam search, or into an encoder's gaps.
 
 generator     the Generator: read this first
 config        how text is decoded

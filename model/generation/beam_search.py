@@ -1,4 +1,4 @@
-"""Beam search: the likeliest whole texts, kept apart from those that still grow."""
+"""Beam search for the likeliest texts; whole texts are kept apart from texts that still grow."""
 
 # B batch, W beams, K candidates, M new tokens, V vocab
 
@@ -18,7 +18,7 @@ from flaxmill.model.generation.token_loop import (
     tokens_seen,
 )
 
-NONE = -1e9  # the score of a beam that is not there
+NONE = -1e9  # the score of a beam that does not exist
 
 
 class Beams(NamedTuple):
@@ -29,7 +29,7 @@ class Beams(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Where the search stands."""
+    """The state of the search."""
 
     cache: Cache
     seen: jax.Array | None
@@ -63,7 +63,7 @@ def search_beams(
     """The `num_beams` best texts of each prompt, best first; `NO_TOKEN` follows the end of each.
 
     Args:
-      divisors_M: what the score of a text of 1..M tokens is divided by; M is also the most tokens of a text.
+      divisors_M: divisors of the scores of texts of 1..M tokens; M is also the most tokens of a text.
       num_ends: how many end tokens the rules have.
       ending: as in GenerationConfig.early_stopping.
     """
@@ -96,10 +96,10 @@ def search_beams(
 def _grow(
     state: Search, logits: jax.Array, *, rules: Rules, divisors_M: jax.Array, num_ends: int, ending: str
 ) -> Search:
-    """Every beam by one token: the best continuations go on, those that end are kept as whole texts."""
+    """Grow every beam by one token: the best continuations go on, texts that end are kept as whole."""
     B, W = state.growing.scores.shape
     V = logits.shape[-1]
-    # So many that W of them go on even if every end token of every beam is among them.
+    # Enough candidates that W of them go on even if every end token of every beam is among them.
     num_candidates = min(max(2, 1 + num_ends) * W, W * V)
     scores = adjust_scores(jax.nn.log_softmax(logits), rules, state.seen, state.step)
     scores_BWV = scores.reshape(B, W, V) + state.growing.scores[..., None]
@@ -119,14 +119,14 @@ def _grow(
         chosen = jnp.take_along_axis(chosen_BK, kept_BW, 1).reshape(-1)
         seen = seen[rows].at[jnp.arange(B * W), chosen].set(True)
 
-    # Only what is among the best W may end: the rest is there so that W can go on.
+    # Only the best W candidates may end: the rest is there so that W can go on.
     ends_BK &= jnp.arange(num_candidates) < W
     is_shut_B = ~state.is_open | (state.is_whole.all(1) & (ending == "first"))
     candidates = Beams(
         tokens_BKM, scores_BK / divisors_M[state.step] + NONE * (~ends_BK + is_shut_B[:, None])
     )
     whole, is_whole_BW = _best(state.whole, state.is_whole, candidates, ends_BK, W)
-    # What a growing text may reach: where length is rewarded, at the greatest length it can have.
+    # The score that a growing text may reach; where length is rewarded, at its greatest possible length.
     grows = (ending == "never") & (divisors_M[-1] > 1)
     hoped_B = growing.scores[:, 0] / divisors_M[jnp.where(grows, limits_B - 1, state.step)]
     worst_B = jnp.where(is_whole_BW.all(1), whole.scores.min(1), NONE)
@@ -138,7 +138,7 @@ def _grow(
 def _best(
     whole: Beams, is_whole_BW: jax.Array, candidates: Beams, ends_BK: jax.Array, num_beams: int
 ) -> tuple[Beams, jax.Array]:
-    """The best of the whole texts and those that have just ended, and which of them are texts."""
+    """The best of the whole texts and the texts that have just ended, and which of them are texts."""
     scores_BW, best_BW = jax.lax.top_k(jnp.concatenate([whole.scores, candidates.scores], 1), num_beams)
     tokens_BWM = _pick(jnp.concatenate([whole.tokens, candidates.tokens], 1), best_BW)
     is_whole_BW = jnp.take_along_axis(jnp.concatenate([is_whole_BW, ends_BK], 1), best_BW, 1)

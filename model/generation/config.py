@@ -11,29 +11,29 @@ MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """One way to decode. As it is: the likeliest token at each place, up to the model's end token."""
+    """One way to decode. The default: the likeliest token at each place, up to the model's end token."""
 
     max_new_tokens: int = 32
     """Tokens after which a text ends, if no end token came before."""
     temperature: float = 0.0
     """0: the likeliest token; above 0: tokens are drawn, from logits divided by it."""
     top_k: int | None = None
-    """Draw from this many likeliest tokens alone."""
+    """Draw only from this many likeliest tokens."""
     top_p: float | None = None
     """Draw from the fewest tokens whose probabilities reach this sum (Holtzman et al. 2020)."""
     min_p: float | None = None
     """Draw from tokens at least this many times as likely as the likeliest (Nguyen et al. 2025)."""
     repetition_penalty: float = 1.0
-    """Above 1: what the prompt and the text hold already becomes less likely (Keskar et al. 2019)."""
+    """Above 1: tokens already in the prompt or the text become less likely (Keskar et al. 2019)."""
     num_beams: int = 1
     """Above 1: beam search, which looks for the likeliest text and draws nothing."""
     length_penalty: float = 1.0
-    """Of beam search: the log-probability of a text is divided by its length to this power."""
+    """Beam search divides the log-probability of a text by its length to this power."""
     early_stopping: Literal["first", "likely", "never"] = "likely"
     """Beam search ends: first: once it has num_beams whole texts; likely: once no unfinished text is better
     at its present length; never: once none can become better."""
     num_samples: int = 1
-    """Texts for each prompt; of beam search: the best so many."""
+    """Texts for each prompt; beam search returns its best ones."""
     seed: int = 0
     """Draws the tokens: the same seed gives a prompt the same texts, whatever else is in the batch."""
     end_ids: tuple[int, ...] | None = None
@@ -41,7 +41,7 @@ class GenerationConfig:
     suppressed_ids: tuple[int, ...] = ()
     """Tokens that are never chosen."""
     forced_end: bool = False
-    """A text without an end token at max_new_tokens gets it there, in place of its last token (Marian)."""
+    """A text without an end token at max_new_tokens gets one there, in place of its last token (Marian)."""
 
     def __post_init__(self) -> None:
         _check_ranges(self)
@@ -65,7 +65,8 @@ def _check_ranges(config: GenerationConfig) -> None:
         f"repetition_penalty={config.repetition_penalty} must be a positive number; 1 does nothing",
     )
     _require(
-        abs(config.length_penalty) < float("inf"), f"length_penalty={config.length_penalty} is no number"
+        abs(config.length_penalty) < float("inf"),
+        f"length_penalty={config.length_penalty} must be a finite number",
     )
     _require(0 <= config.seed <= MAX_SEED, f"seed={config.seed} must be in [0, {MAX_SEED}]")
 
@@ -81,7 +82,7 @@ def _check_combinations(config: GenerationConfig) -> None:
         value = getattr(config, name)
         _require(
             samples or value is None,
-            f"{name}={value} chooses what is drawn from, and at temperature 0 nothing is; set a temperature",
+            f"{name}={value} limits the tokens to draw from, and temperature 0 draws none; set a temperature",
         )
     _require(
         samples or config.num_samples == 1 or config.num_samples <= config.num_beams,
@@ -90,7 +91,7 @@ def _check_combinations(config: GenerationConfig) -> None:
     )
     _require(
         config.num_beams > 1 or (config.length_penalty == 1.0 and config.early_stopping == "likely"),
-        "length_penalty and early_stopping are of beam search; set num_beams above 1",
+        "length_penalty and early_stopping belong to beam search; set num_beams above 1",
     )
 
 
@@ -104,7 +105,7 @@ def check_generates(config: ModelConfig) -> None:
 
 
 def check_prompts(config: ModelConfig, prompts: Sequence[Sequence[int]]) -> None:
-    """Raises ValueError where a prompt is empty, has ids that the model has not, or leaves no room."""
+    """Raises ValueError where a prompt is empty, has ids that the model lacks, or leaves no room."""
     assert config.vocab_size is not None
     _require(bool(prompts), "there is no prompt; give one or more")
     limit = room(config, 0)
@@ -124,7 +125,7 @@ def check_prompts(config: ModelConfig, prompts: Sequence[Sequence[int]]) -> None
 
 
 def room(config: ModelConfig, prompt_length: int) -> int | None:
-    """How many tokens the model's learned positions leave after a prompt; None: as many as one likes."""
+    """How many tokens the model's learned positions leave after a prompt; None: any number."""
     if config.positions != "learned" or config.max_positions is None:
         return None
     return config.max_positions - prompt_length

@@ -1,4 +1,4 @@
-"""Text out of a causal model or an encoder-decoder: token ids in, token ids out."""
+"""Generates text with a causal model or an encoder-decoder: token ids in, token ids out."""
 
 # B prompts (as many as the mesh splits evenly), P prompt tokens, S source tokens, M new tokens, N samples of
 # a prompt, R texts, C steps of a chunk
@@ -29,32 +29,32 @@ _LENGTHS = 16  # prompts and caches are as long as the next multiple, so that fe
 
 
 class Generator:
-    """A model ready to decode: its weights laid out for reading token by token, once.
+    """A model ready to decode: its weights are laid out once, for reading token by token.
 
-    On a mesh (`jax.set_mesh`) rows are split over its data axes and heads over its tensor axis; the mesh of
-    the making is that of every call.
+    On a mesh (`jax.set_mesh`) rows are split over its data axes and heads over its tensor axis. Make it and
+    call it on the same mesh.
     """
 
     def __init__(self, config: ModelConfig, params: Params) -> None:
         """Raises ValueError where the model predicts no next token."""
         check_generates(config)
-        # A model of both objectives attends as its rows ask; here they are all causal.
+        # A model trained with both objectives attends as each row asks; here all rows are causal.
         self.config = dataclasses.replace(config, causal=True)
         self._model: UnrolledModel = jax.jit(unroll, static_argnums=0)(self.config, params)
 
     def generate(
         self, prompts: Prompts, options: GenerationConfig | None = None, ending: Endings = None
     ) -> list[list[int]]:
-        """The new tokens alone of each text, the `num_samples` texts of a prompt next to each other.
+        """Only the new tokens of each text; the `num_samples` texts of a prompt are next to each other.
 
-        Prompts of an encoder-decoder are sources: with whatever its training put around them. A text ends
+        Prompts of an encoder-decoder are its sources, with whatever its training put around them. A text ends
         with its end token, at `max_new_tokens`, or where learned positions end.
 
         Args:
           ending: ends texts early, for instance at a stop string; one for all, or one for each prompt.
 
         Raises:
-          ValueError: an empty prompt, one that leaves no room, or with ids that the model has not.
+          ValueError: a prompt is empty, leaves no room, or has ids that the model lacks.
         """
         options = options or GenerationConfig()
         texts: list[list[int]] = [[] for _ in range(len(prompts) * options.num_samples)]
@@ -66,8 +66,8 @@ class Generator:
     def stream(
         self, prompts: Prompts, options: GenerationConfig | None = None, ending: Endings = None
     ) -> Iterator[list[list[int]]]:
-        """As `generate`, bit by bit: the tokens that each text has gained since the last time. Beam search
-        knows none of them before the end."""
+        """Like `generate`, but yields the tokens bit by bit: what each text has gained since the last time.
+        Beam search yields all of them at the end."""
         options = options or GenerationConfig()
         check_prompts(self.config, prompts)
         rows = [*prompts, *[prompts[0]] * (_num_rows(len(prompts)) - len(prompts))]
@@ -80,7 +80,7 @@ class Generator:
                 return
 
     def _limits(self, prompts: Prompts, options: GenerationConfig) -> np.ndarray:
-        """[B]: most new tokens after each prompt; of an encoder-decoder one token is read before them."""
+        """[B]: the most new tokens for each prompt; an encoder-decoder reads one token before them."""
         lengths = [len(prompt) if self.config.encoder_layers is None else 1 for prompt in prompts]
         left = [room(self.config, length) for length in lengths]
         most = options.max_new_tokens
@@ -164,7 +164,7 @@ def generate(
     options: GenerationConfig | None = None,
     ending: Endings = None,
 ) -> list[list[int]]:
-    """`Generator.generate`, of a model that is used once."""
+    """`Generator.generate`, for a model that is used once."""
     return Generator(config, params).generate(prompts, options, ending)
 
 
@@ -177,7 +177,7 @@ class _Text:
         self._ending = ending
 
     def add(self, column: np.ndarray) -> list[int]:
-        """What of a chunk belongs to the text."""
+        """The tokens of a chunk that belong to the text."""
         if self.has_ended:
             return []
         before = len(self.tokens)
@@ -192,7 +192,7 @@ class _Text:
 
 
 def _keys(options: GenerationConfig, num_prompts: int) -> jax.Array:
-    """One key for each sample of a prompt, the same for every prompt: a row knows nothing of its batch."""
+    """One key for each sample of a prompt, the same for every prompt: a row does not depend on its batch."""
     key = jax.random.key(options.seed)
     samples = jnp.tile(jnp.arange(options.num_samples), num_prompts)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, samples)

@@ -1,4 +1,4 @@
-"""What a layer keeps of the tokens it has read, and attention of the next token to it."""
+"""Keeps a layer's keys and values of the tokens it has read, and lets the next token attend to them."""
 
 # B batch, T prompt tokens, S cache slots, N heads, K key-value heads, G = N / K, H head dim
 
@@ -13,10 +13,10 @@ from flaxmill.sharding.rules import constrain
 
 
 class LayerCache(NamedTuple):
-    """Keys and values [B,K,S,H] of a layer: token number i of a row stands in slot i mod S.
+    """Keys and values [B,K,S,H] of a layer: token number i of a row is in slot i mod S.
 
-    S of a layer that sees all is as many as a row will ever hold; of a local one its window, and each new
-    token takes the place of one that left the window.
+    In a layer that sees everything, S is the most tokens that a row will ever hold. In a local layer S is the
+    window, and each new token takes the slot of the token that left the window.
     """
 
     keys: jax.Array
@@ -29,7 +29,7 @@ def fill_cache(k_BTKH: jax.Array, v_BTKH: jax.Array, num_slots: int) -> LayerCac
 
 
 def append_to_cache(cache: LayerCache, k_B1KH: jax.Array, v_B1KH: jax.Array, index: jax.Array) -> LayerCache:
-    """The cache with token number `index`."""
+    """The cache with token number `index` added."""
     slot = index % cache.keys.shape[2]
 
     def write(old_BKSH: jax.Array, new_B1KH: jax.Array) -> jax.Array:
@@ -52,7 +52,7 @@ def attend_to_cache(
     """Causal softmax attention of token number `index`, which the cache holds already; softmax in float32.
 
     Args:
-      first_B: number of the first token of each row; what stands before it is padding.
+      first_B: number of the first token of each row; tokens before it are padding.
       window: the token sees itself and window - 1 before it.
       bias_NS: bias of the logits by distance, 0 first.
 
@@ -75,7 +75,7 @@ def attend_to_cache(
 
 
 def _distances(index: jax.Array, num_slots: int) -> jax.Array:
-    """How far before token number `index` the token of each slot stands; more than `index`: it is empty."""
+    """The distance from each slot's token to token number `index`; more than `index`: the slot is empty."""
     return (index - jnp.arange(num_slots)) % num_slots
 
 

@@ -1,4 +1,4 @@
-"""Words into an encoder's gaps: what a masked-word head finds likeliest there."""
+"""Fills an encoder's gaps with the words that a masked-word head finds likeliest."""
 
 # B batch, T tokens, k candidates
 
@@ -32,7 +32,7 @@ def check_fills(config: ModelConfig) -> None:
 
 
 def predict_masks(config: ModelConfig, params: Params, batch: Batch, num_candidates: int) -> Candidates:
-    """Candidates for every place of the rows, masked or not; no more than the vocabulary has."""
+    """Candidates for every place of the rows, masked or not; at most as many as the vocabulary has."""
     ids, probabilities = _best(config, params, batch, num_candidates)
     return Candidates(np.asarray(ids), np.asarray(probabilities))
 

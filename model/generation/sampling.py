@@ -11,8 +11,8 @@ NEVER = -jnp.inf  # a logit whose token is never drawn
 
 
 class Filters(NamedTuple):
-    """What is done to the logits, in this order; None leaves a step out. Numbers are traced: another value
-    compiles nothing anew."""
+    """The steps applied to the logits, in this order; None leaves a step out. Numbers are traced: another
+    value does not compile again."""
 
     repetition_penalty: float | jax.Array | None = None
     temperature: float | jax.Array | None = None
@@ -61,10 +61,10 @@ def without_tokens(logits_BV: jax.Array, suppressed_S: jax.Array) -> jax.Array:
 
 
 def _keep_largest(logits_BV: jax.Array, weights_BV: jax.Array, most: jax.Array | float) -> jax.Array:
-    """Without the logits whose larger ones weigh `most` or more together.
+    """Set a logit to NEVER if all larger logits of its row weigh `most` or more together.
 
-    The border is found by halving the range of float32's bits: a CPU sorts ten times as long as these 32
-    passes take.
+    The border is found by halving the range of float32's bits: on a CPU, sorting takes ten times as long as
+    these 32 passes.
     """
     bits_BV = jax.lax.bitcast_convert_type(logits_BV.astype(jnp.float32), jnp.int32)
     ranks_BV = jnp.where(bits_BV < 0, bits_BV ^ 0x7FFFFFFF, bits_BV)  # integers in the order of the numbers

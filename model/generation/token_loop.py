@@ -19,11 +19,11 @@ from flaxmill.model.generation.sampling import (
 )
 from flaxmill.sharding.rules import constrain
 
-NO_TOKEN = -1  # stands where a text has ended
+NO_TOKEN = -1  # fills the places after the end of a text
 
 
 class Rules(NamedTuple):
-    """What may be chosen, and what ends a text; all of it traced."""
+    """Which tokens may be chosen, and what ends a text; everything is traced."""
 
     filters: Filters
     end: jax.Array
@@ -33,15 +33,15 @@ class Rules(NamedTuple):
     limits: jax.Array
     """int32 [B]: most tokens of each text."""
     forces_end: jax.Array | None
-    """bool: whether only an end token may be the last that fits; None: no."""
+    """bool: whether the last token that fits must be an end token; None: no."""
 
 
 class State(NamedTuple):
-    """Where decoding stands."""
+    """The state of decoding."""
 
     cache: Cache
     tokens: jax.Array
-    """int32 [B]: the newest of each row, which the cache does not hold yet."""
+    """int32 [B]: the newest token of each row, which the cache does not hold yet."""
     is_done: jax.Array
     """bool [B]."""
     seen: jax.Array | None
@@ -87,7 +87,8 @@ def continue_decoding(
 ) -> tuple[State, jax.Array]:
     """Up to `num_steps` more tokens of each row, fewer once all rows are done.
 
-    Returns: the state, donated and so updated in place, and int32 [chunk,B] tokens, `NO_TOKEN` where none is.
+    Returns: the state, donated and so updated in place, and int32 [chunk,B] tokens, `NO_TOKEN` where there
+    is none.
     """
 
     def step(carry: tuple[jax.Array, State, jax.Array]) -> tuple[jax.Array, State, jax.Array]:
@@ -110,7 +111,7 @@ def continue_decoding(
 def adjust_scores(
     scores_BV: jax.Array, rules: Rules, seen_BV: jax.Array | None, step: jax.Array
 ) -> jax.Array:
-    """What applies to sampling and beam search alike: repetition, suppressed and forced tokens."""
+    """Apply what sampling and beam search share: repetition penalty, suppressed and forced tokens."""
     if seen_BV is not None:
         penalty = rules.filters.repetition_penalty
         assert penalty is not None
@@ -124,14 +125,14 @@ def adjust_scores(
 
 
 def tokens_seen(tokens_BP: jax.Array, first_B: jax.Array, vocab_size: int) -> jax.Array:
-    """bool [B,V]: which tokens the prompts hold; padding counts for nothing."""
+    """bool [B,V]: which tokens the prompts hold; padding does not count."""
     is_real_BP = jnp.arange(tokens_BP.shape[1]) >= first_B[:, None]
     rows_B1 = jnp.arange(tokens_BP.shape[0])[:, None]
     return jnp.zeros((tokens_BP.shape[0], vocab_size), bool).at[rows_B1, tokens_BP].max(is_real_BP)
 
 
 def repeat_cache(cache: Cache, copies: int) -> Cache:
-    """Every row `copies` times in a row."""
+    """Every row `copies` times, the copies next to each other."""
     layers = jax.tree.map(lambda x: repeat_rows(x, copies), cache.layers)
     return Cache(layers, cache.index, repeat_rows(cache.first, copies))
 

@@ -45,17 +45,17 @@ class _Part(NamedTuple):
 def save_adapter(directory: str | os.PathLike, config: ModelConfig, params: Params, base: str | None) -> str:
     """Write the adapters, and the task's head whole, for `PeftModel.from_pretrained(base_model, directory)`.
 
-    Projections that the family's files fuse have one adapter of block structure, whose rank is the sum of
-    theirs: the product is the same.
+    Projections that the family's files fuse get one adapter made of blocks. Its rank is the sum of their
+    ranks, and the product is the same.
 
     Args:
-      config: with LoRA.
-      base: the model that they stand beside, as adapter_config.json names it; None: unnamed.
+      config: a model with LoRA.
+      base: the adapters' base model, as adapter_config.json names it; None: unnamed.
 
-    Returns: the class of transformers that the base model has.
+    Returns: the base model's class in transformers.
 
     Raises:
-      ValueError: no family has the base model.
+      ValueError: no family can hold the base model.
     """
     assert config.lora_rank is not None
     family, base_config = fit_family(without_lora(config))
@@ -94,7 +94,8 @@ def _adapter_tensors(
 
 
 def _fused(parts: Sequence[_Part]) -> tuple[np.ndarray, np.ndarray]:
-    """Both factors in torch's layout: of [x A1, x A2, ...] each part's block writes its own outputs alone."""
+    """Both factors in torch's layout: x A is [x A1, x A2, ...]; in B each part's block writes only its own
+    outputs."""
     a_IR = np.concatenate([part.a for part in parts], axis=1)
     stored: Stored = parts[0].place.stored
     # PEFT keeps factors as a Linear does, also those beside GPT-2's Conv1D, which is [in, out].
@@ -118,7 +119,7 @@ def _head_tensors(
 
 
 def _head_modules(family: FamilyDescription, heads: dict[str, Any]) -> list[str] | None:
-    """Modules that hold the head, as large as the body leaves them: PEFT wraps each as a whole."""
+    """The largest modules with the head and nothing of the body: PEFT wraps each as a whole."""
     bare = []
     for name in heads:
         prefix = next((prefix for prefix in family.prefixes if name.startswith(prefix)), "")
@@ -147,7 +148,7 @@ def _settings(config: ModelConfig, tensors: TensorMap, base: str | None) -> dict
         "lora_alpha": fewest * alpha,
         "rank_pattern": {pattern: width * rank for pattern, width in wider.items()},
         "alpha_pattern": {pattern: width * alpha for pattern, width in wider.items()},
-        "target_modules": "|".join(sorted(widths)),  # a regular expression, which names exactly these
+        "target_modules": "|".join(sorted(widths)),  # a regular expression that matches exactly these
         "fan_in_fan_out": not all(stored.transposed for stored in targets),
         "lora_dropout": 0.0,
         "bias": "none",

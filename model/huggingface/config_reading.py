@@ -1,4 +1,4 @@
-"""From a config.json to a ModelConfig: what holds for every family before its own reader sees the values."""
+"""From config.json to ModelConfig: checks for every family, before its own reader sees the values."""
 
 import functools
 import logging
@@ -21,10 +21,10 @@ def read_config(
     """The model that a config.json describes.
 
     Args:
-      names: of the file's tensors; empty where they are unknown.
+      names: the names of the file's tensors; empty where they are unknown.
 
     Raises:
-      ValueError: a value that the family cannot have, or more layers than the files.
+      ValueError: a value that the family cannot have, or more layers than the files hold.
     """
     # Families look for names as transformers writes them, whichever spelling this file has.
     spellings = frozenset(spelling for name in names for spelling in family.spellings(name))
@@ -41,7 +41,7 @@ def read_config(
 
 
 def warn_of_unknown_keys(family: FamilyDescription, values: Mapping[str, Any]) -> None:
-    """Say once which keys are not read because nothing here knows them."""
+    """Warn once of keys that are not read because the family has no such setting."""
     unknown = unknown_keys(family.settings, values)
     if "rope_parameters" in family.settings.read:
         unknown |= dict.fromkeys(unknown_rope_keys(values))
@@ -50,7 +50,7 @@ def warn_of_unknown_keys(family: FamilyDescription, values: Mapping[str, Any]) -
 
 
 def _check_depths(settings: Settings, values: Mapping[str, Any], names: Iterable[str]) -> None:
-    """More layers than the files have are refused before anything is made for each of them."""
+    """Refuse more layers than the files have, before anything is made for each of them."""
     for key, before in settings.depths.items():
         spellings = [key, *(alias for alias, stands_for in settings.aliases.items() if stands_for == key)]
         given = [(name, values[name]) for name in spellings if name in values]
@@ -67,4 +67,4 @@ def _check_depths(settings: Settings, values: Mapping[str, Any], names: Iterable
 @functools.cache
 def _warn_once(model_type: str, unknown: tuple[tuple[str, str | None], ...]) -> None:
     named = ", ".join(f"{key} (did you mean {near}?)" if near else key for key, near in unknown)
-    LOGGER.warning("config.json: not read, since no setting of a %s is called so: %s", model_type, named)
+    LOGGER.warning("config.json: not read, since a %s has no settings of these names: %s", model_type, named)

@@ -47,15 +47,15 @@ def load_huggingface(
     """A model from a directory that `save_pretrained` or a download made; parameters are float32.
 
     Args:
-      head: None: the one that config.json names; else any of the family's, and what the file lacks of it is
-        initialised, which the log says.
-      num_labels: classes of a new head, which then solves the usual problem; None: as config.json says.
+      head: any head of the family; what the file lacks of it is initialised, and the log says so. None: the
+        head that config.json names.
+      num_labels: classes of a new head, which then has the default problem_type; None: as config.json says.
       mesh: place the parameters on it; this process reads what its devices hold.
-      key: of what is initialised; None: jax.random.key(0).
+      key: draws what is initialised; None: jax.random.key(0).
 
     Raises:
       ValueError: the directory holds no model of a known family and head, a file is torn, or tensors are
-        missing, unexpected or misshapen, all of which the message lists.
+        missing, unexpected or misshapen (the message lists them).
     """
     settings = _read_settings(Path(directory))
     family, head_read = _family_and_head(directory, settings, head)
@@ -90,9 +90,9 @@ def load_huggingface(
 
 
 def read_huggingface_config(directory: str | os.PathLike, head: Head | None = None) -> ModelConfig:
-    """The model that a directory describes; of its weights, if there are any, only the names are read.
+    """The model that a directory describes; only the names of its weights are read, if there are any.
 
-    Raises ValueError as `load_huggingface` does for what stands in config.json.
+    Raises ValueError for the contents of config.json, as `load_huggingface` does.
     """
     settings = _read_settings(Path(directory))
     family, head = _family_and_head(directory, settings, head)
@@ -116,15 +116,16 @@ def save_huggingface(
     generation_settings: Mapping[str, Any] | None = None,
     labels: Sequence[str] = (),
 ) -> None:
-    """Write a directory that transformers loads: config.json, safetensors and, of an lm, generation settings.
+    """Write a directory that transformers loads: config.json, safetensors and, for lm, generation settings.
 
-    Any model in the directory is replaced, once all of the new one is on the disk.
+    A model that is already in the directory is replaced once the new one is completely on the disk.
 
     Args:
       tokenizer_json: text of a tokenizer.json, to be saved for `AutoTokenizer`.
-      tokenizer_settings: of its tokenizer_config.json, above all the roles of special tokens (`eos_token` and
+      tokenizer_settings: for tokenizer_config.json, above all the roles of special tokens (`eos_token` and
         the like); None: the roles that the config's ids name.
-      generation_settings: of generation_config.json, beside the config's token ids.
+      generation_settings: for generation_config.json, which also gets the config's end token; None: only the
+        config's token ids are written.
       labels: names of the classes; (): LABEL_0 and so on.
 
     Raises:
@@ -132,11 +133,11 @@ def save_huggingface(
     """
     family, config = fit_family(config)
     if config.head == "classification" and config.pooled_place == "last" and config.pad_id is None:
-        # By it transformers finds where rows of a batch end; rows here hold no end token of their own.
+        # transformers finds the ends of a batch's rows by pad_id; rows here hold no end token of their own.
         config = replace(config, pad_id=config.eos_id)
     parameters = leaves(config, family.tensors(config))
     tensors = export_tensors(parameters, params)
-    if jax.process_index() > 0:  # one process writes; all take part where parameters are spread over them
+    if jax.process_index() > 0:  # one process writes; all take part if parameters are spread over them
         for _ in tensors:
             pass
         return
@@ -162,7 +163,7 @@ def stored_tensors(config: ModelConfig, params: Params) -> Iterator[tuple[str, n
 
 def _read_settings(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
-        raise ValueError(f"{str(directory)!r} is no directory; give one that holds config.json and weights")
+        raise ValueError(f"{str(directory)!r} is not a directory; give one with config.json and weights")
     if not (directory / "config.json").is_file():
         raise ValueError(
             f"{str(directory)!r} holds no config.json; give the directory of a Hugging Face model"
@@ -195,7 +196,7 @@ def _named_head(directory: str | os.PathLike, settings: Mapping[str, Any], famil
     named = named[0] if isinstance(named, list) and named else named
     if not isinstance(named, str) or named not in classes:
         raise ValueError(
-            f"{str(directory)!r} has architectures={named}; supported of {family.model_type}: "
+            f"{str(directory)!r} has architectures={named}; supported for {family.model_type}: "
             f"{', '.join(classes)}; or name its head, one of {', '.join(family.architectures)}"
         )
     return classes[named]
@@ -207,7 +208,7 @@ def _tensors_of_all_heads(
     """Names outside the layers, copies of tied tensors included."""
     found: set[str] = set()
     for head in family.architectures:
-        # A setting that no model here has may concern another head alone.
+        # A setting that is not supported here may concern only another head.
         with contextlib.suppress(ValueError):
             config = read_config(family, settings, head, names)
             found |= {stored.name for stored in family.tensors(config).values()} | set(family.tied(config))
@@ -226,7 +227,7 @@ def _settings(family: FamilyDescription, config: ModelConfig) -> dict[str, Any]:
 
 
 def _generation_settings(config: ModelConfig, kept: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Those kept, and the model's own end token among the ones that they name."""
+    """The kept settings, with the model's own end token added; without any, the config's token ids."""
     if kept is None:
         ids: dict[str, Any] = {name: id_ for name, id_ in write_token_ids(config).items() if id_ is not None}
         if config.decoder_start_id is not None:

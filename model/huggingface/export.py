@@ -1,4 +1,4 @@
-"""Parameters, or any tree like them, as the tensors that files hold; streamed layer by layer."""
+"""Turns parameters, or any tree like them, into the tensors that files hold, streamed layer by layer."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class _Source(NamedTuple):
 
 
 def export_tensors(parameters: Sequence[Leaf], params: Params) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and host array of each stored tensor, by name; one is made at a time.
+    """Name and host array of each stored tensor, sorted by name; they are made one at a time.
 
     Where parameters are spread over processes, all of them must walk through this together.
 
@@ -31,8 +31,8 @@ def export_tensors(parameters: Sequence[Leaf], params: Params) -> Iterator[tuple
     if differing:
         names = sorted({"/".join(path) for path, _ in differing})
         raise ValueError(
-            f"the parameters are not those of this config: {', '.join(names[:8])} differ in shape or are on "
-            "one side alone; give the config that they were made with"
+            f"the parameters do not fit this config: {', '.join(names[:8])} differ in shape or are on one "
+            "side only; give the config that they were made with"
         )
     sources: dict[str, list[_Source]] = {}
     for leaf in parameters:
@@ -45,9 +45,9 @@ def export_tensors(parameters: Sequence[Leaf], params: Params) -> Iterator[tuple
 
 
 def to_host(value: Any) -> np.ndarray:
-    """All of an array; every process gets it, where it is spread over them."""
+    """All of an array; if it is spread over processes, each of them gets all of it."""
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        from jax.experimental import multihost_utils  # half a second that most runs need not wait
+        from jax.experimental import multihost_utils  # takes half a second, which most runs are spared
 
         value = multihost_utils.process_allgather(value, tiled=True)
     return np.asarray(value)

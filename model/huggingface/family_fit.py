@@ -1,4 +1,4 @@
-"""Which family's files can hold a model: one whose config.json, read back, describes the same model."""
+"""Finds the family for a model: its config.json, written and read back, must describe the same model."""
 
 import dataclasses
 import logging
@@ -42,10 +42,10 @@ _IDS = ("pad_id", "bos_id", "eos_id", "eos_ids", "decoder_start_id")
 def fit_family(config: ModelConfig) -> tuple[FamilyDescription, ModelConfig]:
     """The family to write (`config.family`, or the first that fits) and the model as it is written.
 
-    A hybrid model, whose lm head serves both masks, is written as its causal half, which the log says.
+    A hybrid model (its lm head serves both masks) is written as its causal half, and the log says so.
 
     Raises:
-      ValueError: no family has this model; names the nearest and the fields in which it differs.
+      ValueError: no family can hold this model; names the nearest and the fields in which it differs.
     """
     if config.lora_rank is not None:
         raise ValueError(
@@ -53,7 +53,9 @@ def fit_family(config: ModelConfig) -> tuple[FamilyDescription, ModelConfig]:
             "merge them first (merge_lora)"
         )
     if config.head == "lm" and config.causal is False:
-        LOGGER.warning("a hybrid model is exported as its causal half: files know one mask, not one a row")
+        LOGGER.warning(
+            "a hybrid model is exported as its causal half: files have one mask, not one for each row"
+        )
         config = dataclasses.replace(config, causal=True)
     candidates = list(FAMILIES.values()) if config.family is None else [FAMILIES[config.family]]
     having_head = [family for family in candidates if config.head in family.architectures]
@@ -69,7 +71,7 @@ def fit_family(config: ModelConfig) -> tuple[FamilyDescription, ModelConfig]:
         if not reasons:
             return family, dataclasses.replace(config, family=family.model_type)
         refusals[family.model_type] = reasons
-    # A family that cannot even write the model down is further off than one with other values.
+    # A family that cannot even write the model down is further off than a family with other values.
     nearest = min(refusals, key=lambda name: (not _is_written(FAMILIES[name], config), len(refusals[name])))
     raise ValueError(
         f"no Hugging Face family holds this model; the nearest is {nearest}, where "
@@ -94,7 +96,7 @@ def _is_written(family: FamilyDescription, config: ModelConfig) -> bool:
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:
-    """What makes a model another function of its parameters: fields with their defaults filled in.
+    """The fields that decide what a model computes from its parameters, with their defaults filled in.
 
     Fields that nothing reads (the window of a model without local layers) are left out.
     """

@@ -1,4 +1,4 @@
-"""Maps files of tensors, copying nothing: safetensors, one or shards with an index, and old .bin files."""
+"""Maps files of tensors without copying: safetensors, one or shards with an index, and old .bin files."""
 
 import functools
 import os
@@ -31,7 +31,7 @@ _DTYPES = {
 def read_weights(directory: str | os.PathLike) -> Arrays:
     """Every tensor in a model's directory by its name, mapped: bytes are read when they are used.
 
-    Names are taken without what torch's wrappers put before them.
+    Prefixes that torch's wrappers put before the names are removed.
 
     Raises:
       ValueError: there are no weights, a file is torn or missing, or a .bin file needs torch.
@@ -78,7 +78,7 @@ def _read_shards(index: Path, read: Callable[[Path], Arrays]) -> Arrays:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor: one of the directory's own, which may be a link to elsewhere, as in caches."""
+    """The file of each tensor, in the same directory; it may be a link to elsewhere, as in caches."""
     file_of = read_json(index).get("weight_map")
     if not isinstance(file_of, dict) or not file_of:
         raise ValueError(
@@ -87,14 +87,14 @@ def _weight_map(index: Path) -> dict[str, str]:
     for tensor, file in file_of.items():
         if not isinstance(file, str) or file in ("", ".", "..") or set(file) & set("/\\\0") or _is_long(file):
             raise ValueError(
-                f"{str(index)!r} says that {tensor!r} is in {shown(file)}, which is no file of the same "
+                f"{str(index)!r} says that {tensor!r} is in {shown(file)}, which is not a file of the same "
                 "directory; give the directory as it was saved or downloaded"
             )
     return file_of
 
 
 def _is_long(name: str) -> bool:
-    """Whether it is longer than a file's name may be."""
+    """Whether the name is longer than a file's name may be."""
     return len(name.encode()) > 255
 
 
@@ -104,7 +104,9 @@ def _read_safetensors(path: Path) -> Arrays:
             pass  # it checks that header and offsets are sound and cover the file
     except (SafetensorError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{str(path)!r} is torn or no safetensors file ({reason}); copy it again") from None
+        raise ValueError(
+            f"{str(path)!r} is torn or not a safetensors file ({reason}); copy it again"
+        ) from None
     # safe_open itself copies each tensor that it is asked for; a view of the mapped file copies nothing.
     content = np.memmap(path, np.uint8, "r").view(np.ndarray)
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")

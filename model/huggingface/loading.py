@@ -1,4 +1,4 @@
-"""Fills parameters from a file's tensors: one stacked parameter at a time, and each device's share alone."""
+"""Fills parameters from a file's tensors: one stacked parameter at a time, and only each device's share."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ _ALIGNMENT = 64  # bytes; the CPU backend takes over a buffer aligned to this in
 
 
 def load_leaf(leaf: Leaf, arrays: Arrays, mesh: Mesh | None, not_finite: Counter[str]) -> jax.Array:
-    """The parameter in float32; on a mesh as the shards of this process's devices, each read by itself.
+    """The parameter in float32; on a mesh, the shards of this process's devices, each read separately.
 
     Args:
       not_finite: counts the values that are NaN or infinite, by the tensor's name in the file.
@@ -55,7 +55,7 @@ def read_slice(
 
 
 def _count_not_finite(values: np.ndarray) -> int:
-    """NaN and infinities; a sum, which is one of them if a value is, costs little where there are none."""
+    """Number of NaNs and infinities. The sum is NaN or infinite if any value is: a cheap first test."""
     with np.errstate(all="ignore"):
         if np.isfinite(values.sum()):
             return 0
@@ -86,7 +86,7 @@ def _empty(shape: Sequence[int]) -> np.ndarray:
 
 
 def _fill(target: np.ndarray, stored: np.ndarray) -> None:
-    with np.errstate(over="ignore"):  # of float64 numbers beyond float32, which are counted as infinite
+    with np.errstate(over="ignore"):  # float64 numbers beyond float32, which are counted as infinite
         _copy(target, stored)
 
 

@@ -1,4 +1,4 @@
-"""Reads pytorch_model.bin, PyTorch's old format: by torch's loader that builds tensors and runs no code."""
+"""Reads pytorch_model.bin, PyTorch's old format, with torch's loader that builds tensors and runs no code."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def _import_torch(path: Path) -> Any:
 
 def _as_array(torch: Any, path: Path, name: str, tensor: Any) -> np.ndarray:
     try:
-        if tensor.dtype == torch.bfloat16:  # numpy has none of its own: those bits travel as integers
+        if tensor.dtype == torch.bfloat16:  # numpy has no bfloat16: the bits travel as integers
             return tensor.view(torch.int16).numpy().view(jnp.dtype("bfloat16"))
         return tensor.numpy()
     except (TypeError, RuntimeError):

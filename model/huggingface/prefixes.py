@@ -1,4 +1,4 @@
-"""What wrappers of a model put before the names of its tensors."""
+"""Finds and removes the prefixes that wrappers of a model put before the names of its tensors."""
 
 import functools
 import logging
@@ -13,9 +13,9 @@ _OF_DATA_PARALLEL = "module."
 
 
 def without_wrappers(arrays: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The tensors by the names that they have without torch.compile and DistributedDataParallel.
+    """The tensors by their names without the prefixes of torch.compile and DistributedDataParallel.
 
-    The log says so once. Raises ValueError where two names then are the same.
+    The log says so once. Raises ValueError where two names become the same.
     """
     bare = {name: _bare(name) for name in arrays}
     if set(bare.values()) != set(arrays):
@@ -27,7 +27,7 @@ def without_wrappers(arrays: Mapping[str, Any], source: str) -> dict[str, Any]:
     for name, short in bare.items():
         if short in found:
             raise ValueError(
-                f"{name} and another tensor are both {short} without what torch's wrappers put before; "
+                f"{name} and another tensor are both {short} without the prefixes of torch's wrappers; "
                 "remove one of the two from the file"
             )
         found[short] = arrays[name]
@@ -35,8 +35,8 @@ def without_wrappers(arrays: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def unknown_prefix(names: Collection[str], expected: Collection[str]) -> str | None:
-    """The shortest that all names begin with and without which most are expected ones; None: there is none,
-    or the names are expected as they are."""
+    """The shortest prefix of all names without which most of them are expected; None: there is no such
+    prefix, or the names are expected as they are."""
     first, last = min(names, default=""), max(names, default="")  # all others lie between the two
     common = next((end for end in range(len(first)) if first[end] != last[end : end + 1]), len(first))
     prefixes = ["", *(first[: end + 1] for end in range(common) if first[end] == ".")]
@@ -46,7 +46,7 @@ def unknown_prefix(names: Collection[str], expected: Collection[str]) -> str | N
 
 
 def _bare(name: str) -> str:
-    """It may stand before the name of any part: each may be compiled by itself."""
+    """The prefix may precede the name of any part: each part may be compiled separately."""
     return re.sub(rf"(^|\.){re.escape(_OF_COMPILING)}", r"\1", name)
 
 

@@ -1,4 +1,4 @@
-"""Holds a file's tensors strictly against those that a model needs, and says all that differs at once."""
+"""Compares a file's tensors with those a model needs, strictly, and reports every difference at once."""
 
 import logging
 import os
@@ -40,17 +40,17 @@ def match_tensors(
 ) -> Arrays:
     """The file's tensors by the names that the model expects.
 
-    Names are taken with the family's prefix or without it, gamma and beta for weight and bias. Buffers are
-    dropped, so are the tensors of other heads, which the log says, and copies of tied tensors that are equal.
+    Names may have the family's prefix or not, and gamma and beta for weight and bias. Buffers, tensors of
+    other heads and equal copies of tied tensors are dropped; the log names the tensors of other heads.
 
     Args:
       expected: name and shape of each of the model's tensors.
-      of_head: those of them that are the head's; they may be missing if `head_may_lack`.
+      of_head: names of the head's tensors; they may be missing if `head_may_lack`.
       of_other_heads: names in files of this family with other heads.
 
     Raises:
-      ValueError: all that is missing, unexpected or misshapen, and the likely cause; or a copy differs from
-        what it is tied to; or weights are quantised.
+      ValueError: tensors are missing, unexpected or misshapen (the message lists them, and the likely cause);
+        or a copy differs from the tensor that it is tied to; or weights are quantised.
     """
     tied = description.tied(config)
     found = _with_known_names(arrays, description, expected, {*of_other_heads, *tied})
@@ -70,7 +70,7 @@ def match_tensors(
         _refuse_wrapped(description, arrays, expected)
         cause = _likely_cause(config, differences, len(expected), of_head)
         raise ValueError(
-            f"the weights are not those of model_type={description.model_type}, head={config.head}: "
+            f"the weights do not fit model_type={description.model_type}, head={config.head}: "
             f"{_listing(differences)}; {cause}"
         )
     _check_dtypes(found)
@@ -78,11 +78,11 @@ def match_tensors(
 
 
 def warn_of_not_finite(directory: str | os.PathLike, counts: Mapping[str, int]) -> None:
-    """Say which tensors hold NaN or infinity: their number of such values by the tensors' names."""
+    """Warn of tensors that hold NaN or infinity; `counts`: the number of such values by the tensor's name."""
     if counts:
         named = _listed([f"{name} ({count})" for name, count in sorted(counts.items())])
         LOGGER.warning(
-            "%s: NaN or infinity stands in %d of its tensors, which makes all that they touch useless: %s",
+            "%s: NaN or infinity is in %d of its tensors, which makes all that they touch useless: %s",
             directory,
             len(counts),
             named,
@@ -90,12 +90,12 @@ def warn_of_not_finite(directory: str | os.PathLike, counts: Mapping[str, int]) 
 
 
 def _refuse_wrapped(description: FamilyDescription, arrays: Arrays, expected: Shapes) -> None:
-    """Where all names begin with what none of the model's does, that says more than a list of them all."""
+    """Refuse a prefix that all names have and the model's do not: it says more than a list of all names."""
     known = {spelling for name in expected for spelling in description.spellings(name)}
     if prefix := unknown_prefix(arrays.keys(), known):
         raise ValueError(
-            f"the names of all {len(arrays)} tensors begin with {prefix!r}, which transformers' do not: take "
-            "it off in the file, as the model within a wrapper saves itself"
+            f"the names of all {len(arrays)} tensors begin with {prefix!r}, which transformers' do not: "
+            "remove it in the file, for instance by saving the model inside the wrapper"
         )
 
 
@@ -166,7 +166,7 @@ def _likely_cause(
     missing, unexpected, misshapen = differences
     stored_rows = {shape[0] for expected, shape in misshapen.values() if expected[0] == config.vocab_size}
     if len(missing) > num_expected / 2:
-        return "most of the model is missing: look whether config.json belongs to this file"
+        return "most of the model is missing: check that config.json belongs to this file"
     if missing and set(missing) <= set(of_head):
         untied = config.head == "lm" and not config.tie_embeddings
         tie = ", or set tie_word_embeddings to true if the embedding serves as head" if untied else ""
@@ -174,14 +174,14 @@ def _likely_cause(
     if misshapen and set(misshapen) <= set(of_head) and config.num_classes is not None:
         return "the file's head has other classes: set num_labels to theirs"
     if len(stored_rows) == 1:
-        return f"the file's vocabulary has other rows: set vocab_size in config.json to {stored_rows.pop()}"
+        return f"the file's vocabulary has another size: set vocab_size in config.json to {stored_rows.pop()}"
     if misshapen:
-        return "a size in config.json is not that of the file"
+        return "a size in config.json differs from the file's"
     if missing and unexpected:
         return "names differ: the file may come from another library or a newer family"
     if missing:
         return "the file is incomplete, or config.json has more layers than it"
-    return "the file has parts or layers that config.json does not tell of"
+    return "the file has parts or layers that config.json does not mention"
 
 
 def _listed(items: list[str]) -> str:

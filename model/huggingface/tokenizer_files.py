@@ -14,11 +14,11 @@ _ROLES = {"pad_token": "pad_id", "bos_token": "bos_id", "eos_token": "eos_id"}
 def write_tokenizer(
     files: PartialFiles, tokenizer_json: str, settings: Mapping[str, Any], config: ModelConfig
 ) -> None:
-    """tokenizer.json and tokenizer_config.json.
+    """Write tokenizer.json and tokenizer_config.json.
 
     Args:
-      settings: what tokenizer_config.json says beside the model's inputs and length; roles of special tokens
-        that it leaves out are those that the config's ids name.
+      settings: what tokenizer_config.json says apart from the model's inputs and length; the config's ids
+        name the roles of special tokens that are left out here.
     """
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
     ids = {role: getattr(config, field) for role, field in _ROLES.items() if role not in settings}

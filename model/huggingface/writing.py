@@ -35,7 +35,7 @@ class PartialFiles:
     def __enter__(self) -> "PartialFiles":
         self._is_new = not self._directory.exists()
         self._directory.mkdir(parents=True, exist_ok=True)
-        for leftover in self._directory.glob(".*.partial"):  # of an export that was killed
+        for leftover in self._directory.glob(".*.partial"):  # left by an export that was killed
             leftover.unlink(missing_ok=True)
         return self
 
@@ -43,7 +43,7 @@ class PartialFiles:
         for path in self._temporary.values():
             path.unlink(missing_ok=True)
         if self._is_new:
-            with contextlib.suppress(OSError):  # of what it holds, unless writing failed
+            with contextlib.suppress(OSError):  # it is not empty, unless writing failed
                 self._directory.rmdir()
 
     @contextlib.contextmanager
@@ -65,13 +65,13 @@ class PartialFiles:
     def commit(self) -> None:
         """Replace the model, or the adapters, that the directory held.
 
-        The config without which there is none goes first and comes last.
+        The config is removed first and written last: without it there is no model.
         """
         configs = ("config.json", ADAPTER_CONFIG)
         for name in configs:
             (self._directory / name).unlink(missing_ok=True)
         names = (SINGLE, INDEX, LEGACY, LEGACY_INDEX, ADAPTER_WEIGHTS, "generation_config.json")
-        # Of another tokenizer, files beside the new one would still be read.
+        # Files of another tokenizer, left beside the new one, would still be read.
         names += TOKENIZER_FILES if "tokenizer.json" in self._temporary else ()
         stale = [self._directory / name for name in names]
         for path in (*stale, *self._directory.glob("model-*-of-*.safetensors")):
@@ -86,10 +86,10 @@ def write_weights(
     tensors: Iterator[tuple[str, np.ndarray]],
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """float32 safetensors: one file, or shards of at most so many bytes (or one tensor) and their index.
+    """Write float32 safetensors: one file, or shards of at most so many bytes (or one tensor) and an index.
 
     Args:
-      shapes: of every tensor, in the order in which `tensors` yields them.
+      shapes: the shape of every tensor, in the order in which `tensors` yields them.
     """
     shards = _split(shapes, max_shard_bytes)
     weight_map = {}

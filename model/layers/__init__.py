@@ -1,4 +1,4 @@
-"""The parts of a layer, and what stands below and around it.
+"""The parts of a layer, the embeddings before it, and what all of these share.
 
 attention        softmax attention, and the choice of a kernel
 fused_attention  cuDNN on GPU and splash on TPU
@@ -10,6 +10,6 @@ positions        sinusoidal, rotary and relative positions
 rotary_scaling   rotary positions for long contexts
 dropout          dropout with explicit keys
 lora             low-rank products beside frozen matrices
-initializers     how weights begin, with their logical axes
-dtypes           the dtype in which sums are taken
+initializers     the first values of weights, with their logical axes
+dtypes           the dtype in which sums are accumulated
 """

@@ -18,8 +18,8 @@ class Dense(nnx.Module):
     """y = x @ kernel + bias over the last `len(in_dims)` dimensions of x.
 
     kernel is [*in_dims, *out_dims], bias [*out_dims]; both are float32 and computed in the dtype of x.
-    With `lora` it is x @ kernel + scale * (x @ lora_a) @ lora_b (Hu et al. 2021), which begins as without:
-    lora_b is zero.
+    With `lora` it is x @ kernel + scale * (x @ lora_a) @ lora_b (Hu et al. 2021). That starts as the
+    same function as without LoRA: lora_b is zero.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Dense(nnx.Module):
         if self.lora_a is not None and self.lora_b is not None:
             narrow_R = dense(x, self.lora_a[...].astype(x.dtype), self.num_in)
             y += self.lora_scale * dense(narrow_R, self.lora_b[...].astype(x.dtype))
-        # Added in float32, so that the bias's gradient, a sum over all tokens, is too.
+        # Added in float32, so that the bias's gradient, a sum over all tokens, is in float32 too.
         return y if self.bias is None else (y.astype(sum_dtype(y)) + self.bias[...]).astype(x.dtype)
 
 
@@ -54,7 +54,7 @@ def _make_factors(
     key: jax.Array, in_dims: tuple[int, ...], out_dims: tuple[int, ...], axes: tuple[str, ...], rank: int
 ) -> tuple[Parameter, Parameter]:
     num_in = len(in_dims)
-    # Of a key of its own, so that the kernel is drawn as without.
+    # A separate key, so that the kernel's values are the same with and without LoRA.
     a = uniform_by_fan_in(jax.random.fold_in(key, 1), (*in_dims, rank), num_in)
     b = jnp.zeros((rank, *out_dims))
     return make_parameter(a, (*axes[:num_in], "features")), make_parameter(b, ("features", *axes[num_in:]))

@@ -1,4 +1,4 @@
-"""In which dtype sums are taken."""
+"""The dtype in which sums are accumulated."""
 
 import jax
 import jax.numpy as jnp

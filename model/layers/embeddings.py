@@ -24,7 +24,7 @@ class Embedding(nnx.Module):
         self.embedding = make_parameter(jnp.where(used, values, 0), (axis, "embed"))
 
     def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
-        # Gathered over fsdp once; what stays split is the vocabulary, which XLA looks up by masking.
+        # Gathered over fsdp once; only the vocabulary stays split, and XLA looks ids up in it by masking.
         # Cast after the look-up, so that the gradient's sum over equal ids is in float32.
         return constrain(self.embedding[...], self.axis, None)[ids].astype(dtype)
 

@@ -1,4 +1,4 @@
-"""How weights begin, after the papers; every parameter carries its logical axes."""
+"""Draws the first values of weights, as in the papers; every parameter carries its logical axes."""
 
 import math
 from collections.abc import Callable
@@ -14,17 +14,17 @@ Initializer = Callable[[jax.Array, tuple[int, ...], int], jax.Array]
 
 
 class Parameter(nnx.Param):
-    """A float32 array with `logical_axes`, one name a dimension, for the table in sharding/rules.py."""
+    """A float32 array with `logical_axes`, a name for each dimension, for the table in sharding/rules.py."""
 
 
 def make_parameter(value: jax.Array, axes: tuple[str | None, ...]) -> Parameter:
-    """Raises AssertionError where names and dimensions differ in number."""
+    """A float32 parameter. Raises AssertionError where names and dimensions differ in number."""
     assert len(axes) == jnp.ndim(value), f"{axes} does not name the dimensions of shape {jnp.shape(value)}"
     return Parameter(value.astype(jnp.float32), logical_axes=axes)
 
 
 def kernel_initializer(config: ModelConfig, *, residual: bool = False) -> Initializer:
-    """For matrix products; `residual` marks those that add to the residual stream."""
+    """The initializer of matrix products; `residual` marks products that add to the residual stream."""
     std = config.initializer_std
     if config.initializer == "bert":
         return truncated_normal(std)
@@ -48,7 +48,7 @@ def normal(std: float) -> Initializer:
 
 
 def truncated_normal(std: float) -> Initializer:
-    """Cut at two standard deviations and not rescaled, as BERT's: the effective deviation is 0.88 std."""
+    """Cut at two standard deviations and not rescaled, as in BERT: the effective deviation is 0.88 std."""
     return lambda key, shape, num_in: std * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
 
 
@@ -60,6 +60,6 @@ def xavier_uniform(key: jax.Array, shape: tuple[int, ...], num_in: int) -> jax.A
 
 
 def uniform_by_fan_in(key: jax.Array, shape: tuple[int, ...], num_in: int) -> jax.Array:
-    """Within 1 / sqrt(fan in), as torch draws a Linear and PEFT the first factor of an adapter."""
+    """Uniform within 1 / sqrt(fan in), as torch draws a Linear, and PEFT the first factor of an adapter."""
     limit = math.prod(shape[:num_in]) ** -0.5
     return jax.random.uniform(key, shape, jnp.float32, -limit, limit)

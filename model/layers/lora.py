@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_targets")
 LORA_A, LORA_B = "lora_a", "lora_b"
-"""What the factors are called beside their kernel: [*in_dims, rank] and [rank, *out_dims]."""
+"""Names of the factors, next to their kernel: [*in_dims, rank] and [rank, *out_dims]."""
 
 _TASK_HEAD = ("pooler", "classifier")
 
@@ -22,7 +22,7 @@ class Lora(NamedTuple):
 
 
 def lora_of(config: "ModelConfig", projection: str) -> Lora | None:
-    """What stands beside the projection of this name; None: nothing."""
+    """The adapter of the projection of this name; None: it has none."""
     if config.lora_rank is None or projection not in config.lora_projections:
         return None
     return Lora(config.lora_rank, config.lora_alpha / config.lora_rank)
@@ -34,7 +34,7 @@ def is_adapter(path: tuple[str, ...]) -> bool:
 
 
 def head_beside_adapters(params: Mapping[str, Any]) -> tuple[str, ...]:
-    """Groups of params that are trained whole beside adapters: a task's head, which begins anew."""
+    """Groups of params that are trained whole, beside adapters: a task's head, which is newly initialised."""
     return tuple(group for group in _TASK_HEAD if "classifier" in params and group in params)
 
 
@@ -44,5 +44,5 @@ def without_lora(config: "ModelConfig") -> "ModelConfig":
 
 
 def with_lora_of(config: "ModelConfig", other: "ModelConfig") -> "ModelConfig":
-    """The model with such adapters as another has."""
+    """The model with the same kind of adapters as another model."""
     return dataclasses.replace(config, **{name: getattr(other, name) for name in LORA_FIELDS})

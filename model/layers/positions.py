@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal tables, rotary turns, relative biases; embeddings.py has learned ones."""
+"""Positions of tokens: sinusoidal tables, rotary turns, relative biases; embeddings.py has learned ones."""
 
 # B batch, T query tokens, S key tokens, N heads, H head dim, R pairs of dimensions that turn
 
@@ -28,8 +28,8 @@ def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
     The paper interleaves the two; the halves are the same features in another order, as in Marian.
     """
     frequencies = 10_000.0 ** -(np.arange(dim // 2) / (dim // 2))
-    # In two parts, of which the first has so few bits that float32 multiplies it exactly by a position: a
-    # rounded frequency would be off by 3e-5 at position 512.
+    # In two parts: the first has so few bits that float32 multiplies it exactly by a position. A rounded
+    # frequency would be off by 3e-5 at position 512.
     mantissa, exponent = np.frexp(frequencies)
     coarse = np.ldexp(np.round(mantissa * 2**10), exponent - 10)
     a, b = _angles(positions_BT, coarse), _angles(positions_BT, frequencies - coarse)
@@ -40,7 +40,7 @@ def sinusoidal(positions_BT: jax.Array, dim: int) -> jax.Array:
 
 class Turns(NamedTuple):
     """Cosines and sines [B,T,1,R] of the angle by which each pair of dimensions turns at each token, both
-    times what multiplies queries and keys."""
+    multiplied by the factor for queries and keys."""
 
     cos: jax.Array
     sin: jax.Array
@@ -67,10 +67,10 @@ def rotary_turns(
 
 
 def document_lengths(documents_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """[B,T]: of the document of each token, one more than its last position."""
+    """[B,T]: the last position in each token's document, plus one."""
 
     def in_row(documents_T: jax.Array, positions_T: jax.Array) -> jax.Array:
-        # Where a number first stands among the sorted ones: below T, whatever the documents are called.
+        # The first place of a number among the sorted ones: below T, whatever the documents' numbers are.
         index_T = jnp.searchsorted(jnp.sort(documents_T), documents_T)
         last_T = jax.ops.segment_max(positions_T, index_T, num_segments=documents_T.size)
         return last_T[index_T] + 1
@@ -103,14 +103,14 @@ class RelativeBias(nnx.Module):
         return jnp.transpose(self.embedding[...][buckets_TS], (2, 0, 1))
 
     def to_past(self, num_distances: int) -> jax.Array:
-        """[N,S]: of a query and the key that stands 0, 1, ... before it."""
+        """[N,S]: the bias between a query and the keys 0, 1, ... places before it."""
         return self(num_distances, 1)[:, :, 0]
 
 
 def relative_buckets(distances: np.ndarray, num_buckets: int, max_distance: int, causal: bool) -> np.ndarray:
     """The bucket of each distance (key - query): one for each small one, then wider by a constant factor.
 
-    Causal: what lies ahead shares the bucket of distance 0; else half of the buckets are for what lies ahead.
+    Causal: keys ahead share the bucket of distance 0. Otherwise half of the buckets are for keys ahead.
     """
     if causal:
         first, distances = 0, np.maximum(-distances, 0)

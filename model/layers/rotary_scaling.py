@@ -1,4 +1,4 @@
-"""How fast rotary positions turn, and what is done to them for contexts longer than those of pretraining."""
+"""How fast rotary positions turn, and how they are scaled for longer contexts than in pretraining."""
 
 # B batch, T tokens, R pairs of dimensions that turn
 
@@ -18,12 +18,12 @@ def stretches(config: ModelConfig, kind: LayerKind) -> bool:
 
 
 def rotary_frequencies(config: ModelConfig, kind: LayerKind) -> np.ndarray:
-    """float64 [R]: theta^(-i/R), stretched as config.rope_scaling says; those that depend on the length
-    (dynamic, longrope) as they are in rows of the original length.
+    """float64 [R]: theta^(-i/R), stretched as config.rope_scaling says. dynamic and longrope depend on the
+    length: for them, the frequencies in rows of the original length.
 
-    llama3 (Dubey et al. 2024; Llama's reference code) divides by the factor only what turns slowly within
-    the original context, with a linear passage from all to nothing between two numbers of turns. yarn (Peng
-    et al. 2023, 3.2) does so too; its passage is linear in the index of the pair.
+    llama3 (Dubey et al. 2024; Llama's reference code) divides by the factor only pairs that turn slowly
+    within the original context. Between two numbers of turns the effect falls linearly from all to nothing.
+    yarn (Peng et al. 2023, 3.2) does the same, but linearly in the index of the pair.
     """
     theta = config.local_rope_theta if kind == "local" and config.local_rope_theta else config.rope_theta
     num_pairs = config.rotary_dim // 2
@@ -50,7 +50,7 @@ def frequencies_by_length(config: ModelConfig, frequencies_R: np.ndarray, length
     """[B,T,R]: what the frequencies of rows of the original length become in rows of these lengths.
 
     dynamic: theta grows with the length beyond the original one (NTK-aware scaling; transformers'
-    `_compute_dynamic_ntk_parameters` has the formula). longrope has two sets (Ding et al. 2024).
+    `_compute_dynamic_ntk_parameters` has the formula). longrope has two sets of factors (Ding et al. 2024).
     """
     dtype, original = jax.dtypes.canonicalize_dtype(np.float64), config.rope_original_positions
     if config.rope_scaling == "longrope":
@@ -59,7 +59,7 @@ def frequencies_by_length(config: ModelConfig, frequencies_R: np.ndarray, length
         return jnp.where(
             is_long_BT1, jnp.asarray(frequencies_R * ratio_R, dtype), jnp.asarray(frequencies_R, dtype)
         )
-    # theta * s^(2R/(2R-2)), to the power of -i/R; as a product, of which float32 rounds only the small part.
+    # theta * s^(2R/(2R-2)), to the power of -i/R, as a product: float32 then rounds only the small part.
     num_pairs = frequencies_R.size
     powers_R = jnp.asarray(-np.arange(num_pairs) / (num_pairs - 1), dtype)
     beyond_BT = jnp.maximum(lengths_BT - original, 0).astype(dtype) / original

@@ -85,7 +85,7 @@ def test_more_layers_than_the_files_hold_are_refused(family, layers, with_config
     if layers > depth:
         assert f"{key}={layers} is more layers than the files hold, which have {depth}" in err
     else:
-        assert "the file has parts or layers that config.json does not tell of" in err
+        assert "the file has parts or layers that config.json does not mention" in err
 
 
 def test_more_layers_are_refused_where_no_names_of_tensors_tell(tmp_path, models):

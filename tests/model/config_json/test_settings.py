@@ -188,7 +188,9 @@ def test_unknown_keys_are_named_once_with_what_they_may_mean(caplog):
             warn_of_unknown_keys(FAMILIES["bert"], settings)
     (record,) = caplog.records
     said = record.getMessage()
-    assert said.endswith("a bert is called so: hidden_sise (did you mean hidden_size?), mixture_of_experts")
+    assert said.endswith(
+        "a bert has no settings of these names: hidden_sise (did you mean hidden_size?), mixture_of_experts"
+    )
 
 
 def test_unknown_keys_among_the_rotary_values_are_named(caplog):
@@ -224,5 +226,5 @@ def test_another_name_of_a_key_is_read_as_the_key(family, alias, key):
     assert read(family, renamed, head) == read(
         family, in_a_file(transformers_config(family, **renamed)), head
     )
-    with pytest.raises(ValueError, match=f"{alias}=.* and {key}=.* name the same; keep one"):
+    with pytest.raises(ValueError, match=f"{alias}=.* and {key}=.* name the same setting; keep one"):
         read(family, moved | {alias: settings[key]}, head)

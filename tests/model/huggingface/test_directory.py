@@ -209,8 +209,8 @@ def pad_vocabulary(arrays: Arrays) -> None:
     [
         ("gpt2", pad_vocabulary, {}, "set vocab_size in config.json to 128"),
         ("gpt2", drop("h.2."), {}, "more layers"),
-        ("gpt2", id, {"n_layer": 2}, "layers that config.json does not tell of"),
-        ("gpt2", id, {"n_inner": 41}, "a size in config.json is not that of the file"),
+        ("gpt2", id, {"n_layer": 2}, "layers that config.json does not mention"),
+        ("gpt2", id, {"n_inner": 41}, "a size in config.json differs from the file's"),
         (
             "gpt2",
             id,
@@ -270,9 +270,9 @@ def test_quantised_weights_are_refused(changed):
     [
         ({"model_type": "gpt22"}, "model_type='gpt22'; did you mean gpt2? supported: bert, roberta"),
         ({"model_type": None}, "model_type=None; supported: bert"),
-        ({"architectures": ["GPT2DoubleHeadsModel"]}, "supported of gpt2: GPT2Model, GPT2LMHeadModel"),
+        ({"architectures": ["GPT2DoubleHeadsModel"]}, "supported for gpt2: GPT2Model, GPT2LMHeadModel"),
         ({"architectures": None}, "or name its head, one of none, lm, "),
-        ({"architectures": "GPT2"}, "has architectures=GPT2; supported of gpt2"),
+        ({"architectures": "GPT2"}, "has architectures=GPT2; supported for gpt2"),
         ({"model_type": ["gpt2"]}, "has model_type=['gpt2']; "),
         ({"vocab_size": None}, "config.json has vocab_size=null"),
         ({"n_layer": "two"}, "config.json: n_layer='two' must be a whole number"),
@@ -287,7 +287,7 @@ def test_a_head_that_the_family_lacks_is_one_line(saved):
 
 
 def test_a_directory_that_is_no_model_is_one_line(tmp_path, saved):
-    assert "is no directory" in error_of(tmp_path / "absent")
+    assert "is not a directory" in error_of(tmp_path / "absent")
     assert "holds no config.json" in error_of(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": ')
     assert "is not JSON" in error_of(tmp_path)

@@ -27,9 +27,7 @@ def draw(config: ModelConfig):
 
 
 def test_parameters_of_another_config_are_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"the parameters are not those of this config: .*layers/"
-    ) as refused:
+    with pytest.raises(ValueError, match=r"the parameters do not fit this config: .*layers/") as refused:
         save_huggingface(tmp_path, dataclasses.replace(GPT2, num_layers=5), draw(GPT2))
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())

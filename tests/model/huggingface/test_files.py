@@ -96,7 +96,7 @@ def test_a_torn_file_is_one_line(tmp_path, keep):
     save_file(TENSORS, tmp_path / "model.safetensors")
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:keep])
-    with pytest.raises(ValueError, match=r"is torn or no safetensors file .*copy it again") as error:
+    with pytest.raises(ValueError, match=r"is torn or not a safetensors file .*copy it again") as error:
         read_weights(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -139,7 +139,9 @@ def test_a_file_outside_the_directory_is_refused(tmp_path, file):
     for path in (directory / "below", elsewhere):
         save_file(TENSORS, path / "model.safetensors")
     write_index(directory, {"full": file})
-    with pytest.raises(ValueError, match=r"says that 'full' is in .*, which is no file of the same") as error:
+    with pytest.raises(
+        ValueError, match=r"says that 'full' is in .*, which is not a file of the same"
+    ) as error:
         read_weights(directory)
     assert "\n" not in str(error.value)
 
@@ -263,7 +265,7 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path):
     write_shards(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"full": "é" * 200}}))
     with pytest.raises(
-        ValueError, match=r"says that 'full' is in .*, which is no file of the same directory"
+        ValueError, match=r"says that 'full' is in .*, which is not a file of the same directory"
     ):
         read_weights(tmp_path)
 
@@ -272,7 +274,7 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path):
 def test_a_json_file_without_an_end_is_refused(target, tmp_path):
     file = tmp_path / "config.json"
     os.mkfifo(file) if target is None else file.symlink_to(target)
-    with pytest.raises(ValueError, match="is no file; copy it again"):
+    with pytest.raises(ValueError, match="is not a file; copy it again"):
         read_json(file)
 
 
@@ -280,5 +282,5 @@ def test_half_a_surrogate_pair_is_refused(tmp_path):
     (file := tmp_path / "config.json").write_text('{"a": "\\ud83d\\ude00"}')
     assert read_json(file) == {"a": "\U0001f600"}
     file.write_text('{"a": ["\\ud83d"]}')
-    with pytest.raises(ValueError, match="half of a surrogate pair, which is no character; correct it"):
+    with pytest.raises(ValueError, match="half of a surrogate pair, which is not a character; correct it"):
         read_json(file)

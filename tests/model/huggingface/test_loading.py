@@ -72,7 +72,7 @@ def test_tensors_with_nan_or_infinity_are_named(value, changed, caplog):
     with caplog.at_level(logging.WARNING, "flaxmill.weights"):
         _, params = load_huggingface(changed(spoil))
     assert not np.isfinite(params["final_norm"]["bias"][0])
-    assert "NaN or infinity stands in 2 of its tensors" in caplog.text
+    assert "NaN or infinity is in 2 of its tensors" in caplog.text
     assert caplog.text.strip().endswith(f"{UP} (2), transformer.ln_f.bias (1)")
 
 
@@ -102,4 +102,4 @@ def test_numbers_beyond_float32_are_counted_as_infinite(changed, caplog):
 
     with caplog.at_level(logging.WARNING, "flaxmill.weights"):
         load_huggingface(changed(widen))
-    assert "NaN or infinity stands in 1 of its tensors" in caplog.text
+    assert "NaN or infinity is in 1 of its tensors" in caplog.text

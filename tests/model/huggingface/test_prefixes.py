@@ -51,7 +51,7 @@ def test_what_was_taken_off_is_said_once_a_file(caplog):
 
 
 def test_names_that_then_are_the_same_are_refused():
-    with pytest.raises(ValueError, match="both h without what torch's wrappers put before"):
+    with pytest.raises(ValueError, match="both h without the prefixes of torch's wrappers"):
         without_wrappers(arrays(("_orig_mod.h", "h")), "twice")
 
 

@@ -143,7 +143,7 @@ def test_modernbert_stretches_the_layers_that_its_file_says(sliding, layers):
         ("llama", {"rope_theta": "x"}, "rope_theta='x' must be a number"),
         ("modernbert", YARN, "rope_parameters.rope_type is not supported"),
         ("modernbert", {"full_attention": {**YARN, "truncate": False}}, "truncate=False is not supported"),
-        ("modernbert", {"sliding_attention": YARN}, "sliding_attention that is not that of full_attention"),
+        ("modernbert", {"sliding_attention": YARN}, "sliding_attention and full_attention have different"),
     ],
 )
 def test_rotary_values_that_cannot_be_are_refused_in_one_line(family, rope, said):
