@@ -1,7 +1,4 @@
-"""All processes reach the same verdict on a checkpoint.
-
-So none waits for others that took another branch.
-"""
+"""All processes reach the same verdict on a checkpoint: none waits for others that took another branch."""
 
 from collections.abc import Callable
 from pathlib import Path
