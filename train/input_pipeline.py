@@ -31,7 +31,7 @@ def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]
 def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
     """The data config, with the run's own copy of a tokenizer if its file is gone.
 
-    The model that the run started from, and its tokenizer, may be gone.
+    The file may be gone together with the model that the run started from.
     """
     data, kept = experiment.data, Path(experiment.run_dir or "") / TOKENIZER_FILE
     if experiment.run_dir is None or data.tokenizer in TRAINED or Path(data.tokenizer).is_file():

@@ -84,7 +84,7 @@ def _check_model(experiment: Experiment) -> None:
 
 
 def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool]) -> None:
-    """Refuse to start processes that were not given the same: they would hang, or train on other rows.
+    """Refuse to start if the processes were given different things: they would hang, or train on other rows.
 
     Raises:
       ValueError: in every process; a process that differs from process 0 says how.
