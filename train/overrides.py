@@ -1,4 +1,4 @@
-"""Sets fields from the command line, `--model.num-layers 12`: tyro parses them, one line refuses them."""
+"""Sets fields from the command line, `--model.num-layers 12`: tyro parses them, one line refuses mistakes."""
 
 import contextlib
 import copy

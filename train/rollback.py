@@ -1,4 +1,4 @@
-"""Goes back to the newest whole checkpoint due by steps when the loss spikes, and skips the batches before.
+"""When the loss spikes, goes back to the newest whole checkpoint due by steps, and skips the batches between.
 
 Chowdhery et al. 2022 (PaLM), section 5.1: rewind, skip the batches around the spike, go on.
 """

@@ -56,7 +56,7 @@ def find_damaged_files(path: Path, names: Iterable[str]) -> list[str]:
     """What is wrong with the files that hold these arrays; the arrays themselves are not read.
 
     Raises:
-      OSError: the system refused to say.
+      OSError: the system refused access to them.
     """
     parts: dict[str, list[str]] = {}
     for name in names:
@@ -80,7 +80,7 @@ def find_damaged_arrays(path: Path, arrays: Mapping[str, Any]) -> list[str]:
     for name, stored in arrays.items():
         try:
             array = read_array(path, name)
-        except ValueError as error:  # TensorStore's
+        except ValueError as error:  # TensorStore raises it
             if failure := system_failure(error):
                 raise failure from error
             problems.append(f"{locate(path, name)} cannot be read ({_reason(error)})")
@@ -91,7 +91,7 @@ def find_damaged_arrays(path: Path, arrays: Mapping[str, Any]) -> list[str]:
 
 
 def locate(path: Path, name: str) -> str:
-    """Name an array and the file that holds it, or its part of the checkpoint if the file is not known."""
+    """Name an array and the file that holds it, or its part if that is not known to be one file."""
     part = part_of(name)[0]
     try:
         pieces = _index(path, part, [name])[name]
@@ -159,7 +159,7 @@ def _tells_shape(described: Any) -> bool:
 
 def _read_database(path: Path, part: str) -> dict[str, dict[str, Any]] | None:
     """{array: {key: entry}} of an OCDBT database; None if it has several nodes, each with 100 MB of names."""
-    import tensorstore  # Orbax brings it
+    import tensorstore  # it comes with Orbax
 
     if not (path / part / _DATABASE).is_file():
         raise DefectError(f"{part}/{_DATABASE} is missing")

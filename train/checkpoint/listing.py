@@ -34,7 +34,7 @@ class Listed(NamedTuple):
 
 
 def list_checkpoints(directory: Path, *, quick: bool = False) -> Iterator[Listed]:
-    """Every checkpoint by step, read whole and digested array by array, and then what crashes left there.
+    """Every checkpoint by step, read whole and digested array by array, and then what was left or set aside.
 
     Args:
       quick: look at manifests and files alone, reading no array.

@@ -1,4 +1,4 @@
-"""Streams that a command can always print to, since their failures never end it, and plain loggers' lines."""
+"""Streams that a command can always print to, as their failures never end it; plain lines for loggers."""
 
 import contextlib
 import errno

@@ -151,7 +151,7 @@ class Aim:
         # Aim names its runs itself; no other tracker writes this file while the run lasts.
         ids = run_dir / IDS_FILE
         known = json.loads(ids.read_bytes()) if ids.exists() else {"run_id": run_id}
-        settings = dict(repo=repository, experiment=PROJECT, force_resume=True)  # a killed run's lock
+        settings = dict(repo=repository, experiment=PROJECT, force_resume=True)  # despite a killed run's lock
         settings |= dict(system_tracking_interval=None, log_system_params=False, capture_terminal_logs=False)
         try:
             self._run = aim.Run(run_hash=known.get("aim"), **settings)

@@ -28,8 +28,8 @@ def depth_factors(decay: float, params: Params) -> dict[Path, np.ndarray]:
     """The factor of each array's learning rate, float32: [L] for stacked layers, else a scalar.
 
     Layer l of a stack of L, counted from 0, has decay**(L - l); each stack of an encoder-decoder counts its
-    own layers. Embeddings and relative positions, below the first layer, have decay**(L + 1), where L is that
-    of the deeper stack if both read them. The final norm and the head, above the last layer, have 1.
+    own layers. Embeddings and relative positions, below the first layer, have decay**(L + 1), with the L of
+    the deeper stack if both read them. The final norm and the head, above the last layer, have 1.
     """
     numbers = layer_numbers(params)
     depths: dict[Path, int] = {}

@@ -30,9 +30,9 @@ OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=1e-3, beta2=0.999, weigh
 ROUNDING = 10.0
 """A float32 difference may be rounding if it is at most this many times what torch's own rounding costs."""
 HALF_ULP = 2.0**-24
-"""Half a float32's last place. A gradient's difference may also be rounding if it is at most this share of
-the norm of all gradients: a value that is zero in truth sometimes comes out as zero, even in torch, and a
-multiple of zero bounds nothing."""
+"""Half a unit in a float32's last place. A gradient's difference may also be rounding if it is at most this
+share of the norm of all gradients: a value that is zero in truth sometimes comes out as zero, even in torch,
+and a multiple of zero bounds nothing."""
 
 
 class Tolerance(NamedTuple):

@@ -35,7 +35,7 @@ class Curves(NamedTuple):
 
 
 def training_curves(name: str, variant: str, num_steps: int) -> Curves:
-    """Train SMALL[name] for `num_steps` of AdamW, with warm-up and decay, on batches of this variant."""
+    """Train SMALL[name] for `num_steps` AdamW steps, with warm-up and decay, on batches of this variant."""
     with tempfile.TemporaryDirectory() as directory:
         make_reference(name, directory)
         config, params = load_huggingface(directory)

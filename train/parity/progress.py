@@ -1,4 +1,4 @@
-"""Says on stderr what `flaxmill parity` is doing, once it takes longer than one waits for in silence."""
+"""Says on stderr what `flaxmill parity` is doing, once it takes longer than people wait in silence."""
 
 import sys
 import threading

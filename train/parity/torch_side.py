@@ -246,7 +246,7 @@ def _hidden_states(model: Any) -> Iterator[dict[str, Any]]:
 
 
 def _as_stored(model: Any, tensors: Mapping[str, Any]) -> Arrays:
-    """Under the names that save_pretrained would write: a few differ from the modules'."""
+    """The tensors under the names that save_pretrained would write: a few differ from the modules'."""
     from transformers.core_model_loading import revert_weight_conversion
 
     return {name: _numpy(value) for name, value in revert_weight_conversion(model, dict(tensors)).items()}

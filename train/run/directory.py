@@ -233,7 +233,7 @@ def _make_fresh(runs: Path, name: str) -> Path:
 
 
 def _has_progress(directory: Path) -> bool:
-    """Whether the run has any: one that died before its first row or save has nothing to spoil."""
+    """Whether another config could spoil anything: not if the run died before its first row or save."""
     return bool(_checkpoint_names(directory)) or _has_rows(directory)
 
 

@@ -109,7 +109,7 @@ def check_body(ours: ModelConfig, theirs: ModelConfig, source: Path) -> None:
 
 
 def _begun(experiment: Experiment) -> Source | None:
-    """What the run that this experiment continues took, if it took it from the same source."""
+    """What the run took when it began, if this experiment continues it and names the same source."""
     if experiment.run_dir is None or not (Path(experiment.run_dir) / CONFIG_FILE).is_file():
         return None
     stored = read_config(Path(experiment.run_dir))

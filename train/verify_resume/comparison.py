@@ -44,7 +44,7 @@ class Check(NamedTuple):
 
 
 def is_step(row: Row) -> bool:
-    """Whether a row is that of a step, not of an evaluation or a rollback."""
+    """Whether a row belongs to a step, not to an evaluation or a rollback."""
     return "loss" in row
 
 

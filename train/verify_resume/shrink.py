@@ -13,7 +13,9 @@ MIN_ROWS = 4
 
 
 def shrink(experiment: Experiment, meshes: Sequence[dict[str, int]]) -> Experiment:
-    """The experiment with fewer layers, heads, rows and tokens; nothing grows, and no other kind comes in.
+    """The experiment with fewer layers, heads, rows and tokens.
+
+    Nothing grows, and nothing of another kind comes in.
 
     Args:
       meshes: {axis: size} of every mesh that the result must divide over.
