@@ -15,7 +15,7 @@ from flaxmill.model.fields import LayerKind
 from flaxmill.model.layer import AttentionInputs, Layer
 from flaxmill.model.layer_plan import layer_pattern, plan_layers
 from flaxmill.model.layers.norms import Norm
-from flaxmill.model.layers.positions import RelativeBias, document_lengths, rotary_turns
+from flaxmill.model.layers.positions import RelativeBias, Turns, document_lengths, rotary_turns
 from flaxmill.model.layers.visibility import Visibility
 
 Batch = dict[str, jax.Array]
@@ -63,7 +63,7 @@ class Stack(nnx.Module):
         config = self.config
         assert config.causal is not None, "causal is resolved before the model is made"
         positions_BT, num_tokens = batch["positions"], batch["positions"].shape[1]
-        kinds = set(layer_pattern(config)) if config.positions == "rotary" else set()
+        kinds: set[LayerKind] = set(layer_pattern(config)) if config.positions == "rotary" else set()
         by_length = config.turns_by_length
         lengths_BT = document_lengths(batch["documents"], positions_BT) if by_length else None
         visible = Visibility(
@@ -71,7 +71,9 @@ class Stack(nnx.Module):
             causal=batch["causal"].astype(bool) if "causal" in batch else config.causal,
             bias=self.relative_bias(num_tokens, num_tokens) if self.relative_bias else None,
         )
-        turns = {kind: rotary_turns(config, kind, positions_BT, lengths_BT) for kind in sorted(kinds)}
+        turns: dict[LayerKind, Turns] = {
+            kind: rotary_turns(config, kind, positions_BT, lengths_BT) for kind in sorted(kinds)
+        }
         return AttentionInputs(visible, turns, encoded_BSD, encoded_documents_BS)
 
     def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, key: jax.Array | None) -> jax.Array:

@@ -37,12 +37,12 @@ def _user_cache() -> Path:
     if sys.platform == "darwin":
         return _home() / "Library" / "Caches"
     named = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification has relative paths ignored.
+    # The XDG base directory specification says to ignore relative paths.
     return Path(named) if os.path.isabs(named) else _home() / ".cache"
 
 
 def _home() -> Path:
     try:
         return Path.home()
-    except RuntimeError:  # as in a container whose user nobody has listed
+    except RuntimeError:  # for example in a container that does not list its user
         raise ValueError("this user has no home directory for a cache; set FLAXMILL_CACHE") from None

@@ -1,4 +1,4 @@
-"""The command `flaxmill`: finds the command, and turns its end into an exit code and at most one line."""
+"""The program `flaxmill`: finds the command, and turns its end into an exit code and at most one line."""
 
 import importlib
 import os
@@ -20,7 +20,7 @@ COMMANDS = {
     "data": "data prepare|show|card [CONFIG | FILE.py]      prepare or describe data, or show a batch of it",
     "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
     "generate": "generate SOURCE PROMPT [--field value ...]     text from a run or a Hugging Face directory",
-    "import": "import HF_DIR RUN [--field value ...]          make a run of a Hugging Face model",
+    "import": "import HF_DIR RUN [--field value ...]          make a run from a Hugging Face model",
     "export": "export RUN HF_DIR [--step N]                   write a run's weights for Hugging Face",
     "parity": "parity DIRECTORY [--json]                      compare a model with PyTorch",
     "checkpoints": "checkpoints RUN [--json]                       list checkpoints: whole or damaged",
@@ -60,10 +60,10 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(error: BaseException) -> Outcome | None:
-    """None: the error is a defect, which is shown with its traceback."""
+    """How this error ends the command; None: it is a defect, which is shown with its traceback."""
     if isinstance(error, KeyboardInterrupt):
         return Outcome(EXIT_BY_SIGNAL + signal.SIGINT, "flaxmill: interrupted")
-    if isinstance(error, RunError | OSError):  # a full disk or a lost mount is no defect to trace
+    if isinstance(error, RunError | OSError):  # a full disk or a lost mount is not a defect to trace
         return Outcome(EXIT_FAILURE, _one_line(error))
     if isinstance(error, ValueError | RuntimeError | AssertionError) and (refusal := explain(error)):
         code = EXIT_MISTAKE if refusal.is_mistake else EXIT_FAILURE
@@ -88,7 +88,7 @@ def _run_to_code(arguments: list[str], is_program: bool) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """What the error says, whatever it quotes: no escape of a terminal, and no file as a whole."""
+    """What the error says, whatever it quotes, without terminal escapes and never as long as a file."""
     text = " ".join(str(error).split()) or type(error).__name__
     if not text.isprintable():
         text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
@@ -99,7 +99,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit; in a job of many processes that did not end together, without JAX's wait for the others."""
+    """Exit; a process of a job that did not end together skips JAX's wait for the others."""
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -128,7 +128,7 @@ def _run_command(arguments: list[str], is_program: bool) -> int:
 
 
 def _train(arguments: list[str], is_program: bool) -> int:
-    # Before the imports below, which take a second: a signal then is as good as a later one.
+    # This comes before the imports below, which take a second: a signal then is as good as a later one.
     with StopSignal(until_exit=is_program) as stop:
         from flaxmill.train.commands import train_command
 

@@ -22,7 +22,7 @@ BATCHES_AHEAD = 2
 
 
 def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]) -> Dataset:
-    """The experiment's dataset, of rows as its model reads them, from the cache or made there."""
+    """The experiment's dataset, with rows as its model reads them, from the cache or made there."""
     may_encode = experiment.definition.encoder != "none"
     has_encoder = may_encode and experiment.model.encoder_layers is not None
     data = _with_kept_tokenizer(experiment)
@@ -30,7 +30,10 @@ def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]
 
 
 def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
-    """The run's own copy of a tokenizer whose file is gone, as may be what the run started from."""
+    """The data config, with the run's own copy of a tokenizer if its file is gone.
+
+    The file may be gone together with the model that the run started from.
+    """
     data, kept = experiment.data, Path(experiment.run_dir or "") / TOKENIZER_FILE
     if experiment.run_dir is None or data.tokenizer in TRAINED or Path(data.tokenizer).is_file():
         return data
@@ -38,7 +41,7 @@ def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
 
 
 def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batches:
-    """The rows of one split; held-out ones in batches that fit where a microbatch of training does."""
+    """The rows of one split; held-out rows are in batches that fit wherever a training microbatch does."""
     rows = experiment.batch_size if split == "train" else eval_batch_size(experiment)
     return Batches(
         dataset,
@@ -63,13 +66,13 @@ def read_ahead(
 
     Step s reads batch s + `batch_offset`.
     """
-    import grain  # costs as much to import as JAX's parts that it shares
+    import grain  # importing it costs as much as the parts of JAX that it shares
 
     if first >= last:  # Grain refuses an empty range
         return
     start, stop = local_rows(mesh, batches.batch_size)
     read = lambda step: (step, batches.rows(step + batch_offset, start, stop))  # noqa: E731
-    # Where the device is the CPU a reading thread only takes its cores; dispatch is asynchronous anyway.
+    # If the device is the CPU, a reading thread only takes its cores; dispatch is asynchronous anyway.
     threads = 0 if platform() == "cpu" else 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * BATCHES_AHEAD)
     steps = iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options))

@@ -1,4 +1,4 @@
-"""What a run is made of, opened and checked: data, mesh, run directory, and where its rows go."""
+"""Opens and checks what a run is made of: data, mesh, run directory, and where its rows go."""
 
 import json
 from contextlib import ExitStack
@@ -65,7 +65,7 @@ def prepare_all(
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     check_run_directory(experiment, extend=extend)  # before the data is prepared, which may take long
-    _check_model(resolve_before_data(experiment))  # which would be a pity after it
+    _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
     log = print if is_main() else say_nothing
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
@@ -84,10 +84,10 @@ def _check_model(experiment: Experiment) -> None:
 
 
 def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool]) -> None:
-    """Refuse to start where the processes were not given the same: they would hang, or train on other rows.
+    """Refuse to start if the processes were given different things: they would hang, or train on other rows.
 
     Raises:
-      ValueError: in every process; where it differs from process 0, saying how.
+      ValueError: in every process; a process that differs from process 0 says how.
     """
     own = {
         "config": to_dict(experiment),
@@ -101,17 +101,19 @@ def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool
     if main["config"] != own["config"]:
         how.append(describe(differences(from_dict(main["config"]), experiment)))
     if any_process(bool(how)):
-        where = f"process 0 -> here: {'; '.join(how)}" if how else "another one says how"
-        raise ValueError(f"the processes of this job were not started alike ({where}); start all alike")
+        where = f"process 0 -> here: {'; '.join(how)}" if how else "another process says how"
+        raise ValueError(
+            f"the processes of this job were not started the same way ({where}); start all the same way"
+        )
 
 
 def open_outputs(
     stack: ExitStack, directory: Path, experiment: Experiment, extend: bool
 ) -> tuple[MetricsWriter, Trackers]:
-    """Lock the run; where its rows go.
+    """Lock the run, and open the files and trackers for its rows.
 
     Raises:
-      ValueError: another job has the run, or has made another of it before this one got the lock.
+      ValueError: another job has the run, or has changed it into another run before this job got the lock.
     """
     stack.enter_context(lock_run_directory(directory))
     check_run_directory(experiment, extend=extend)
@@ -147,4 +149,4 @@ def describe_job(job: Job, start: Start) -> str:
 
 
 def say_nothing(text: str) -> None:
-    """What the other processes have to say."""
+    """Print nothing, in the processes that are not the main one."""

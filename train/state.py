@@ -1,4 +1,4 @@
-"""What training carries from step to step, born where the mesh wants it."""
+"""The state that training carries from step to step, created directly with its sharding."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from flaxmill.sharding.rules import parameter_sharding
 
 
 class TrainState(NamedTuple):
-    """float32 parameters and optimizer state, this of the trained ones alone; int32 scalars `step` (updates
+    """float32 parameters, and the optimizer state of the trained ones alone; int32 scalars `step` (updates
     done) and `skipped`."""
 
     params: Params

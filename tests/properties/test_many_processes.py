@@ -222,7 +222,7 @@ def test_processes_with_different_seeds_end_at_once_and_name_the_seed(config):
     assert codes == [2, 2], group.errors
     for job in group.jobs:
         (line,) = job.err.splitlines()
-        assert line.startswith("flaxmill: error: the processes of this job were not started alike")
+        assert line.startswith("flaxmill: error: the processes of this job were not started the same way")
     assert "seed 0 -> 7" in group.jobs[1].err
     assert not group.run_dir.exists()
 

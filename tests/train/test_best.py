@@ -61,7 +61,7 @@ def test_the_best_step_is_found_among_those_that_still_have_checkpoints():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"metric": "accuracy"}, "best.metric=accuracy is no value of an evaluation; use eval_accuracy"),
+        ({"metric": "accuracy"}, "best.metric=accuracy is not a value of an evaluation; use eval_accuracy"),
         ({"metric": "eval_loss", "patience": 0}, "best.patience=0 must be at least 1, or None"),
         ({"patience": 3}, "best.patience=3 needs a value to watch"),
     ],

@@ -185,7 +185,7 @@ def test_a_directory_without_checkpoint_is_named(finished):
 
 
 def test_a_path_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(ValueError, match="is no run directory"):
+    with pytest.raises(ValueError, match="is not a run directory"):
         evaluate_run(tmp_path / "nothing")
 
 

@@ -28,9 +28,9 @@ def run(*arguments: str, cwd, **variables: str) -> subprocess.CompletedProcess:
         ("JAX_PLATFORMS", "gpu", "gives JAX no device: Unable to initialize backend"),
         ("JAX_PLATFORMS", "cuda", "gives JAX no device: "),
         ("JAX_PLATFORMS", "nonsense", "gives JAX no device: Unable to initialize backend 'nonsense'"),
-        ("JAX_NUM_CPU_DEVICES", "abc", "is no value that JAX knows; correct it, or unset it"),
+        ("JAX_NUM_CPU_DEVICES", "abc", "is not a value that JAX knows; correct it, or unset it"),
         ("JAX_NUM_CPU_DEVICES", "0", "gives JAX no device: "),
-        ("JAX_ENABLE_X64", "maybe", "is no value that JAX knows; correct it, or unset it"),
+        ("JAX_ENABLE_X64", "maybe", "is not a value that JAX knows; correct it, or unset it"),
     ],
 )
 def test_a_variable_that_jax_refuses_is_named_in_one_line(name, value, reason, tmp_path):

@@ -2,7 +2,7 @@
 
 checkpoints    save, wait, load the newest, restore: read this first
 store          the only module that touches Orbax
-manifest       what a checkpoint says of itself
+manifest       what a checkpoint says about itself
 digest         one number for an array, the same on every mesh
 agreement      one verdict in all processes
 damage         which files or arrays are not what was saved
@@ -13,7 +13,7 @@ config         what a user sets
 save_schedule  when a save is due
 """
 
-# Configs of users name it here.
+# Users' configs import it from here.
 from flaxmill.train.checkpoint.config import CheckpointConfig
 
 __all__ = ["CheckpointConfig"]

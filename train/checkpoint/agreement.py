@@ -1,4 +1,4 @@
-"""One verdict on a checkpoint in all processes of a job: none waits for others that went elsewhere."""
+"""All processes reach the same verdict on a checkpoint: none waits for others that took another branch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,10 @@ Result = TypeVar("Result")
 
 
 def together(call: Callable[[], Result], path: Path, advice: Callable[[], str]) -> Result:
-    """`call()` in every process of the job; if it fails in one, an error in all.
+    """Run `call()` in every process of the job; if it fails in one, raise an error in all.
 
-    Damage is damage in all, so that all go back to the same step; any other failure ends them.
+    Damage in one process counts as damage in all, so that all go back to the same step. Any other failure
+    ends them.
 
     Args:
       path: the checkpoint that is read.
@@ -31,9 +32,7 @@ def together(call: Callable[[], Result], path: Path, advice: Callable[[], str]) 
                 raise CheckpointError(f"{path}: another process of this job failed and says why")
             raise error
         if any_process(is_damage) and not is_damage:
-            raise DamagedCheckpointError(
-                f"{path} is damaged as another process of this job reads it", advice()
-            )
+            raise DamagedCheckpointError(f"{path} is damaged, as another process of this job found", advice())
         if error is not None:
             raise error
     finally:

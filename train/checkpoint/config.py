@@ -1,4 +1,4 @@
-"""When a run saves, and which of its checkpoints stay."""
+"""When a run saves, and which of its checkpoints it keeps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ class CheckpointConfig:
     every: int = 500
     """Steps between saves; the last step is saved too."""
     every_minutes: float | None = None
-    """Also save when so many minutes have passed since the last save began; None: by steps alone."""
+    """Also save when this many minutes have passed since the last save began; None: save by steps alone."""
     keep_last: int = 2
     """Newest checkpoints to keep."""
     keep_every: int | None = None
-    """Also keep every checkpoint whose step is a multiple of this; None: only the newest."""
+    """Also keep every checkpoint whose step is a multiple of this; None: keep no others."""
     fallback: bool = True
-    """Go on from the next older checkpoint where the newest is damaged; else that is an error."""
+    """If the newest checkpoint is damaged, continue from the next older one; without this it is an error."""
 
     def __post_init__(self) -> None:
         for name in ("every", "keep_last", "keep_every"):
@@ -29,10 +29,10 @@ class CheckpointConfig:
 
 
 def choose_kept(config: CheckpointConfig, steps: Sequence[int], best: int | None = None) -> set[int]:
-    """Which of these steps, ascending, stay; that of the best evaluation does."""
+    """Which of the steps (ascending) to keep; the best evaluation's step always is."""
     kept = set(steps[-config.keep_last :])
     if config.keep_every is not None:
         kept |= {step for step in steps if step % config.keep_every == 0}
-    # A rollback goes to what was due by steps, whatever a preemption or the clock saved since.
+    # A rollback goes to the last save that was due by steps, whatever a preemption or the clock saved since.
     scheduled = [step for step in steps if step % config.every == 0]
     return kept | set(scheduled[-1:]) | {step for step in steps if step == best}

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint on disk: its files, then its arrays, one at a time and on one device."""
+"""Finds what is wrong with a checkpoint on disk: its files, then its arrays, one at a time on one device."""
 
 import contextlib
 import json
@@ -24,9 +24,9 @@ _SHAPES = "array_metadatas"
 
 
 class Piece(NamedTuple):
-    """Bytes of a file, named relative to the checkpoint, that hold a part of an array and, last, its index.
+    """Bytes of a file, named relative to the checkpoint: a part of an array, and at the end the part's index.
 
-    The index says where in it chunks begin; it ends with its CRC-32C (zarr's sharding_indexed codec).
+    The index says where chunks begin in the part; it ends with its CRC-32C (zarr's sharding_indexed codec).
     """
 
     file: str
@@ -53,10 +53,10 @@ def load_manifest(path: Path) -> dict[str, Any]:
 
 
 def find_damaged_files(path: Path, names: Iterable[str]) -> list[str]:
-    """What is wrong with the files that hold these arrays; of the arrays nothing is read.
+    """What is wrong with the files that hold these arrays; the arrays themselves are not read.
 
     Raises:
-      OSError: the system refused to say.
+      OSError: the system refused access to them.
     """
     parts: dict[str, list[str]] = {}
     for name in names:
@@ -80,7 +80,7 @@ def find_damaged_arrays(path: Path, arrays: Mapping[str, Any]) -> list[str]:
     for name, stored in arrays.items():
         try:
             array = read_array(path, name)
-        except ValueError as error:  # TensorStore's
+        except ValueError as error:  # TensorStore raises it
             if failure := system_failure(error):
                 raise failure from error
             problems.append(f"{locate(path, name)} cannot be read ({_reason(error)})")
@@ -91,7 +91,7 @@ def find_damaged_arrays(path: Path, arrays: Mapping[str, Any]) -> list[str]:
 
 
 def locate(path: Path, name: str) -> str:
-    """An array with the files that hold it, as far as they can be known."""
+    """Name an array and the file that holds it, or its part if that is not known to be one file."""
     part = part_of(name)[0]
     try:
         pieces = _index(path, part, [name])[name]
@@ -102,13 +102,13 @@ def locate(path: Path, name: str) -> str:
 
 
 def join_problems(problems: list[str]) -> str:
-    """The first few, and how many more there are."""
+    """The first few problems, and how many more there are."""
     rest = len(problems) - MAX_NAMED
     return "; ".join(problems[:MAX_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def num_bytes(path: Path) -> int:
-    """Size of all files below a directory; what vanishes meanwhile counts nothing."""
+    """Size of all files below a directory; a file that vanishes meanwhile counts as nothing."""
     total = 0
     for folder, _, files in os.walk(path):
         for file in files:
@@ -118,7 +118,7 @@ def num_bytes(path: Path) -> int:
 
 
 def _index(path: Path, part: str, names: list[str]) -> dict[str, list[Piece]]:
-    """Where each array lies, as the database of Orbax (OCDBT) says, which has checksums of its own."""
+    """Where each array is stored, according to Orbax's database (OCDBT), which has its own checksums."""
     if not (path / part).is_dir():
         raise DefectError(f"the directory {part} is missing")
     _read_json(path, f"{part}/{_TREE}")
@@ -144,9 +144,9 @@ def _index(path: Path, part: str, names: list[str]) -> dict[str, list[Piece]]:
 
 
 def _tells_shape(described: Any) -> bool:
-    """Whether it is what Orbax notes of an array that it has stored.
+    """Whether `described` is what Orbax notes about an array that it has stored.
 
-    Where Orbax stumbles over it, reads that have begun end in tracebacks of its own.
+    If Orbax stumbles over it, reads that have begun end in Orbax's own tracebacks.
     """
     array = described.get("array_metadata") if isinstance(described, dict) else None
     if not isinstance(array, dict) or not isinstance(array.get("param_name"), str):
@@ -158,8 +158,8 @@ def _tells_shape(described: Any) -> bool:
 
 
 def _read_database(path: Path, part: str) -> dict[str, dict[str, Any]] | None:
-    """{array: {key: entry}} of an OCDBT database; None if of several nodes, 100 MB of names each."""
-    import tensorstore  # Orbax brings it
+    """{array: {key: entry}} of an OCDBT database; None if it has several nodes, each with 100 MB of names."""
+    import tensorstore  # it comes with Orbax
 
     if not (path / part / _DATABASE).is_file():
         raise DefectError(f"{part}/{_DATABASE} is missing")
@@ -186,7 +186,7 @@ def _read_database(path: Path, part: str) -> dict[str, dict[str, Any]] | None:
 
 
 def _files(directory: Path) -> dict[str, str]:
-    """Where TensorStore reads; not as a URL, in which some characters of a name mean something else."""
+    """Where TensorStore reads; this is not a URL, where some characters of a name mean something else."""
     return {"driver": "file", "path": f"{plain(directory.parent) / directory.name}/"}
 
 
@@ -242,7 +242,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """One array of a checkpoint, by its name in the manifest, as it stands on the disk."""
+    """One array of a checkpoint, by its name in the manifest, as it is on the disk."""
     import tensorstore
 
     part, key = part_of(name)
@@ -251,16 +251,16 @@ def read_array(path: Path, name: str) -> np.ndarray:
 
 
 def _digest(array: np.ndarray) -> int:
-    if array.dtype.itemsize == 8:  # which JAX would shorten
+    if array.dtype.itemsize == 8:  # JAX would shorten it
         array = np.ascontiguousarray(array)[..., None].view(np.uint32)
     device = jax.local_devices()[0]
-    # A job's mesh may be set around this, and would refuse an array of one device.
+    # The caller may have set a job's mesh, which would refuse an array of one device.
     with jax.set_mesh(jax.make_mesh((1,), ("one",), devices=[device])):
         return compute_digests({"array": jax.device_put(array, device)})["array"]
 
 
 def _layout(header: dict[str, Any]) -> tuple[int | None, int]:
-    """In how many parts an array is stored, and how many bytes the index of each has; None and 0: unknown."""
+    """The number of parts of a stored array, and the bytes of each part's index; None and 0: unknown."""
     try:
         described = json.loads(header["inline_value"])
         shard = described["chunk_grid"]["configuration"]["chunk_shape"]
@@ -279,14 +279,14 @@ def _num_blocks(shape: list[int], block: list[int]) -> int:
 
 
 def _piece(part: str, location: str, index_size: int = 0) -> Piece:
-    """Of "value:ocdbt.process_0/:d/7c1e:0:4096"."""
+    """Parse a location, such as value:ocdbt.process_0/:d/7c1e:0:4096."""
     place, start, length = location.rsplit(":", 2)
     _, base, file = place.split(":", 2)
     return Piece(f"{part}/{base}{file}", int(start), int(start) + int(length), index_size)
 
 
 def _reason(error: Exception) -> str:
-    """The innermost reason of TensorStore's nested ones, without its specifications."""
+    """The innermost of TensorStore's nested reasons, without its specifications."""
     text = " ".join(str(error).split()).partition(" [")[0]
     return text.rpartition(": ")[2][:120]
 

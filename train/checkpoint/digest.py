@@ -1,4 +1,4 @@
-"""Digests of arrays, computed where the arrays live: to see that what is loaded is what was saved."""
+"""Digests of arrays, computed where the arrays live, to see that what is loaded is what was saved."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ _LONG = 8  # elements of a dim that is summed over early
 def compute_digests(arrays: dict[str, jax.Array]) -> dict[str, int]:
     """A number below 2**32 for each array, the same on every mesh, read back to the host.
 
-    It is the sum modulo 2**32 of a scrambling, a different one at every position, of each element's bits:
-    no change of a single element goes unseen, and of other changes about one in four billion does.
+    Each element's bits are scrambled, differently at every position, and then summed modulo 2**32. No change
+    of a single element goes unseen; about one in four billion of other changes does.
     """
     return {name: int(digest) for name, digest in jax.device_get(_digest_all(arrays)).items()}
 
@@ -30,18 +30,18 @@ def digest_array(x: jax.Array) -> jax.Array:
     for dim in reversed(range(bits.ndim)):
         position += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dim) * np.uint32(stride % 2**32)
         stride *= bits.shape[dim]
-    # Scrambled before they are summed: else two flipped signs would cancel.
+    # Scramble before summing: otherwise two flipped signs would cancel.
     return _sum_in_lanes(_scramble(bits ^ (position * np.uint32(0x9E3779B1))))
 
 
 def _sum_in_lanes(words: jax.Array) -> jax.Array:
-    """The sum modulo 2**32, one dim after another, the last of them at the end.
+    """The sum modulo 2**32, taken one dim after another, with the last dim at the end.
 
-    A CPU adds rows to rows with vector instructions and on all its cores; one sum over everything, into which
-    XLA would join these, is a loop on one core. It halves the time.
+    A CPU adds rows to rows with vector instructions and on all its cores. XLA would join these sums into one
+    sum over everything, which is a loop on one core. Keeping them apart halves the time.
     """
     while words.ndim > 1:
-        # What is left in between is the smaller, the longer the dim that goes.
+        # The longer the dim that is summed away, the less is left in between.
         dim = next((dim for dim in range(words.ndim - 1) if words.shape[dim] >= _LONG), 0)
         words = jax.lax.optimization_barrier(jnp.sum(words, axis=dim, dtype=jnp.uint32))
     return jnp.sum(words, dtype=jnp.uint32)

@@ -12,7 +12,7 @@ DISCARDED, DAMAGED = ".discarded", ".damaged"
 def find_steps(directory: Path) -> list[int]:
     """Steps with a committed checkpoint, damaged ones too, ascending.
 
-    What a crash left half written has another name: the commit renames it.
+    A save that a crash left half written has another name: the commit renames it.
     """
     if not directory.is_dir():
         return []
@@ -21,14 +21,14 @@ def find_steps(directory: Path) -> list[int]:
 
 
 def _is_step(name: str) -> bool:
-    """Whether a save gave this name: no other spelling of a number."""
+    """Whether a save gave this name; a number that is spelled differently does not count."""
     return name.isdecimal() and name.isascii() and name == str(int(name))
 
 
 def _holds_something(path: Path) -> bool:
     try:
         return any(path.iterdir())
-    except (FileNotFoundError, NotADirectoryError):  # a run that goes on may just have dropped it
+    except (FileNotFoundError, NotADirectoryError):  # a run that is still training may just have dropped it
         return False
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -37,7 +37,7 @@ def _holds_something(path: Path) -> bool:
 
 
 def set_aside(path: Path, suffix: str) -> Path | None:
-    """Rename a checkpoint, so that it does not count any more; None where the system refuses."""
+    """Rename a checkpoint, so that it no longer counts; None where the system refuses."""
     target, number = path.with_name(path.name + suffix), 1
     while target.exists():
         number += 1
@@ -49,7 +49,10 @@ def set_aside(path: Path, suffix: str) -> Path | None:
 
 
 def drop(directory: Path, steps: set[int]) -> None:
-    """Delete checkpoints, renamed first: a crash between two files leaves nothing that looks whole."""
+    """Delete checkpoints.
+
+    They are renamed first, so that a crash between two files leaves nothing that looks whole.
+    """
     for step in steps:
         set_aside(directory / str(step), DISCARDED)
     clear(directory)
@@ -58,7 +61,7 @@ def drop(directory: Path, steps: set[int]) -> None:
 def clear(directory: Path) -> None:
     """Delete what crashes and failures left behind; no save may be in progress."""
     for left in (*directory.glob(f"*{DISCARDED}*"), *directory.glob(f"*{TEMPORARY}*")):
-        if left.is_dir():  # a pipe would be waited at for ever
+        if left.is_dir():  # opening a pipe would wait for ever
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits what shall be restored; if not, how it differs and what probably did that."""
+"""Checks that a checkpoint fits the experiment; if not, says how they differ and the likely cause."""
 
 import math
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def check_fits(arrays: Mapping[str, Any], wanted: Mapping[LeafPath, Any], where:
         for what, names in (
             ("it lacks", found.missing),
             ("it also holds", found.extra),
-            ("different are", in_words),
+            ("these differ:", in_words),
         )
         if names
     ]
@@ -85,7 +85,7 @@ def probable_cause(stored: Shapes, asked: Shapes, found: Differences) -> str:
 
 
 def _cause_of_dim(changed: list[str], dim: tuple[int, int]) -> str:
-    """One dimension is another, and the same in all leaves that differ."""
+    """Name the cause where one dimension differs, in the same way in all leaves that differ."""
     sizes = "stored {}, wanted {}".format(*dim)
     if any(name.endswith("tokens/embedding") for name in changed):
         return f"another vocabulary ({sizes}, padded)? use the tokenizer that wrote it"

@@ -1,4 +1,4 @@
-"""What a run's checkpoint directory holds, and whether each checkpoint is still what was saved."""
+"""Lists what a run's checkpoint directory holds, and whether each checkpoint is still what was saved."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +21,8 @@ BAD: tuple[Verdict, ...] = ("damaged", "unreadable")
 class Listed(NamedTuple):
     """A directory among the checkpoints.
 
-    `step` is None unless it counts as a checkpoint. `metadata` is what was given to the save, {} where it
-    cannot be known.
+    `step` is None unless the directory counts as a checkpoint. `metadata` is what was given to the save, {}
+    where that cannot be known.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Listed(NamedTuple):
 
 
 def list_checkpoints(directory: Path, *, quick: bool = False) -> Iterator[Listed]:
-    """Every checkpoint by step, each read whole and digested array by array, and then what else lies there.
+    """Every checkpoint by step, read whole and digested array by array, and then what was left or set aside.
 
     Args:
       quick: look at manifests and files alone, reading no array.
@@ -42,7 +42,7 @@ def list_checkpoints(directory: Path, *, quick: bool = False) -> Iterator[Listed
     steps = find_steps(directory)
     for step in steps:
         listed = _check(directory / str(step), step, quick)
-        if (directory / str(step)).exists():  # else a run that goes on has dropped it meanwhile
+        if (directory / str(step)).exists():  # else a run that is still training has dropped it
             yield listed
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         verdict = _leftover(path.name)

@@ -19,7 +19,7 @@ METADATA: dict[str, type] = {
     **dict.fromkeys(("num_processes", "batch_offset", "rollbacks", "num_tokens"), int),
     **dict.fromkeys(("skipped_in_row", "losses"), list),
 }
-"""What stands in a run's metadata, and its kind; none of it must be there."""
+"""The entries of a run's metadata, and their types; any of them may be absent."""
 
 
 class DefectError(Exception):
@@ -77,7 +77,7 @@ def read_manifest(stored: Any, where: str) -> dict[str, Any]:
 
 
 def _odd_part(content: Mapping[str, Any]) -> str | None:
-    """What of it is missing or of another kind than it is written."""
+    """A part of the content that is missing or has another type than was written; None: all are right."""
     for name in ("arrays", "metadata"):
         if not isinstance(content.get(name), dict):
             return name

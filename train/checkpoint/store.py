@@ -1,4 +1,4 @@
-"""Orbax and what it leaves on disk: the one place that calls it, and that reads its errors."""
+"""Orbax and what it leaves on disk: no other module calls it or reads its errors."""
 
 import errno
 import logging
@@ -26,17 +26,17 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def part_of(name: str) -> tuple[str, str]:
-    """In which part an array is stored, and under which name there: params/a/b -> params, a.b."""
+    """The part that stores an array, and the array's name there: params/a/b -> params, a.b."""
     first, _, rest = name.partition("/")
     return (PARAMS, rest.replace("/", ".")) if first == PARAMS else (TRAINING, name.replace("/", "."))
 
 
 def start_save(path: Path, leaves: Mapping[LeafPath, jax.Array], manifest: dict[str, Any]) -> Any:
-    """Copy the arrays and begin to write them; `result()` of what is returned waits for the commit."""
+    """Copy the arrays and begin to write them; the returned object's `result()` waits for the commit."""
     from orbax.checkpoint import v1  # 0.3 s that listing and refusing need not pay
 
     context = v1.Context()
-    # Weights hardly compress (by 8%), which would cost the host more than writing and reading them.
+    # Weights hardly compress (by 8%), and compressing costs the host more than writing and reading them.
     context.array.saving.use_compression = False
     with context:
         return v1.save_checkpointables_async(
@@ -49,8 +49,9 @@ def load_leaves(
 ) -> dict[LeafPath, jax.Array]:
     """Read arrays onto the devices that the ShapeDtypeStructs `wanted` name.
 
-    `partial` allows that the checkpoint holds more arrays of a part than are wanted.
-    Each process reads its own shards without waiting for the others: one that fails keeps none from ending.
+    `partial` allows the checkpoint to hold more arrays of a part than are wanted.
+    Each process reads its own shards without waiting for the others, so a process that fails does not keep
+    the others from ending.
     """
     from orbax.checkpoint import v1
 
@@ -83,7 +84,7 @@ def save_failure(error: BaseException, path: Path) -> Exception:
 
 
 def system_failure(error: BaseException) -> OSError | None:
-    """The operating system's refusal that caused the error, if one did; a file that is absent is none."""
+    """The operating system's refusal that caused the error, if one did; an absent file does not count."""
     cause = root_cause(error)
     text = with_real_names(str(cause))
     if isinstance(cause, OSError):
@@ -103,7 +104,7 @@ def system_failure(error: BaseException) -> OSError | None:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The first of a chain of errors, which Orbax hides behind one about handlers."""
+    """The first in a chain of errors; Orbax hides it behind an error about handlers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -122,15 +123,15 @@ def _with_number(text: str, number: int | None) -> OSError:
 
 
 def quiet_orbax() -> None:
-    """Keep Orbax off the terminal: what fails is raised, in one line, and need not be logged with a trace."""
+    """Keep Orbax off the terminal: failures are raised, in one line, and need not be logged with a trace."""
     for logger in ("absl", "asyncio"):
-        logging.getLogger(logger).addFilter(_is_not_orbax)  # the same function again changes nothing
-    # A load that fails leaves these unstarted behind; Python would report them at any time later.
+        logging.getLogger(logger).addFilter(_is_not_orbax)  # adding it again changes nothing
+    # A load that fails leaves these coroutines unstarted; Python would report them at some later time.
     for name in (r"Store\._get_array_metadatas", r"PyTreeHandler\._background_load"):
         warnings.filterwarnings("ignore", rf"coroutine '{name}' was never awaited")
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    if record.name == "asyncio":  # which reports errors of tasks that nobody waited for any more
+    if record.name == "asyncio":  # it reports errors of tasks that nobody waited for any more
         return "orbax" not in record.getMessage()
     return "orbax" not in record.pathname

@@ -22,7 +22,7 @@ WIDTH = 100
 SHOWN_VERSIONS = ("flaxmill", "jax", "orbax-checkpoint")
 COLORS = {"whole": "green", "damaged": "bold red", "unreadable": "bold red"}
 NOTES = {
-    "set aside": "damaged, and passed over by the run; delete it when it is of no more use",
+    "set aside": "damaged, and passed over by the run; delete it when you no longer need it",
     "unfinished": "being written, or left by a crash: then the next start clears it",
     "discarded": "being deleted, or left by a crash: then the next start clears it",
 }
@@ -35,7 +35,7 @@ class CheckpointsArguments:
     json: bool = False
     """Print one JSON object instead of a table."""
     quick: bool = False
-    """Look at manifests and files alone: a byte that has changed within an array goes unseen."""
+    """Look at manifests and files alone; a byte that has changed within an array goes unseen."""
 
 
 def run(arguments: list[str]) -> int:
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     (directory,), flags = take_paths(arguments, "RUN", program=program)
     parsed = override(CheckpointsArguments(), flags, program=program, usage="RUN", description=DESCRIPTION)
     if not (directory / CHECKPOINTS).is_dir() and not (directory / CONFIG_FILE).is_file():
-        raise ValueError(f"{directory} is no run directory; give one that `flaxmill train` made")
+        raise ValueError(f"{directory} is not a run directory; give one that `flaxmill train` made")
     import jax
 
     from flaxmill.train.checkpoint.listing import BAD, list_checkpoints

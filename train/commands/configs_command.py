@@ -12,7 +12,7 @@ class ConfigsArguments:
 
 
 def run(arguments: list[str]) -> None:
-    """Print the name and the purpose of each."""
+    """Print the name and the purpose of each experiment."""
     override(ConfigsArguments(), arguments, program="flaxmill configs")
     configs = list_configs()
     width = max(map(len, configs))

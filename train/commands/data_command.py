@@ -43,9 +43,9 @@ class ShowArguments:
     """What `flaxmill data show` takes."""
 
     step: int = 0
-    """The step whose batch is shown; of the run in --run-dir, past the batches that its rollbacks skipped."""
+    """The step whose batch is shown; with --run-dir, past the batches that the run's rollbacks skipped."""
     rows: int = 2
-    """How many of its rows."""
+    """How many of its rows to show."""
     config: Annotated[Experiment, INLINE]
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ def _show(arguments: list[str]) -> None:
 
 
 def batch_offset(experiment: Experiment, step: int) -> int:
-    """How many batches the run's rollbacks have skipped before this step, as its metrics.jsonl tells."""
+    """How many batches the run's rollbacks have skipped before this step, according to its metrics.jsonl."""
     metrics = Path(experiment.run_dir or "") / METRICS_FILE
     if experiment.run_dir is None or not metrics.is_file():
         return 0
@@ -122,7 +122,7 @@ def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:
 
 
 def _open(experiment: Experiment) -> tuple[Experiment, "Dataset"]:
-    """The experiment as training has it, and its data; a model to start from may decide the tokenizer."""
+    """The experiment as training reads it, and its data; the model to start from may decide the tokenizer."""
     from flaxmill.train.input_pipeline import prepare_data
     from flaxmill.train.run.source import adopt_source
 

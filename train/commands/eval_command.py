@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 COLUMNS = ("text_column", "pair_column", "label_column", "target_column")
 LENGTHS = ("sequence_length", "target_length", "stride")
 
-DESCRIPTION = """Measures RUN, a run directory (its best checkpoint where it follows one, else the newest) or
-that of a Hugging Face model, on its held-out data or on --data. Of labelled examples it writes the
-predictions beside the inputs, and draws which label is taken for which."""
+DESCRIPTION = """Measures RUN on its held-out data or on --data. RUN is a run directory (its best checkpoint
+where it follows one, else the newest) or the directory of a Hugging Face model. For labelled examples it
+writes the predictions next to the inputs, and draws which label is taken for which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +25,17 @@ class EvalArguments:
     """What `flaxmill eval` takes."""
 
     data: tuple[str, ...] = ()
-    """A file or glob to measure on; may be repeated, each is measured by itself. None: the held-out data of
-    the run."""
+    """A file or glob to measure on; may be repeated, and each is measured separately. None: the held-out data
+    of the run."""
     text_column: str | None = None
-    """Column of --data with the text; this and the next three: None: as in the run."""
+    """Column of --data with the text. For this and the next three, None: as in the run."""
     pair_column: str | None = None
     label_column: str | None = None
     target_column: str | None = None
     unlabelled: bool = False
     """--data has no labels: predict only."""
     sequence_length: int | None = None
-    """Tokens of a row; this and the next two: None: as in the run, of a Hugging Face model its own."""
+    """Tokens of a row. For this and the next two, None: as in the run, or the Hugging Face model's own."""
     target_length: int | None = None
     stride: int | None = None
     output: str | None = None
@@ -43,7 +43,7 @@ class EvalArguments:
     json: bool = False
     """Print one JSON object instead of a table."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    """Devices to evaluate on; as it is: as many as divide the rows of an evaluation step."""
+    """Devices to evaluate on; by default as many as divide the rows of an evaluation step."""
 
 
 def run(arguments: list[str]) -> None:
@@ -69,12 +69,12 @@ def run(arguments: list[str]) -> None:
 
 
 def _json(found: dict[str, dict[str, Any]]) -> str:
-    """The numbers of the only data, or an object of them for each."""
+    """The numbers of the only data, or an object with the numbers of each."""
     return dump_json(found if len(found) > 1 else next(iter(found.values())), ascii_only=True)
 
 
 def _text_of(found: dict[str, dict[str, Any]]) -> str:
-    """A table, with the data above it where there are several."""
+    """A table, or several tables, each below the name of its data."""
     tables = {files: _table(measured) for files, measured in found.items()}
     if len(tables) == 1:
         return next(iter(tables.values()))

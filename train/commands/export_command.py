@@ -7,9 +7,9 @@ from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override, take_paths
 from flaxmill.train.run.directory import read_config
 
-DESCRIPTION = """Writes the newest weights of RUN, or those of --step, to HF_DIR: config.json,
-model.safetensors and the tokenizer, as transformers' from_pretrained loads them. Adapters of LoRA are merged
-into the weights, or written by themselves for PEFT with --adapter."""
+DESCRIPTION = """Writes a checkpoint of RUN to HF_DIR (its best, or else its newest, or the one of --step):
+config.json, model.safetensors and the tokenizer, as transformers' from_pretrained loads them. LoRA adapters
+are merged into the weights; with --adapter they are written alone, for PEFT."""
 
 _CLASSES = {
     "lm": "AutoModelForCausalLM",
@@ -27,13 +27,13 @@ class ExportArguments:
     """What `flaxmill export` takes."""
 
     step: int | None = None
-    """The checkpoint to write; None: the newest."""
+    """The checkpoint to write; None: the best, or else the newest."""
     adapter: bool = False
     """Write the adapters of a LoRA run alone, and its task's head, as PEFT loads them."""
     overwrite: bool = False
     """Replace the model in an HF_DIR that is not empty."""
     mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
-    """Devices that hold the weights on their way."""
+    """Devices that hold the weights while they are written."""
 
 
 def run(arguments: list[str]) -> None:
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     parsed = override(
         ExportArguments(), flags, program="flaxmill export", usage="RUN HF_DIR", description=DESCRIPTION
     )
-    read_config(run_dir)  # what is no run is refused before JAX is loaded
+    read_config(run_dir)  # refuses what is not a run before JAX is loaded
     from flaxmill.train.metrics.progress import short_number
     from flaxmill.train.run.exporting import export_adapter, export_run
 

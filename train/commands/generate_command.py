@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 USAGE = "SOURCE PROMPT [PROMPT ...]"
 DESCRIPTION = """Continues each PROMPT with the model of SOURCE: a run (its best checkpoint, or else its
-newest) or a Hugging Face directory. Of an encoder-decoder the prompt is the source. An encoder fills the mask
-tokens of its prompts, and reads of the flags --candidates, --json, --markup and --mesh alone."""
+newest) or a Hugging Face directory. For an encoder-decoder the prompt is the source. An encoder fills the
+mask tokens of its prompts, and reads only the flags --candidates, --json, --markup and --mesh."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,11 @@ class GenerateArguments:
     stop: tuple[str, ...] = ()
     """A text ends before this string; may be repeated."""
     markup: bool = True
-    """Special tokens that a prompt spells are these tokens, as transformers reads them; no: they are text."""
+    """Read special tokens that a prompt spells as these tokens, as transformers does; no: as text."""
     candidates: int = 5
     """Words shown for each gap that an encoder fills."""
     json: bool = False
-    """Print one JSON object, {"text": [...], "tokens": [[...]]}: what is new alone, to be put behind the
+    """Print one JSON object, {"text": [...], "tokens": [[...]]}: the new text alone, to be appended to the
     prompt as it is."""
     mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
     """Devices to compute on."""

@@ -1,4 +1,4 @@
-"""`flaxmill import`: makes a run of a Hugging Face model, to train it further."""
+"""`flaxmill import`: makes a run from a Hugging Face model, to train it further."""
 
 import shlex
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.overrides import override, take_paths
 from flaxmill.train.run.model_sources import check_import_places
 
-DESCRIPTION = """Makes the run directory RUN of the model in HF_DIR, which transformers' save_pretrained or
+DESCRIPTION = """Makes the run directory RUN from the model in HF_DIR, which transformers' save_pretrained or
 `hf download` wrote. `flaxmill train --run-dir RUN --field value ...` then trains it further, on any data."""
 
 
@@ -18,11 +18,11 @@ class ImportArguments:
     """What `flaxmill import` takes."""
 
     tokenizer: str | None = None
-    """A tokenizer.json or vocab.txt; None: that of HF_DIR."""
+    """A tokenizer.json or vocab.txt; None: the tokenizer in HF_DIR."""
     head: Head | None = None
-    """Head to train, initialised where the files lack it; None: the one that they have."""
+    """Head to train, initialised where the files lack it; None: the head in the files."""
     mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
-    """Devices that hold the weights on their way."""
+    """Devices that hold the weights while they are imported."""
 
 
 def run(arguments: list[str]) -> None:

@@ -25,7 +25,7 @@ class ParityArguments:
     json: bool = False
     """Print one JSON object, with the difference of every tensor, instead of a table."""
     seed: int = 0
-    """Of the random batches."""
+    """Seed of the random batches."""
 
 
 def run(arguments: list[str]) -> None:
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> None:
     from flaxmill.train.parity.progress import Progress
     from flaxmill.train.parity.torch_side import versions
 
-    versions()  # says what is not installed before anything that takes long
+    versions()  # refuses a missing package before anything that takes long
     enable_compilation_cache(cache_directory())
     with _huggingface_directory(source) as directory, Progress() as progress:
         checks = compare_directory(directory, seed=parsed.seed, say=progress)
@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> None:
 
 @contextlib.contextmanager
 def _huggingface_directory(directory: Path) -> Iterator[Path]:
-    """The directory itself, or an export of the newest checkpoint of a run."""
+    """The directory itself, or an export of a run's best checkpoint, or else its newest."""
     from flaxmill.train.run.directory import CHECKPOINTS
 
     if not (directory / CHECKPOINTS).is_dir():

@@ -1,4 +1,4 @@
-"""The same experiment under several seeds: what of a score is the experiment's, and what is luck."""
+"""The same experiment under several seeds: how much of a score is the experiment's, and how much is luck."""
 
 import dataclasses
 import statistics

@@ -1,4 +1,4 @@
-"""Where a command writes what it says: streams whose own troubles never end it, and loggers' lines, plain."""
+"""Streams that a command can always print to, as their failures never end it; plain lines for loggers."""
 
 import contextlib
 import errno
@@ -9,20 +9,20 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-_READER_GONE = (errno.EPIPE, errno.EIO)  # of a pipe, as in `| head`, or of a terminal
+_READER_GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, as in `| head`, or a terminal
 
 
 def take_streams() -> None:
-    """Make stdout and stderr such that any text may be printed to them at any time.
+    """Let any text be printed to stdout and stderr at any time.
 
-    What their encoding lacks is escaped. Once nobody reads them any more, what is printed is dropped: a run
-    must not end because its terminal did. Other failures are kept for `write_failure`.
+    Characters that their encoding lacks are escaped. Once nobody reads them any more, what is printed is
+    dropped: a run must not end because its terminal did. Other failures are kept for `write_failure`.
     """
     sys.stdout, sys.stderr = _lasting(sys.stdout, 1), _lasting(sys.stderr, 2)
 
 
 def write_failure() -> OSError | None:
-    """Why something that was printed to stdout is lost, as on a full disk; None: nothing is."""
+    """Why something that was printed to stdout is lost, for example on a full disk; None: nothing is lost."""
     sys.stdout.flush()
     buffer: Any = getattr(sys.stdout, "buffer", None)
     return getattr(getattr(buffer, "raw", buffer), "failure", None)
@@ -59,7 +59,7 @@ class _Outlet(io.FileIO):
 
 
 def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
-    if stream is None:  # closed by who started this process, as by `>&-`
+    if stream is None:  # closed by the process that started this one, as with `>&-`
         return open(os.devnull, "w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper):
         return stream
@@ -82,19 +82,19 @@ def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
 def _is_descriptor(stream: TextIO, descriptor: int) -> bool:
     try:
         return stream.fileno() == descriptor
-    except OSError:  # of a test's, in memory
+    except OSError:  # a test's stream, in memory
         return False
 
 
 class _ToStderr(logging.Handler):
-    """As logging.StreamHandler, with the stderr of the moment."""
+    """Like logging.StreamHandler, with the stderr of the moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
 
 
 class _PlainFormatter(logging.Formatter):
-    """`flaxmill: warning: text` of flaxmill's own loggers, `NAME: text` of others'."""
+    """Writes `flaxmill: warning: text` for flaxmill's own loggers, `NAME: text` for others."""
 
     def format(self, record: logging.LogRecord) -> str:
         is_own = record.name.partition(".")[0] == "flaxmill"

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from flaxmill.sharding.processes.watch import Peers
 
 DESCRIPTION = f"""Trains CONFIG, a name that `flaxmill configs` lists, or FILE.py, which defines `config`;
-if neither is given, the config of the run in --run-dir, or {DEFAULT_CONFIG}. It comes first; then its fields,
-shown below with the values that it gives them. With a --run-dir that holds checkpoints the run continues
-from the last."""
+if neither is given, the config of the run in --run-dir, or {DEFAULT_CONFIG}. CONFIG comes first; its fields
+follow, shown below with the values that it gives them. If --run-dir holds checkpoints, the run continues from
+the newest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +35,17 @@ class TrainArguments:
     allow_other_data: bool = False
     """Let the run in --run-dir continue on a text or tokenizer other than its own."""
     num_seeds: int | None = None
-    """Train as many runs, of seeds from --seed on, in folders of --run-dir; print means and deviations."""
+    """Train this many runs, of seeds from --seed on, in folders of --run-dir; print means and deviations."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where there are many; None: as Slurm, Open MPI, JobSet or a TPU pod say."""
+    """HOST:PORT of process 0, if there are many; None: as Slurm, Open MPI, JobSet or a TPU pod say."""
     num_processes: int | None = None
     """How many processes the job has; None: as above, or one."""
     process_index: int | None = None
-    """Which of them this is, from 0."""
+    """Which of the processes this is, from 0."""
     heartbeat_seconds: int = 60
-    """Silence of another process after which it counts as dead, and all end."""
+    """Seconds of silence after which another process counts as dead, and all end."""
     stall_seconds: int = 1800
-    """Time without any progress after which the process that is furthest behind counts as stuck."""
+    """Seconds without any progress after which the process that is furthest behind counts as stuck."""
     config: Annotated[Experiment, INLINE]
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ def run(arguments: list[str], stop: "StopSignal") -> int:
         num_processes=parsed.num_processes,
         process_index=parsed.process_index,
     )
-    # All that can be refused without JAX has been: importing it takes a second.
+    # All that can be refused without JAX has been refused: importing it takes a second.
     from flaxmill.sharding.processes.coordination import MeetingStoppedError, start_processes
     from flaxmill.sharding.processes.watch import Peers
     from flaxmill.train.metrics.progress import warn
@@ -99,7 +99,7 @@ def _train_all(
     stop: "StopSignal",
     peers: "Peers",
 ) -> int:
-    # Under the watch: while one process still loads its libraries, it must be heard by those that have.
+    # Import inside the watch: a process that is still loading libraries must already send heartbeats.
     from flaxmill.sharding.processes.coordination import any_process, is_main
     from flaxmill.train.loop import train
 
@@ -125,7 +125,7 @@ def _train_all(
 
 
 def _looks_for_checkpoint(experiment: Experiment) -> Callable[[], bool]:
-    """Whether the run has a checkpoint to continue from, once that is asked."""
+    """A function that says whether the run has a checkpoint to continue from."""
     if experiment.run_dir is None:
         return lambda: False
     directory = local_path(experiment.run_dir, "run_dir") / CHECKPOINTS

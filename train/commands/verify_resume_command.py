@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _make_directory(run_dir: str | None, name: str) -> Path:
-    """A fresh one beside the runs: on the disk that has to be trusted with the checkpoints."""
+    """Make a fresh directory next to the runs, on the disk that has to be trusted with the checkpoints."""
     parent = local_path(run_dir, "run_dir").absolute().parent if run_dir else RUNS.absolute()
     try:
         parent.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,9 @@
 text_model       a run or a Hugging Face directory with its tokenizer
 text_generation  text from prompts
 gap_filling      words for the gaps of a text
-samples          what a run shows of itself when it ends
+samples          the text that a run shows when it ends
 run_evaluation   `flaxmill eval` in Python
 other_data       other data, read as a run reads its own
 predictions      the answer for each held-out example
-task_evaluation  scores, and predictions beside the inputs
+task_evaluation  scores, and predictions next to the inputs
 """

@@ -1,4 +1,4 @@
-"""Gaps in a text filled by an encoder: what it finds likeliest at each mask token."""
+"""Fills the gaps of a text with an encoder: the likeliest token at each mask token."""
 
 # T tokens, k candidates
 
@@ -35,7 +35,7 @@ def fill_gaps(model: TextModel, prompts: Sequence[str], num_candidates: int) -> 
     """Fill every mask token of every prompt, each as if the others stayed masked.
 
     Raises:
-      ValueError: the model fills no gaps, a prompt has none, or it is longer than the model.
+      ValueError: the model fills no gaps, or a prompt has none or is longer than the model.
     """
     check_fills(model.config)
     mask_id = model.tokenizer.mask_id

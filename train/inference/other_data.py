@@ -11,7 +11,7 @@ from flaxmill.train.experiment import Experiment
 
 
 class OtherData(NamedTuple):
-    """A file or glob, its columns where they are called otherwise than in the run's files, and whether it has
+    """A file or glob, its columns where their names differ from those in the run's files, and whether it has
     no labels, so that one can only predict."""
 
     files: str
@@ -20,14 +20,14 @@ class OtherData(NamedTuple):
 
 
 def folder_name(files: str) -> str:
-    """A folder for what is found of this file or glob, which no other file shares."""
+    """The name of a folder for the results on this file or glob; no other file shares it."""
     readable = re.sub(r"[^\w.-]+", "_", files.rpartition("/")[2])[:64]
     whole = files if files.startswith(PREFIX) else str(Path(files).absolute())
     return f"{readable}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def on_other_data(experiment: Experiment, other: OtherData, tokenizer: Path) -> Experiment:
-    """The experiment with all of `other` held out, its labels and this tokenizer."""
+    """The experiment with all of `other` held out, with its labels and with this tokenizer."""
     files = other.files if other.files.startswith(PREFIX) else str(Path(other.files).absolute())
     changes: dict[str, Any] = dict(other.columns)
     if other.unlabelled:

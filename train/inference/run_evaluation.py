@@ -1,4 +1,4 @@
-"""`flaxmill eval` in Python: a run or a Hugging Face model, measured on its held-out data or on other."""
+"""`flaxmill eval` in Python: measures a run or a Hugging Face model on its held-out data or on other data."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ from flaxmill.train.run.restoring import load_params
 from flaxmill.train.run.source import is_huggingface
 from flaxmill.train.step import make_eval_step
 
-# Of a Hugging Face model, which says nothing of its training; the last two as transformers' examples have it.
+# For a Hugging Face model, which says nothing about its training; the last two as in transformers' examples.
 LONGEST_ROW, TARGET_LENGTH, STRIDE = 1024, 128, 128
 
 
@@ -45,14 +45,14 @@ def evaluate_run(
     output: Path | None = None,
     lengths: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure the checkpoint that is used of a run (the best, or the newest), or a Hugging Face model.
+    """Measure a run's checkpoint (the best, or else the newest), or a Hugging Face model.
 
-    Of text: losses and what counting reaches; of labelled examples: the scores of the task, with the
-    predictions written to `output`.
+    Text gives losses and what counting reaches; labelled examples give the scores of the task, and the
+    predictions are written to `output`.
 
     Args:
       mesh_config: None: as many devices as divide the rows of an evaluation step.
-      output: None: RUN/eval-STEP, in it a folder for `other`; nothing is written of text.
+      output: None: RUN/eval-STEP, and in it a folder for `other`; for text nothing is written.
       lengths: fields of DataConfig (sequence_length, target_length, stride) that differ from the run's, or
         from what a Hugging Face model reaches.
 
@@ -87,7 +87,7 @@ def _output(source: Path, step: int, other: OtherData | None) -> Path:
 
 def _say_what_is_cut(dataset: Dataset) -> None:
     num_cut = dataset.statistics["valid"].get("num_cut", 0)
-    if num_cut and dataset.layout != "answers":  # whose windows cover a context together
+    if num_cut and dataset.layout != "answers":  # windows of answers cover a context together
         warn(
             f"{num_cut:,} of {dataset.statistics['valid']['num_examples']:,} examples are cut to "
             f"{dataset.sequence_length} tokens; --sequence-length N reads more of them, if the model can"
@@ -102,7 +102,7 @@ def _measure(
     output: Path,
     counts_itself: bool,
 ) -> dict[str, Any]:
-    """`counts_itself`: what counting reaches was counted on the very data that is measured."""
+    """Losses or scores; `counts_itself`: what counting reaches was counted on the very data measured."""
     batches = make_batches(dataset, "valid", experiment)
     is_task = experiment.definition.is_task
     measured: dict[str, Any] = {}
@@ -131,7 +131,7 @@ def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str
         _check_lengths(experiment.model, data, lengths)
     else:
         if other is None:
-            raise ValueError(f"{source} is no run, which has held-out data of its own; add --data FILE")
+            raise ValueError(f"{source} is not a run, so it has no held-out data; add --data FILE")
         tokenizer = find_tokenizer(source)
         if tokenizer is None:
             raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's own there")
@@ -143,7 +143,7 @@ def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str
 
 
 def _check_lengths(model: ModelConfig, data: DataConfig, lengths: Mapping[str, Any]) -> None:
-    """Raises ValueError where a length that was asked for is more than the model, or a row, has."""
+    """Raise ValueError where a length that was asked for is more than the model, or a row, has."""
     longest = model.max_positions if model.positions == "learned" else None
     for name in ("sequence_length", "target_length"):
         if longest is not None and lengths.get(name, 0) > longest:
@@ -158,7 +158,7 @@ def _check_lengths(model: ModelConfig, data: DataConfig, lengths: Mapping[str, A
 
 
 def _own_lengths(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a Hugging Face model reads of a text by itself, as long as that can be computed on any machine."""
+    """How much a Hugging Face model reads of a text unless told otherwise, if any machine can compute it."""
     known = [model.max_positions, tokenizer.max_length, LONGEST_ROW]
     longest = max(MIN_SEQUENCE_LENGTH, min(length for length in known if length is not None))
     return {

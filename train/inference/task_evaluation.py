@@ -22,7 +22,9 @@ from flaxmill.train.metrics.task_scores import (
     text_scores,
 )
 
-Examples, Predictions, Scores = Sequence[Example], Sequence[Prediction], dict[str, float]
+Examples = Sequence[Example]
+Predictions = Sequence[Prediction]
+Scores = dict[str, float]
 
 PREDICTIONS_FILE, CONFUSION_FILE = "predictions.jsonl", "confusion_matrix.png"
 MAX_LABELS_DRAWN = 40  # more cannot be read in a picture

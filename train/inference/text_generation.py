@@ -1,4 +1,4 @@
-"""Text from prompts: whole, or as it comes."""
+"""Generates text from prompts: whole, or bit by bit as it comes."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from flaxmill.train.inference.text_model import TextModel, read_prompts
 
 
 class Texts(NamedTuple):
-    """What was written of each prompt: the new text alone, and its tokens."""
+    """What was written for each prompt: the new text alone, and its tokens."""
 
     texts: list[str]
     tokens: list[list[int]]
@@ -21,11 +21,11 @@ class Texts(NamedTuple):
 def write_texts(
     model: TextModel, prompts: Sequence[str], options: GenerationConfig, stop: Sequence[str] = ()
 ) -> Texts:
-    """Generate for every prompt, in one batch; a text ends before the first of the `stop` strings, its tokens
-    with the one that completed it.
+    """Generate for every prompt, in one batch. A text ends before the first of the `stop` strings; its tokens
+    end with the token that completed that string.
 
     Raises:
-      ValueError: an empty prompt, one that is longer than the model, or a model that does not generate.
+      ValueError: a prompt is empty or longer than the model, or the model does not generate.
     """
     texts = _open_texts(model, prompts, options)
     for _ in _extend(texts, model, options, stop):
@@ -36,11 +36,11 @@ def write_texts(
 def stream_texts(
     model: TextModel, prompts: Sequence[str], options: GenerationConfig, stop: Sequence[str] = ()
 ) -> Iterator[list[str]]:
-    """As `write_texts`, bit by bit: what each text has gained since the last time, to be printed at once."""
+    """Like `write_texts`, bit by bit: yields what each text has gained since the last time, to be printed."""
     texts = _open_texts(model, prompts, options)
     told = [""] * len(texts)
     for _ in _extend(texts, model, options, stop):
-        # What may yet change waits: half a character, and what may be the start of a stop string.
+        # Hold back what may still change: half a character, or a possible start of a stop string.
         written = [_settled(_cut(text.written(), stop), stop) for text in texts]
         yield [text[len(before) :] for text, before in zip(written, told, strict=True)]
         told = [max(text, before, key=len) for text, before in zip(written, told, strict=True)]
@@ -49,19 +49,19 @@ def stream_texts(
 
 
 class _Text:
-    """One text: the ids of its prompt, and what is written behind it so far."""
+    """One text: the ids of its prompt, and what is written after it so far."""
 
     def __init__(self, model: TextModel, prompt: list[int]) -> None:
         self.prompt = prompt
         self.tokens: list[int] = []
         self._tokenizer = model.tokenizer
-        # A text that goes on with its prompt is decoded with it: decoders treat a text's first blank apart.
+        # A text that continues its prompt is decoded with it: decoders treat a text's first blank specially.
         self._before = prompt if model.continues else []
-        # Half a character at its end may become whole behind it.
+        # Half a character at the prompt's end may become whole with the next token.
         self._num_before = len(model.tokenizer.decode(self._before).rstrip("\ufffd"))
 
     def written(self, num_tokens: int | None = None) -> str:
-        """What the first so many new tokens, or all of them, add to the prompt."""
+        """What the first `num_tokens` new tokens (None: all of them) add to the prompt."""
         whole = self._tokenizer.decode([*self._before, *self.tokens[:num_tokens]])
         return whole[self._num_before :]
 
@@ -75,7 +75,7 @@ def _open_texts(model: TextModel, prompts: Sequence[str], options: GenerationCon
 def _extend(
     texts: list[_Text], model: TextModel, options: GenerationConfig, stop: Sequence[str]
 ) -> Iterator[None]:
-    """Adds tokens to the texts as they are decoded, and says so."""
+    """Add tokens to the texts as they are decoded, and yield after each addition."""
     own = {name: value for name, value in model.decoding.items() if _is_default(options, name)}
     options = dataclasses.replace(options, **own)
     firsts = texts[:: options.num_samples]
@@ -95,7 +95,7 @@ def _is_default(options: GenerationConfig, name: str) -> bool:
 def _ending(
     model: TextModel, prompt: list[int], stop: Sequence[str]
 ) -> Callable[[Sequence[int]], int | None]:
-    """Ends a text behind this prompt once it holds a stop string."""
+    """A function that ends a text after this prompt once it holds a stop string."""
     text = _Text(model, prompt)
 
     def num_kept(tokens: Sequence[int]) -> int | None:

@@ -35,9 +35,9 @@ class TextModel(NamedTuple):
     mesh: Mesh
     tokenizer: Tokenizer
     read: Callable[[str], list[int]]
-    """Ids of a prompt, with what stood around prompts in training."""
+    """Gives the ids of a prompt, with what came before and after prompts in training."""
     continues: bool
-    """Whether it goes on with a prompt in one text, and does not answer it with a text of its own."""
+    """Whether the model continues a prompt in the same text, instead of answering it with another."""
     decoding: dict[str, Any]
     """Fields of GenerationConfig that the model itself decides."""
 
@@ -47,8 +47,8 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
 
     Args:
       mesh_config: devices to compute on; None: one.
-      markup: special tokens that a prompt spells are these tokens, unless a run learned from sources where
-        they were not.
+      markup: read special tokens that a prompt spells as these tokens, unless a run learned from sources
+        where they were text.
 
     Raises:
       ValueError: `source` is neither, has no tokenizer, or one that does not fit the model.
@@ -82,7 +82,7 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
 
 
 def read_prompts(model: TextModel, prompts: Sequence[str]) -> list[list[int]]:
-    """The ids of each prompt. Raises ValueError for one that is no text, or that the tokenizer fails at."""
+    """The ids of each prompt. Raises ValueError for a prompt that is not text, or that fails to encode."""
     for number, prompt in enumerate(prompts, start=1):
         place = half_character(prompt)
         if place is not None:
@@ -98,10 +98,10 @@ def make_reader(
     separator: str | None = None,
     markup: bool = True,
 ) -> Callable[[str], list[int]]:
-    """How a prompt becomes ids: as training framed it.
+    """A function that turns a prompt into ids, framed as in training.
 
-    A source, or what an encoder reads, is whole, with what its template puts before and after it; what a
-    decoder continues has only what stands before, and `separator` behind it where targets were trained.
+    A source, or what an encoder reads, is whole, with what its template puts before and after it. What a
+    decoder continues gets only what comes before it, and `separator` after it where targets were trained.
     """
     if config.encoder_layers is not None:
         framer = make_framer(tokenizer, "", closes=True, markup=markup)
@@ -115,8 +115,8 @@ def make_reader(
 
 
 def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer, stated: int | None = None) -> ModelConfig:
-    """What the decoder of an encoder-decoder reads first: as generation_config.json states, else as in
-    training (data/example_batches.py)."""
+    """The config with the token that an encoder-decoder's decoder reads first: as generation_config.json
+    states, else as in training (data/example_batches.py)."""
     known = (stated, config.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id, 0)
     start_id = next(id_ for id_ in known if id_ is not None)
     return dataclasses.replace(config, decoder_start_id=start_id) if config.encoder_layers else config
@@ -133,5 +133,5 @@ def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, source: Path) -
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"the tokenizer of {source} has {tokenizer.vocab_size} ids but the model's vocabulary has "
-            f"{config.vocab_size}; put the tokenizer there that the model was trained with"
+            f"{config.vocab_size}; put there the tokenizer that the model was trained with"
         )

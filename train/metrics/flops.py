@@ -1,4 +1,4 @@
-"""How much arithmetic a training step is, and what share of the hardware's peak it reaches."""
+"""How much arithmetic a training step takes, and what share of the hardware's peak it reaches."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ PEAKS = {
     "TPU v6": 918e12,
 }
 BACKWARD = 2  # gradients of the inputs and of the weights, each as much as the forward pass
-FROZEN_BACKWARD = 1  # of the inputs alone, where LoRA trains other weights
+FROZEN_BACKWARD = 1  # gradients of the inputs alone, where LoRA trains other weights
 
 
 class StepFlops(NamedTuple):
@@ -37,7 +37,7 @@ def step_flops(
 ) -> StepFlops:
     """FLOPs of one update on [batch_size, num_tokens], with a head on `predictions` places of a row.
 
-    What `optimizer.freeze` saves is not taken off.
+    What `optimizer.freeze` saves is not subtracted.
     """
     D, F, H = config.embed_dim, config.hidden_dim, config.dim_per_head
     projections = D * H * (2 * config.num_heads + 2 * config.kv_heads)
@@ -56,7 +56,7 @@ def step_flops(
 
 
 def _adapter_weights(config: ModelConfig) -> int:
-    """Of one layer, LoRA's factors: rank x (inputs + outputs) of each projection that has them."""
+    """Weights of LoRA's factors in one layer: rank x (inputs + outputs) of each projection that has them."""
     if config.lora_rank is None:
         return 0
     heads, kv_heads = (config.dim_per_head * count for count in (config.num_heads, config.kv_heads))
@@ -66,7 +66,7 @@ def _adapter_weights(config: ModelConfig) -> int:
 
 
 def _reach(config: ModelConfig, kind: LayerKind, num_tokens: int) -> int:
-    """Keys that a query's layer reads at most."""
+    """The most keys that a query reads in a layer of this kind."""
     return num_tokens if kind == "global" or config.window is None else min(num_tokens, config.window)
 
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object a logged step, append-only, written exactly."""
+"""metrics.jsonl: one object for each logged step, append-only, written exactly."""
 
 import json
 import math
@@ -21,7 +21,7 @@ class MetricsWriter:
             self._write(b"\n")  # a killed writer left a torn line: it must not swallow the next row
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Floats are written by repr, so that runs can be compared bit for bit; non-finite as null.
+        """Write a row: floats by repr, so that runs can be compared bit for bit; non-finite ones as null.
 
         Raises:
           OSError: the row could not be written whole.
@@ -52,12 +52,12 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> Iterator[Row]:
-    """The rows in the order written; what is none, as a torn line, is passed over.
+    """The rows in the order written; a line that is not a row, such as a torn one, is passed over.
 
-    Raises ValueError where it is no file.
+    Raises ValueError where `path` is not a file.
     """
     if not path.is_file():
-        what = "is no file" if os.path.lexists(path) else "is missing"
+        what = "is not a file" if os.path.lexists(path) else "is missing"
         raise ValueError(f"{path} {what}; put it back: it says what the run has measured, and when")
     with path.open("rb") as file:
         for line in file:
@@ -70,7 +70,7 @@ def read_metrics(path: Path) -> Iterator[Row]:
 
 
 def has_step(row: Row) -> bool:
-    """Whether it is of a step; what was changed by hand need not be."""
+    """Whether the row is of a step; a row that was changed by hand need not be."""
     return type(row.get("step")) is int
 
 

@@ -47,8 +47,8 @@ class ProgressLine:
         self._console.print(text, markup=False)
 
     def update(self, done: int, metrics: Mapping[str, Any], *, line: bool) -> None:
-        """Show `done` steps; `line`: the metrics are fit to print, as of a logged step."""
-        if done == self.first + 1:  # it compiled, which says nothing of the time left
+        """Show `done` steps; `line`: the metrics are fit to print, as after a logged step."""
+        if done == self.first + 1:  # it compiled, which says nothing about the time left
             self._started, self._timed_from = time.monotonic(), done
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=done, text=self._text(done, metrics))
@@ -61,7 +61,7 @@ class ProgressLine:
         if "mfu" in metrics:
             parts.append(f"MFU {metrics['mfu']:.1%}")
         num_timed = done - self._timed_from
-        if num_timed or done == self.steps:  # else nothing is known yet of how long a step takes
+        if num_timed or done == self.steps:  # else it is not known yet how long a step takes
             per_step = (time.monotonic() - self._started) / max(1, num_timed)
             parts.append(f"{_duration(per_step * (self.steps - done))} left")
         return "  ".join(parts)

@@ -1,4 +1,4 @@
-"""Scores of predictions beside what was wanted, by the libraries that others score with."""
+"""Scores predictions against what was wanted, with the libraries that others score with."""
 
 import functools
 import importlib
@@ -15,7 +15,7 @@ from flaxmill.train.metrics.progress import warn
 
 
 def find_library(module: str) -> Any:
-    """A module of the extra `tasks`; None, and at first a warning, where it is not installed."""
+    """A module of the extra `tasks`; None, and the first time a warning, where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -31,7 +31,7 @@ def _warn_missing(name: str) -> None:
 def classification_scores(
     wanted: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
 ) -> dict[str, float]:
-    """accuracy, f1_macro, Matthews' correlation, of two labels f1, of the second; the majority's share.
+    """accuracy, f1_macro, Matthews' correlation, with two labels f1 of the second; the majority's share.
 
     f1_macro is the mean over the labels that are wanted or predicted at all, as scikit-learn takes it.
     """
@@ -40,8 +40,8 @@ def classification_scores(
 
 
 def counted_scores(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Those of `classification_scores`, without the majority, or of `multi_label_scores`, from what
-    `task_sums` counts; none where it counts nothing."""
+    """The scores of `classification_scores`, without the majority, or of `multi_label_scores`, from what
+    `task_sums` counts; no scores where it counts nothing."""
     if "label_counts" in sums:
         return _label_set_scores(sums["label_counts"])
     if "confusion" not in sums:
@@ -78,7 +78,7 @@ def _label_set_scores(counts_C3: np.ndarray) -> dict[str, float]:
 
 
 def _class_scores(pairs: Mapping[tuple[Any, Any], float], labels: Sequence[Any]) -> dict[str, float]:
-    """`pairs`: how often each (wanted, predicted) came."""
+    """Scores from `pairs`: how often each (wanted, predicted) came."""
     counts = list(pairs.values())
     right = sum(count for (wanted, predicted), count in pairs.items() if wanted == predicted)
     scores = {"accuracy": right / sum(counts)}
@@ -91,10 +91,10 @@ def _class_scores(pairs: Mapping[tuple[Any, Any], float], labels: Sequence[Any])
     present = [label for label in labels if label in found]
     scores["f1_macro"] = metrics.f1_score(wanted, predicted, labels=present, **of)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of one label alone, where it is 0
+        warnings.simplefilter("ignore", UserWarning)  # it warns of one label alone, and is 0 then
         scores["matthews"] = metrics.matthews_corrcoef(wanted, predicted, sample_weight=counts)
     if len(labels) == 2:
-        # Macro of one: a word that was cut off is of neither label, and no binary score knows that.
+        # The macro mean of one label: a word that was cut off has neither label, which no binary score knows.
         scores["f1"] = metrics.f1_score(wanted, predicted, labels=[labels[1]], **of)
     return {name: float(value) for name, value in scores.items()}
 
@@ -115,11 +115,11 @@ def regression_scores(wanted: Sequence[float], predicted: Sequence[float]) -> di
 def tag_scores(
     wanted: Sequence[Sequence[str]], predicted: Sequence[Sequence[str | None]], labels: Sequence[str]
 ) -> dict[str, float]:
-    """As `classification_scores`, over all words; a word that was cut off, None, is wrong.
+    """Like `classification_scores`, over all words; a word that was cut off, None, is wrong.
 
-    Where the labels mark spans (O and B-KIND, I-KIND; also with E- and S-, or L- and U-) also
+    Where the labels mark spans (O and B-KIND, I-KIND; also with E- and S-, or L- and U-) it adds
     entity_precision, entity_recall and entity_f1, over spans as CoNLL's conlleval counts them (Tjong Kim Sang
-    and De Meulder 2003), and seqeval by default: right are those of the same words and kind.
+    and De Meulder 2003), and seqeval by default: a span is right if it has the same words and kind.
     """
     flat_wanted = [tag for tags in wanted for tag in tags]
     flat_predicted = ["" if tag is None else tag for tags in predicted for tag in tags]
@@ -134,7 +134,7 @@ def answer_scores(wanted: Sequence[Sequence[str]], predicted: Sequence[str]) -> 
     """
     exact, overlap = [], []
     for each, predicted_one in zip(wanted, predicted, strict=True):
-        # As the script of version 2.0 has it: an answer of articles and signs alone counts for nothing.
+        # As in the script of version 2.0, an answer of articles and punctuation alone counts for nothing.
         answers = [answer for answer in each if _normal(answer)] or [""]
         exact.append(max(float(_normal(predicted_one) == _normal(answer)) for answer in answers))
         overlap.append(max(_word_f1(answer, predicted_one) for answer in answers))
@@ -157,7 +157,7 @@ def text_scores(wanted: Sequence[str], predicted: Sequence[str]) -> dict[str, fl
 
 
 def _mark_spans(labels: Sequence[str]) -> bool:
-    """Whether the labels are of IOB1 or 2, IOBES or BILOU; marks without kinds need a B among them."""
+    """Whether the labels are those of IOB1 or 2, IOBES or BILOU; marks without kinds need a B among them."""
     marks = {label.partition("-")[0] for label in labels if label != "O"}
     if not marks or not (marks <= {"B", "I", "E", "S"} or marks <= {"B", "I", "L", "U"}):
         return False
@@ -178,9 +178,9 @@ def _entity_scores(
 
 
 def _entities(tags: Sequence[str | None]) -> set[tuple[int, int, str]]:
-    """(start, end, kind) of each.
+    """(start, end, kind) of each entity.
 
-    I-, E- and L- continue an entity of their kind, and else begin one; E-, L-, S- and U- end theirs.
+    I-, E- and L- continue an entity of their kind, or else begin one; E-, L-, S- and U- end theirs.
     """
     found: set[tuple[int, int, str]] = set()
     start, kind = 0, None
@@ -198,7 +198,7 @@ def _entities(tags: Sequence[str | None]) -> set[tuple[int, int, str]]:
 
 
 def _normal(text: str) -> str:
-    """Without case, punctuation, articles and needless blanks, as SQuAD compares."""
+    """The text without case, punctuation, articles and needless blanks, as SQuAD compares it."""
     kept = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 

@@ -1,4 +1,4 @@
-"""The four trackers, each as: open a session for a run, or continue the run's last; write rows; close."""
+"""The four trackers: each opens a session for a run, or continues the last one, writes rows, and closes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from flaxmill.train.plain_paths import plain
 PROJECT = "flaxmill"
 _FLUSH_SECONDS = 10
 IDS_FILE = "trackers.json"
-"""In the run's directory: what a resumed run continues under."""
+"""In the run's directory: the ids that a resumed run continues under."""
 # Limits of MLflow's log_batch.
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE, _MAX_PARAM_LENGTH = 100, 1000, 6000
 
@@ -53,10 +53,10 @@ class TensorBoard:
             self._writer.close()
 
     def _start_file(self, step: int) -> Any:
-        """A file that hides what earlier ones say of this step and those after it."""
+        """Open a file that hides what earlier files say about this step and those after it."""
         if self._writer is not None:
             self._writer.close()
-        # Files are named by the second: two of one second must not be one.
+        # Files are named by the second: two files of one second must not become one.
         suffix = f".{time.time_ns()}"
         return self._open_writer(
             str(self._directory), purge_step=step, flush_secs=_FLUSH_SECONDS, filename_suffix=suffix
@@ -76,10 +76,10 @@ class WeightsAndBiases:
             resume="allow",
             dir=str(run_dir),
             config=config,
-            allow_val_change=True,  # of settings that may change when a run continues, such as its mesh
+            allow_val_change=True,  # for settings that may change when a run continues, such as its mesh
             settings=wandb.Settings(silent=True, console="off"),
         )
-        # wandb drops rows whose own step goes back, so ours is a metric that the others are drawn over.
+        # wandb drops a row if wandb's own step goes back, so ours is a metric that the others are drawn over.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, rows: list[Row]) -> None:
@@ -103,7 +103,7 @@ class MLflow:
         directory = run_dir / "mlflow"
         if not uri:
             directory.mkdir(parents=True, exist_ok=True)
-        # As a URL, in which SQLAlchemy decodes % and cuts at ?.
+        # This is a URL, in which SQLAlchemy decodes % and cuts at ?.
         self._client = MlflowClient(uri or f"sqlite:///{plain(directory / 'mlflow.db', '%?#')}")
         experiment = self._experiment(None if uri else (directory / "artifacts").as_uri())
         known = self._client.search_runs([experiment], f"tags.`flaxmill.run_id` = '{run_id}'", max_results=1)
@@ -151,7 +151,7 @@ class Aim:
         # Aim names its runs itself; no other tracker writes this file while the run lasts.
         ids = run_dir / IDS_FILE
         known = json.loads(ids.read_bytes()) if ids.exists() else {"run_id": run_id}
-        settings = dict(repo=repository, experiment=PROJECT, force_resume=True)  # a killed run's lock
+        settings = dict(repo=repository, experiment=PROJECT, force_resume=True)  # despite a killed run's lock
         settings |= dict(system_tracking_interval=None, log_system_params=False, capture_terminal_logs=False)
         try:
             self._run = aim.Run(run_hash=known.get("aim"), **settings)

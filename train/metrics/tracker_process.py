@@ -1,4 +1,4 @@
-"""The process in which a tracker's library runs: as the run sees it (TrackerProcess), and within (main)."""
+"""The process in which a tracker's library runs: from the run's side (TrackerProcess), and inside (main)."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from flaxmill.sharding.processes.greetings import TOKEN
 from flaxmill.train.metrics.tracker_backends import BACKENDS, Backend
 
 EXIT_SECONDS = 10
-"""What a tracker is given to send its last rows and to end."""
+"""The time that a tracker is given to send its last rows and to end."""
 _POLL_SECONDS = 0.5
 _LINGER_SECONDS = 2
 _MAX_ERROR_LENGTH = 300
@@ -32,9 +32,9 @@ class TrackerProcess:
     """A process with one open session of a tracker.
 
     Args:
-      session: what main's `_open` takes.
-      log: where everything goes that the library prints.
-      abandoned: once set, no answer is waited for any longer.
+      session: the arguments of `_open`, which main calls.
+      log: the file for everything that the library prints.
+      abandoned: once it is set, nobody waits for an answer any longer.
 
     Raises:
       TrackerError, OSError: here and in `request`.
@@ -45,7 +45,7 @@ class TrackerProcess:
         self._connection, theirs = Pipe()
         # The run's own sys.path, so that both find the same packages.
         paths = os.pathsep.join(filter(None, sys.path))
-        # Some libraries store the environment that they find; the job's secret is none of theirs.
+        # Some libraries store the environment that they find; the job's secret must not be among it.
         env = {name: value for name, value in os.environ.items() if name != TOKEN}
         with theirs, log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -64,7 +64,7 @@ class TrackerProcess:
             raise
 
     def request(self, message: dict[str, Any]) -> None:
-        """Wait until the tracker has done it."""
+        """Send a request, and wait until the tracker has done it."""
         try:
             self._connection.send_bytes(json.dumps(message).encode())
             while not self._connection.poll(_POLL_SECONDS):
@@ -93,7 +93,7 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     os.nice(_NICENESS)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)  # sent to a whole job: the run says when it is over
+        signal.signal(number, lambda *_: None)  # they go to a whole job: the run says when it is over
     connection = Connection(descriptor)
     requests: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
@@ -110,7 +110,7 @@ def main(descriptor: int) -> None:
                 finished, session = session, None
                 assert finished is not None
                 finished.close(failed=request["failed"])
-        except BaseException as raised:  # SystemExit too: libraries take themselves for programs
+        except BaseException as raised:  # SystemExit too: some libraries act like programs
             error = f"{type(raised).__name__}: {raised}"
             print(error, file=sys.stderr, flush=True)
             error = " ".join(error.split())[:_MAX_ERROR_LENGTH]

@@ -24,10 +24,10 @@ TRACKERS = tuple(PACKAGES)
 LOG_FILE = "trackers.log"
 """In the run's directory: what the libraries of trackers print."""
 QUEUE_ROWS = 10_000
-"""Rows that wait for one tracker: some 20 MB; of more, the oldest are dropped."""
+"""Rows that may wait for one tracker, some 20 MB; if there are more, the oldest are dropped."""
 ROWS_AT_ONCE = 256
 RETRY_SECONDS = (1, 5, 20)
-"""Pauses after failures in a row, before a fresh session; one failure more switches a tracker off."""
+"""Pauses after failures in a row, before a fresh session; one more failure switches a tracker off."""
 _KEPT = "metrics.jsonl has every row"
 
 Row = dict[str, float]
@@ -39,10 +39,10 @@ class Trackers:
     Leaving it waits at most EXIT_SECONDS, for all trackers together, and then lets go of what is not sent.
 
     Args:
-      names: of TRACKERS.
-      run_dir: where local trackers write, and where IDS_FILE keeps what a resumed run continues under.
+      names: some of TRACKERS.
+      run_dir: where local trackers write, and where IDS_FILE keeps the ids for a resumed run.
       config: the resolved experiment, nested.
-      say: is told, in one line each, of a tracker that fails, falls behind or is let go.
+      say: is told, in one line, when a tracker fails, falls behind or is let go.
 
     Raises:
       ValueError: the package of a tracker is not installed.
@@ -129,7 +129,7 @@ class _Feed:
             was_on, self._is_off = not self._is_off, True
         if let_go:
             self._abandoned.set()
-            self._thread.join(1.0)  # it looks twice a second
+            self._thread.join(1.0)  # the thread looks twice a second
         if let_go and was_on:
             lost = f"it did not take {missing} rows" if missing else "it took all rows but did not finish"
             self._tell(f"was let go after {EXIT_SECONDS} s; {lost}; {_KEPT}")
@@ -155,7 +155,7 @@ class _Feed:
                 self._pause(RETRY_SECONDS[num_failures - 1])
 
     def _take(self) -> list[Row]:
-        """The rows to send next, those of a failed attempt first; none once the run is over."""
+        """The rows to send next, first the rows of a failed attempt; none once the run is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._sending or self._rows or self._finishing)
             if not self._sending:
@@ -198,14 +198,14 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 def _run_id(path: Path) -> str:
-    """What the run is called in trackers, made once for a run directory."""
+    """The run's id in trackers, made once for a run directory."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        if path.exists() and not path.is_file():  # a pipe's or a device's end never comes
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise ValueError(f"{path} is no file")
         return json.loads(path.read_bytes())["run_id"]
     run_id = uuid.uuid4().hex
     partial = path.with_name(f".{run_id}-{path.name}")
-    with suppress(OSError):  # no disk: a resumed run will appear as another
+    with suppress(OSError):  # if the disk fails, a resumed run will appear as another
         partial.write_text(json.dumps({"run_id": run_id}) + "\n")
         partial.replace(path)
     return run_id

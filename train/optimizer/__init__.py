@@ -9,7 +9,7 @@ layer_decay  smaller rates for layers near the input
 freezing     which parameters are trained
 """
 
-# Configs of users name it here.
+# Users' configs import it from here.
 from flaxmill.train.optimizer.config import OptimizerConfig
 
 __all__ = ["OptimizerConfig"]

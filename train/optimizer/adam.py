@@ -11,8 +11,8 @@ import optax
 def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
     """mean / (sqrt(mean of squares) + epsilon), both corrected for their start at zero, as in torch.
 
-    The same as optax's of that name, which takes 1 - beta**step in float32: for beta2=0.999 that cancels
-    to 3e-5 at the first step, a hundred times the rounding of everything else.
+    It is optax's function of that name, but for 1 - beta**step. optax takes that in float32, which for
+    beta2=0.999 cancels to 3e-5 at the first step, a hundred times the rounding of everything else.
     """
     plain = optax.scale_by_adam(beta1, beta2, epsilon)
 
@@ -36,7 +36,7 @@ class UncorrectedAdamState(NamedTuple):
 
 
 def scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """m / (sqrt(v) + epsilon) with moments that start at zero and stay biased to it, as Google's BERT."""
+    """m / (sqrt(v) + epsilon) with moments that start at zero and stay biased to it, as in Google's BERT."""
 
     def init(params: optax.Params) -> UncorrectedAdamState:
         return UncorrectedAdamState(

@@ -25,7 +25,7 @@ class OptimizerConfig:
     beta1: float = 0.9
     """Decay of the mean of gradients; adafactor keeps none."""
     beta2: float = 0.95
-    """Decay of the mean of squared gradients; lion: of its momentum. Adafactor's follows from the step."""
+    """Decay of the mean of squared gradients; lion: of its momentum; adafactor derives it from the step."""
     epsilon: float = 1e-8
     """Added to the root of the second moment (adamw, lamb, muon's AdamW part)."""
     weight_decay: float = 0.1

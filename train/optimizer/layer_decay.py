@@ -1,4 +1,4 @@
-"""Layer-wise decay of the learning rate: the nearer a layer stands to the input, the less it moves.
+"""Layer-wise decay of the learning rate: the nearer a layer is to the input, the less it moves.
 
 Howard and Ruder 2018 (discriminative fine-tuning); Clark et al. 2020 (ELECTRA).
 """
@@ -23,11 +23,11 @@ def scale_by_depth(decay: float, params: Params) -> optax.GradientTransformation
 
 
 def depth_factors(decay: float, params: Params) -> dict[LeafPath, np.ndarray]:
-    """The factor of each array's learning rate, float32: [L] of stacked layers, else a scalar.
+    """The factor of each array's learning rate, float32: [L] for stacked layers, else a scalar.
 
-    Layer l of a stack of L, counted from 0, has decay**(L - l); each stack of an encoder-decoder counts by
-    itself. What stands below the first layer, embeddings and relative positions, has decay**(L + 1), of the
-    deeper stack where both read it; what stands on the last, final norm and head, has 1.
+    Layer l of a stack of L, counted from 0, has decay**(L - l); each stack of an encoder-decoder counts its
+    own layers. Embeddings and relative positions, below the first layer, have decay**(L + 1), with the L of
+    the deeper stack if both read them. The final norm and the head, above the last layer, have 1.
     """
     numbers = layer_numbers(params)
     depths: dict[LeafPath, int] = {}

@@ -35,13 +35,13 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
     """The transformation from gradients to updates for a learning rate of 1, sign included.
 
     Gradients are expected already clipped. Weight decay is part of the updates. Whatever looks at a whole
-    tensor treats the layers of a stacked group one by one. Of frozen parameters it keeps no state, and
-    returns no updates; what it gets of them it leaves out.
+    tensor treats the layers of a stacked group one by one. Frozen parameters have no state and get no
+    updates; whatever is passed in for them is left out.
 
-    lamb is that of You et al. 2020 as NVIDIA trains BERT with it (apex's FusedLAMB): each tensor of a layer
-    is scaled by |weight| / |update|, or by 1 where either is zero. Its normalisation of the gradients ahead
-    is clip_norm=1.0, and like the authors' code it leaves biases and norm scales unscaled; FusedLAMB's
-    use_nvlamb=True, which scales those too, is not offered.
+    lamb is the optimizer of You et al. 2020 as NVIDIA trains BERT with it (apex's FusedLAMB): each tensor of
+    a layer is scaled by |weight| / |update|, or by 1 where either is zero. Its normalisation of the gradients
+    beforehand is clip_norm=1.0, and like the authors' code it leaves biases and norm scales unscaled;
+    FusedLAMB's use_nvlamb=True, which scales those too, is not offered.
 
     Args:
       abstract_params: nested dict of arrays or of their shapes; names decide which weights decay.
@@ -71,7 +71,7 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
 
 
 def clip_gradients(gradients: Any, norm: jax.Array, clip_norm: float | None) -> Any:
-    """Gradients of global norm `norm`, scaled down to `clip_norm` if theirs is larger; None: as they are."""
+    """Gradients of global norm `norm`, scaled down to `clip_norm` if that is smaller; None: as they are."""
     if clip_norm is None:
         return gradients
     scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-16))

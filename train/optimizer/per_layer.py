@@ -46,7 +46,7 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
 def _split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The stacked groups by name, each nested as it was in the tree, and the tree without them.
 
-    Groups are of different depths, so each is mapped over by itself; whole paths are what places an
+    Groups have different depths, so each is mapped over separately. Paths stay whole, because they place an
     optimizer's state where the parameter of that path lives.
     """
     stacked, single = {}, {}
@@ -63,5 +63,5 @@ def _split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _over_layers(function: Callable) -> Callable:
     mapped = jax.vmap(function)
-    # vmap refuses trees without a single array, as of a group whose leaves are all masked.
+    # vmap refuses trees without a single array, such as a group with all its leaves masked.
     return lambda tree, *rest: mapped(tree, *rest) if jax.tree.leaves(tree) else function(tree, *rest)

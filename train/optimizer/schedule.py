@@ -11,11 +11,11 @@ _JUMP = 2.0
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array | int], jax.Array]:
-    """The learning rate, a float32 scalar, that update `step` (from 0, may be traced) is multiplied by.
+    """A function from the step (from 0, may be traced) to its learning rate, a float32 scalar.
 
     Warm-up takes warmup_fraction of the steps, cut so that at least one step runs at the peak. Its first
     step is not zero: a step without effect is a wasted batch, and short runs have few. The end value
-    belongs to step `steps`, the first that is not taken, so that the last one moves the weights too.
+    belongs to step `steps`, the first that is not taken, so that the last step moves the weights too.
     So step s of `steps` with `warmup` steps of warm-up has the rate that transformers' schedules of these
     names (wsd: with decay_type="linear") give to step s + 1 of steps + 1 with warmup + 1: the same curve
     without its first step, which is zero there.
@@ -37,8 +37,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Callable[[jax.Array | 
 
 
 def describe_jump(config: OptimizerConfig, old_steps: int, steps: int, step: int) -> str | None:
-    """A line where the learning rate at `step` jumps, since the run is longer than it was; None where it does
-    not."""
+    """A line that says how the learning rate at `step` jumps, because the run is longer than it was; None if
+    it does not jump."""
     if steps == old_steps or step >= steps:
         return None
     before, now = (float(make_schedule(config, total)(min(step, total))) for total in (old_steps, steps))

@@ -1,7 +1,7 @@
 """Random batches in all the shapes that padding and packing take, as flaxmill reads them and as torch does.
 
-torch always sees one document a row. Packed rows are therefore compared with the same documents apart: that
-they do not see each other is part of what is shown.
+torch always sees one document a row. Packed rows are therefore compared with the same documents in separate
+rows, which also shows that packed documents do not see each other.
 """
 
 # B batch (rows), T tokens
@@ -23,7 +23,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Places(NamedTuple):
-    """Where the real tokens stand, in equal order: rows and columns [n] in each side's batch."""
+    """Where the real tokens are, in the same order: rows and columns [n] in each side's batch."""
 
     ours: tuple[np.ndarray, np.ndarray]
     theirs: tuple[np.ndarray, np.ndarray]
@@ -40,14 +40,14 @@ class ParityBatch:
     """int64 arguments of the torch model's forward, with its labels."""
     places: Places
     encoder_places: Places | None = None
-    """Of the encoder of an encoder-decoder; `places` are then the decoder's."""
+    """The places in the encoder of an encoder-decoder; `places` are then the decoder's."""
 
 
 class _Layout(NamedTuple):
-    """Documents of one stream (an encoder-decoder has two) and where each lies."""
+    """Documents of one stream (an encoder-decoder has two), and where each begins."""
 
-    lengths: list[list[int]]  # of the documents of each of flaxmill's rows
-    starts: list[list[int]]  # the column of each of them
+    lengths: list[list[int]]  # lengths of the documents in each of flaxmill's rows
+    starts: list[list[int]]  # the column where each of them begins
     num_tokens: int
     left: bool
 
@@ -106,7 +106,7 @@ def make_parity_batch(config: ModelConfig, variant: str, seed: int) -> ParityBat
 
 
 def _lay_out(variant: str, T: int, alike: bool) -> _Layout:
-    """`alike`: all documents are as long as each other, since torch turns the rows of a batch by the longest;
+    """`alike`: all documents have the same length, since torch turns the rows of a batch by the longest one;
     some padding stays."""
     lengths = [[T], [2 * T // 3], [T // 2]]
     if alike:
@@ -214,7 +214,7 @@ def _add_labels(
 
 
 def _row_labels(config: ModelConfig, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A class for each row, or for each class whether it is there, or numbers."""
+    """Labels for the rows: a class for each row, or for each class whether it is there, or numbers."""
     assert config.num_classes is not None
     each = NUM_ROWS if config.num_classes == 1 else (NUM_ROWS, config.num_classes)
     match config.problem:

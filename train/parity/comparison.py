@@ -1,4 +1,4 @@
-"""The comparison with PyTorch: what is compared, how close it has to be, and who decides where it is not."""
+"""The comparison with PyTorch: what is compared, how close it has to be, and what decides where it is not."""
 
 import contextlib
 import dataclasses
@@ -30,8 +30,9 @@ OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=1e-3, beta2=0.999, weigh
 ROUNDING = 10.0
 """A float32 difference may be rounding if it is at most this many times what torch's own rounding costs."""
 HALF_ULP = 2.0**-24
-"""Of a float32. A gradient's difference may also be rounding if it is at most this share of the norm of all:
-what is zero in truth comes out as zero now and then, even in torch, and a multiple of that bounds nothing."""
+"""Half a unit in a float32's last place. A gradient's difference may also be rounding if it is at most this
+share of the norm of all gradients: a value that is zero in truth sometimes comes out as zero, even in torch,
+and a multiple of zero bounds nothing."""
 
 
 class Tolerance(NamedTuple):
@@ -40,7 +41,7 @@ class Tolerance(NamedTuple):
     float32: float
     float64: float
     relative: bool
-    """To the tensor's largest entry, or to `FLOOR` of the norm of all tensors where that is more."""
+    """Relative to the tensor's largest entry, or to `FLOOR` of the norm of all tensors if that is more."""
     reason: str
 
 
@@ -67,19 +68,19 @@ Measure = Callable[[ParityBatch, Precision], tuple[Quantities, Quantities]]
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the two sides' tensors of one quantity."""
+    """The difference between the two sides' tensors of one quantity."""
 
     absolute: float
     """The largest of any entry."""
     relative: float
     """The largest over the largest entry of its tensor (see `Tolerance.relative`)."""
     judged: dict[str, float]
-    """Of each tensor the one that the tolerance is on."""
+    """For each tensor, the difference that the tolerance limits."""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """The same in float64, measured where float32 is outside its tolerance."""
+    """The difference in float64, measured where float32 is outside its tolerance."""
 
     judged: dict[str, float]
     of_torch: dict[str, float]
@@ -96,9 +97,10 @@ class Rounding:
 class Check:
     """One quantity of one batch, compared.
 
-    A tensor is inside if it is within the tolerance for float32, or if float64 shows its difference to be
-    rounding: within the tolerance for float64, and in float32 at most `ROUNDING` times as far apart as torch
-    in float32 is from torch in float64, or `HALF_ULP` of the norm of all gradients.
+    A tensor is inside if it is within the tolerance for float32, or if float64 shows that its difference is
+    rounding. That is so if it is within the tolerance for float64, and its float32 difference is at most
+    `ROUNDING` times the distance of torch in float32 from torch in float64, or at most `HALF_ULP` of the norm
+    of all gradients.
     """
 
     quantity: str
@@ -114,7 +116,7 @@ class Check:
 
     @property
     def outside(self) -> list[str]:
-        """Names of the tensors that are."""
+        """Names of the tensors that are outside."""
         return [name for name in self.beyond_float32 if not self._is_rounding(name)]
 
     @property
@@ -143,11 +145,11 @@ def compare_directory(
 ) -> Iterator[Check]:
     """Compare the model of a Hugging Face directory, in float32, on random batches.
 
-    Yields, for each shape of batch that the model has, hidden states, logits, loss and gradients; in the end
+    Yields, for each shape of batch that the model has, hidden states, logits, loss and gradients; at the end
     the parameters after `NUM_STEPS` steps of AdamW.
 
     Args:
-      say: is told what begins, and how much of the whole that is.
+      say: is told what begins, and which part of the whole it is.
 
     Raises:
       ValueError: no such directory, a model that flaxmill does not have, or PyTorch is not installed.
@@ -223,7 +225,7 @@ def _with_float64(check: Check, theirs: Arrays, exact: tuple[Quantities, Quantit
     judged = difference(check.kind, exact_ours, exact_theirs).judged
     of_torch = difference(check.kind, theirs, exact_theirs).judged
     names = check.beyond_float32
-    # Of whichever tensor: which one has an entry whose gradient is nearly zero is luck of the CPU's rounding.
+    # Take the largest over all tensors: which has a near-zero gradient entry is luck of the CPU's rounding.
     largest = max(of_torch.values())
     norm = _norm(theirs)
     is_relative = TOLERANCES[check.kind].relative
@@ -233,7 +235,7 @@ def _with_float64(check: Check, theirs: Arrays, exact: tuple[Quantities, Quantit
 
 
 def difference(kind: str, ours: Arrays, theirs: Arrays) -> Difference:
-    """Of all tensors; one that a side lacks, or has in another shape, is infinitely far."""
+    """The difference of all tensors; one that a side lacks, or has in another shape, is infinitely far."""
     norm = _norm(theirs)
     absolute, relative = {}, {}
     for name in sorted(ours.keys() | theirs.keys()):

@@ -1,4 +1,4 @@
-"""Small models trained twice from equal weights on equal batches: by flaxmill's step, and by PyTorch."""
+"""Trains small models twice from equal weights on equal batches: with flaxmill's step, and with PyTorch."""
 
 import dataclasses
 import tempfile
@@ -36,7 +36,7 @@ class Curves(NamedTuple):
 
 
 def training_curves(name: str, variant: str, num_steps: int) -> Curves:
-    """Train SMALL[name] for so many steps of AdamW, with warm-up and decay, on batches of this variant."""
+    """Train SMALL[name] for `num_steps` AdamW steps, with warm-up and decay, on batches of this variant."""
     with tempfile.TemporaryDirectory() as directory:
         make_reference(name, directory)
         config, params = load_huggingface(directory)

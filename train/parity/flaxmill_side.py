@@ -39,7 +39,7 @@ class Flaxmill:
         return Flaxmill(config, jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), self.params))
 
     def measure(self, batch: ParityBatch) -> Measured:
-        """What `measure_reference` measures, of the same batch."""
+        """Measure what `measure_reference` measures, on the same batch."""
         (loss, outputs), gradients = self._gradients(self.params, self._complete(batch))
         return Measured(_at_places(outputs, batch), float(loss), self._named(gradients))
 
@@ -48,7 +48,7 @@ class Flaxmill:
         return _at_places(self._outputs(self.params, self._complete(batch)), batch)
 
     def parameters(self) -> Arrays:
-        """What torch trains, by the names in a Hugging Face file."""
+        """The parameters that torch trains, by their names in a Hugging Face file."""
         return self._named(self.params)
 
     def train(self, batch: ParityBatch, config: OptimizerConfig, num_steps: int) -> Iterator[float]:
@@ -105,7 +105,7 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _at_places(outputs: dict[str, jax.Array], batch: ParityBatch) -> Arrays:
-    """What stands for tokens, at the real ones; the rest whole."""
+    """The outputs of tokens at the real tokens alone, the other outputs whole."""
     rows_and_tokens = outputs["hidden"].shape[:2]
     picked: Arrays = {}
     for name, value in outputs.items():

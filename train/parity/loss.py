@@ -20,7 +20,7 @@ def parity_loss(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
     and `ends` with `weights` [B]. A model without a head has half the mean squared distance of its hidden
     states to `distance_to` [B,T,D], plus half the mean square of what it pools.
     """
-    if config.problem == "regression" and config.num_classes != 1:  # which no objective trains
+    if config.problem == "regression" and config.num_classes != 1:  # no objective trains it
         return jnp.square(apply(config, params, batch)["logits"] - batch["labels"]).mean()
     if objective := objective_for(config.head):
         # As in training, masked places are gathered before the head.

@@ -1,4 +1,4 @@
-"""What `flaxmill parity` is at, on stderr, once it takes longer than one waits for without a word."""
+"""Says on stderr what `flaxmill parity` is doing, once it takes longer than people wait in silence."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ SECONDS_IN_SILENCE = 5.0
 
 
 class Progress:
-    """Call it with what begins; nothing is printed in the first seconds, then each beginning is."""
+    """Call it with what begins; in the first seconds nothing is printed, after that each call is."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -14,7 +14,7 @@ from flaxmill.model.huggingface.directory import read_huggingface_config
 from flaxmill.train.parity.comparison import ROUNDING, TOLERANCES, Check, Tolerance
 from flaxmill.train.parity.torch_side import versions
 
-WIDTH = 100  # where the output is no terminal
+WIDTH = 100  # where the output is not a terminal
 
 INSIDE, ROUNDING_SHOWN, OUTSIDE = "inside", "inside (rounding)", "OUTSIDE"
 COLORS = {INSIDE: "green", ROUNDING_SHOWN: "green", OUTSIDE: "bold red"}

@@ -1,4 +1,4 @@
-"""Small random models of every family, built by transformers: what parity is shown on."""
+"""Small random models of every family, built by transformers, on which parity is shown."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +17,8 @@ class SmallModel(NamedTuple):
     settings: Mapping[str, Any]
 
 
-# Sizes are odd and differ from each other, so that a swapped dimension cannot pass; depths are no multiple of
-# the pattern of local layers, and windows are shorter than the rows that parity reads.
+# Sizes are odd and differ from each other, so that a swapped dimension cannot pass; depths are not a multiple
+# of the pattern of local layers, and windows are shorter than the rows that parity reads.
 _BERT = {
     "vocab_size": 101,
     "hidden_size": 30,
@@ -258,8 +258,8 @@ SMALL: dict[str, SmallModel] = {
 def make_reference(name: str, directory: Path | str, *, seed: int = 0) -> Any:
     """Build SMALL[name] with transformers, save it below `directory`, and return the torch model.
 
-    float32, eager attention, without dropout; every weight and stored buffer is moved by normal noise of
-    `PERTURBATION`. Needs torch and transformers (the extra `parity`).
+    The model has float32, eager attention and no dropout; every weight and stored buffer is moved by normal
+    noise of `PERTURBATION`. This needs torch and transformers (the extra `parity`).
     """
     import torch
     import transformers

@@ -46,14 +46,14 @@ def load_reference(directory: Path, architecture: str, precision: Precision) -> 
             directory, attn_implementation="eager", dtype=getattr(torch, precision), local_files_only=True
         )
     for name, weight in model.named_parameters():
-        # Marian's tables of sinusoids: frozen where they are made, but not once they are loaded.
+        # Marian's tables of sinusoids are frozen where they are made, but not once they are loaded.
         if name in (model._keys_to_ignore_on_save or ()):
             weight.requires_grad_(False)
     return model.eval()
 
 
 def versions() -> dict[str, str]:
-    """Of torch and transformers. Raises ValueError where one is not installed."""
+    """The versions of torch and transformers. Raises ValueError where one is not installed."""
     return {module.__name__: module.__version__ for module in _import()}
 
 
@@ -152,8 +152,8 @@ def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _clip_gradients(model: Any, clip_norm: float) -> None:
-    """As flaxmill does. torch's own clip_grad_norm_ divides by the norm + 1e-6: two programs that do the same
-    otherwise would differ by a millionth of each gradient, which is more than float64 rounds."""
+    """Clip as flaxmill does. torch's own clip_grad_norm_ divides by the norm + 1e-6: two otherwise equal
+    programs would differ by a millionth of each gradient, which is more than float64 rounds."""
     torch, _ = _import()
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     scale = (clip_norm / torch.nn.utils.get_total_norm(gradients)).clamp(max=1.0)
@@ -162,7 +162,7 @@ def _clip_gradients(model: Any, clip_norm: float) -> None:
 
 
 def _run(model: Any, batch: ParityBatch) -> tuple[dict[str, Any], Any]:
-    """Outputs as `Measured` has them, as tensors, and the loss."""
+    """The outputs that `Measured` has, as tensors, and the loss."""
     torch, _ = _import()
     inputs = {name: torch.from_numpy(value) for name, value in batch.theirs.items()}
     if batch.name != "full":
@@ -194,8 +194,8 @@ def _run(model: Any, batch: ParityBatch) -> tuple[dict[str, Any], Any]:
 
 
 def _forget_lengths(model: Any) -> None:
-    """Rotary positions that stretch with the length keep to the longest row that they have seen, until they
-    see one that is shorter than the original length."""
+    """Run one token: rotary positions that stretch with the length keep to the longest row that they have
+    seen, until they see a row that is shorter than the original length."""
     torch, _ = _import()
     if "dynamic" in str(getattr(model.config, "rope_parameters", None)):
         with torch.no_grad():
@@ -203,7 +203,7 @@ def _forget_lengths(model: Any) -> None:
 
 
 def _answer_loss(found: Any, batch: ParityBatch) -> Any:
-    """Of an answer's start and end among a row's real places; transformers counts padding among them."""
+    """The loss of an answer's start and end among a row's real places; transformers counts padding too."""
     torch, _ = _import()
     padding = torch.from_numpy(batch.theirs["attention_mask"]) == 0
     total = 0.0
@@ -246,7 +246,7 @@ def _hidden_states(model: Any) -> Iterator[dict[str, Any]]:
 
 
 def _as_stored(model: Any, tensors: Mapping[str, Any]) -> Arrays:
-    """Under the names that save_pretrained would write: a few differ from the modules'."""
+    """The tensors under the names that save_pretrained would write: a few differ from the modules'."""
     from transformers.core_model_loading import revert_weight_conversion
 
     return {name: _numpy(value) for name, value in revert_weight_conversion(model, dict(tensors)).items()}
@@ -277,7 +277,7 @@ def _all_in_float64() -> AbstractContextManager[Any]:
     class AllInFloat64(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             # Tables of whole numbers stay float32: T5's buckets of distances are rounded from its logarithms.
-            # LongRoPE's powers of theta begin with a row of them.
+            # LongRoPE's powers of theta begin with a row of whole numbers.
             if func is torch.Tensor.float and (args[0].is_floating_point() or args[0].ndim == 1):
                 func = torch.Tensor.double
             widened = {name: widen(value) for name, value in (kwargs or {}).items()}
@@ -286,7 +286,7 @@ def _all_in_float64() -> AbstractContextManager[Any]:
     @contextmanager
     def mode() -> Iterator[None]:
         usual = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)  # of whole numbers that are divided
+        torch.set_default_dtype(torch.float64)  # for whole numbers that are divided
         try:
             with AllInFloat64():
                 yield

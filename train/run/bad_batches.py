@@ -1,4 +1,4 @@
-"""The batches of steps whose loss or gradient went bad, kept for a person to look at."""
+"""Keeps the batches of steps with a bad loss or gradient, for a person to look at."""
 
 import os
 from collections.abc import Callable
@@ -21,11 +21,11 @@ def write_bad_batches(directory: Path, batches: Batches, numbers: list[int]) -> 
     It never raises: whatever calls it has something worse to report.
 
     Args:
-      directory: the run's.
-      numbers: of batches; after a rollback they are ahead of the steps.
+      directory: the run's directory.
+      numbers: numbers of batches; after a rollback they are ahead of the steps.
 
     Returns:
-      The path of RUN/bad_batches, and in brackets after it what could not be written.
+      The path of RUN/bad_batches; what could not be written follows in brackets.
     """
     place = directory / BAD_BATCHES
     failed: list[int] = []
@@ -34,7 +34,7 @@ def write_bad_batches(directory: Path, batches: Batches, numbers: list[int]) -> 
         try:
             place.mkdir(exist_ok=True)
             _write(place / f"batch-{number}", batches, number)
-        except Exception as error:  # of a full disk, or of data that cannot be read any more
+        except Exception as error:  # a full disk, or data that can no longer be read
             failed.append(number)
             reason = " ".join(str(error).split())
     if not failed:
@@ -51,7 +51,7 @@ def _write(stem: Path, batches: Batches, number: int) -> None:
 
 
 def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """The file appears whole or not at all."""
+    """Write a file that appears whole or not at all."""
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         with partial.open("wb") as file:

@@ -1,4 +1,4 @@
-"""What generation_config.json says of how a model decodes, and which of it is not followed here."""
+"""What generation_config.json says about how a model decodes, and what of it is not followed here."""
 
 import logging
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ LOGGER = logging.getLogger("flaxmill.weights")
 GENERATION_FILE = "generation_config.json"
 
 # Settings that would change the text, and the values with which they do not. How to search, how
-# to draw and how much to write is left to the user, and not among them.
+# to draw and how much to write are left to the user, so these settings are not listed.
 _NOT_FOLLOWED: dict[str, Any] = {
     "min_length": 0,
     "min_new_tokens": None,
@@ -34,8 +34,8 @@ _NOT_FOLLOWED: dict[str, Any] = {
 
 
 def read_generation_settings(directory: Path) -> dict[str, Any]:
-    """What generation_config.json says; where there is none, what config.json says of decoding, as
-    transformers has it. Raises ValueError where the file cannot be read."""
+    """What generation_config.json says; without that file, what config.json says about decoding, as in
+    transformers. Raises ValueError where the file cannot be read."""
     if (directory / GENERATION_FILE).is_file():
         return read_json(directory / GENERATION_FILE)
     config = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}

@@ -22,18 +22,18 @@ CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
 LOCK_FILE = ".lock"
 RUNS = Path("runs")
 IMPORTED_STEP = 0
-"""A run's own first checkpoint is of step 1 or later: this one holds parameters alone, from elsewhere."""
+"""The step of a checkpoint with parameters alone, from elsewhere; a run's own first is of step 1 or later."""
 
 # What may change when a run continues: where it runs and what it reports, not what it computes.
 FREE_FIELDS = frozenset(
     {
         *("name", "run_dir", "log_every", "log_digests", "eval_every", "eval_batches", "trackers", "prompt"),
         *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
-        *("data.framing", "data.markup"),  # what they change of the rows changes the dataset's fingerprint
+        *("data.framing", "data.markup"),  # if they change rows, they change the dataset's fingerprint
     }
 )
 FREE_SECTIONS = ("mesh.", "checkpoint.", "best.")
-# What may change of an imported model before its first step: how it is computed and regularised.
+# What may change in an imported model before its first step: how it is computed and regularised.
 FREE_OF_IMPORT = frozenset(
     f"model.{name}" for name in ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
 )
@@ -52,7 +52,7 @@ def check_run_directory(experiment: Experiment, *, extend: bool = False, runs: P
 
     Raises:
       ValueError: the place cannot be written; or it holds the progress of another config, or imported
-        weights of another model: with what differs, old -> new.
+        weights of another model: the message says what differs, old -> new.
     """
     directory = _named(experiment) or runs
     parents = (directory.absolute(), *directory.absolute().parents)
@@ -114,7 +114,7 @@ def _check_import(directory: Path, differing: list[Difference]) -> None:
 
 @contextmanager
 def lock_run_directory(directory: Path) -> Iterator[None]:
-    """Hold the run for this process; the lock goes with the process, however that ends.
+    """Hold the run for this process; the lock ends with the process, however that ends.
 
     Raises:
       ValueError: another process trains in the directory, or nothing there can be locked.
@@ -132,7 +132,7 @@ def lock_run_directory(directory: Path) -> Iterator[None]:
                 f"{directory} is being trained by process {file.read(300).strip()}; wait for it, or give "
                 "another --run-dir"
             ) from None
-        except OSError as error:  # as on a network's file system that is mounted without locks
+        except OSError as error:  # for example on a network file system mounted without locks
             raise _unwritable(directory, f"no file there can be locked: {_reason(error)}") from None
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
@@ -143,7 +143,7 @@ def lock_run_directory(directory: Path) -> Iterator[None]:
 def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer | None") -> None:
     """Write config.json and, if there is a tokenizer, its file and settings, each whole or not at all.
 
-    The run is locked: what another process left half written is nobody's any more.
+    The run is locked, so files that another process left half written are nobody's any more.
     """
     for name in (CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_SETTINGS_FILE):
         for partial in directory.glob(f".*-{name}"):
@@ -163,10 +163,10 @@ def read_config(directory: Path) -> Experiment:
     """
     path = directory / CONFIG_FILE
     if not directory.is_dir():
-        raise ValueError(f"{directory} is no run directory; `ls {RUNS}` shows the runs made here")
+        raise ValueError(f"{directory} is not a run directory; `ls {RUNS}` shows the runs made here")
     try:
-        if path.exists() and not path.is_file():  # of a pipe's or a device's end nobody knows
-            raise OSError("it is no file")
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise OSError("it is not a file")
         return from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ValueError(
@@ -174,27 +174,27 @@ def read_config(directory: Path) -> Experiment:
         ) from None
     except (ValueError, RecursionError) as error:  # JSON's and UTF-8's errors are ValueErrors too
         raise ValueError(
-            f"{path} is not a config of this version: {error}; restore it, or train anew"
+            f"{path} is not a config of this version: {error}; restore it, or train again"
         ) from None
 
 
 def read_trained_config(directory: Path) -> Experiment:
-    """As `read_config`, of a run whose model is used.
+    """Like `read_config`, where the run's model is to be used.
 
-    Raises ValueError too where it leaves open what training derives.
+    It also raises ValueError where the config leaves open what training derives.
     """
     experiment = read_config(directory)
     for name in ("vocab_size", "head", "causal"):
         if getattr(experiment.model, name) is None:
             raise ValueError(
                 f"{directory / CONFIG_FILE} does not set model.{name}, as training does; restore it, or "
-                "train anew"
+                "train again"
             )
     return experiment
 
 
 def differences(old: Experiment, new: Experiment) -> list[Difference]:
-    """(dotted name, old, new) of the fields that differ; a field that is still to be derived does not."""
+    """(dotted name, old, new) of each field that differs; a field that is still to be derived does not."""
     before, after = flatten(old), flatten(new)
     return [
         (name, before[name], value)
@@ -218,7 +218,9 @@ def _unwritable(directory: Path, reason: str) -> ValueError:
 
 def _make_fresh(runs: Path, name: str) -> Path:
     if os.sep in name:
-        raise ValueError(f"name={name} must be a directory's, without {os.sep}; give --run-dir for a path")
+        raise ValueError(
+            f"name={name} must be the name of a directory, without {os.sep}; give --run-dir for a path"
+        )
     runs.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -231,7 +233,7 @@ def _make_fresh(runs: Path, name: str) -> Path:
 
 
 def _has_progress(directory: Path) -> bool:
-    """A run that died before its first row or save has nothing that another config could spoil."""
+    """Whether another config could spoil anything: not if the run died before its first row or save."""
     return bool(_checkpoint_names(directory)) or _has_rows(directory)
 
 

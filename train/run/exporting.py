@@ -34,7 +34,7 @@ from flaxmill.train.run.token_ids import with_token_ids
 
 
 class Exported(NamedTuple):
-    """What was written: of which step, for which class of transformers."""
+    """What was written: from which step, for which class of transformers."""
 
     step: int
     model: ModelConfig
@@ -54,11 +54,11 @@ def export_run(
     tokenizer.
 
     The tokenizer's files and the generation settings of an imported run are given back as they came, unless
-    it was trained with another tokenizer, framing or end token. Adapters of LoRA are merged into the weights.
+    it was trained with another tokenizer, framing or end token. LoRA adapters are merged into the weights.
 
     Args:
       overwrite: replace the model in a `target` that is not empty.
-      mesh_config: devices that hold the weights on their way; None: one.
+      mesh_config: devices that hold the weights while they are written; None: one.
 
     Raises:
       ValueError: no such run or step, no family has this model, or `target` is in use or cannot be written.
@@ -73,7 +73,7 @@ def export_run(
     framing = experiment.data.framing
     kept = _kept_tokenizer(run, tokenizer, framing)
     own = None if kept else tokenizer
-    if step == IMPORTED_STEP:  # as it came
+    if step == IMPORTED_STEP:  # export it as it came
         kept += (GENERATION_FILE,)
     elif tokenizer is not None:
         model = with_token_ids(model, tokenizer)
@@ -106,10 +106,10 @@ def export_adapter(
     overwrite: bool = False,
     mesh_config: MeshConfig | None = None,
 ) -> Exported:
-    """Write a LoRA run's adapters, and the head of its task, for PEFT; arguments as of `export_run`.
+    """Write a LoRA run's adapters, and the head of its task, for PEFT; arguments as for `export_run`.
 
     Raises:
-      ValueError: as `export_run`, or the run has no adapters.
+      ValueError: as in `export_run`, or the run has no adapters.
     """
     experiment = read_trained_config(run)
     if experiment.model.lora_rank is None:
@@ -126,13 +126,13 @@ def export_adapter(
 
 
 def _base_name(experiment: Experiment) -> str | None:
-    """The Hugging Face directory that the run started from; a run is none that PEFT could load."""
+    """The Hugging Face directory that the run started from; None if it was a run, which PEFT cannot load."""
     source = experiment.init_from
     return source if source is not None and is_huggingface(Path(source)) else None
 
 
 def _cannot_write(target: Path, error: OSError) -> Exception:
-    """A place that cannot be written is the user's mistake; a disk that fills up or fails is none."""
+    """A place that cannot be written is the user's mistake; a disk that fills up or fails is not."""
     what = f"{target} cannot be written ({error.strerror or error})"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return RunError(f"{what}; make room there, or give another directory")
@@ -147,8 +147,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _kept_tokenizer(run: Path, tokenizer: Tokenizer | None, framing: Framing) -> tuple[str, ...]:
-    """Files of the imported tokenizer; none where the run was not imported, or trained otherwise than they
-    say."""
+    """Files of the imported tokenizer; none where the run was not imported, or was trained differently from
+    what they say."""
     imported = find_tokenizer(run / HUGGINGFACE) if (run / HUGGINGFACE).is_dir() else None
     if tokenizer is None:
         return TOKENIZER_FILES
@@ -156,9 +156,9 @@ def _kept_tokenizer(run: Path, tokenizer: Tokenizer | None, framing: Framing) ->
         return ()
     try:
         was, now = Tokenizer.load(imported), tokenizer
-    except ValueError:  # a SentencePiece model is read beside its config.json alone
+    except ValueError:  # a SentencePiece model can only be read next to its config.json
         return ()
-    # Some roles were perhaps those of the model's ids, which stand elsewhere.
+    # Some roles may have come from the model's ids, which are stored elsewhere.
     is_same = canonical_json(Tokenizer(was.inner, roles=now.roles)) == canonical_json(now)
     is_same &= was.roles.items() <= now.roles.items() and not was.roles_spelled_otherwise
     is_same &= document_frame(was, "template") == document_frame(now, framing)

@@ -1,4 +1,4 @@
-"""The weights of another model as the beginning of a run: the whole body, and the head where both have it."""
+"""Starts a run with the weights of another model: the whole body, and the head where both have it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from flaxmill.train.state import placed_params
 def initial_params(
     experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer, say: Callable[[str], None]
 ) -> Params:
-    """The parameters of `experiment.init_from`, of a run its newest, on the mesh.
+    """The parameters of `experiment.init_from` on the mesh; if it is a run, of its newest checkpoint.
 
-    Groups of the head that this model has and that one lacks are drawn from the seed; those that this model
-    lacks are left out. `say` is told both.
+    Groups of the head that only this model has are drawn from the seed; groups that only the other model has
+    are left out. `say` is told both.
 
     Raises:
-      ValueError: there is no such model, it has no checkpoint, its tokenizer is another, or its body is not
-        that of `experiment.model`.
+      ValueError: there is no such model, it has no checkpoint, or it has another tokenizer or body than
+        `experiment.model`.
       CheckpointError: no checkpoint is whole.
     """
     assert experiment.init_from is not None
@@ -57,7 +57,7 @@ def _check_tokenizer(path: Path, theirs: Path, ours: Tokenizer) -> None:
 
 
 def _load_run(run: Path, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> Params:
-    """The whole of its body, into which adapters of its own are merged."""
+    """Load the run's whole body, with its own adapters merged into it."""
     theirs = read_trained_config(run)
     adapted = with_lora_of(experiment.model, theirs.model)
     wanted, stored = placed_params(adapted, mesh), abstract_params(theirs.model)
@@ -76,12 +76,12 @@ def _load_run(run: Path, experiment: Experiment, mesh: Mesh, say: Callable[[str]
         say(f"{run} lacks {' and '.join(fresh)}: drawn from seed {experiment.seed}")
         loaded |= _draw(experiment, wanted, fresh)
     if unused:
-        say(f"{run} has {' and '.join(unused)}, which this model has not: left out")
+        say(f"{run} has {' and '.join(unused)}, which this model does not have: left out")
     return merge_lora(adapted, loaded)[1]
 
 
 def _load_huggingface(experiment: Experiment, mesh: Mesh) -> Params:
-    """With its head where the files have one of as many classes; a new one is said in the log."""
+    """The model, with its head if the files have a head for as many classes; the log tells of a new head."""
     assert experiment.init_from is not None
     model = experiment.model
     _, params = load_huggingface(
@@ -99,7 +99,7 @@ def _shapes(tree: Params | None) -> object:
 
 
 def _draw(experiment: Experiment, wanted: Params, groups: list[str]) -> Params:
-    """These groups as `init_params` draws them; no others are computed."""
+    """Draw these groups as `init_params` does; no others are computed."""
 
     def draw() -> Params:
         params = init_params(experiment.model, jax.random.key(experiment.seed))

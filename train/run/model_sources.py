@@ -1,4 +1,4 @@
-"""What a command is asked to read, looked at before JAX is loaded: a name that is wrong is said at once."""
+"""Checks what a command is asked to read before JAX is loaded, so that a wrong name is reported at once."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ def check_model_source(source: Path) -> None:
     """
     if not (source / CONFIG_FILE).is_file():
         raise ValueError(
-            f"{source} is no run and no Hugging Face model: it has no {CONFIG_FILE}; give a run directory, "
-            "or one with a model's config.json and weights"
+            f"{source} is neither a run nor a Hugging Face model: it has no {CONFIG_FILE}; give a run "
+            "directory, or a directory with a model's config.json and weights"
         )
 
 
@@ -22,11 +22,11 @@ def check_import_places(source: Path, run: Path) -> None:
     """Refuse an import from nowhere, or into a directory that is in use.
 
     Raises:
-      ValueError: `source` is no directory, or `run` is not empty.
+      ValueError: `source` is not a directory, or `run` is not empty.
     """
     if not source.is_dir():
         raise ValueError(
-            f"{source} is no directory; give one that holds a model's config.json and weights, as "
+            f"{source} is not a directory; give one with a model's config.json and weights, as "
             "`hf download NAME --local-dir DIR` makes it"
         )
     if run.is_dir() and any(run.iterdir()):

@@ -19,7 +19,7 @@ PACKAGES = ("flaxmill", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 
 
 def provenance(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> dict[str, Any]:
-    """What a checkpoint's metadata says of the run, as JSON values; the time is when it is called."""
+    """What a checkpoint's metadata says about the run, as JSON values; the time is that of the call."""
     return {
         "dataset": dataset.fingerprint,
         "tokenizer": tokenizer_digest(dataset.tokenizer),
@@ -53,7 +53,7 @@ def describe_other_data(metadata: dict[str, Any], dataset: Dataset) -> str | Non
         was, now = metadata["dataset"][:12], dataset.fingerprint[:12]
         return f"was trained on dataset {was}, {former}: the dataset is now {now}"
     digest = tokenizer_digest(dataset.tokenizer)
-    # One that is trained on the text changes with it.
+    # A tokenizer that is trained on the text changes with it.
     trained = metadata.get("config", {}).get("data", {}).get("tokenizer") in TRAINED
     what = "text" if trained or metadata.get("tokenizer", digest) == digest else "tokenizer"
     return (
@@ -63,7 +63,7 @@ def describe_other_data(metadata: dict[str, Any], dataset: Dataset) -> str | Non
 
 
 def _describe_former_framing(metadata: dict[str, Any], dataset: Dataset) -> str | None:
-    """What a run did otherwise with the same text, as version 0.1.0 did, and the switch that keeps it."""
+    """What a run did differently with the same text, as version 0.1.0 did, and the switch that keeps it."""
     if not (data := metadata.get("config", {}).get("data", {})):
         return None
     framing = data.get("framing", FORMER_VALUES["data.framing"])

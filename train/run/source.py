@@ -1,4 +1,4 @@
-"""What a run takes of the model that it starts from: the shape of its body, and its tokenizer."""
+"""A run with `init_from` takes the shape of that model's body, and its tokenizer."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ from flaxmill.train.run.directory import (
     read_trained_config,
 )
 
-# Of how it is trained, and of what stands on the body, the new run decides itself.
+# The new run sets these itself: how the model is trained, and its head.
 _OWN_FIELDS = (
     *("dropout", "attention_dropout", "dtype", "attention", "remat", "scan_layers"),
     *("head", "num_labels", "problem_type", "lora_rank", "lora_alpha", "lora_targets"),
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 
 def is_huggingface(directory: Path) -> bool:
-    """Whether it holds a model of Hugging Face's, and not a run."""
+    """Whether the directory holds a Hugging Face model, and not a run."""
     file = directory / CONFIG_FILE
     if (directory / CHECKPOINTS).is_dir() or not file.is_file():
         return False
@@ -53,21 +53,21 @@ def read_source(experiment: Experiment) -> Source:
         return Source(read_huggingface_config(path, head), find_tokenizer(path))
     if not (path / CONFIG_FILE).is_file():
         raise ValueError(
-            f"init_from={path} is no run and no Hugging Face model: it has no {CONFIG_FILE}; "
-            "give a run directory, or one with a model's config.json and weights"
+            f"init_from={path} is neither a run nor a Hugging Face model: it has no {CONFIG_FILE}; "
+            "give a run directory, or a directory with a model's config.json and weights"
         )
     file = path / TOKENIZER_FILE
-    # What a head of theirs reads is none of ours.
+    # What their head reads does not matter to ours.
     model = dataclasses.replace(read_trained_config(path).model, head=head, pooling=None, pooler=None)
     return Source(model, file if file.is_file() else None)
 
 
 def adopt_source(experiment: Experiment) -> Experiment:
-    """The experiment with what it leaves open and `init_from` decides.
+    """The experiment, with what it leaves open taken from `init_from`.
 
-    A model whose body is nowhere set takes that of the source; a tokenizer that would be trained is the
-    source's, whose embeddings it must index. A run that has begun has both in its own config, so that the
-    source may be gone.
+    If no field of the model's body is set, the model takes the source's body. A tokenizer that would be
+    trained is replaced by the source's, because it must index the source's embeddings. A run that has begun
+    has both in its own config, so the source may be gone.
 
     Raises ValueError as `read_source` does, and where the tokenizer is open and the source has none.
     """
@@ -81,16 +81,16 @@ def adopt_source(experiment: Experiment) -> Experiment:
         model = dataclasses.replace(source.model, **own)
     if data.tokenizer in TRAINED and source.tokenizer is not None:
         data = dataclasses.replace(data, tokenizer=str(source.tokenizer))
-    elif data.tokenizer in TRAINED and data.tokenizer != "bytes":  # which are the same everywhere
+    elif data.tokenizer in TRAINED and data.tokenizer != "bytes":  # bytes are the same everywhere
         raise ValueError(
-            f"init_from={experiment.init_from} {LACKS_TOKENIZER}; its weights know nothing of one trained "
-            "anew: put the model's own there, or name it as data.tokenizer"
+            f"init_from={experiment.init_from} {LACKS_TOKENIZER}; its weights do not know a newly "
+            "trained one: put the model's own there, or name it as data.tokenizer"
         )
     return dataclasses.replace(experiment, model=model, data=data)
 
 
 def check_body(ours: ModelConfig, theirs: ModelConfig, source: Path) -> None:
-    """Refuse to load the weights of a model that computes otherwise, even where all shapes agree.
+    """Refuse to load the weights of a model that computes differently, even where all shapes agree.
 
     Raises:
       ValueError: naming the fields that differ.
@@ -109,7 +109,7 @@ def check_body(ours: ModelConfig, theirs: ModelConfig, source: Path) -> None:
 
 
 def _begun(experiment: Experiment) -> Source | None:
-    """What the run that this experiment continues has taken, if it was from the same source."""
+    """What the run took when it began, if this experiment continues it and names the same source."""
     if experiment.run_dir is None or not (Path(experiment.run_dir) / CONFIG_FILE).is_file():
         return None
     stored = read_config(Path(experiment.run_dir))

@@ -1,4 +1,4 @@
-"""Whether two runs are one: their rows, and the arrays and counters of their last checkpoints."""
+"""Compares two runs: their rows, and the arrays and counters of their last checkpoints."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,17 +10,17 @@ from flaxmill.train.metrics.metrics_file import Row
 
 NAMED = ("batch_digest", "key", "loss", "grad_norm", "learning_rate", "num_tokens")  # causes before effects
 TIMINGS = ("step_seconds", "data_seconds", "tokens_per_second", "mfu", "mfu_causal")
-PROVENANCE = ("saved_at", "config", "mesh", "num_processes")  # metadata of where, not of what
+PROVENANCE = ("saved_at", "config", "mesh", "num_processes")  # metadata about where, not about what
 
 PARAMETERS = "parameters"
 
 Arrays = Mapping[str, Mapping[str, Any]]
-"""{name: dtype, shape and digest} of a checkpoint's manifest."""
+"""{name: dtype, shape and digest} from a checkpoint's manifest."""
 ReadArray = Callable[[str], np.ndarray]
 
 
 class Tolerances(NamedTuple):
-    """Relative; of arrays, of the norm of all together."""
+    """Relative tolerances; for arrays, relative to the norm of all together."""
 
     loss: float
     grad_norm: float
@@ -39,17 +39,17 @@ class Check(NamedTuple):
     first_step: int | None = None
     num_differing: int = 0
     difference: float | None = None
-    """The largest, in the unit of the tolerance."""
+    """The largest difference, in the unit of the tolerance."""
     tolerance: float | None = None
 
 
 def is_step(row: Row) -> bool:
-    """Whether a row is one of a step: not of an evaluation, nor of a rollback."""
+    """Whether a row belongs to a step, not to an evaluation or a rollback."""
     return "loss" in row
 
 
 def compare_steps(straight: Sequence[Row], rows: Sequence[Row], steps: range) -> list[Check]:
-    """Each field of the rows of these steps, bit for bit; a row that is written twice is compared twice."""
+    """Compare each field of the rows of these steps, bit for bit; a row written twice is compared twice."""
     pairs, whole = _pair(straight, rows, steps)
     return [whole, *(_compare_field(pairs, name) for name in _fields(straight, rows))]
 
@@ -57,8 +57,8 @@ def compare_steps(straight: Sequence[Row], rows: Sequence[Row], steps: range) ->
 def compare_steps_within(
     straight: Sequence[Row], rows: Sequence[Row], steps: range, tolerances: Tolerances
 ) -> list[Check]:
-    """As `compare_steps`, but losses and gradient norms within tolerances; nothing else that is derived from
-    rounded numbers, such as accuracies, is judged."""
+    """Like `compare_steps`, but losses and gradient norms may differ within tolerances; nothing else that is
+    derived from rounded numbers, such as accuracies, is judged."""
     pairs, whole = _pair(straight, rows, steps)
     checks = [whole]
     for name in _fields(straight, rows):
@@ -72,7 +72,7 @@ def compare_steps_within(
 
 
 def compare_evaluations(straight: Iterable[Row], resumed: Iterable[Row]) -> Check:
-    """The rows of evaluations, bit for bit."""
+    """Compare the rows of evaluations, bit for bit."""
     wanted, found = ([row for row in rows if "eval_loss" in row] for rows in (straight, resumed))
     pairs = list(zip(wanted, found, strict=False))
     different = [(pair, name) for pair in pairs for name in sorted(pair[0].keys() | pair[1].keys())]
@@ -86,7 +86,7 @@ def compare_evaluations(straight: Iterable[Row], resumed: Iterable[Row]) -> Chec
 def compare_arrays(
     straight: Arrays, resumed: Arrays, read_straight: ReadArray, read_resumed: ReadArray
 ) -> list[Check]:
-    """Parameters, optimizer state and the rest by their digests; what differs is read to say by how much."""
+    """Compare parameters, optimizer state and the rest by digests; read what differs to say by how much."""
     checks = []
     for group, names in _groups(straight, resumed).items():
         different = [name for name in names if straight.get(name) != resumed.get(name)]
@@ -105,8 +105,8 @@ def compare_arrays_within(
     read_resumed: ReadArray,
     tolerances: Tolerances,
 ) -> list[Check]:
-    """The distance of all parameters together, and of the optimizer state, relative to their norm; integers
-    exactly. Memory holds two arrays at a time."""
+    """Compare the distance of all parameters together, and of the optimizer state, relative to their norm;
+    integers exactly. Memory holds two arrays at a time."""
     groups = _groups(straight, resumed).values()
     checks = compare_arrays(straight, resumed, read_straight, read_resumed)
     for index, (check, names) in enumerate(zip(checks, groups, strict=True)):
@@ -125,7 +125,7 @@ def compare_arrays_within(
 
 
 def compare_counters(straight: Mapping[str, Any], resumed: Mapping[str, Any], *, exact: bool = True) -> Check:
-    """What the checkpoints' metadata say of the run, but for when and where; `exact`: losses too."""
+    """Compare what the checkpoints' metadata say of the run, but for when and where; `exact`: losses too."""
     ignored = PROVENANCE if exact else (*PROVENANCE, "losses")
     names = [name for name in {**straight, **resumed} if name not in ignored]
     different = [name for name in names if repr(straight.get(name)) != repr(resumed.get(name))]
@@ -170,7 +170,7 @@ def _judge(pairs: Sequence[Pair], different: Sequence[Pair], name: str) -> Check
 
 
 def _fields(*runs: Sequence[Row]) -> list[str]:
-    """What rows of steps hold and is no time; the fields that are named in the docs first."""
+    """The fields of step rows that are not times; the fields that are named in the docs come first."""
     found = {name for rows in runs for row in rows if is_step(row) for name in row} - {"step", *TIMINGS}
     return [*NAMED, *sorted(found - {*NAMED})]
 
@@ -213,7 +213,7 @@ def _kind(arrays: Arrays, name: str) -> Any:
 
 
 def _how(name: str, straight: Arrays, resumed: Arrays, read_a: ReadArray, read_b: ReadArray) -> str:
-    """In words, what is different about an array."""
+    """What is different about an array, in words."""
     for arrays, run in ((straight, "straight"), (resumed, "resumed")):
         if name not in arrays:
             return f"absent from the {run} run"

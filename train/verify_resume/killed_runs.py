@@ -30,10 +30,10 @@ class Kill(NamedTuple):
 
 
 def probe_trials(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What `verify_trial.probe` prints of these trials.
+    """What `trial.probe` prints about these trials.
 
     Raises:
-      ValueError: they are not what these devices can run.
+      ValueError: these devices cannot run them.
       RunError: the process failed.
     """
     done = subprocess.run(
@@ -48,7 +48,7 @@ def probe_trials(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run_to_end(config: Path, what: str, *, refusal: type[Exception] = RunError) -> float:
-    """Train the config file in a process of its own; the seconds that took. `what` names it in errors.
+    """Train the config file in its own process; returns the seconds. `what` names the run in errors.
 
     Raises:
       refusal: the process said that something given is a mistake.
@@ -84,7 +84,7 @@ def run_until_killed(config: Path, run_dir: Path, kill_after: int, num_steps: in
 
 
 def _is_due(run_dir: Path, kill_after: int) -> bool:
-    """Whether the row and a checkpoint before it stand; a row is written each step, and they are counted."""
+    """Whether the row and a checkpoint before it are on disk; each step writes a row, so rows are counted."""
     metrics = run_dir / METRICS_FILE
     num_rows = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
     steps = find_steps(run_dir / CHECKPOINTS)
@@ -93,7 +93,7 @@ def _is_due(run_dir: Path, kill_after: int) -> bool:
 
 @contextlib.contextmanager
 def _process(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`flaxmill train` on the file, its output beside it; leaving the context leaves no process behind."""
+    """Run `flaxmill train` on the file, with its output next to it; leaving the context ends the process."""
     with _log(config).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", TRAIN, "train", str(config)],

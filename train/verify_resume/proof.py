@@ -1,4 +1,4 @@
-"""The proof itself: the straight run, the killed one, what continues it, and the comparisons."""
+"""The proof itself: the straight run, the killed run, the run that continues it, and the comparisons."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ from flaxmill.train.verify_resume.trial import Asked, write_trial
 
 Say = Callable[[str], None]
 
-SAVED_BY = 0.7  # of the steps up to the kill: those after the checkpoint are made twice
+SAVED_BY = 0.7  # of the steps up to the kill: steps after the checkpoint are made twice
 GPU_PLATFORMS = ("gpu", "cuda", "rocm")
 DETERMINISTIC_FLAGS = ("--xla_gpu_deterministic_ops", "--xla_gpu_exclude_nondeterministic_ops")
 GPU_WARNING = (
@@ -38,7 +38,7 @@ GPU_WARNING = (
 )
 
 # Devices add in another order, and the steps carry that rounding on. A gradient shows more of it than a loss:
-# where the input of a norm nearly cancels, it is divided by next to nothing. Adam's moments are of gradients.
+# where the input of a norm nearly cancels, it is divided by next to nothing. Adam's moments hold gradients.
 _FLOAT32 = Tolerances(loss=1e-5, grad_norm=1e-2, parameters=1e-5, optimizer_state=1e-2)
 _BFLOAT16 = Tolerances(loss=1e-2, grad_norm=1e-1, parameters=1e-2, optimizer_state=1e-1)  # 8 bits, not 24
 TOLERANCES = {"float32": _FLOAT32, "float64": _FLOAT32, "bfloat16": _BFLOAT16}
@@ -121,7 +121,7 @@ def prove(arguments: list[str], asked: Asked, directory: Path, say: Say) -> Proo
 
 
 def _may_vary(platform: str, flags: str) -> bool:
-    """Whether two processes may compute other last bits."""
+    """Whether two processes may compute different last bits."""
     return platform in GPU_PLATFORMS and not any(flag in flags for flag in DETERMINISTIC_FLAGS)
 
 
@@ -135,7 +135,7 @@ def _save_every(kill_after: int) -> int:
 
 
 def _kill(trial: dict[str, Any], asked: Asked, say: Say) -> Kill:
-    """Kill a run between two checkpoints; where it was over too soon, again and as early as can be."""
+    """Kill a run between two checkpoints; if it was over too soon, run it again and kill it earlier."""
     kill_after, run_dir = _kill_after(asked), Path(trial["run_dir"])
     for attempt in (kill_after, max(1, kill_after // 2), 1):
         config = write_trial(run_dir.with_suffix(".py"), trial | {"save_every": _save_every(attempt)})
@@ -143,7 +143,8 @@ def _kill(trial: dict[str, Any], asked: Asked, say: Say) -> Kill:
         if kill is not None:
             return kill
         say(
-            f"the run was over before the kill after step {attempt} could reach it; once more, killed earlier"
+            f"the run was over before the kill after step {attempt} could reach it; it is made again and "
+            "killed earlier"
         )
         shutil.rmtree(run_dir)
     raise RunError(
@@ -196,7 +197,7 @@ def _compare_moved(wanted: Result, kill: Kill, found: Result, num_steps: int, dt
 
 
 def _continues(rows: Sequence[Row], checkpoint: int) -> Check:
-    """Without this, a run that began anew would pass as one that continued."""
+    """Check that the run continues: without this, a run that began again from step 0 would pass."""
     began = rows[0]["step"] if rows else None
     first = "" if began == checkpoint else f"its first row is of step {began}, not {checkpoint}"
     return Check("begins", f"at checkpoint {checkpoint}", not first, first)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from flaxmill.data.json_text import dump_json
 from flaxmill.train.verify_resume.comparison import Check
 
-WIDTH = 100  # where the output is no terminal
+WIDTH = 100  # where the output is not a terminal
 EQUAL, INSIDE, DIFFERENT, OUTSIDE = "equal", "inside", "DIFFERENT", "OUTSIDE"
 
 
@@ -26,7 +26,7 @@ class Section(NamedTuple):
 
 
 def print_table(title: str, sections: Sequence[Section], conclusion: str) -> None:
-    """Every check with what it compared and its verdict; what differs says where it begins."""
+    """Print every check with what it compared and its verdict, and where a difference begins."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, width=WIDTH)
@@ -44,7 +44,7 @@ def print_table(title: str, sections: Sequence[Section], conclusion: str) -> Non
 
 
 def print_json(described: dict[str, Any], sections: Sequence[Section], conclusion: str) -> None:
-    """One JSON object; `verdict` is true where something was compared and every check passed."""
+    """Print one JSON object; `verdict` is true where something was compared and every check passed."""
     passed = bool(sections) and all(section.passed for section in sections)
     checks = [
         {"section": section.title} | _as_json(check) for section in sections for check in section.checks
@@ -54,14 +54,14 @@ def print_json(described: dict[str, Any], sections: Sequence[Section], conclusio
 
 
 def verdict(check: Check) -> str:
-    """One word."""
+    """The verdict of a check, in one word."""
     if check.tolerance is None:
         return EQUAL if check.passed else DIFFERENT
     return INSIDE if check.passed else OUTSIDE
 
 
 def find_first(sections: Sequence[Section]) -> tuple[Section, Check]:
-    """Of the first section that failed, the check that differs at the earliest step."""
+    """The first section that failed, and its check that differs at the earliest step."""
     section = next(section for section in sections if not section.passed)
     failed = [check for check in section.checks if not check.passed]
     return section, min(failed, key=lambda c: math.inf if c.first_step is None else c.first_step)

@@ -13,13 +13,15 @@ MIN_ROWS = 4
 
 
 def shrink(experiment: Experiment, meshes: Sequence[dict[str, int]]) -> Experiment:
-    """Fewer layers, heads, rows and tokens; nothing grows, and nothing of another kind comes in.
+    """The experiment with fewer layers, heads, rows and tokens.
+
+    Nothing grows, and nothing of another kind comes in.
 
     Args:
       meshes: {axis: size} of every mesh that the result must divide over.
 
     Raises:
-      ValueError: the smaller model is one that the config refuses.
+      ValueError: the config refuses the smaller model.
     """
     tensor = math.lcm(*(axes["tensor"] for axes in meshes))
     fsdp = math.lcm(*(axes["fsdp"] for axes in meshes))
@@ -67,7 +69,7 @@ def _few_heads(model: ModelConfig, tensor: int) -> tuple[int, int]:
 
 
 def _small_head_dim(model: ModelConfig, num_heads: int, fsdp: int) -> int:
-    """The least from MAX_HEAD_DIM on, or from the model's own, with which fsdp divides the width."""
+    """The smallest, from MAX_HEAD_DIM or the model's own upwards, with which fsdp divides the width."""
     size = min(MAX_HEAD_DIM, model.dim_per_head)
     while num_heads * size % fsdp or size % 2 != model.dim_per_head % 2:
         size += 1

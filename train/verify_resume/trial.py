@@ -17,11 +17,11 @@ from flaxmill.train.overrides import INLINE, override
 MIN_STEPS = 4  # one before the checkpoint, one that is made twice, one being made at the kill, one more
 MAX_EVAL_BATCHES = 2
 
-DESCRIPTION = """Proves on CONFIG that a killed run continues exactly: trains it for a few steps straight, and
-again in a process that is killed by SIGKILL half-way and one that continues, and compares every loss,
+DESCRIPTION = """Proves on CONFIG that a killed run continues exactly. It trains for a few steps straight, and
+again in a process that is killed by SIGKILL half-way and another that continues. Then it compares every loss,
 gradient norm, batch and random key, and every array of the last checkpoint, bit for bit. With
 --mesh-after.data, --mesh-after.fsdp or --mesh-after.tensor the killed run is also continued on that mesh, and
-compared within tolerances. Exit code 1: it differs, or could not be shown."""
+compared within tolerances. Exit code 1: something differs, or could not be shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class VerifyArguments:
     kill_after: int | None = None
     """Kill the process once the row of this step is on disk; None: half-way."""
     shrink: bool = False
-    """Make the model, the rows and the batch small, of the same kind; what changes is printed."""
+    """Make the model, the rows and the batch small, but of the same kind; what changes is printed."""
     keep: bool = False
     """Keep the runs; without it they are deleted once resume is proved."""
     json: bool = False
@@ -103,7 +103,7 @@ def trial(arguments: list[str], run_dir: str, save_every: int, on_mesh_after: bo
 
 
 def write_trial(path: Path, settings: dict[str, Any]) -> Path:
-    """A config file that `flaxmill train` takes, of the experiment that `trial` makes."""
+    """Write a config file for `flaxmill train` with the experiment that `trial` makes."""
     given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     path.write_text(
         '"""A run of `flaxmill verify-resume`; `flaxmill train` on this file continues it."""\n\n'
@@ -115,7 +115,7 @@ def write_trial(path: Path, settings: dict[str, Any]) -> Path:
 
 
 def probe() -> None:
-    """In a process of its own, since it takes the devices: check the trials of sys.argv[1] against them.
+    """Check the trials in sys.argv[1] against the devices; runs in its own process, as it takes the devices.
 
     Prints the platform and the experiments as JSON; a mistake is one line on stderr and exit code 2.
     """

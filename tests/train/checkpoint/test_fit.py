@@ -51,7 +51,7 @@ def test_all_differences_are_listed():
     }
     assert refusal(old, new) == (
         "RUN/10 does not fit the model and optimizer: it lacks params/d; it also holds params/c; "
-        "different are params/a (stored float32[2, 3], wanted float32[3, 3]), "
+        "these differ: params/a (stored float32[2, 3], wanted float32[3, 3]), "
         "params/b (stored float32[2, 3], wanted bfloat16[2, 3]); use the configuration that wrote it"
     )
 

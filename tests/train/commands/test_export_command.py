@@ -150,7 +150,7 @@ def test_mistakes_are_one_line(make_experiment, flaxmill, tmp_path):
     (tmp_path / "full" / "notes.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
     for arguments, text in [
-        ([tmp_path / "nowhere", tmp_path / "hf"], "nowhere is no run directory"),
+        ([tmp_path / "nowhere", tmp_path / "hf"], "nowhere is not a run directory"),
         ([tmp_path / "empty", tmp_path / "hf"], "config.json cannot be read"),
         ([run, tmp_path / "hf", "--step", "5"], "has no checkpoint of step 5; it has 3, 8"),
         ([run, tmp_path / "full"], "full is not empty; add --overwrite to replace the model in it"),

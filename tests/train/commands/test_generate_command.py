@@ -161,7 +161,7 @@ def test_mistakes_are_one_line(gpt, flaxmill, tmp_path):
     assert "num_beams=2 draws nothing" in _refusal(flaxmill, run, "The", "--num-beams", 2, "--temperature", 1)
     assert "stop='' would end" in _refusal(flaxmill, run, "The", "--stop", "")
     assert "leaves no room in model.max_positions=32" in _refusal(flaxmill, run, "a name " * 40)
-    assert "is no run and no Hugging Face model" in _refusal(flaxmill, tmp_path / "nothing", "The")
+    assert "is neither a run nor a Hugging Face model" in _refusal(flaxmill, tmp_path / "nothing", "The")
     assert "did you mean --temperature" in _refusal(flaxmill, run, "The", "--temprature", 1)
 
 

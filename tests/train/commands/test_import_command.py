@@ -281,7 +281,7 @@ def mistake(place: Path, gpt2: Any, name: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("nowhere", "nowhere is no directory; give one that holds a model's config.json"),
+        ("nowhere", "nowhere is not a directory; give one with a model's config.json"),
         ("family", "model_type='mamba'; "),
         ("used", "is not empty; give the import a new directory"),
         ("file", "below cannot be written"),

@@ -94,7 +94,9 @@ def test_settings_that_are_not_followed_are_named_once(llama, tmp_path, caplog):
 @pytest.mark.parametrize("name", ["eos_token_id", "suppress_tokens", "bad_words_ids"])
 @pytest.mark.parametrize("value", ["x", [1.5], [True], [-1], {"a": 1}])
 def test_ids_that_are_none_are_one_line(name, value, llama, tmp_path):
-    with pytest.raises(ValueError, match=rf"generation_config\.json: {name}=.* holds what is no token id"):
+    with pytest.raises(
+        ValueError, match=rf"generation_config\.json: {name}=.* holds something that is not a"
+    ):
         read_decoding({name: value}, llama.config, llama.tokenizer, is_run=False)
 
 

@@ -79,7 +79,7 @@ def test_a_line_of_endless_brackets_is_passed_over(path):
 
 @pytest.mark.parametrize(
     ("make", "what"),
-    [(os.mkfifo, "is no file"), (Path.mkdir, "is no file"), (lambda path: None, "is missing")],
+    [(os.mkfifo, "is not a file"), (Path.mkdir, "is not a file"), (lambda path: None, "is missing")],
 )
 def test_what_is_no_file_is_refused_and_not_waited_for(make, what, path):
     make(path)

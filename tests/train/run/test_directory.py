@@ -196,7 +196,7 @@ def test_a_damaged_config_is_refused_by_name(tmp_path, text):
 
 
 def test_a_run_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is no run directory"):
+    with pytest.raises(ValueError, match="nowhere is not a run directory"):
         read_config(tmp_path / "nowhere")
 
 
@@ -242,7 +242,7 @@ def test_a_name_that_is_too_long_is_refused_by_name(tmp_path):
 
 
 def test_a_name_with_folders_in_it_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"^name=a/b must be a directory's, without /; give --run-dir for a"):
+    with pytest.raises(ValueError, match=r"^name=a/b must be the name of a directory, without /; give --run"):
         open_run_directory(Experiment(name="a/b"), tmp_path)
 
 
@@ -281,7 +281,7 @@ def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
 def test_a_config_without_an_end_is_refused(target, tmp_path):
     file = tmp_path / "config.json"
     os.mkfifo(file) if target is None else file.symlink_to(target)
-    with pytest.raises(ValueError, match=r"cannot be read \(it is no file\); give a directory"):
+    with pytest.raises(ValueError, match=r"cannot be read \(it is not a file\); give a directory"):
         read_config(tmp_path)
 
 

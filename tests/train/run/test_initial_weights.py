@@ -66,7 +66,7 @@ def test_a_head_that_the_other_lacks_is_left_out_and_said(begin, source):
     _, params, theirs, said = begin("mlm")
     assert set(theirs) - set(params) == {"nsp", "pooler"}
     assert_same(params, {group: theirs[group] for group in params})
-    assert said == [f"{source} has pooler and nsp, which this model has not: left out"]
+    assert said == [f"{source} has pooler and nsp, which this model does not have: left out"]
 
 
 def test_a_head_that_only_this_one_has_is_drawn_from_the_seed_and_said(begin, source, make_experiment):
@@ -116,7 +116,7 @@ def test_mistakes_are_named(source, make_experiment, tmp_path):
     def start(**changes):
         train(make_experiment("mlm_nsp", steps=2, run_dir=str(tmp_path / "new"), **changes))
 
-    with pytest.raises(ValueError, match=r"init_from=.*/nowhere is no run and no Hugging Face model"):
+    with pytest.raises(ValueError, match=r"init_from=.*/nowhere is neither a run nor a Hugging Face"):
         start(init_from=str(tmp_path / "nowhere"))
     own = (source / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(own)

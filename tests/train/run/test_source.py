@@ -112,7 +112,7 @@ def test_another_body_is_refused_with_what_differs_even_where_shapes_agree(gpt_n
 def test_a_family_without_the_head_or_another_than_is_asked_for_is_one_line(begin, gpt_neo, tmp_path):
     with pytest.raises(ValueError, match=r"init_from=.* holds another model: .*model.causal True -> False"):
         train(begin(gpt_neo, model_is=ModelConfig(num_layers=2, embed_dim=32)))
-    with pytest.raises(ValueError, match=r"init_from=.* is no run and no Hugging Face model"):
+    with pytest.raises(ValueError, match=r"init_from=.* is neither a run nor a Hugging Face model"):
         train(begin(tmp_path))
 
 
