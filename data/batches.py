@@ -17,10 +17,10 @@ from flaxmill.data.text.held_out import Split
 
 
 class _Located(NamedTuple):
-    """For each row of a batch: its stored row, and how often that row was read before."""
+    """For each row of a batch: the number of its stored row, and the key of its random draws."""
 
-    place: np.ndarray
-    epoch: np.ndarray
+    places: np.ndarray
+    keys: np.ndarray
 
 
 class Batches:
@@ -93,10 +93,9 @@ class Batches:
         assert 0 <= start < stop <= self.batch_size
         numbers = step * self.batch_size + np.arange(start, stop, dtype=np.int64)
         exists = np.ones(len(numbers), bool) if self._split == "train" else numbers < self.num_rows
-        located = self._locate(np.where(exists, numbers, 0))
-        stored = self._dataset.read(self._split, located.place)
-        keys = bits(MASKED_PLACES, self._seed, located.epoch, located.place)
-        batch = self._make(Rows(self._source, stored, located.place, numbers, keys))
+        places, keys = self._locate(np.where(exists, numbers, 0))
+        stored = self._dataset.read(self._split, places)
+        batch = self._make(Rows(self._source, stored, places, numbers, keys))
         for name, values in batch.items():
             is_float = name == "weights" or values.dtype == np.float32
             values = values.astype(np.float32 if is_float else np.int32, copy=False)
@@ -106,7 +105,7 @@ class Batches:
 
     def _locate(self, numbers: np.ndarray) -> _Located:
         if self._split == "valid":
-            return _Located(numbers, np.zeros_like(numbers))
+            return _Located(numbers, self._keys(np.zeros_like(numbers), numbers))
         num_plans = len(self._plan_ends) - 1
         cycle, within = np.divmod(numbers, self._plan_ends[-1])
         plan = np.searchsorted(self._plan_ends, within, side="right") - 1
@@ -118,7 +117,10 @@ class Batches:
             index = within[epoch == one] - begin
             order = permute(index, int(end - begin), ROW_ORDER, self._seed, int(one))
             place[epoch == one] = begin + order
-        return _Located(place, epoch)
+        return _Located(place, self._keys(epoch, place))
+
+    def _keys(self, epoch: np.ndarray, place: np.ndarray) -> np.ndarray:
+        return bits(MASKED_PLACES, self._seed, epoch, place)
 
 
 def _check(

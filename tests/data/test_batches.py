@@ -151,9 +151,9 @@ def test_an_epoch_of_pairs_is_one_plan_and_the_plans_take_turns(corpus):
 
 def test_masks_of_a_row_differ_from_epoch_to_epoch(corpus):
     batches, _ = _batches(corpus, "mlm")
-    source = batches._locate(np.arange(2 * batches.num_rows))
-    first, second = (np.flatnonzero(source.row == 5)[n] for n in (0, 1))
-    assert source.keys[first] != source.keys[second]
+    located = batches._locate(np.arange(2 * batches.num_rows))
+    first, second = (np.flatnonzero(located.places == 5)[n] for n in (0, 1))
+    assert located.keys[first] != located.keys[second]
 
 
 def test_causal_targets_are_the_next_token_of_the_same_document(corpus):
