@@ -5,11 +5,7 @@ Cost:     210e9 tokens, about 1e22 FLOPs (6 a parameter and token); the state ta
 Expected: 8,030,261,248 parameters.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.sharding.mesh import MeshConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer.config import OptimizerConfig
+from flaxmill.train import DataConfig, Experiment, MeshConfig, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="llama3_8b",

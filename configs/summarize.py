@@ -7,11 +7,7 @@ Cost:     180 s of CPU time after the 1,100 s of CODE; no accelerator and no net
 Expected: held-out ROUGE-L 0.18 (flaxmill eval); copying the first sentence gets 0.12.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.train.best import BestConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer.config import OptimizerConfig
+from flaxmill.train import BestConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="summarize",

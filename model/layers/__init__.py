@@ -1,6 +1,7 @@
 """The parts of a layer, the embeddings before it, and what all of these share.
 
 attention        softmax attention, and the choice of a kernel
+visibility       who sees whom, as data
 fused_attention  cuDNN on GPU and splash on TPU
 dense            the one matrix product
 mlp              the feed-forward half of a layer

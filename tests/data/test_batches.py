@@ -128,7 +128,7 @@ def test_tokens_and_targets_stay_below_the_vocabulary_size(corpus, objective):
 
 def _row_numbers(batches):
     """The stored rows of the first steps, through the permutation alone."""
-    return batches._locate(np.arange(3 * batches.num_rows)).row
+    return batches._locate(np.arange(3 * batches.num_rows)).places
 
 
 def test_each_epoch_covers_every_row_once_in_its_own_order(corpus):

@@ -82,4 +82,4 @@ def test_every_module_of_the_wheel_imports_from_elsewhere(wheel, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == sum(1 for folder in FOLDERS for _ in (ROOT / folder).glob("*.py"))
+    assert len(done.stdout.split()) == sum(1 for folder in FOLDERS for _ in (ROOT / folder).rglob("*.py"))
