@@ -111,7 +111,7 @@ def report_restores(checkpoints: Checkpoints, state: Any, size: int) -> bool:
     sides: dict[str, Callable[[], Any]] = {
         "disk": lambda: read_files(path),
         "loaded": lambda: load_leaves(path, named_leaves(wanted)),
-        "restored": lambda: checkpoints.restore(step, wanted),
+        "restored": lambda: checkpoints.open(step).restore(wanted),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for repetition in range(REPETITIONS + 1):

@@ -1,6 +1,6 @@
 """Training: everything that an experiment file names.
 
-    from flaxmill.train import DataConfig, Experiment, ModelConfig, train
+from flaxmill.train import DataConfig, Experiment, ModelConfig, train
 """
 
 import importlib

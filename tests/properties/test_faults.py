@@ -213,7 +213,7 @@ def test_checkpoints_from_the_future_are_continued(fresh, monkeypatch, fault_row
     for path in fresh.directory.rglob("*"):
         os.utime(path, (tomorrow, tomorrow))
     with Checkpoints(fresh.directory / "checkpoints", CheckpointConfig(), read_only=True) as checkpoints:
-        saved_at = datetime.datetime.fromisoformat(checkpoints.metadata(STOPPED_AT)["saved_at"])
+        saved_at = datetime.datetime.fromisoformat(checkpoints.open(STOPPED_AT).metadata["saved_at"])
     assert saved_at.timestamp() > time.time() + 3600
     seen = fresh.continues()
     assert seen.lines == []

@@ -227,7 +227,7 @@ def saved_arrays(run_dir: Path, step: int) -> dict[str, np.ndarray]:
     wanted = abstract_state(experiment.model, optimizer, make_mesh(MeshConfig(data=1)))
     with Checkpoints(run_dir / "checkpoints", experiment.checkpoint) as checkpoints:
         assert checkpoints.latest_step() == step
-        state, _ = checkpoints.restore(step, wanted)
+        state = checkpoints.open(step).restore(wanted)
     return {join(path): np.asarray(jax.device_get(leaf)) for path, leaf in named_leaves(state).items()}
 
 

@@ -198,7 +198,7 @@ def saved_counters(directory, step):
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
     described = abstract_state(experiment.model, optimizer, make_mesh(experiment.mesh))
     with Checkpoints(directory / "checkpoints", experiment.checkpoint) as checkpoints:
-        state, _ = checkpoints.restore(step, described)
+        state = checkpoints.open(step).restore(described)
     return int(state.step), int(state.skipped)
 
 

@@ -25,7 +25,7 @@ from flaxmill.train.plain_paths import find_strange, is_taken_for_bucket, plain
 def test_checkpoints_below_any_name_are_written_restored_and_found_whole(name, tmp_path):
     run = write_checkpoints(tmp_path / name, (20,))
     with Checkpoints(run, CONFIG) as checkpoints:
-        state, _ = checkpoints.restore(20, WANTED)
+        state = checkpoints.open(20).restore(WANTED)
     arrays = load_manifest(run / "20")["arrays"]
     assert find_damaged_files(run / "20", arrays) == []
     assert find_damaged_arrays(run / "20", arrays) == []
@@ -38,7 +38,7 @@ def test_damage_below_any_name_is_damage(name, tmp_path):
     run = write_checkpoints(tmp_path / name, (20,))
     cut(one_file(run / "20", DATA))
     with Checkpoints(run, CONFIG) as checkpoints, pytest.raises(DamagedCheckpointError) as caught:
-        checkpoints.restore(20, WANTED)
+        checkpoints.open(20).restore(WANTED)
     assert caught.value.damage.startswith(f"{run}/20 is damaged: params/ocdbt.process_0/d/")
 
 

@@ -154,6 +154,6 @@ def test_no_checkpoint_of_the_abandoned_course_is_left(spiking, monkeypatch):
     config = CheckpointConfig(every=6, every_minutes=1e-6, keep_last=20)
     result = spiking(10, "clock", checkpoint=config)
     with Checkpoints(result.directory / "checkpoints", config, read_only=True) as checkpoints:
-        offsets = {step: checkpoints.metadata(step)["batch_offset"] for step in checkpoints.steps()}
+        offsets = {step: checkpoints.open(step).metadata["batch_offset"] for step in checkpoints.steps()}
     assert [step for step in offsets if step < 6]
     assert all((offset > 0) == (step > 6) for step, offset in offsets.items())

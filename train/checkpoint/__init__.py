@@ -1,6 +1,7 @@
 """Checkpoints of one run: written whole, proved whole, read back on any mesh.
 
 checkpoints    save, wait, load the newest, restore: read this first
+stored         one checkpoint, opened once: its metadata, and how it is restored
 store          the only module that touches Orbax
 manifest       what a checkpoint says about itself
 digest         one number for an array, the same on every mesh

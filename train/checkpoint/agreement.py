@@ -1,28 +1,27 @@
 """All processes reach the same verdict on a checkpoint: none waits for others that took another branch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from flaxmill.sharding.processes.coordination import any_process
 from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
 
-Result = TypeVar("Result")
 
-
-def together(call: Callable[[], Result], path: Path, advice: Callable[[], str]) -> Result:
-    """Run `call()` in every process of the job; if it fails in one, raise an error in all.
+@contextmanager
+def together(path: Path, advice: Callable[[], str]) -> Iterator[None]:
+    """Run a block in every process of the job; if it fails in one, raise an error in all.
 
     Damage in one process counts as damage in all, so that all go back to the same step. Any other failure
     ends them.
 
     Args:
       path: the checkpoint that is read.
-      advice: what to do when it is damaged.
+      advice: what to do if it is damaged.
     """
-    error, result = None, None
+    error = None
     try:
-        result = call()
+        yield
     except Exception as caught:
         error = caught
     is_damage = isinstance(error, DamagedCheckpointError)
@@ -37,4 +36,3 @@ def together(call: Callable[[], Result], path: Path, advice: Callable[[], str]) 
             raise error
     finally:
         error = None  # a cycle with its traceback would keep alive what was loaded
-    return result  # pyright: ignore[reportReturnType]

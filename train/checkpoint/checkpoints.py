@@ -9,40 +9,16 @@ from typing import Any, Self, TypeVar
 
 import jax
 
-from flaxmill.model.params import LeafPath
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
-from flaxmill.train.checkpoint.agreement import together
 from flaxmill.train.checkpoint.config import CheckpointConfig, choose_kept
-from flaxmill.train.checkpoint.damage import (
-    find_damaged_arrays,
-    find_damaged_files,
-    join_problems,
-    load_manifest,
-)
 from flaxmill.train.checkpoint.directory import DAMAGED, clear, drop, find_steps, make_writable, set_aside
-from flaxmill.train.checkpoint.fit import check_fits
-from flaxmill.train.checkpoint.manifest import (
-    DefectError,
-    find_changed,
-    join,
-    make_manifest,
-    named_leaves,
-)
-from flaxmill.train.checkpoint.store import (
-    COMMIT_FILE,
-    PARAMS,
-    in_words,
-    load_leaves,
-    quiet_orbax,
-    save_failure,
-    start_save,
-    system_failure,
-)
+from flaxmill.train.checkpoint.manifest import make_manifest, named_leaves
+from flaxmill.train.checkpoint.store import COMMIT_FILE, PARAMS, quiet_orbax, save_failure, start_save
+from flaxmill.train.checkpoint.stored import StoredCheckpoint, open_stored
 from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
 
 __all__ = ["COMMIT_FILE", "PARAMS", "CheckpointConfig", "Checkpoints"]
 
-State = TypeVar("State")
 Result = TypeVar("Result")
 
 
@@ -157,11 +133,11 @@ class Checkpoints:
 
     def load_newest(
         self,
-        load: Callable[[int], Result],
+        load: Callable[[StoredCheckpoint], Result],
         say: Callable[[str], None],
         only: Callable[[int], bool] | None = None,
     ) -> Result | None:
-        """What `load(step)` makes of the newest checkpoint that is whole; None if there is none at all.
+        """What `load` makes of the newest checkpoint that is whole; None if there is none at all.
 
         Args:
           only: which steps count; None: all.
@@ -178,7 +154,7 @@ class Checkpoints:
         while left := [step for step in steps if step not in damaged]:
             step = left[-1]
             try:
-                loaded = load(step)
+                loaded = load(self.open(step))
             except DamagedCheckpointError as error:
                 if not self._config.fallback:
                     raise
@@ -195,107 +171,23 @@ class Checkpoints:
             raise DamagedCheckpointError(each, advice)
         return None
 
-    def restore(self, step: int, abstract_state: State) -> tuple[State, dict[str, Any]]:
-        """Load the state saved at `step`, and its metadata.
-
-        Args:
-          abstract_state: ShapeDtypeStructs with the shardings that the arrays shall have, on any mesh.
+    def open(self, step: int) -> StoredCheckpoint:
+        """The checkpoint of `step`, its manifest read and agreed on.
 
         Raises:
-          DamagedCheckpointError: it is not what was saved.
-          CheckpointError: it is missing, or its leaves are not those of `abstract_state`.
+          DamagedCheckpointError: its manifest is not what was saved.
+          CheckpointError: there is none of this step, or it is of a later version.
           OSError: the system refused to read it.
         """
-        manifest = self._manifest(step)
-        return self._load(step, manifest["arrays"], abstract_state), manifest["metadata"]
-
-    def metadata(self, step: int) -> dict[str, Any]:
-        """What was given to `save` beside the state; raises as `restore` does."""
-        return self._manifest(step)["metadata"]
-
-    def restore_params(self, step: int, abstract_params: State, *, without: tuple[str, ...] = ()) -> State:
-        """Load the params alone; raises as `restore` does.
-
-        Args:
-          without: groups at the top of params, as "mlm", that are neither loaded nor compared; those of
-            `abstract_params`, then a dict, are left out of what is returned.
-        """
-        arrays = self._manifest(step)["arrays"]
-        arrays = {name: array for name, array in arrays.items() if name.startswith(f"{PARAMS}/")}
-        if without:
-            assert isinstance(abstract_params, dict)
-            groups = {name.split("/")[1] for name in arrays}
-            if unknown := sorted(set(without) - groups - set(abstract_params)):
-                raise CheckpointError(
-                    f"{self._path(step)} has no params {', '.join(unknown)} to leave out; "
-                    f"it has {', '.join(sorted(groups))}"
-                )
-            arrays = {name: array for name, array in arrays.items() if name.split("/")[1] not in without}
-            kept: Any = {group: tree for group, tree in abstract_params.items() if group not in without}
-            return self._load(step, arrays, {PARAMS: kept}, partial=True)[PARAMS]
-        return self._load(step, arrays, {PARAMS: abstract_params})[PARAMS]
-
-    def _load(self, step: int, arrays: Mapping[str, Any], abstract: State, *, partial: bool = False) -> State:
-        path, wanted = self._path(step), named_leaves(abstract)
-        check_fits(arrays, wanted, str(path))
-        names = [join(leaf) for leaf in wanted]
-        # First, as Orbax could not say what is damaged, and would leave its tasks behind.
-        self._together(lambda: self._refuse(step, find_damaged_files(path, names)), step)
-        leaves = self._together(lambda: self._load_leaves(step, arrays, wanted, partial), step)
-        changed = {name: arrays[name] for name in find_changed(arrays, leaves)}
-        self._together(lambda: self._explain_changed(step, changed), step)
-        return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[leaf] for leaf in wanted])
-
-    def _load_leaves(
-        self, step: int, arrays: Mapping[str, Any], wanted: Mapping[LeafPath, Any], partial: bool
-    ) -> dict[LeafPath, jax.Array]:
-        """All at once with Orbax; where that fails, one by one to see why."""
-        path = self._path(step)
-        try:
-            return load_leaves(path, wanted, partial=partial)
-        except Exception as error:
-            if failure := system_failure(error):
-                raise OSError(f"{path} could not be read: {failure}") from error
-            names = [join(leaf) for leaf in wanted]
-            problems = find_damaged_files(path, names)
-            problems = problems or find_damaged_arrays(path, {name: arrays[name] for name in names})
-            self._refuse(step, problems)
-            # Each array by itself is whole, so something else failed, such as memory: no reason to go back.
-            raise CheckpointError(f"{path} could not be loaded: {in_words(error)}") from error
-
-    def _explain_changed(self, step: int, changed: Mapping[str, Any]) -> None:
-        self._refuse(step, find_damaged_arrays(self._path(step), changed))
-        if changed:
-            raise CheckpointError(
-                f"{self._path(step)} is whole, but {', '.join(changed)} changed on the way from the disk; "
-                "start again, and check this machine's memory if that does not help"
-            )
-
-    def _refuse(self, step: int, problems: list[str]) -> None:
-        if problems:
-            damage = f"{self._path(step)} is damaged: {join_problems(problems)}"
-            raise DamagedCheckpointError(damage, self._advice(step))
-
-    def _manifest(self, step: int) -> dict[str, Any]:
         if step not in self._agreed_steps():
             raise CheckpointError(
                 f"{self._path(step)} is not a checkpoint; there are {self.steps() or 'none'}"
             )
-        return self._together(lambda: self._read_manifest(step), step)
-
-    def _read_manifest(self, step: int) -> dict[str, Any]:
-        try:
-            return load_manifest(self._path(step))
-        except DefectError as defect:
-            damage = f"{self._path(step)} is damaged: {defect}"
-            raise DamagedCheckpointError(damage, self._advice(step)) from None
+        return open_stored(step, self._path(step), lambda: self._advice(step))
 
     def _agreed_steps(self) -> list[int]:
         """As process 0 sees them: a file system may show them to others late."""
         return json.loads(agree_on(json.dumps(self.steps())))
-
-    def _together(self, call: Callable[[], Result], step: int) -> Result:
-        return together(call, self._path(step), lambda: self._advice(step))
 
     def _pass_over(
         self, damaged: Mapping[int, DamagedCheckpointError], used: int, say: Callable[[str], None]

@@ -66,7 +66,7 @@ def _load_run(run: Path, experiment: Experiment, mesh: Mesh, say: Callable[[str]
     unused = [group for group in HEAD_PARAMETERS if group in stored and group not in wanted]
     with Checkpoints(run / CHECKPOINTS, theirs.checkpoint, read_only=True) as checkpoints:
         loaded = checkpoints.load_newest(
-            lambda step: checkpoints.restore_params(step, wanted, without=(*fresh, *unused)), say
+            lambda stored: stored.restore_params(wanted, without=(*fresh, *unused)), say
         )
     if loaded is None:
         raise ValueError(

@@ -72,7 +72,8 @@ def test_state_of_every_optimizer_comes_back_bit_for_bit(tmp_path, name):
     state = make_state(name)
     save_one(tmp_path, state, 7)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        found, metadata = checkpoints.restore(7, abstract(state))
+        stored = checkpoints.open(7)
+        found, metadata = stored.restore(abstract(state)), stored.metadata
     assert_same(found, state)
     assert metadata == METADATA
 
@@ -97,7 +98,7 @@ def test_state_moves_between_meshes(tmp_path):
         save_one(tmp_path / str(number), found, 1)
         wanted = abstract(shapes, placement)
         with Checkpoints(tmp_path / str(number), CONFIG) as checkpoints:
-            found, _ = checkpoints.restore(1, wanted)
+            found = checkpoints.open(1).restore(wanted)
         for array, shape in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             assert array.sharding == shape.sharding
         assert_same(found, state)
@@ -111,8 +112,8 @@ def test_state_may_be_donated_after_save_and_after_restore(tmp_path):
         checkpoints.save(1, state, {})
         bump(state)
         checkpoints.wait()
-        found, _ = checkpoints.restore(1, abstract(expected))
-        again, _ = checkpoints.restore(1, abstract(expected))
+        found = checkpoints.open(1).restore(abstract(expected))
+        again = checkpoints.open(1).restore(abstract(expected))
         bump(found)
     assert_same(again, expected)
 
@@ -121,7 +122,7 @@ def test_params_come_back_alone(tmp_path):
     state = make_state()
     save_one(tmp_path, state, 3)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        assert_same(checkpoints.restore_params(3, abstract(state.params)), state.params)
+        assert_same(checkpoints.open(3).restore_params(abstract(state.params)), state.params)
 
 
 def test_newest_and_multiples_are_kept(tmp_path):
@@ -150,7 +151,7 @@ def test_step_of_an_abandoned_run_is_replaced(tmp_path):
     for value in (1, 2):
         save_one(tmp_path, {"params": {"x": jnp.full(3, value)}}, 10)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        found, _ = checkpoints.restore(10, abstract({"params": {"x": jnp.full(3, 0)}}))
+        found = checkpoints.open(10).restore(abstract({"params": {"x": jnp.full(3, 0)}}))
     assert found["params"]["x"].tolist() == [2, 2, 2]
 
 
@@ -167,7 +168,7 @@ def test_flipped_byte_is_found_and_named(tmp_path):
             flipped[place] ^= 0x10
             biggest.write_bytes(flipped)
             with pytest.raises(DamagedCheckpointError) as caught:
-                checkpoints.restore(20, abstract(state))
+                checkpoints.open(20).restore(abstract(state))
             message = str(caught.value)
             assert str(tmp_path / "20") in message
             assert message.endswith("move that directory away to use step 10")
@@ -177,14 +178,14 @@ def test_flipped_byte_is_found_and_named(tmp_path):
             found |= set(re.findall(r"params/[a-z/]+(?= in)", message))
         assert found >= {"params/embed/embedding", "params/layers/mlp/up/kernel"}
         biggest.write_bytes(data)
-        assert_same(checkpoints.restore(20, abstract(state))[0], state)
+        assert_same(checkpoints.open(20).restore(abstract(state)), state)
 
 
 def test_missing_step_is_named(tmp_path):
     save_one(tmp_path, {"params": {"x": jnp.arange(3)}}, 10)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         with pytest.raises(CheckpointError, match=r"11 is not a checkpoint; there are \[10\]"):
-            checkpoints.restore(11, {})
+            checkpoints.open(11).restore({})
         assert Checkpoints(tmp_path / "none", CONFIG).latest_step() is None
     assert not (tmp_path / "none").exists()
 
@@ -228,12 +229,12 @@ def test_params_come_back_without_a_group(tmp_path):
     save_one(tmp_path, state, 3)
     kept = {name: tree for name, tree in state.params.items() if name != "half"}
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        assert_same(checkpoints.restore_params(3, abstract(state.params), without=("half",)), kept)
-        assert_same(checkpoints.restore_params(3, abstract(kept), without=("half",)), kept)
+        assert_same(checkpoints.open(3).restore_params(abstract(state.params), without=("half",)), kept)
+        assert_same(checkpoints.open(3).restore_params(abstract(kept), without=("half",)), kept)
         with pytest.raises(CheckpointError, match="it also holds params/half/kernel"):
-            checkpoints.restore_params(3, abstract(kept))
+            checkpoints.open(3).restore_params(abstract(kept))
         with pytest.raises(CheckpointError, match=r"no params head to leave out; it has embed, half, layers"):
-            checkpoints.restore_params(3, abstract(kept), without=("head",))
+            checkpoints.open(3).restore_params(abstract(kept), without=("head",))
 
 
 def test_a_save_in_progress_is_seen(tmp_path, monkeypatch):
@@ -330,7 +331,7 @@ def test_kill_while_saving_leaves_the_previous_checkpoint(tmp_path):
     wanted = abstract({"params": {"x": jax.ShapeDtypeStruct((30_000_000,), jnp.float32)}})
     with Checkpoints(tmp_path, CheckpointConfig(keep_last=1)) as checkpoints:
         assert checkpoints.steps() == [10]
-        state, _ = checkpoints.restore(10, wanted)
+        state = checkpoints.open(10).restore(wanted)
         checkpoints.save(20, state, {})
     assert os.listdir(tmp_path) == ["20"]
 

@@ -32,7 +32,7 @@ def run(saved, tmp_path) -> Path:
 def damage_of(run: Path, step: int = 30) -> str:
     """What restoring says is damaged, the random names of files replaced."""
     with Checkpoints(run, CONFIG) as checkpoints, pytest.raises(DamagedCheckpointError) as caught:
-        checkpoints.restore(step, WANTED)
+        checkpoints.open(step).restore(WANTED)
     message = str(caught.value)
     assert "\n" not in message
     assert message.endswith("; move that directory away to use step 20")

@@ -9,8 +9,8 @@ import pytest
 from damaging import CONFIG, PARAMS, WANTED, flip, one_file, write_checkpoints
 
 from flaxmill.train.checkpoint import agreement as checkpoint_agreement
-from flaxmill.train.checkpoint import checkpoints as checkpoint
-from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint import stored as stored_checkpoint
+from flaxmill.train.checkpoint.checkpoints import COMMIT_FILE, CheckpointConfig, Checkpoints
 from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
 
 
@@ -32,7 +32,9 @@ def test_the_next_older_whole_checkpoint_is_used_and_damaged_ones_are_kept(run):
     (run / "40.orbax-checkpoint-tmp").mkdir()
     said = []
     with Checkpoints(run, CONFIG) as checkpoints:
-        loaded = checkpoints.load_newest(lambda step: checkpoints.restore(step, WANTED), said.append)
+        loaded = checkpoints.load_newest(
+            lambda stored: (stored.restore(WANTED), stored.metadata), said.append
+        )
         assert loaded is not None
         assert loaded[1] == {"step": 10}
         assert checkpoints.steps() == [10]
@@ -51,9 +53,9 @@ def test_what_was_loaded_of_a_damaged_checkpoint_does_not_stay_in_memory(run):
     flip(one_file(run / "30"), 200)
     alive = []
 
-    def load(step):
+    def load(stored):
         alive.append(sum(array.nbytes for array in jax.live_arrays()))
-        return checkpoints.restore(step, WANTED)
+        return stored.restore(WANTED)
 
     gc.collect()
     gc.disable()
@@ -73,7 +75,7 @@ def test_without_fallback_damage_ends_the_run(run):
         Checkpoints(run, config) as checkpoints,
         pytest.raises(DamagedCheckpointError, match="/30 is damaged"),
     ):
-        checkpoints.load_newest(lambda step: checkpoints.restore(step, WANTED), print)
+        checkpoints.load_newest(lambda stored: stored.restore(WANTED), print)
     assert sorted(os.listdir(run)) == ["10", "20", "30"]
 
 
@@ -83,7 +85,7 @@ def test_reading_alone_changes_nothing(run):
     before, said = sorted(os.listdir(run)), []
     with Checkpoints(run, CONFIG, read_only=True) as checkpoints:
         loaded = checkpoints.load_newest(
-            lambda step: (step, checkpoints.restore_params(step, WANTED["params"])), said.append
+            lambda stored: (stored.step, stored.restore_params(WANTED["params"])), said.append
         )
     assert loaded is not None
     assert loaded[0] == 20
@@ -98,20 +100,20 @@ def test_without_any_whole_checkpoint_the_newest_is_named_and_nothing_is_set_asi
         Checkpoints(run, CONFIG) as checkpoints,
         pytest.raises(DamagedCheckpointError, match="/30 is damaged"),
     ):
-        checkpoints.load_newest(lambda step: checkpoints.restore(step, WANTED), print)
+        checkpoints.load_newest(lambda stored: stored.restore(WANTED), print)
     assert sorted(os.listdir(run)) == ["10", "20", "30"]
 
 
 def test_without_checkpoints_there_is_nothing_to_load(tmp_path):
     with Checkpoints(tmp_path / "none", CONFIG) as checkpoints:
-        assert checkpoints.load_newest(lambda step: step, print) is None
+        assert checkpoints.load_newest(lambda stored: stored.step, print) is None
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
     ("own", "others", "kind", "text"),
     [
-        (None, "damage", DamagedCheckpointError, "as another process of this job reads it"),
+        (None, "damage", DamagedCheckpointError, "as another process of this job found"),
         (None, "failure", CheckpointError, "another process of this job failed and says why"),
         ("damage", "damage", DamagedCheckpointError, "digest differs"),
         ("damage", "failure", CheckpointError, "another process of this job failed and says why"),
@@ -130,7 +132,7 @@ def test_what_one_process_cannot_load_fails_in_all(run, monkeypatch, own, others
 
     monkeypatch.setattr(checkpoint_agreement, "any_process", any_process)
     with Checkpoints(run, CONFIG) as checkpoints, pytest.raises(kind, match=text) as caught:
-        checkpoints.restore(30, WANTED)
+        checkpoints.open(30).restore(WANTED)
     assert type(caught.value) is kind
 
 
@@ -138,29 +140,29 @@ def test_a_load_that_fails_without_damage_does_not_blame_the_checkpoint(run, mon
     def fail(*_, **__):
         raise RuntimeError("handlers") from MemoryError("out of memory\n on this host")
 
-    monkeypatch.setattr(checkpoint, "load_leaves", fail)
+    monkeypatch.setattr(stored_checkpoint, "load_leaves", fail)
     with (
         Checkpoints(run, CONFIG) as checkpoints,
         pytest.raises(CheckpointError, match="30 could not be loaded: out of memory on this host") as caught,
     ):
-        checkpoints.load_newest(lambda step: checkpoints.restore(step, WANTED), print)
+        checkpoints.load_newest(lambda stored: stored.restore(WANTED), print)
     assert not isinstance(caught.value, DamagedCheckpointError)
     assert sorted(os.listdir(run)) == ["10", "20", "30"]
 
 
 def test_what_changes_on_the_way_from_the_disk_does_not_blame_the_checkpoint(run, monkeypatch):
-    load = checkpoint.load_leaves
+    load = stored_checkpoint.load_leaves
 
     def change(*args, **kwargs):
         leaves = load(*args, **kwargs)
         return leaves | {("step",): leaves[("step",)] + 1}
 
-    monkeypatch.setattr(checkpoint, "load_leaves", change)
+    monkeypatch.setattr(stored_checkpoint, "load_leaves", change)
     with (
         Checkpoints(run, CONFIG) as checkpoints,
         pytest.raises(CheckpointError, match="30 is whole, but step changed on the way") as caught,
     ):
-        checkpoints.restore(30, WANTED)
+        checkpoints.open(30).restore(WANTED)
     assert not isinstance(caught.value, DamagedCheckpointError)
 
 
@@ -175,12 +177,12 @@ def test_a_disk_that_fails_is_not_damage(run, monkeypatch, cause):
     def fail(*_, **__):
         raise RuntimeError("handlers") from cause
 
-    monkeypatch.setattr(checkpoint, "load_leaves", fail)
+    monkeypatch.setattr(stored_checkpoint, "load_leaves", fail)
     with (
         Checkpoints(run, CONFIG) as checkpoints,
         pytest.raises(OSError, match="Input/output error") as caught,
     ):
-        checkpoints.load_newest(lambda step: checkpoints.restore(step, WANTED), print)
+        checkpoints.load_newest(lambda stored: stored.restore(WANTED), print)
     assert str(caught.value) == f"{run}/30 could not be read: Input/output error: /disk/file"
     assert sorted(os.listdir(run)) == ["10", "20", "30"]
 
@@ -189,13 +191,13 @@ def test_files_that_may_not_be_read_are_an_os_error(run, monkeypatch):
     read = Path.read_text
 
     def refuse(path, *args, **kwargs):
-        if path.name == checkpoint.COMMIT_FILE:
+        if path.name == COMMIT_FILE:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return read(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "read_text", refuse)  # root may read anything
     with Checkpoints(run, CONFIG) as checkpoints, pytest.raises(PermissionError, match="/30/_CHECKPOINT"):
-        checkpoints.load_newest(lambda step: checkpoints.restore(step, WANTED), print)
+        checkpoints.load_newest(lambda stored: stored.restore(WANTED), print)
     assert sorted(os.listdir(run)) == ["10", "20", "30"]
 
 
@@ -203,7 +205,7 @@ def test_where_none_is_whole_every_one_is_named(run):
     for step in (10, 20, 30):
         flip(one_file(run / str(step)), 200)
     with Checkpoints(run, CONFIG) as checkpoints, pytest.raises(DamagedCheckpointError) as caught:
-        checkpoints.load_newest(lambda step: checkpoints.restore(step, WANTED), [].append)
+        checkpoints.load_newest(lambda stored: stored.restore(WANTED), [].append)
     message = str(caught.value)
     places = [message.index(f"{run}/{step} is damaged") for step in (30, 20, 10)]
     assert places == sorted(places)
@@ -213,11 +215,11 @@ def test_where_none_is_whole_every_one_is_named(run):
 
 def test_a_step_that_was_set_aside_is_saved_again(run):
     with Checkpoints(run, CONFIG) as checkpoints:
-        state, _ = checkpoints.restore(30, WANTED)
+        state = checkpoints.open(30).restore(WANTED)
         checkpoints.save(40, state, {})
         checkpoints.wait()
         flip(one_file(run / "40"), 200)
-        checkpoints.load_newest(lambda step: checkpoints.restore(step, WANTED), [].append)
+        checkpoints.load_newest(lambda stored: stored.restore(WANTED), [].append)
         assert checkpoints.latest_step() == 30
         checkpoints.save(40, state, {})
         checkpoints.wait()

@@ -1,0 +1,122 @@
+"""One checkpoint of a run, opened: its manifest was read once, and all processes agree on it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+
+from flaxmill.model.params import LeafPath
+from flaxmill.train.checkpoint.agreement import together
+from flaxmill.train.checkpoint.damage import (
+    find_damaged_arrays,
+    find_damaged_files,
+    join_problems,
+    load_manifest,
+)
+from flaxmill.train.checkpoint.fit import check_fits
+from flaxmill.train.checkpoint.manifest import DefectError, find_changed, join, named_leaves
+from flaxmill.train.checkpoint.store import PARAMS, in_words, load_leaves, system_failure
+from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
+
+State = TypeVar("State")
+
+
+class StoredCheckpoint(NamedTuple):
+    """A committed checkpoint, to be loaded onto any mesh; all processes of a job load it together.
+
+    What loads it raises
+      DamagedCheckpointError: it is not what was saved;
+      CheckpointError: its leaves are not the wanted ones;
+      OSError: the system refused to read it.
+    """
+
+    step: int
+    path: Path
+    arrays: Mapping[str, Any]
+    """The shape, dtype and digest of each array, by name."""
+    metadata: dict[str, Any]
+    """What was given to the save beside the state."""
+    advice: Callable[[], str]
+    """What to do if it is damaged."""
+
+    def restore(self, abstract_state: State) -> State:
+        """The whole state.
+
+        Args:
+          abstract_state: ShapeDtypeStructs with the shardings that the arrays get, on any mesh.
+        """
+        return self._load(self.arrays, abstract_state)
+
+    def restore_params(self, abstract_params: State, *, without: tuple[str, ...] = ()) -> State:
+        """The parameters alone.
+
+        Args:
+          without: groups at the top of params, such as "mlm", that are neither loaded nor compared; groups
+            of these names in `abstract_params`, then a dict, are left out of the result.
+        """
+        arrays = {name: array for name, array in self.arrays.items() if name.startswith(f"{PARAMS}/")}
+        if not without:
+            return self._load(arrays, {PARAMS: abstract_params})[PARAMS]
+        assert isinstance(abstract_params, dict)
+        groups = {name.split("/")[1] for name in arrays}
+        if unknown := sorted(set(without) - groups - set(abstract_params)):
+            raise CheckpointError(
+                f"{self.path} has no params {', '.join(unknown)} to leave out; "
+                f"it has {', '.join(sorted(groups))}"
+            )
+        arrays = {name: array for name, array in arrays.items() if name.split("/")[1] not in without}
+        kept: Any = {group: tree for group, tree in abstract_params.items() if group not in without}
+        return self._load(arrays, {PARAMS: kept}, partial=True)[PARAMS]
+
+    def _load(self, arrays: Mapping[str, Any], abstract: State, *, partial: bool = False) -> State:
+        wanted = named_leaves(abstract)
+        check_fits(arrays, wanted, str(self.path))
+        # First, since Orbax could not say what is damaged, and would leave its tasks behind.
+        with together(self.path, self.advice):
+            self._refuse(find_damaged_files(self.path, map(join, wanted)))
+        with together(self.path, self.advice):
+            try:
+                leaves = load_leaves(self.path, wanted, partial=partial)
+            except Exception as error:
+                self._explain_failure(error, arrays, wanted)
+                raise
+        changed = {name: arrays[name] for name in find_changed(arrays, leaves)}
+        with together(self.path, self.advice):
+            self._explain_changed(changed)
+        return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[leaf] for leaf in wanted])
+
+    def _explain_failure(
+        self, error: Exception, arrays: Mapping[str, Any], wanted: Mapping[LeafPath, Any]
+    ) -> None:
+        """Orbax loads all arrays at once; read them one by one to see why that failed."""
+        if failure := system_failure(error):
+            raise OSError(f"{self.path} could not be read: {failure}") from error
+        names = [join(leaf) for leaf in wanted]
+        problems = find_damaged_files(self.path, names)
+        self._refuse(problems or find_damaged_arrays(self.path, {name: arrays[name] for name in names}))
+        # Each array by itself is whole, so something else failed, such as memory: no reason to go back.
+        raise CheckpointError(f"{self.path} could not be loaded: {in_words(error)}") from error
+
+    def _explain_changed(self, changed: Mapping[str, Any]) -> None:
+        self._refuse(find_damaged_arrays(self.path, changed))
+        if changed:
+            raise CheckpointError(
+                f"{self.path} is whole, but {', '.join(changed)} changed on the way from the disk; "
+                "start again, and check this machine's memory if that does not help"
+            )
+
+    def _refuse(self, problems: list[str]) -> None:
+        if problems:
+            damage = f"{self.path} is damaged: {join_problems(problems)}"
+            raise DamagedCheckpointError(damage, self.advice())
+
+
+def open_stored(step: int, path: Path, advice: Callable[[], str]) -> StoredCheckpoint:
+    """Read the manifest of the checkpoint at `path`, once; raises what loading it would."""
+    with together(path, advice):
+        try:
+            manifest = load_manifest(path)
+        except DefectError as defect:
+            raise DamagedCheckpointError(f"{path} is damaged: {defect}", advice()) from None
+    return StoredCheckpoint(step, path, manifest["arrays"], manifest["metadata"], advice)
