@@ -1,4 +1,4 @@
-"""The held-out loss is that of every held-out token, however it is batched."""
+"""The held-out loss covers every held-out token, however they are batched."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A word's tag stands at its first piece, whatever the tokenizer does with blanks."""
+"""A word's tag is at its first piece, whatever the tokenizer does with blanks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run may begin with the weights of another; what it does not share is drawn, and said."""
+"""A run may begin with the weights of another; what the two do not share is drawn, and the log says so."""
 
 import dataclasses
 import shutil
