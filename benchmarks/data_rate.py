@@ -1,4 +1,4 @@
-"""Tokens a second that one core delivers: packed causal rows, and sentence pairs with dynamic masking.
+"""Measures tokens a second from one core: packed causal rows, and sentence pairs with dynamic masking.
 
     python benchmarks/data_rate.py
 

@@ -1,11 +1,11 @@
-"""What the training loop costs beside the compiled step: reading, placing, logging, the progress line.
+"""Measures what the training loop adds to the compiled step: reading, placing, logging, the progress line.
 
     python benchmarks/loop_overhead.py
 
 Trains the same small GPT in turns with the real loop and with nothing but the compiled step on batches that
-are on the device already, and prints the wall time a step of each (medians over repetitions), the median of
-their ratios and the bar; the exit status is 1 if it is missed. Compilation, evaluation and saving are left
-out. Run it on an idle machine: a step should take about 0.1 s.
+are already on the device. Prints the wall time per step of each (medians over repetitions), the median of
+their ratios and the bar; the exit status is 1 if the bar is missed. Compilation, evaluation and saving are
+left out. Run it on an idle machine: a step should take about 0.1 s.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ EXPERIMENT = Experiment(
 
 
 class StopWatch:
-    """Asked by the loop after every step, it notes the time, and ends the run when enough were taken."""
+    """The loop asks it after every step: it notes the time, and ends the run when it has enough times."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -64,7 +64,7 @@ class StopWatch:
         return len(self.times) > WARM_STEPS + STEPS
 
     def started(self) -> None:
-        """The first step is made; it is not among those that are timed."""
+        """The loop calls this after the first step, which is not timed."""
 
     def saved(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices, a cache of the session's own, and small experiments on a small corpus."""
+"""Fixtures: eight simulated CPU devices, a cache for the session, and small experiments on a small corpus."""
 
 import importlib.metadata
 import importlib.util
@@ -9,9 +9,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 _CACHE = tempfile.TemporaryDirectory(prefix="flaxmill-tests-")
 os.environ["FLAXMILL_CACHE"] = _CACHE.name
-# The same programs with less work for LLVM, and fusions as plain loops: a quarter of the time to compile.
+# LLVM does less work, and fusions are plain loops: the same programs compile in a quarter of the time.
 _QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones know no other loops
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions have no other loops
     _QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _QUICK_TO_COMPILE)
 
@@ -41,7 +41,7 @@ MakeExperiment = Callable[..., Experiment]
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
-    """Thousands of compiled programs are gigabytes: a process forgets a module's when it is done."""
+    """Thousands of compiled programs take gigabytes: a process drops a module's programs after its tests."""
     yield
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
@@ -119,7 +119,7 @@ MakeReference = Callable[..., Reference]
 
 @pytest.fixture(scope="session")
 def torch_reference(tmp_path_factory: pytest.TempPathFactory) -> MakeReference:
-    """(directory, torch model) of a small model of transformers, made once for each set of arguments."""
+    """Makes (directory, torch model) of a small transformers model, once for each set of arguments."""
     import torch
 
     from flaxmill.train.parity.small_models import SMALL, make_reference
@@ -128,7 +128,7 @@ def torch_reference(tmp_path_factory: pytest.TempPathFactory) -> MakeReference:
     made: dict[str, Reference] = {}
 
     def make(name: str, architecture: str | None = None, **settings: Any) -> Reference:
-        """SMALL[name], or that with another class of transformers or other settings."""
+        """SMALL[name], with another class of transformers or other settings where they are given."""
         key = repr((name, architecture, settings))
         if key not in made:
             base = SMALL[name]
@@ -179,7 +179,7 @@ def output_differences() -> Callable[[Reference], dict[str, float]]:
 
 @pytest.fixture(scope="session")
 def export_again() -> Callable[[Reference, Path], tuple[dict[str, Any], dict[str, Any]]]:
-    """Load a reference, save it elsewhere, and hold what transformers then loads to the original."""
+    """Load a reference, save it elsewhere, and compare what transformers loads there with the original."""
     import numpy as np
     import torch
     import transformers
@@ -217,7 +217,7 @@ def export_again() -> Callable[[Reference, Path], tuple[dict[str, Any], dict[str
 
 @pytest.fixture(scope="session")
 def read_settings() -> Callable[[Path], dict[str, Any]]:
-    """Reads a directory's config.json, without which release of transformers wrote it."""
+    """Reads a directory's config.json, without the version of transformers that wrote it."""
 
     def read(directory: Path) -> dict[str, Any]:
         settings = json.loads((directory / "config.json").read_text())
@@ -229,7 +229,7 @@ def read_settings() -> Callable[[Path], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def round_trip_own() -> Callable[[ModelConfig, Path], ModelConfig]:
-    """Save random parameters, load them, and hold both to be equal bit for bit."""
+    """Save random parameters, load them, and check that both are equal bit for bit."""
     import jax
     import numpy as np
 
@@ -240,7 +240,7 @@ def round_trip_own() -> Callable[[ModelConfig, Path], ModelConfig]:
 
     def draw(leaf: Any, axes: tuple[str | None, ...], vocab_size: int) -> np.ndarray:
         values = random.standard_normal(leaf.shape, np.float32)
-        if "vocab" in axes:  # files do not hold the rows that pad it, which are zero
+        if "vocab" in axes:  # files do not hold the padding rows, which are zero
             values[vocab_size:] = 0
         return values
 
@@ -275,7 +275,7 @@ def flaxmill(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str
 
 @pytest.fixture(scope="session")
 def fault_text(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text that is prepared in no time."""
+    """A text so short that preparing it takes no time."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(corpus.read_text(encoding="utf-8")[:60_000], encoding="utf-8")
     return path
@@ -283,7 +283,7 @@ def fault_text(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fault_runs(fault_text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A config, the run of it to which nothing happens, and one that SIGTERM stopped half-way."""
+    """A config, its uninterrupted run, and a run that SIGTERM stopped half-way."""
     from faulty_job import STOPPED_AT, at_step, run_here, stop_itself, write_config
 
     directory = tmp_path_factory.mktemp("job")

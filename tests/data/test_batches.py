@@ -166,7 +166,7 @@ def test_causal_targets_are_the_next_token_of_the_same_document(corpus):
     }
     is_end = tokens == end_id
     has_weight = batch["weights"] > 0
-    # Rows follow each other in the held-out split, so the next token stands at the next place.
+    # Rows follow each other in the held-out split, so the next token is at the next place.
     np.testing.assert_array_equal(batch["targets"][:-1][has_weight[:-1]], tokens[1:][has_weight[:-1]])
     real = batch["mask"] > 0
     np.testing.assert_array_equal(has_weight[real][:-1], ~is_end[real][:-1])

@@ -1,4 +1,4 @@
-"""A card tells a dataset's sizes, lengths, share cut, and labels with their counts."""
+"""A card shows a dataset's sizes, lengths, the share that was cut, and labels with their counts."""
 
 import dataclasses
 

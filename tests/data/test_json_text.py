@@ -1,4 +1,4 @@
-"""Whatever is written as JSON can be read by every parser, and is what it was."""
+"""Whatever is written as JSON can be read by every parser, and gives the same values."""
 
 import datetime
 import json
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flaxmill.data.json_text import dump_json
 
-TEXTS = st.text(st.characters(exclude_categories=()))  # halves of surrogate pairs among them
+TEXTS = st.text(st.characters(exclude_categories=()))  # halves of surrogate pairs included
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
     lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
@@ -19,7 +19,7 @@ VALUES = st.recursive(
 
 
 def read(text):
-    """A strict parser: UTF-8 alone, and no constants that JSON lacks."""
+    """Parses strictly: only UTF-8, and no constants that JSON lacks."""
     assert "\n" not in text
     return json.loads(text.encode().decode(), parse_constant=lambda name: pytest.fail(name))
 

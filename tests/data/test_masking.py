@@ -1,4 +1,4 @@
-"""Masking follows BERT: how many, which, and by what they are replaced."""
+"""Masking follows BERT: how many places are chosen, which, and what replaces them."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def _mask(lengths, width=128, rate=0.15, seed=0):
 def test_the_number_of_places_counts_special_tokens_and_is_at_least_one():
     lengths = np.array([3, 4, 10, 13, 17, 50, 100, 127, 128])
     _, _, masked = _mask(lengths)
-    # round(0.15 n): 0.45 and 0.6 give the least, 1.
+    # round(0.15 n): 0.45 and 0.6 give the minimum, 1.
     np.testing.assert_array_equal(masked.chosen.sum(axis=1), [1, 1, 2, 2, 3, 8, 15, 19, 19])
     assert masked.chosen.sum(axis=1).max() <= max_predictions(128, 0.15)
 

@@ -1,4 +1,4 @@
-"""A shown batch tells its documents, masks and targets."""
+"""A shown batch displays its documents, masks and targets."""
 
 from typing import Any
 

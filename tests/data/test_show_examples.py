@@ -1,4 +1,4 @@
-"""A shown row of labelled examples tells what is read and what is to be answered."""
+"""A shown row of labelled examples displays what is read and what is to be answered."""
 
 from typing import Any
 

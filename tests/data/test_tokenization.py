@@ -1,4 +1,4 @@
-"""Equal text trains equal tokenizers, text cannot spell a special token, and loaded ones know their kind."""
+"""Equal text trains equal tokenizers, text cannot spell a special token, and a loaded one knows its kind."""
 
 import subprocess
 import sys
@@ -138,4 +138,4 @@ def test_a_large_corpus_is_sampled(tmp_path):
     whole = make_tokenizer(config, corpus, log=lambda line: None)
     pretended = corpus._replace(num_bytes=10**12)
     sampled = make_tokenizer(config, pretended, log=lambda line: None)
-    assert sampled.vocab_size < whole.vocab_size  # no document fell into so small a share
+    assert sampled.vocab_size < whole.vocab_size  # no document fell into such a small share

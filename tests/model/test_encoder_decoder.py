@@ -1,4 +1,4 @@
-"""What must hold for an encoder-decoder, beside what its two stacks share with other Transformers."""
+"""Properties of an encoder-decoder, apart from those that its stacks share with other Transformers."""
 
 import dataclasses
 import functools

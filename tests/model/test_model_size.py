@@ -1,4 +1,4 @@
-"""Exact parameter counts of the published models, by shapes alone, and how their weights begin."""
+"""Exact parameter counts of the published models, from shapes alone, and how their weights begin."""
 
 import dataclasses
 import importlib

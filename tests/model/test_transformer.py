@@ -1,4 +1,4 @@
-"""What must hold for every Transformer that the config can describe."""
+"""Properties of every Transformer that the config can describe."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ BERT = dataclasses.replace(
 ORIGINAL = dataclasses.replace(
     GPT, norm_position="post", positions="sinusoidal", activation="relu", initializer="xavier"
 )
-# A window shorter than the rows, a first layer of other parts, a depth that is no multiple of the pattern.
+# A window shorter than the rows, a different first layer, a depth that is not a multiple of the pattern.
 MODERN = dataclasses.replace(
     BERT,
     head="mlm",
@@ -124,7 +124,7 @@ def test_packed_documents_are_as_if_alone(config):
     documents = jnp.array([[1] * 5 + [2] * 7])
     packed = apply(config, params, {"tokens": tokens, "documents": documents})["logits"]
     alone = [apply(config, params, {"tokens": part})["logits"] for part in (tokens[:, :5], tokens[:, 5:])]
-    # another length of row: sums in another order
+    # rows of another length take sums in another order
     np.testing.assert_allclose(packed, jnp.concatenate(alone, 1), atol=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_a_hole_in_the_mask_moves_no_position(config):
 
 @functools.lru_cache
 def gradients(config):
-    """Of one loss at one set of weights, for configs that differ only in how they are run."""
+    """Gradients of one loss at one set of weights; the configs differ only in how they are run."""
 
     def loss(params):
         logits = apply(config, params, {"tokens": random_tokens()}, jax.random.key(3))["logits"]
@@ -174,7 +174,7 @@ def gradients(config):
 
 
 def assert_gradients_close(first, second):
-    """float32, fused differently. Where a true gradient is zero (key biases) only rounding is left."""
+    """Differently fused float32. Where a true gradient is zero (key biases), only rounding is left."""
     scale = float(optax.tree.norm(second))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(float(jnp.abs(b).max()), 1e-3 * scale))

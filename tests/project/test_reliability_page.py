@@ -1,4 +1,4 @@
-"""The table of faults in docs/reliability.md is that of the tests."""
+"""The table in docs/reliability.md has a row for every test of faults, and no other."""
 
 import re
 from pathlib import Path

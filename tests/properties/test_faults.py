@@ -1,4 +1,4 @@
-"""Disks, files, clocks and people at fault: what the user then sees, and that nothing committed is lost.
+"""Faults of disks, files, clocks and people: what the user sees, and that nothing committed is lost.
 
 docs/reliability.md has a row for each of these tests, written by docs/make_reliability.py.
 """
@@ -170,7 +170,7 @@ def test_the_lock_of_a_process_that_died_does_not_block(job, fault_row):
 
 
 def test_a_clock_that_jumps_back_changes_nothing(fresh, fault_text, tmp_path, monkeypatch, fault_row):
-    """Not even when a run saves: the clock that asks for saves is not that of the wall."""
+    """It does not even change when a run saves: saves are not timed by the wall clock."""
     by_clock = {"every": 1000, "every_minutes": 1e-6, "keep_last": STEPS}
     fresh.config = write_config(tmp_path, fault_text, checkpoint=by_clock)
     now, now_ns, day = time.time, time.time_ns, 86_400
@@ -192,7 +192,7 @@ def test_a_clock_that_jumps_back_changes_nothing(fresh, fault_text, tmp_path, mo
     seen = fresh.continues()
     assert seen.lines == []
     assert jumps == [STEPS]
-    assert len(fresh.saved_steps()) >= 3  # by a clock that went back: the first, and that of the last step
+    assert len(fresh.saved_steps()) >= 3  # by the wall clock: the first and the last step's
     fault_row("the clock jumps back by a day", seen)
 
 

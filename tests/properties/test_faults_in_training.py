@@ -1,4 +1,4 @@
-"""Numbers gone bad, signals and trackers: what the user then sees, and that nothing committed is lost.
+"""Bad numbers, signals and trackers: what the user sees, and that nothing committed is lost.
 
 docs/reliability.md has a row for each of these tests, written by docs/make_reliability.py.
 """
@@ -159,7 +159,7 @@ Checkpoints.save = slow
 
 
 def test_two_signals_within_milliseconds_are_one(fresh, monkeypatch, fault_row):
-    """As `timeout` sends them, and a terminal's Ctrl-C where a launcher passes it on."""
+    """`timeout` sends two, and so does a terminal's Ctrl-C that a launcher passes on."""
 
     def stop_twice():
         stop_itself()
@@ -207,7 +207,7 @@ class SummaryWriter:
 )
 def test_a_tracker_neither_stops_nor_changes_nor_holds_the_run(fresh, tmp_path, monkeypatch, act, fault_row):
     (tmp_path / "tensorboardX.py").write_text(BROKEN_TRACKER.format(act=act))
-    monkeypatch.syspath_prepend(tmp_path)  # the process that a tracker has takes the path of this one
+    monkeypatch.syspath_prepend(tmp_path)  # a tracker's process takes over this one's path
     started = time.monotonic()
     seen = fresh.train("--trackers", "tensorboard")
     assert seen.code == 0

@@ -14,13 +14,13 @@ from flaxmill.train.metrics.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 
-# Sums in another order: float32 has 1.2e-7 a step, and eight steps with Adam make more of it.
+# Sums in another order: float32 rounds by 1.2e-7 a step, and eight steps of Adam enlarge it.
 MESH_TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """{task: (data, directory of a run that nothing happened to)}, each made when first asked for."""
+    """{task: (data, directory of an uninterrupted run)}, each made when first asked for."""
     made = {}
 
     def make(name):
@@ -90,7 +90,7 @@ def test_a_run_ends_early_keeps_its_best_checkpoint_and_stays_ended(tmp_path):
     evaluated = [
         row["step"] for row in read_metrics(result.directory / "metrics.jsonl") if "eval_loss" in row
     ]
-    assert evaluated == sorted(set(evaluated))  # the last one too was made once
+    assert evaluated == sorted(set(evaluated))  # the last evaluation too was made once
     rows = len((result.directory / "metrics.jsonl").read_text().splitlines())
     again = train(experiment)
     assert (again.step, again.metrics) == (result.step, result.metrics)

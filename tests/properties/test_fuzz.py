@@ -1,4 +1,4 @@
-"""Of a file that nobody wrote comes a result or one line: never a traceback, or a hang.
+"""Reading a mutated file ends in a result or one line, never in a traceback or a hang.
 
 A few inputs of each target are read with the other tests; `make fuzz` reads 20,000 of each, and gives 200 to
 the command itself. FUZZ_INPUTS and FUZZ_COMMANDS set other numbers, FUZZ_TARGETS names some of the targets,
@@ -76,7 +76,7 @@ def test_many_inputs_end_in_a_result_or_a_line(name, workplace, capsys):
 
 
 def fuzz_apart(name: str, root: Path, kind: str, number: int, seed: int, kept: Path) -> dict:
-    """{tried, findings} of a worker; where a library ended it, that is a finding."""
+    """{tried, findings} of a worker; if a library ended the worker, that is a finding."""
     (root / REPORT).unlink(missing_ok=True)
     (root / NOW).unlink(missing_ok=True)
     directory = kept / f"{kind}-{seed}"

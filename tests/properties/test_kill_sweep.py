@@ -1,5 +1,5 @@
-"""Killed with SIGKILL at random moments and started again by the same command, a run ends as if it had not
-been: `make sweep` kills fifty times, `make test` a few."""
+"""A run that SIGKILL ends at random moments, and the same command starts again, ends as an unkilled run:
+`make sweep` kills fifty times, `make test` a few."""
 
 import collections
 import itertools
@@ -22,7 +22,7 @@ MARKS = {
     "prepared": ("prepared ",),
     "compilation": ("interrupted trains", "interrupted continues", "interrupted in"),
 }
-"""What the job prints, in the order in which it does."""
+"""What the job prints, in this order."""
 
 
 class Sweep:
@@ -64,7 +64,7 @@ class Sweep:
         )
 
     def kill(self, num_kills: int, seed: int) -> collections.Counter[str]:
-        """Kill so many times, in as many runs as that takes; the phases that were hit."""
+        """Kill `num_kills` times, in as many runs as that takes; returns how often each phase was hit."""
         phases: collections.Counter[str] = collections.Counter()
         moments = random.Random(seed)
         kinds = _draw_kinds(num_kills, moments)
@@ -81,7 +81,7 @@ class Sweep:
     def _kill_one_run(
         self, run_dir: Path, kinds: list[str], moments: random.Random, phases: collections.Counter[str]
     ) -> None:
-        """Start the same command until it is done, with the next kind of moment for each start."""
+        """Start the same command until it is done; each start is killed at the next kind of moment."""
         while True:
             before = count_rows(run_dir)
             with self._start(run_dir) as job:
@@ -100,7 +100,7 @@ class Sweep:
         """Return at a random moment of a kind; the process may have ended by then."""
         if kind in ("start", "preparation", "compilation"):
             job.until(lambda: kind == "start" or _has_reached(kind, job.out))
-            # Data are prepared once in a run's life: a machine that is quicker by now must not get past it.
+            # Data are prepared once per run: a machine that is quicker now must not finish before the kill.
             share = 0.4 if kind == "preparation" else 1.0
             _sleep(job, moments.uniform(0, share * self._seconds[kind]))
             return
@@ -115,7 +115,7 @@ class Sweep:
 
 
 def _draw_kinds(num_kills: int, moments: random.Random) -> list[str]:
-    """Kinds of moments, the last first: only a run's beginning can be killed while it prepares."""
+    """Kinds of moments, in reverse order; preparation comes first, as only a run's beginning prepares."""
     early = max(1, num_kills // 10)
     kinds = [SPREAD[i % len(SPREAD)] for i in range(num_kills - 2 * early)]
     moments.shuffle(kinds)
@@ -123,7 +123,7 @@ def _draw_kinds(num_kills: int, moments: random.Random) -> list[str]:
 
 
 def _has_reached(kind: str, out: str) -> bool:
-    """Whether a process has come as far as that, or past it."""
+    """Whether a process has reached this phase, or passed it."""
     later = list(MARKS)[list(MARKS).index(kind) :]
     return any(mark in out for name in later for mark in MARKS[name])
 
@@ -134,7 +134,7 @@ def _sleep(job: Job, seconds: float) -> None:
 
 
 def _phase(job: Job, run_dir: Path, rows_before: int) -> str:
-    """What a killed process was at, from what it left behind."""
+    """The phase in which a process was killed, from what it left behind."""
     if not _has_reached("compilation", job.out):
         reached = [_has_reached(kind, job.out) for kind in ("preparation", "prepared")]
         return "preparation" if reached == [True, False] else "start"

@@ -31,7 +31,7 @@ WITHIN_SECONDS = 15
 
 
 def finish(config: Path, run_dir: Path, number: int) -> None:
-    """Start the job and see it done by all of its processes."""
+    """Start the job; all of its processes must finish it."""
     with Group(config, run_dir, number) as group:
         assert group.wait() == [0] * number, group.errors
 
@@ -41,7 +41,7 @@ def saved_steps(run_dir: Path) -> set[int]:
 
 
 def digests_of(run_dir: Path) -> list[tuple[int, int]]:
-    """(step, batch digest), in order; rows of a step that was done twice are one."""
+    """(step, batch digest), in order; a step that was done twice is listed once."""
     return sorted({(row["step"], row["batch_digest"]) for row in step_rows(run_dir)})
 
 
@@ -74,7 +74,7 @@ def straight(config):
 
 @pytest.fixture(scope="module")
 def alone(config):
-    """The run of one process, told nothing of others."""
+    """The run of one process that is told of no others."""
     env = environment(config.parent / "cache", JAX_NUM_CPU_DEVICES="2", XLA_FLAGS=os.environ["XLA_FLAGS"])
     run_dir = config.parent / "alone"
     run_to_end(
@@ -84,7 +84,7 @@ def alone(config):
 
 
 def kill_one(group: Group, index: int) -> None:
-    """SIGKILL to one process: the others end in time with one line each, which names it."""
+    """Send SIGKILL to one process; the others must end in time, each with one line that names it."""
     group.jobs[index].kill()
     codes = group.wait(WITHIN_SECONDS)
     for other, (job, code) in enumerate(zip(group.jobs, codes, strict=True)):
@@ -134,7 +134,7 @@ def test_a_stopped_job_continues_with_any_number_of_processes(config, straight, 
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
-# A save lasts ten steps, so never to the next that is due by steps; the loss of step 14 spikes.
+# A save lasts ten steps, so it ends before the next save that is due by steps; the loss of step 14 spikes.
 SLOW_SAVES_AND_A_SPIKE = """
 import sys, time
 from flaxmill.train.checkpoint import checkpoints as checkpoint
@@ -174,7 +174,7 @@ Recorder.record, SpikeDetector.is_spike = count, spike_once
 
 def test_slow_saves_by_the_clock_do_not_pile_up_and_two_processes_roll_back_alike(config):
     run_dir = config.parent / "slow"
-    # The clock always asks: after every third step, were it not for the save in progress.
+    # The clock always asks: it would save after every third step, were it not for the save in progress.
     flags = ("--checkpoint.every", 12, "--checkpoint.every_minutes", 1e-6, "--eval_every", STEPS)
     before = SLOW_SAVES_AND_A_SPIKE.format(last_step=STEPS - 1)
     with Group(config, run_dir, 2, *flags, before=before) as group:
@@ -228,7 +228,7 @@ def test_processes_with_different_seeds_end_at_once_and_name_the_seed(config):
 
 
 def kill_somewhere(config: Path, run_dir: Path, moments: random.Random, num_left: int) -> int | None:
-    """Start the job and kill one process; how many steps it had made, None if it was done before."""
+    """Start the job and kill one process; returns how many steps it had made, None if it was done before."""
     before = count_steps(run_dir)
     victim = moments.randrange(NUM_PROCESSES)
     with Group(config, run_dir, NUM_PROCESSES) as group:

@@ -20,10 +20,10 @@ MESHES = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x4": (1, 1, 4), "2x2x2": (
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def losses_on(request, corpus, tmp_path_factory, stop_after):
-    """How to train a named config, with dropout, on a mesh: its loss at every step."""
+    """Trains a named config, with dropout, on a mesh; gives its loss at every step."""
     config = CONFIGS[request.param]
     patch = pytest.MonkeyPatch()
-    patch.setattr(Checkpoints, "save", lambda *_: None)  # compiles much on each mesh, and is not looked at
+    patch.setattr(Checkpoints, "save", lambda *_: None)  # saves compile much on each mesh, and are not read
 
     def train_on(data, fsdp, tensor):
         experiment = dataclasses.replace(

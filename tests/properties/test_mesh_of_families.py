@@ -63,7 +63,7 @@ def run(config, mesh_config):
 def test_outputs_and_gradients_are_unchanged_by_the_mesh(name):
     config = CONFIGS[name]
     params, outputs, gradients = run(config, MeshConfig(data=1))
-    # Two tensor shards: as many as the encoder of one of them has heads.
+    # Two tensor shards: some of the models have only two key-value heads.
     split_params, split_outputs, split_gradients = run(config, MeshConfig(data=1, fsdp=4, tensor=2))
     jax.tree.map(np.testing.assert_array_equal, split_params, params)
     norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradients)))

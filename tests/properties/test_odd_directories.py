@@ -1,4 +1,4 @@
-"""Every command on a run below a directory whose name has all characters that mean something elsewhere."""
+"""Every command works on a run below a directory whose name has all characters with a meaning elsewhere."""
 
 import json
 

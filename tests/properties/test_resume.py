@@ -1,4 +1,4 @@
-"""A run that was interrupted and given again equals one that was not, bit for bit."""
+"""A run that was interrupted and started again equals an uninterrupted one, bit for bit."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def command(config, run_dir, *flags):
 
 
 def shipped_environment():
-    """As a user's, where XLA optimises fully: what must be equal is what users run."""
+    """A user's environment, where XLA optimises fully: the runs that users make must be equal."""
     return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 

@@ -21,7 +21,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 STEPS, EVAL_EVERY = 40, 5
 MARKS = {"preparation": "training a ", "compilation": "interrupted "}
 LATEST = {"start": 3.0, "preparation": 0.6, "compilation": 3.0}  # seconds after the mark
-# The shell's 128 + n of a process that had no handler yet, as Popen has it.
+# Popen's codes of a process that had no handler yet; a shell would show 128 + n.
 UNHANDLED = (-signal.SIGINT, -signal.SIGTERM)
 STARTING = "init_import_site"
 
@@ -49,7 +49,7 @@ class Sweep:
         """Start the run, or go on with it, and send two signals at a random moment of a kind."""
         with self._start(self.run_dir) as jobs:
             self._wait_for(kind, jobs[0])
-            # A launcher signals all; one may be told alone once all know of each other.
+            # A launcher signals all processes; one may be signalled alone once all know of each other.
             everyone = kind in ("start", "preparation") or self.moments.random() < 0.5
             told = jobs if everyone else [self.moments.choice(jobs)]
             for _ in range(2):
@@ -66,7 +66,7 @@ class Sweep:
             self.run_dir = self.directory / f"run-{self.num_runs}"
 
     def finish(self) -> None:
-        """What was interrupted so often ends as the straight run."""
+        """The run that was interrupted so often must end as the straight run."""
         self._train(self.run_dir)
         assert_same_end(self.run_dir, self._straight(), STEPS)
 
@@ -132,7 +132,7 @@ class Sweep:
 
 
 def _code_of(job: Job) -> int:
-    """The exit code; Python's 1, where SIGINT meets it before it has read any of ours, is that signal's."""
+    """The exit code; 1 counts as SIGINT's if the signal came before Python had read any code of ours."""
     code = job.wait()
     return -signal.SIGINT if code == 1 and STARTING in job.err else code
 

@@ -1,4 +1,4 @@
-"""Small checkpoints, and what spoils them."""
+"""Small checkpoints, and ways to damage them."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ WANTED = jax.tree.map(
 PARAMS = "params/embed/tokens, params/half"
 
 DATA = "params/ocdbt.process_0/d/*"
-"""The file below a checkpoint that holds the params."""
+"""Pattern of the file below a checkpoint that holds the params."""
 TOKENS_END = 8_020
-"""Where in it the first array and its index end."""
+"""The byte of that file at which the first array and its index end."""
 
 
 def write_checkpoints(directory: Path, steps: tuple[int, ...] = (10, 20, 30)) -> Path:

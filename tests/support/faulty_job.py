@@ -1,4 +1,4 @@
-"""A small run for tests that break it: what its user then sees, and whether it recovers."""
+"""A small run for tests that break it: what its user sees, and whether it recovers."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from flaxmill.train.command_line import main
 from flaxmill.train.recorder import Recorder
 from flaxmill.train.run.directory import CONFIG_FILE, TOKENIZER_FILE
 
-STEPS, STOPPED_AT = 8, 5  # with checkpoints of 4 and 5
+STEPS, STOPPED_AT = 8, 5  # the stopped run has checkpoints 4 and 5
 REDONE = "the steps since the last checkpoint are done again"
 SAVING = "SIGTERM: saving and stopping; again to stop at once"
 LEFT_FREE = 65_536  # bytes: rows of metrics fit, a checkpoint does not
@@ -47,12 +47,12 @@ class FaultyJob:
         self.flaxmill = flaxmill
 
     def train(self, *flags: Any) -> Seen:
-        """`flaxmill train`, in this process."""
+        """Run `flaxmill train` in this process."""
         code, out, err = self.flaxmill("train", self.config, "--run-dir", self.directory, *flags)
         return self.seen(code, out, err)
 
     def seen(self, code: int, out: str, err: str) -> Seen:
-        """What a user sees of a command that has ended."""
+        """What a user sees when a command has ended."""
         for pattern, word in (
             (re.escape(str(self.directory)), "RUN"),
             (re.escape(str(self.config.parent)), "FOLDER"),
@@ -64,20 +64,20 @@ class FaultyJob:
         return Seen(code, out, [line.removeprefix("flaxmill: ") for line in own])
 
     def continues(self, *flags: Any, steps: int = STEPS) -> Seen:
-        """Given again, the run ends as if nothing had been."""
+        """Give the command again: the run must end as if nothing had happened."""
         seen = self.train(*flags)
         assert seen.code == 0, seen.said
         self.assert_whole(steps)
         return seen
 
     def assert_whole(self, steps: int = STEPS) -> None:
-        """Every row and array is that of the straight run; damaged checkpoints may stand aside."""
+        """Check that every row and array equals the straight run's; damaged checkpoints may be set aside."""
         for path in (self.directory / "checkpoints").glob("*.damaged"):
             shutil.rmtree(path)
         assert_same_end(self.directory, self.straight, steps)
 
     def saved_steps(self) -> list[int]:
-        """Committed checkpoints."""
+        """The steps of committed checkpoints."""
         names = [path.parent.name for path in (self.directory / "checkpoints").glob(f"*/{COMMIT_FILE}")]
         return sorted(int(name) for name in names if name.isdecimal())
 
@@ -96,14 +96,14 @@ class FaultyJob:
 
 
 def write_config(directory: Path, corpus: Path, **changes: Any) -> Path:
-    """A file with the experiment of such a job."""
+    """Write a file with the experiment of such a job."""
     settings: dict[str, Any] = {"steps": STEPS, "batch_size": 8, "eval_batches": 1} | changes
     settings.setdefault("checkpoint", {"every": 2})
     return write_experiment(directory / "job.py", "causal", corpus, **settings)
 
 
 def run_here(config: Path, run_dir: Path) -> int:
-    """`flaxmill train` in this process; its exit code."""
+    """Run `flaxmill train` in this process; returns its exit code."""
     with pytest.raises(SystemExit) as stop:
         main(["train", str(config), "--run-dir", str(run_dir)])
     assert isinstance(stop.value.code, int)
@@ -111,7 +111,7 @@ def run_here(config: Path, run_dir: Path) -> int:
 
 
 def at_step(patch: pytest.MonkeyPatch, number: int, act: Callable[[], Any]) -> None:
-    """Do something when the metrics of a step have been handed over."""
+    """Call `act` once the metrics of step `number` have been recorded."""
     record = Recorder.record
 
     def watched(recorder: Recorder, step: int, metrics: Any, data_seconds: float) -> None:
@@ -123,13 +123,13 @@ def at_step(patch: pytest.MonkeyPatch, number: int, act: Callable[[], Any]) -> N
 
 
 def stop_itself() -> None:
-    """What a scheduler does."""
+    """Send this process SIGTERM, as a scheduler does."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def mounted(directory: Path, size: str) -> Iterator[Callable[[str], None] | None]:
-    """A small file system of its own at `directory`, and what remounts it with other options; None where
+    """Mount a small file system at `directory`; gives a function that remounts it with other options, None if
     this user may not mount any."""
     directory.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
@@ -144,7 +144,7 @@ def mounted(directory: Path, size: str) -> Iterator[Callable[[str], None] | None
 
 @contextlib.contextmanager
 def short_of_disk(directory: Path) -> Iterator[None]:
-    """Where nothing more can be written: to a full file system, or past a limit of the kernel's."""
+    """Within this, nothing more can be written: the file system is full, or a kernel limit is reached."""
     ballast = directory / "ballast"
     if os.path.ismount(directory):
         with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""An input of a target: a directory, one file of which has been changed, or some of which were moved."""
+"""An input of a target: a directory in which one file has been changed, or some files were moved."""
 
 import contextlib
 import shutil
@@ -15,13 +15,13 @@ Read = Callable[[Path, int], object]
 
 
 class Case(NamedTuple):
-    """A directory to begin with, its files that have another content, and which way of several it is read."""
+    """A directory to begin with, its files with changed content, and a number that chooses how it is read."""
 
     base: Path
     changed: dict[str, bytes]
     variant: int
     moved: tuple[tuple[str, str, str], ...] = ()
-    """(what is done, to which file, with which other one)."""
+    """(what is done, to which file, with which other file)."""
 
 
 class Target(NamedTuple):
@@ -29,7 +29,7 @@ class Target(NamedTuple):
 
     bases: makes the directories that cases begin with.
     files: globs of the files that are changed in them; none: files are moved and not changed.
-    commands: that read the directory, which is {inside} in them; one is chosen by the variant.
+    commands: command lines that read the directory, written {inside}; the variant chooses one.
     """
 
     bases: Callable[[Path], Sequence[Path]]
@@ -80,11 +80,11 @@ def _moved(bases: Sequence[Path]) -> st.SearchStrategy[Case]:
 
 
 def place(case: Case, inside: Path) -> None:
-    """Make the directory `inside` the case's."""
+    """Lay the case's files out in the directory `inside`."""
     empty(inside)
     shutil.copytree(case.base, inside, dirs_exist_ok=True)
     for name, data in case.changed.items():
         (inside / name).write_bytes(data)
     for how, name, other in case.moved:
-        with contextlib.suppress(OSError):  # what an earlier move has made impossible
+        with contextlib.suppress(OSError):  # an earlier move may have made this one impossible
             move(how, inside / name, inside / other)

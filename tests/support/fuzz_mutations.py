@@ -1,4 +1,4 @@
-"""Files as no program writes them: valid ones, changed byte by byte, value by value or line by line."""
+"""Mutates valid files byte by byte, value by value or line by line, into files that no program writes."""
 
 import json
 import struct
@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 
 Draw = Callable[[st.SearchStrategy], Any]
 Change = Callable[[Draw, bytes, Sequence[bytes]], bytes]
-"""Draws a change of the bytes; the others are files of the same kind, to take pieces of."""
+"""Draws a change of the bytes; the others are files of the same kind, to take pieces from."""
 
-# A name that begins so leads out of the directory of a case.
+# A name that begins like this leads out of the directory of a case.
 OUTSIDE = "../outside/secret"
 MAX_BYTES = 400_000
-_DEEP = (b"[" * 20, b'{"a":' * 20)  # of an earlier change: too deep to be changed within
+_DEEP = (b"[" * 20, b'{"a":' * 20)  # from an earlier change: too deep to be changed inside
 
 
 class Raw(str):
-    """JSON as it stands, which `json.dumps` would not write."""
+    """JSON text that is written as it is; `json.dumps` would not write it."""
 
 
 class Members(list):
-    """An object of JSON as pairs: names may stand twice."""
+    """A JSON object as pairs: a name may occur twice."""
 
 
 NUMBERS: tuple[Any, ...] = (
@@ -142,7 +142,7 @@ def change_bytes(draw: Draw, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def change_lines(draw: Draw, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Drops, doubles, moves, empties or joins whole lines, or takes one of another file."""
+    """Drops, doubles, moves, empties or joins whole lines, or takes one from another file."""
     lines = data.splitlines(keepends=True) or [b""]
     place = draw(st.integers(0, len(lines) - 1))
     match draw(st.sampled_from(("drop", "double", "first", "blank", "join", "other", "returns", "last"))):
@@ -168,11 +168,11 @@ def change_lines(draw: Draw, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def change_json(names: Sequence[str] = (), texts: Sequence[str] = ()) -> Change:
-    """A change of one value of a JSON text, of each line where it is one a line.
+    """A change of one value in a JSON text, or in one line if each line is a JSON text.
 
     Args:
-      names: keys that readers know, which are added, or take the place of others.
-      texts: strings that mean something to them.
+      names: keys that readers know; they are added, or replace others.
+      texts: strings that mean something to readers.
     """
 
     def change(draw: Draw, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -198,13 +198,13 @@ def write_json(value: Any) -> str:
         return "{" + ", ".join(f"{write_json(name)}: {write_json(one)}" for name, one in value) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(write_json, value)) + "]"
-    if isinstance(value, int) and value.bit_length() > 13_000:  # 4,000 digits, which Python writes no more
+    if isinstance(value, int) and value.bit_length() > 13_000:  # 4,000 digits; Python refuses to write more
         return "9" * 5000
     return json.dumps(value)
 
 
 def change_header(change: Change) -> Change:
-    """That change of the JSON in front of a safetensors file, its length made right more often than not."""
+    """A change of a safetensors file: mostly of its header's JSON by `change`, else of its length or rest."""
 
     def change_it(draw: Draw, data: bytes, others: Sequence[bytes]) -> bytes:
         header, rest = _split_safetensors(data)
@@ -253,7 +253,7 @@ def _changed(draw: Draw, value: Any, names: Sequence[str], texts: Sequence[str])
 
 
 def _changed_item(draw: Draw, item: Any, names: Sequence[str], texts: Sequence[str]) -> list[Any]:
-    """What stands in the place of an item, or of a (name, value) pair: none, one or more of them."""
+    """What replaces an item, or a (name, value) pair: none, one or more of them."""
     how = draw(st.sampled_from(("inside", "inside", "inside", "inside", "drop", "double", "many", "rename")))
     name, value = item if isinstance(item, tuple) else (None, item)
     match how:

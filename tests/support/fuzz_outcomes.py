@@ -1,4 +1,4 @@
-"""What may come of reading a file that nobody wrote: a result, or one line; soon, in little memory, and of no
+"""Reading a mutated file must give a result or one line: soon, in little memory, and without opening any
 other file."""
 
 import contextlib
@@ -24,11 +24,11 @@ SECONDS = 10.0
 KILOBYTES = 2 * 1024 * 1024
 MAX_CHARACTERS = 2100
 LEAKS = ("Traceback", "panicked at", "Fatal Python error", "terminate called", "Warning:")
-"""What stands in no line of flaxmill's own."""
+"""Texts that no line of flaxmill's own contains."""
 
 
 class Finding(AssertionError):  # noqa: N818  (what is found need not be an error of ours)
-    """What should not have come of it; `kind` is equal for inputs that show the same defect."""
+    """An outcome that must not happen; `kind` is equal for inputs that show the same defect."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}\n{text}")
@@ -40,10 +40,10 @@ class _Hang(BaseException):
 
 
 def attempt(read: Callable[[Path], object], inside: Path) -> str | None:
-    """Read what lies `inside`: None, or the line in which the command would end.
+    """Read what is `inside`; returns None, or the line in which the command would end.
 
-    Raises Finding for everything else: an error that the command line shows with a traceback, a line that is
-    none, a file opened outside, more than SECONDS, more than KILOBYTES, or a word of a library on stderr.
+    Raises Finding for everything else: an error that the command line shows with a traceback, an unreadable
+    line, a file opened outside, more than SECONDS, more than KILOBYTES, or output of a library on stderr.
     """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with _watched(inside) as opened, _captured() as said:
@@ -59,7 +59,7 @@ def attempt(read: Callable[[Path], object], inside: Path) -> str | None:
 
 
 def check_line(line: str) -> None:
-    """Raises Finding where it is not one that a person reads."""
+    """Raises Finding if the line is not one that a person can read."""
     if len(line) > MAX_CHARACTERS or not line.isprintable() or not line.startswith("flaxmill: error: "):
         raise Finding("line", line[:5000])
 
@@ -102,7 +102,7 @@ def _line_of(error: BaseException) -> str:
 
 
 def _is_damage(error: BaseException) -> bool:
-    """Whether a checkpoint or a dataset is not what was saved, in words of ours: no mistake of the user's."""
+    """Whether an error of ours says that a checkpoint or a dataset is damaged: not the user's mistake."""
     return isinstance(error, RunError) or (isinstance(error, OSError) and error.errno is None)
 
 
@@ -122,7 +122,7 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-4000:]
 
 
-# Audit hooks cannot be taken away: this one looks where to look, and sees nothing while that is None.
+# Audit hooks cannot be removed: this one watches the directory `_inside`, and nothing while that is None.
 _inside: str | None = None
 _opened: list[str] = []
 _TEMPORARY = os.path.join(os.path.realpath(tempfile.gettempdir()), "")
@@ -141,7 +141,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "open" or _inside is None or not isinstance(arguments[0], str | bytes):
         return
     path = os.path.realpath(os.path.join(os.getcwd(), os.fsdecode(arguments[0])))
-    root = os.path.dirname(_inside)  # what is outside stands here too
+    root = os.path.dirname(_inside)  # the files outside are here too
     is_temporary = f"{path}/".startswith(_TEMPORARY) and not path.startswith(os.path.join(root, ""))
     cache = os.environ.get("FLAXMILL_CACHE", _inside)
     allowed = (*_ALLOWED, os.path.realpath(cache), _inside)
@@ -154,7 +154,7 @@ sys.addaudithook(_hook)
 
 @contextlib.contextmanager
 def _watched(inside: Path) -> Iterator[list[str]]:
-    """What is opened elsewhere than `inside`, in the cache or among Python's own files."""
+    """Collects what is opened anywhere but `inside`, in the cache or among Python's own files."""
     global _inside
     _opened.clear()
     _inside = os.path.realpath(inside)
@@ -173,7 +173,7 @@ class _Formatter(logging.Handler):
 
 @contextlib.contextmanager
 def _captured() -> Iterator[io.StringIO]:
-    """All that is written to stderr, by libraries too, whose writes go past Python."""
+    """Collects all that is written to stderr, including libraries' writes that bypass Python."""
     said, logger = io.StringIO(), logging.getLogger("flaxmill")
     sys.stderr.flush()
     kept, propagates = os.dup(2), logger.propagate

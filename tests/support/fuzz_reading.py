@@ -48,11 +48,11 @@ PROMPTS = ("the quick brown fox", "Déjà vu 鉄 😀 </s> [MASK]")
 
 
 def say_nothing(line: str) -> None:
-    """The log of who only reads."""
+    """A log that drops its lines."""
 
 
 def read_model(inside: Path, variant: int) -> None:
-    """What `import` and `--init-from` do; every eighth time the whole import."""
+    """Do what `import` and `--init-from` do; every eighth time the whole import."""
     if variant % 8 == 0:
         import_run(inside, inside / "run")
         return
@@ -68,7 +68,7 @@ def _trace(config: ModelConfig) -> None:
 
 
 def read_text_model(inside: Path, variant: int) -> None:
-    """What `generate` does before it computes; every eighth time that too."""
+    """Do what `generate` does before it computes; every eighth time compute too."""
     model = load_text_model(inside)
     options = dataclasses.replace(GenerationConfig(max_new_tokens=2), **model.decoding)
     prompts = read_prompts(model, PROMPTS)
@@ -79,7 +79,7 @@ def read_text_model(inside: Path, variant: int) -> None:
 
 
 def _use(tokenizer: Tokenizer) -> None:
-    """What exports write of it."""
+    """Make what exports write of the tokenizer."""
     framed_json(tokenizer, "template")
     tokenizer.settings_with_roles()
 
@@ -88,7 +88,7 @@ FILES = {"token_classification": "tagged.jsonl", "question_answering": "squad.js
 
 
 def read_tokenizer(inside: Path, variant: int) -> None:
-    """What `data prepare` makes of a text or of examples with the directory's tokenizer."""
+    """Do what `data prepare` does with a text or examples and the directory's tokenizer."""
     objective = [*OBJECTIVES][variant % len(OBJECTIVES)]
     is_text = data_of(objective).examples is None
     file = "text.txt" if is_text else FILES.get(objective, "rows.jsonl")
@@ -98,7 +98,7 @@ def read_tokenizer(inside: Path, variant: int) -> None:
 
 
 def read_table(inside: Path, variant: int, objectives: Sequence[str]) -> None:
-    """What `data prepare` and `data card` make of the only data file, in one of these ways."""
+    """Do what `data prepare` and `data card` do with the only data file, for one of these objectives."""
     (file,) = inside.glob("data.*")
     tokenizer = str(inside / "tokenizer.json")
     settings: dict[str, Any] = {}
@@ -117,7 +117,7 @@ def _prepare(inside: Path, file: str, objective: str, **settings: Any) -> Datase
 
 
 def read_dataset(inside: Path, variant: int) -> None:
-    """What `data card` and training do with a dataset that stands in the cache."""
+    """Do what `data card` and training do with a dataset that is in the cache."""
     objective = "classification" if (inside / "rows.jsonl").exists() else "causal"
     file = "rows.jsonl" if objective == "classification" else "text.txt"
     dataset = _prepare(inside, file, objective, tokenizer="bytes")
@@ -128,7 +128,7 @@ def read_dataset(inside: Path, variant: int) -> None:
 
 
 def read_run(inside: Path, variant: int) -> None:
-    """What `generate`, `checkpoints`, `export` and `train --run-dir` do with a run."""
+    """Do what `generate`, `checkpoints`, `export` and `train --run-dir` do with a run."""
     run = inside / "run"
     match variant % 4:
         case 0:
@@ -143,7 +143,7 @@ def read_run(inside: Path, variant: int) -> None:
 
 
 def read_rows(inside: Path, variant: int) -> None:
-    """What evaluation, `data show` and a continued run do with metrics.jsonl."""
+    """Do what evaluation, `data show` and a continued run do with metrics.jsonl."""
     run = inside / "run"
     steps = find_steps(run / CHECKPOINTS)
     find_best_step(BestConfig(metric="eval_loss"), read_metrics(run / METRICS_FILE), steps)

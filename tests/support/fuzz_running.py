@@ -22,17 +22,15 @@ from fuzz_outcomes import LEAKS, SECONDS, Finding, attempt, check_line
 from flaxmill.train import command_line
 
 COMMAND_SECONDS = 60.0
-"""Of a whole command, which compiles programs too."""
-_LIBRARY_SECONDS = (
-    6 * SECONDS
-)  # after which a library that no signal interrupts has taken the process with it
+"""For a whole command, which compiles programs too."""
+_LIBRARY_SECONDS = 6 * SECONDS  # after these, a library that no signal interrupts takes the process with it
 Read = Callable[[Case], None]
 
 _TEXT = "the quick brown fox jumps over a lazy dog\n\nwho knows? not I\n"
 
 
 def make_places(root: Path) -> Path:
-    """The directory in which cases are laid, with what is outside it and must not be read."""
+    """Make the directory in which cases are laid out, and files outside it that must not be read."""
     (root / "outside").mkdir(parents=True)
     (root / "outside/secret").write_text("secret\n")
     (root / "text.txt").write_text(_TEXT * 4)
@@ -57,7 +55,7 @@ class Keeper:
         self.kinds: dict[str, str] = {}
 
     def keep(self, finding: Finding, inside: Path, case: Case) -> None:
-        """Copy the case and say what came of it, unless there is one such already."""
+        """Copy the case and note what came of it, unless a finding of its kind is kept already."""
         if finding.kind in self.kinds:
             return
         self.kinds[finding.kind] = str(finding)
@@ -74,7 +72,7 @@ class Keeper:
 
 
 def _unreadable(directory: str, names: list[str]) -> list[str]:
-    """What no copy is made of: pipes, and what the command itself has made."""
+    """Names that are not copied: neither files nor folders, such as pipes."""
     paths = {name: Path(directory, name) for name in names}
     return [name for name, path in paths.items() if not path.is_file() and not path.is_dir()]
 
@@ -82,7 +80,7 @@ def _unreadable(directory: str, names: list[str]) -> list[str]:
 def _run_cases(
     target: Target, bases: Sequence[Path], inside: Path, number: int, seed: int, keeper: Keeper, read: Read
 ) -> int:
-    """Draw that many cases, lay each `inside` and read it; how many there were."""
+    """Draw `number` cases, lay each out `inside` and read it; returns how many there were."""
     tried = 0
 
     @hypothesis.seed(seed)
@@ -109,7 +107,7 @@ def _run_cases(
 
 
 def _note(inside: Path, case: Case, tried: int) -> None:
-    """What is read now, for whoever finds the process dead."""
+    """Note what is read now, for whoever finds the process dead."""
     (inside.parent / "now.json").write_text(json.dumps([tried, str(case.base), case.variant, case.moved]))
 
 
@@ -135,7 +133,7 @@ def run_commands(
 
     def read(case: Case) -> None:
         command = target.commands[case.variant % len(target.commands)].format(inside=inside)
-        cache = inside / "cache"  # a case's own, where it has one, is what is to be read
+        cache = inside / "cache"  # if the case has a cache, that is what is to be read
         os.environ["FLAXMILL_CACHE"] = str(cache if cache.exists() else inside.parent / "cache")
         _command(shlex.split(command)[1:])
 
@@ -143,7 +141,7 @@ def run_commands(
 
 
 def _command(argv: list[str]) -> None:
-    """Raises Finding where it ends with anything but 0, or 2 and one line."""
+    """Run a command; raises Finding if it ends with anything but 0, or 2 and one line."""
     with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
         code = _wait(_fork(argv, out.fileno(), err.fileno()))
         err.seek(0)
@@ -151,7 +149,7 @@ def _command(argv: list[str]) -> None:
     if code is None:
         raise Finding("command: hang", f"{argv}\n{said[-2000:]}")
     if leaks := [leak for leak in LEAKS if leak in said]:
-        # Where it was raised tells findings apart.
+        # The place where it was raised tells findings apart.
         places = [line.strip() for line in said.splitlines() if line.startswith("  File ")]
         place_ = places[-1] if places else ""
         raise Finding(
@@ -169,8 +167,8 @@ def _command(argv: list[str]) -> None:
 
 
 def _is_damage(command: str, errors: list[str]) -> bool:
-    """Whether a checkpoint or a dataset is not what was saved: no mistake of the user's, and exit code 1."""
-    if command == "checkpoints":  # which lists them
+    """Whether a checkpoint or a dataset is damaged: that is not the user's mistake, and has exit code 1."""
+    if command == "checkpoints":  # it lists damaged checkpoints
         return not errors
     return len(errors) == 1 and any(word in errors[0] for word in ("checkpoint", "is damaged", "is gone"))
 
@@ -208,7 +206,7 @@ def _become(argv: list[str], out: int, err: int) -> NoReturn:
 
 
 def _wait(child: int) -> int | None:
-    """Its exit code, negative for a signal; None where it had to be killed."""
+    """The child's exit code, negative for a signal; None if it had to be killed."""
     until = time.monotonic() + COMMAND_SECONDS
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""Small runs, with their checkpoints, and prepared datasets; and what may befall their files."""
+"""Small runs, with their checkpoints, and prepared datasets; and what can happen to their files."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def write_run(directory: Path) -> list[Path]:
 
 
 def write_dataset(inside: Path) -> list[Path]:
-    """A text and examples, each with its dataset in the cache beside it, as they stand `inside`."""
+    """Write a text and examples, each with its dataset in a cache beside it; both are made `inside`."""
     made = []
     for file, data, objective in (
         ("text.txt", (TEXT * 20).encode(), "causal"),
@@ -120,12 +120,12 @@ def _removed(path: Path) -> Path:
 
 
 def _nothing(path: Path) -> None:
-    """In its place."""
+    """Put nothing in its place."""
 
 
 def _make_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as made:
-        made.bind(os.path.relpath(path))  # of a short path alone
+        made.bind(os.path.relpath(path))  # only short paths are allowed
 
 
 _MAKERS: dict[str, Callable[[Path], object]] = {

@@ -1,4 +1,4 @@
-"""Valid files and directories, each as small as its kind can be: what fuzzing begins with."""
+"""Valid files and directories that fuzzing begins with, each as small as its kind can be."""
 
 import bz2
 import gzip
@@ -14,7 +14,7 @@ from small_tokenizers import directory_of
 
 TEXT = "the quick brown fox jumps over a lazy dog while rain falls on old stones\n\nwho knows? not I\n\n"
 
-# What each model's directory has as its tokenizer.
+# The tokenizer in each model's directory.
 MODELS = {
     "bert": "bert", "bert_pretraining": "bert", "bert_classification": "bert", "bert_multi_label": "bert",
     "bert_qa": "bert", "roberta": "roberta", "roberta_tokens": "roberta", "modernbert": "bert",
@@ -36,7 +36,7 @@ _SIZES = {
 
 
 def write_models(directory: Path) -> list[Path]:
-    """A directory of each of MODELS, of one layer of width 8, with its tokenizer."""
+    """Write a directory for each of MODELS, with one layer of width 8 and its tokenizer."""
     from flaxmill.train.parity.small_models import SMALL, make_reference
 
     made = []
@@ -58,7 +58,7 @@ def write_models(directory: Path) -> list[Path]:
 
 
 def write_sharded(models: list[Path], directory: Path) -> list[Path]:
-    """The models with their tensors in two files, and the index of these."""
+    """Write the models with their tensors in two files, and an index of these."""
     from safetensors.numpy import load_file, save_file
 
     made = []
@@ -78,7 +78,7 @@ def write_sharded(models: list[Path], directory: Path) -> list[Path]:
 
 
 def write_tokenizers(directory: Path) -> list[Path]:
-    """A directory with a text and a tokenizer.json of each common kind."""
+    """Write a directory with a text and a tokenizer.json for each common kind."""
     made = []
     for kind in ("bert", "roberta", "gpt2", "llama", "t5"):
         target = shutil.copytree(directory_of(kind), directory / f"tokenizer-{kind}")
@@ -88,7 +88,7 @@ def write_tokenizers(directory: Path) -> list[Path]:
 
 
 def _write_examples(directory: Path) -> None:
-    """What each objective reads."""
+    """Write the examples that each objective reads."""
     (directory / "text.txt").write_text(TEXT)
     (directory / "rows.jsonl").write_bytes(json_lines(ROWS))
     (directory / "tagged.jsonl").write_bytes(json_lines(TAGGED))
@@ -96,7 +96,7 @@ def _write_examples(directory: Path) -> None:
 
 
 def write_vocabularies(directory: Path) -> list[Path]:
-    """vocab.txt with BERT's settings, and vocab.json with merges.txt with GPT-2's and RoBERTa's."""
+    """Write vocab.txt with BERT's settings, and vocab.json with merges.txt with GPT-2's and RoBERTa's."""
     import tokenizers
 
     made = []

@@ -1,4 +1,4 @@
-"""What is fuzzed: for each kind of file the valid ones, how they are changed, what reads them, and by which
+"""What is fuzzed: for each kind of file, valid files, how they are changed, what reads them, and by which
 commands."""
 
 import functools

@@ -1,6 +1,6 @@
 """A program that fuzzes: `python tests/support/fuzz_worker.py ROOT TARGET inputs|commands NUMBER SEED KEPT`.
 
-Without a target it makes what all targets begin with. A process of its own, since a library may end it.
+With --bases and names of targets it makes what these begin with. It runs apart, since a library may end it.
 """
 
 import json
@@ -14,11 +14,11 @@ from pathlib import Path
 KNOWN, NOW = "bases.json", "now.json"
 REPORT = "report.json"
 MOST_BYTES = 6 << 30
-"""A finding is less; more would take the machine's memory from others."""
+"""A finding takes less; more would take memory from other processes of the machine."""
 
 
 def make_all(root: Path, names: list[str]) -> None:
-    """What the targets begin with, listed in a file."""
+    """Make what the targets begin with, and list it in a file."""
     from fuzz_running import make_places
     from fuzz_targets import TARGETS
 
@@ -28,7 +28,7 @@ def make_all(root: Path, names: list[str]) -> None:
 
 
 def fuzz(root: Path, name: str, kind: str, number: int, seed: int, kept: Path) -> None:
-    """Give so many inputs to the functions behind the commands, or to the commands; writes REPORT."""
+    """Give `number` inputs to the functions behind the commands, or to the commands; writes REPORT."""
     from fuzz_running import Keeper, import_all, read_inputs, run_commands
     from fuzz_targets import TARGETS
 

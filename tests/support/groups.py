@@ -25,10 +25,10 @@ class Group:
         before: str = "",
         own_flags: Mapping[int, Sequence[Any]] = MappingProxyType({}),
     ) -> None:
-        """Start them, each after the program `before`; beside the flags of all, some have their own."""
+        """Start the processes, each after the program `before`; `own_flags` adds flags for some of them."""
         self.port = free_port()
         env = environment(config.parent / "cache", JAX_NUM_CPU_DEVICES="2")
-        env["XLA_FLAGS"] = os.environ["XLA_FLAGS"]  # quick to compile: here it is about the processes
+        env["XLA_FLAGS"] = os.environ["XLA_FLAGS"]  # quick to compile: only the processes matter here
         flags += ("--num-processes", number, "--heartbeat-seconds", HEARTBEAT_SECONDS, "--log-digests")
         flags += ("--coordinator", f"localhost:{self.port}")
         self.run_dir = run_dir
@@ -52,7 +52,7 @@ class Group:
                 stack.callback(job.kill)
 
     def wait(self, seconds: float = PATIENCE) -> list[int]:
-        """All exit codes, within so many seconds."""
+        """All exit codes; the processes must end within so many seconds."""
         deadline = time.monotonic() + seconds
         return [job.wait(max(0.1, deadline - time.monotonic())) for job in self.jobs]
 

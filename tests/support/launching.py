@@ -20,7 +20,7 @@ from flaxmill.train.checkpoint.checkpoints import COMMIT_FILE
 from flaxmill.train.metrics.metrics_file import read_metrics
 
 PROGRAM = "from flaxmill.train.command_line import main; main()"
-PATIENCE = 300  # seconds that any one wait may take, on the slowest machine
+PATIENCE = 300  # seconds that a single wait may take, on the slowest machine
 CONFIG = """
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
@@ -48,7 +48,7 @@ config = Experiment(
 )
 """
 BERT = dict(norm_position="post", embedding_norm=True, num_segments=2, initializer="bert")
-VALUES = ("loss", "grad_norm", "num_tokens")  # what the steps of two runs are compared by
+VALUES = ("loss", "grad_norm", "num_tokens")  # the values by which the steps of two runs are compared
 
 
 def write_experiment(
@@ -77,7 +77,7 @@ def write_experiment(
 
 
 def environment(cache: Path, **changes: str) -> dict[str, str]:
-    """As a user's, where XLA optimises fully: what must be equal is what users run."""
+    """A user's environment, where XLA optimises fully: the runs that users make must be equal."""
     kept = {
         name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTEST_XDIST_WORKER")
     }
@@ -90,7 +90,7 @@ def environment(cache: Path, **changes: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port on which nobody listens."""
     with socket.create_server(("", 0)) as taken:
         return taken.getsockname()[1]
 
@@ -150,11 +150,11 @@ class Job:
         self.process.send_signal(number)
 
     def wait(self, patience: float = PATIENCE) -> int:
-        """The exit code; negative for a signal's."""
+        """The exit code; negative for a signal."""
         return self.process.wait(patience)
 
     def kill(self) -> int:
-        """SIGKILL, and the exit code: 0 where it was done before."""
+        """Send SIGKILL; returns the exit code, 0 if the job was done before."""
         if not self.ended:
             self.send(signal.SIGKILL)
         return self.wait()
@@ -187,7 +187,7 @@ def step_rows(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def values_of(run_dir: Path) -> dict[int, tuple[Any, ...]]:
-    """{step: VALUES}, with every row of a step that was written twice held to be the same."""
+    """{step: VALUES}; the rows of a step that was written twice must be the same."""
     values: dict[int, tuple[Any, ...]] = {}
     for row in step_rows(run_dir):
         found = tuple(row[name] for name in VALUES)
@@ -196,7 +196,7 @@ def values_of(run_dir: Path) -> dict[int, tuple[Any, ...]]:
 
 
 def evaluations_of(run_dir: Path) -> dict[int, dict[str, Any]]:
-    """{step: eval_*}; repeated rows are held to be the same."""
+    """{step: eval_*}; repeated rows must be the same."""
     found: dict[int, dict[str, Any]] = {}
     for row in read_metrics(run_dir / "metrics.jsonl"):
         if "eval_loss" in row:
@@ -232,7 +232,7 @@ def saved_arrays(run_dir: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def assert_same_end(run_dir: Path, straight: Path, steps: int) -> None:
-    """The run that was interrupted equals the one that was not, bit for bit, and left nothing lying about."""
+    """Check that the interrupted run equals the straight one, bit for bit, and left nothing lying about."""
     values, expected = values_of(run_dir), values_of(straight)
     assert sorted(values) == sorted(expected) == list(range(steps))
     assert values == expected
@@ -242,7 +242,7 @@ def assert_same_end(run_dir: Path, straight: Path, steps: int) -> None:
 
 
 def assert_same_arrays(run_dir: Path, straight: Path, steps: int) -> None:
-    """Parameters, optimizer and counters of the last checkpoint are equal bit for bit."""
+    """Check that parameters, optimizer and counters of the last checkpoint are equal bit for bit."""
     arrays, wanted = saved_arrays(run_dir, steps), saved_arrays(straight, steps)
     assert arrays.keys() == wanted.keys()
     assert manifest_arrays(run_dir, steps) == manifest_arrays(straight, steps)
@@ -252,7 +252,7 @@ def assert_same_arrays(run_dir: Path, straight: Path, steps: int) -> None:
 
 
 def leftovers(run_dir: Path) -> list[str]:
-    """What stands in a run directory beside what belongs there."""
+    """Files in a run directory that do not belong there."""
     known = {"config.json", "tokenizer.json", "tokenizer_config.json"}
     known |= {"metrics.jsonl", "checkpoints", ".lock"}
     strange = [path.name for path in run_dir.iterdir() if path.name not in known]

@@ -1,4 +1,4 @@
-"""For each family a small model of transformers, and another value of each key that is read."""
+"""For each family a small transformers model, and another value for each key that is read."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ from flaxmill.train.parity.small_models import SMALL
 
 
 class Family(NamedTuple):
-    """The settings to begin with, and others; a value that is a dict of keys moves several at once."""
+    """The model to begin with, and other values of its settings; a dict of keys moves several at once."""
 
     small: str
     architecture: str
@@ -231,7 +231,7 @@ FAMILIES_MOVED: dict[str, Family] = {
         },
     ),
 }
-"""`moved` of what has no value of its own to move to is in UNMOVED."""
+"""Keys that have no other value to move to are in UNMOVED."""
 
 UNMOVED = {
     "architectures": "chooses the head",
@@ -244,7 +244,7 @@ UNMOVED = {
 
 
 def settings_with(family: Family, *keys: str) -> dict[str, Any]:
-    """The settings with these keys moved."""
+    """The settings with other values for these keys."""
     settings = family.settings
     for key in keys:
         value = family.moved[key]

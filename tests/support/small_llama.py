@@ -12,7 +12,7 @@ _STEPS = 80
 
 
 def make_tokenizer() -> tokenizers.Tokenizer:
-    """Words behind their blank, which the decoder strips from the front of a text; bytes for the rest."""
+    """Words with a leading blank, which the decoder strips from the front of a text; bytes for the rest."""
     words = [f"▁{word}" for word in SENTENCE.split()]
     merges = list(dict.fromkeys((word[:i], word[i]) for word in words for i in range(1, len(word))))
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
@@ -35,7 +35,7 @@ def make_tokenizer() -> tokenizers.Tokenizer:
 
 @functools.cache
 def directory() -> Path:
-    """Its tokenizer.json, config.json and weights; nothing else says how the tokenizer is to be used."""
+    """A directory with tokenizer.json, config.json and weights, and no other setting of the tokenizer."""
     import torch
     import transformers
 

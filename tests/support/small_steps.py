@@ -21,7 +21,7 @@ ROWS, TOKENS, VOCABULARY = 8, 12, 101
 
 
 class Taken(NamedTuple):
-    """States on the host before and after the steps, and each step's metrics; shared: not to be changed."""
+    """Host states before and after the steps, and each step's metrics; shared, so do not change them."""
 
     before: TrainState
     after: TrainState

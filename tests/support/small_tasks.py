@@ -16,7 +16,7 @@ NUM_TRAIN, NUM_VALID = 160, 24
 
 
 def task_data(task: str, directory: Path, **changes: Any) -> DataConfig:
-    """Files for training and held-out ones, written where they are not there yet."""
+    """Training and held-out files, written if they are not there yet."""
     data, held_out = write_task(directory, task, NUM_TRAIN), write_task(directory, task, NUM_VALID, seed=1)
     return dataclasses.replace(data, valid_files=held_out.files, **changes)
 

@@ -1,4 +1,4 @@
-"""Small tokenizers of the common kinds, as transformers saves them: what rows are compared with."""
+"""Small tokenizers of the common kinds, as transformers saves them, for comparing rows."""
 
 import functools
 import json
@@ -126,7 +126,7 @@ def _train(inner: tokenizers.Tokenizer, trainer: Any) -> None:
 
 
 def byte_level(*specials: str) -> tokenizers.Tokenizer:
-    """A token for each byte, behind which the special ones stand."""
+    """A token for each byte, followed by the special tokens."""
     inner = tokenizers.Tokenizer(
         models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
     )
@@ -137,7 +137,7 @@ def byte_level(*specials: str) -> tokenizers.Tokenizer:
 
 
 def write(directory: Path, inner: tokenizers.Tokenizer | None = None, **files: Any) -> None:
-    """A directory with a tokenizer and JSON files beside it, by their names without ending."""
+    """Write a tokenizer into a directory, and JSON files beside it, named without their suffix."""
     directory.mkdir(exist_ok=True)
     if inner is not None:
         inner.save(str(directory / "tokenizer.json"))
@@ -146,10 +146,10 @@ def write(directory: Path, inner: tokenizers.Tokenizer | None = None, **files: A
 
 
 def their_roles(directory: Path) -> Roles:
-    """The ids of special tokens as transformers has them."""
+    """The ids of special tokens in transformers."""
     import transformers
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # it says what it thinks of odd directories
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # it warns about odd directories
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     ids: list[Any] = [(role, getattr(tokenizer, f"{role}_token_id")) for role in ROLES]
     return {role: id_ for role, id_ in ids if id_ is not None}

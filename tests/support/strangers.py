@@ -1,4 +1,4 @@
-"""Those who connect to a port that is not for them: in every way that a network knows."""
+"""Strangers that connect to a port that is not for them, in every way that a network allows."""
 
 import itertools
 import random
@@ -33,13 +33,13 @@ SAYINGS = (
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens there; found out without a visit."""
+    """Whether a process listens on the port; found out without connecting."""
     tables = (Path(f"/proc/net/{name}") for name in ("tcp", "tcp6"))
     return any(f":{port:04X} 0" in table.read_text() for table in tables if table.exists())
 
 
 def visit(port: int, number: int, seed: int = 0, until: Callable[[], bool] = lambda: False) -> int:
-    """So many connections to a port of this machine, one after another; how many there were, at least 1.
+    """Make `number` connections to a port of this machine, one after another; returns how many, at least 1.
 
     They say something, or nothing, or far too much; they go, break off, or stay half open.
     """
@@ -68,9 +68,9 @@ def _visit_once(port: int, moments: random.Random) -> Iterator[socket.socket]:
         elif kind < 0.7:
             connection.sendall(moments.randbytes(moments.randint(1, 4000)))
         elif kind < 0.75:
-            connection.sendall(moments.randbytes(1 << 20))  # which is never read
+            connection.sendall(moments.randbytes(1 << 20))  # nobody reads it
         elif kind < 0.85:
-            # Broken off: what follows is a reset, not an end.
+            # Breaks off: a reset follows, not an end.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.send(b"[")
     if moments.random() < 0.3:
@@ -80,7 +80,7 @@ def _visit_once(port: int, moments: random.Random) -> Iterator[socket.socket]:
 
 
 def dribble(port: int, seconds: float) -> float:
-    """A line that never ends, byte by byte; after how many seconds the other end had enough."""
+    """Send a line that never ends, byte by byte; returns the seconds after which the other end closed it."""
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection, suppress(OSError):
         while time.monotonic() < started + seconds:

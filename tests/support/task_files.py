@@ -36,8 +36,8 @@ def has_encoder(task: str) -> bool:
 
 
 def write_task(directory: Path, task: str, num: int = 60, seed: int = 0) -> DataConfig:
-    """Writes the file and gives the config that reads it: rows of 24 tokens, of 64 for a seq2seq, whose texts
-    are then never cut."""
+    """Write the file; returns the config that reads it: rows of 24 tokens, or of 64 for seq2seq, so that its
+    texts are never cut."""
     rng = np.random.default_rng(seed)
     rows = [_make_row(task, number, rng) for number in range(num)]
     path = directory / f"{task}{seed}.{'json' if task == 'answers' else 'jsonl'}"

@@ -29,7 +29,7 @@ def replaced(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_signals_are_taken(monkeypatch):
-    # test_preemption.py tests the real thing; here it would take the signals of the test run itself.
+    # test_stop_signal.py tests the real one; here it would take the signals of the test run itself.
     no_signal = SimpleNamespace(leave=None, requested=False, prepares=lambda holds_checkpoint: None)
     context = contextlib.nullcontext(no_signal)
     monkeypatch.setattr("flaxmill.train.command_line.StopSignal", lambda **settings: context)
@@ -37,7 +37,7 @@ def _no_signals_are_taken(monkeypatch):
 
 @pytest.fixture
 def trained(replaced):
-    """What `train` was called with."""
+    """The arguments with which `train` was called."""
     calls = []
 
     def train(experiment, *, extend, heading, **others):
@@ -172,7 +172,7 @@ def test_mistakes_in_a_config_file_name_file_and_line(flaxmill, trained, tmp_pat
 
 
 def test_mistake_found_while_training_is_one_line_however_it_was_wrapped(flaxmill, replaced):
-    # The real thing: a run directory below a file, found by our own code below `train`.
+    # A real mistake: a run directory below a file, found by our own code below `train`.
     from flaxmill.train.run.directory import open_run_directory
 
     def train(experiment, **others):
@@ -221,7 +221,7 @@ def test_other_errors_pass_through(replaced):
 
 @pytest.fixture
 def a_run(tmp_path):
-    """As far as can be seen without reading it."""
+    """A directory that looks like a run until it is read."""
     (tmp_path / "config.json").write_text("{}")
     return tmp_path
 

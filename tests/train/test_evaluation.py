@@ -1,4 +1,4 @@
-"""The held-out loss is that of every held-out token, however it is batched."""
+"""The held-out loss covers every held-out token, however they are batched."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def test_the_loss_does_not_depend_on_the_batch_size_though_the_last_batch_is_par
     other, others = evaluate_untrained(objective, batch_size=24)
     assert batches.num_rows == others.num_rows
     assert batches.num_rows % 16 or batches.num_rows % 24
-    # Same rows in other sums: float32 rounding.
+    # The same rows summed in another order: float32 rounding.
     assert other == pytest.approx(one, rel=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_every_part_has_its_eval_name(evaluate_untrained):
         "eval_causal_accuracy",
     }
     half = (metrics["eval_mlm_loss"] + metrics["eval_causal_loss"]) / 2
-    assert metrics["eval_loss"] == pytest.approx(half, rel=1e-6)  # even batches of a fraction of a half
+    assert metrics["eval_loss"] == pytest.approx(half, rel=1e-6)  # half of each batch is causal
 
 
 STATISTICS = {"num_tokens": 300, "num_bytes": 1200, "unigram_entropy": 5.0, "bigram_entropy": 3.0}

@@ -114,7 +114,7 @@ def test_positions_of_an_encoder_decoder_reach_the_longer_of_source_and_target()
     assert resolved(objective="seq2seq", model=model, data=data).model.max_positions == 64
     data = dataclasses.replace(data, sequence_length=96)
     assert resolved(objective="seq2seq", model=model, data=data).model.max_positions == 96
-    # Elsewhere the target stands in the row, or no table of positions needs to reach it.
+    # In other models the target is in the row, or no table of positions needs to reach it.
     data = dataclasses.replace(data, target_length=128)
     assert resolved(model=ModelConfig(), data=data).model.max_positions == 96
     model = ModelConfig(encoder_layers=2, positions="relative")

@@ -43,7 +43,7 @@ def test_a_variable_that_jax_refuses_is_named_in_one_line(name, value, reason, t
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, round_trip_own):
-    """A model that only a device is missing for."""
+    """A model for which only a device is missing."""
     from flaxmill.model.config import ModelConfig
 
     directory = tmp_path_factory.mktemp("model")

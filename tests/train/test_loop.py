@@ -263,7 +263,7 @@ def test_a_changed_corpus_is_taken_when_that_is_allowed(small, corpus, tmp_path,
 
 
 class StopAt:
-    """Stands for the other processes, which are told where this one is, and for a signal at such a place."""
+    """Stands in for the peers, which are told what this process does, and for a signal at one such moment."""
 
     def __init__(self, doing):
         self.requested, self._doing, self.places = False, doing, []

@@ -41,7 +41,7 @@ HEAVY = (
 
 
 def test_no_config_waits_for_jax_or_what_brings_it():
-    """Nor does what parses flags and refuses them."""
+    """The code that parses and refuses flags does not wait for them either."""
     modules = [f"flaxmill.configs.{name}" for name in list_configs()]
     modules += [
         "flaxmill.train.commands.train_command",

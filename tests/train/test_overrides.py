@@ -85,7 +85,7 @@ def test_the_lists_are_known():
 @pytest.mark.parametrize("flag", LISTS)
 def test_none_empties_a_list_and_what_follows_fills_it_again(flag):
     name = flag.replace("-", "_")
-    # With a window, as a local layer needs one, and without held-out files, which need others.
+    # A local layer needs a window, and held-out files need other files to train on.
     flags = [f"--{flag}={value}" for value in LISTS[flag]]
     filled = parse("--model.window", "4", *(["--data.files", "x"] if "valid" in flag else []), *flags)
     assert flatten(filled)[name] == LISTS[flag]

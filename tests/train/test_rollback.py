@@ -52,12 +52,12 @@ def test_too_many_rollbacks_end_the_run_name_the_step_and_keep_its_batch(spiking
     with pytest.raises(DivergenceError, match=r"step 10, and spike.max_rollbacks=0 are used up.*bad_batches"):
         spiking(10, "never", spike=SpikeConfig(threshold=4.0, max_rollbacks=0))
     assert (tmp_path / "never" / "bad_batches" / "batch-10.npz").is_file()
-    assert spiking(None, "never", spike=ONCE).step == 14  # where it gives up may change
+    assert spiking(None, "never", spike=ONCE).step == 14  # a continued run may change max_rollbacks
 
 
 @pytest.fixture
 def spiking(make_experiment, monkeypatch, tmp_path):
-    """Trains 14 steps with a checkpoint every 4, where a loss at a given step of the first course spikes."""
+    """Trains 14 steps with a checkpoint every 4; the loss at a given step spikes, once."""
 
     def run(
         at: int | None,
@@ -117,7 +117,7 @@ def test_a_run_goes_back_skips_batches_and_says_so(spiking, capsys):
 @pytest.mark.slow
 def test_a_run_stopped_after_a_rollback_continues_past_the_skipped_batches(spiking, stop_after):
     whole = rows_of(spiking(10, "whole"))
-    stopped = spiking(10, "stopped", stop=stop_after(13))  # the 13th step made is step 9 of the second course
+    stopped = spiking(10, "stopped", stop=stop_after(13))  # the 13th step made is step 9 after the rollback
     assert stopped.preempted
     continued = rows_of(spiking(None, "stopped"))
     assert [(row["step"], row["loss"], row["batch_digest"]) for row in continued] == [
@@ -128,7 +128,7 @@ def test_a_run_stopped_after_a_rollback_continues_past_the_skipped_batches(spiki
 @pytest.mark.slow
 def test_a_preemption_before_a_spike_changes_nothing_of_what_follows(spiking, stop_after):
     whole = rows_of(spiking(10, "whole"))
-    assert spiking(None, "stopped", stop=stop_after(10)).preempted  # which saved step 10
+    assert spiking(None, "stopped", stop=stop_after(10)).preempted  # this saved step 10
     found = rows_of(spiking(10, "stopped"))
     assert [(row["step"], row["loss"]) for row in found] == [(row["step"], row["loss"]) for row in whole]
 

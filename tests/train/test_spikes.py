@@ -1,4 +1,4 @@
-"""A spike is a loss that stands out of a window of losses before it, and no other."""
+"""A loss is a spike if it stands out from a window of losses before it, and only then."""
 
 import json
 import math

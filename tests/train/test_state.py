@@ -1,4 +1,4 @@
-"""The state is born where the mesh wants it, with the same values everywhere."""
+"""The state is created with the mesh's shardings, and has the same values on every mesh."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def names_of(path):
 
 @functools.cache
 def state_on(data, fsdp, tensor):
-    """Compiled once a mesh, which takes seconds."""
+    """The state on a mesh, compiled once for each, since that takes seconds."""
     return init_state(CONFIG, ADAMW, mesh_of(data, fsdp, tensor), seed=3)
 
 

@@ -23,7 +23,7 @@ from flaxmill.train.step import make_eval_step, make_train_step
 
 pytestmark = pytest.mark.slow
 
-# The updates are the raw gradients, magnified until nothing of them is lost beside the weights.
+# The updates are the raw gradients, magnified so that nothing is lost in adding them to the weights.
 MAGNIFIED = OptimizerConfig(learning_rate=1e4, schedule="constant", warmup_fraction=0, clip_norm=None)
 
 
@@ -99,7 +99,7 @@ def test_accumulation_equals_the_large_batch_with_unequal_rows(make_trial, objec
     assert metrics_4["num_tokens"] == metrics["num_tokens"] == rows["mask"].sum()
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.params))
     for one, other in zip(jax.tree.leaves(state_4.params), jax.tree.leaves(state.params), strict=True):
-        # A key bias has a true gradient of zero: its rounding errors are measured by the other gradients.
+        # A key bias has a true gradient of zero: its rounding errors are compared with the other gradients.
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * largest)
 
 
@@ -109,7 +109,7 @@ def test_every_microbatch_draws_its_own_dropout(make_trial, dropout, same):
     trial = make_trial(accumulate=2, model={"dropout": dropout})
     rows = {name: np.repeat(value[:8], 2, axis=0) for name, value in trial.rows.items()}
     losses = []
-    for microbatch in range(2):  # a microbatch takes every second row
+    for microbatch in range(2):  # a microbatch has every second row
         counted = (np.arange(16) % 2 == microbatch)[:, None]
         losses.append(run(trial, rows | {"weights": rows["weights"] * np.float32(counted)})[1]["loss"])
     assert (losses[0] == losses[1]) == same
@@ -137,7 +137,7 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_bit_for_bit(make
 
 
 def test_an_infinite_gradient_is_skipped_though_the_loss_is_finite(make_trial):
-    """Huge weights that cancel: the loss can be represented, the squares in the norm of gradients cannot."""
+    """Huge weights cancel: the loss can be represented, the squares in the norm of gradients cannot."""
     trial = make_trial()
     started = on_host(trial.state)
     signs = np.where(np.arange(16) % 2, -1, 1)[:, None] * trial.rows["mask"]

@@ -1,4 +1,4 @@
-"""The library of the running Python holds labelled examples for every task, the same at every call."""
+"""The running Python's library yields labelled examples for every task, the same at every call."""
 
 import ast
 import collections
@@ -15,7 +15,7 @@ from flaxmill.data.embedded_tasks.roles import tag_lines
 from flaxmill.data.embedded_tasks.statements import judge
 from flaxmill.data.embedded_tasks.tasks import TASKS, embedded_examples
 
-# Least and most examples, wide enough for Python 3.11 to 3.13 and the builds of distributions.
+# The least and most examples, wide enough for Python 3.11 to 3.13 and the builds of distributions.
 RANGES = {
     "classification": (2_500, 7_000),
     "areas": (3_000, 6_000),

@@ -1,4 +1,4 @@
-"""Windows over a context are transformers', and every answer is found in those that hold it."""
+"""Windows over a context equal transformers', and every answer is found in the windows that hold it."""
 
 from dataclasses import replace
 

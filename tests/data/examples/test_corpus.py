@@ -31,7 +31,7 @@ def test_a_share_is_held_out_and_never_none(tmp_path):
         assert len(train) + len(valid) == num
         assert train
         assert valid
-    assert 4 <= len(valid) <= 20  # of 60, a fifth is drawn
+    assert 4 <= len(valid) <= 20  # a fifth of 60 is drawn
     assert [example.place for example in valid] == [
         example.place for example in read_examples(config, "classification", "valid")
     ]

@@ -1,4 +1,4 @@
-"""Tokenizers without a template of their own frame texts as those of their kind do."""
+"""A tokenizer without a template frames texts as tokenizers of its kind do."""
 
 import pytest
 import tokenizers

@@ -1,4 +1,4 @@
-"""Rows of texts and pairs are those of transformers' tokenizers."""
+"""Rows of texts and pairs equal those of transformers' tokenizers."""
 
 import json
 

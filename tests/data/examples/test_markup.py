@@ -1,4 +1,4 @@
-"""Special tokens that a text spells: read as such in examples, as letters in text to pretrain on."""
+"""Special tokens that a text spells are read as such in examples, as letters in text to pretrain on."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @pytest.fixture
 def inner(tmp_path: Path) -> Tokenizer:
-    """Marks of entities, as relation extraction has them, added to a small BERT's tokenizer."""
+    """A small BERT's tokenizer with added marks of entities, as relation extraction uses them."""
     made = Tokenizer(models.WordPiece({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

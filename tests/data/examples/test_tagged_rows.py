@@ -1,4 +1,4 @@
-"""A word's tag stands at its first piece, whatever the tokenizer does with blanks."""
+"""A word's tag is at its first piece, whatever the tokenizer does with blanks."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_each_word_that_is_not_cut_off_has_its_tag_at_its_first_piece(kind):
     ):
         places = np.flatnonzero(words >= 0)
         found = words[places]
-        # Words in order, each once; only those at the end may be cut off.
+        # Words come in order, each once; only words at the end may be cut off.
         np.testing.assert_array_equal(found, np.arange(len(found)))
         assert len(found) == len(example.texts) or rows["length"][row] == LENGTH
         assert [LABELS[tag] for tag in rows["tags"][row, places]] == example.wanted[: len(found)]

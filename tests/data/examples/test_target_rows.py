@@ -1,4 +1,4 @@
-"""Sources, prompts and targets: framed, cut and ended so that training and generation see the same."""
+"""Sources, prompts and targets are framed, cut and ended so that training and generation see the same."""
 
 import numpy as np
 import pytest

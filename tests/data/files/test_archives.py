@@ -1,4 +1,4 @@
-"""Archives are read through, whatever damage they have is said, and what holds no text is refused by name."""
+"""Archives are read to their end, any damage is reported, and files without text are refused by name."""
 
 import bz2
 import gzip

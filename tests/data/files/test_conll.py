@@ -1,4 +1,4 @@
-"""A word a line, a blank line between sentences: first column the word, last the tag."""
+"""CoNLL files have a word per line and a blank line between sentences; the last column is the tag."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Bytes that are no UTF-8 are named for what they are, and the command that an error names converts them."""
+"""Text that is not UTF-8 is named by its encoding, and the command in the error converts it."""
 
 import gzip
 import subprocess
@@ -14,7 +14,7 @@ TABLE = "text,label\ncafé \u2013 naïve,b\nthe mill,a\n"
 
 
 def convert(message: str) -> str:
-    """Runs the command of an error's advice; returns the file that it writes."""
+    """Runs the command that an error advises; returns the file that it writes."""
     command = message.partition("convert it: ")[2]
     assert command, message
     subprocess.run(command, shell=True, check=True, capture_output=True)

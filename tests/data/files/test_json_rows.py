@@ -1,4 +1,4 @@
-"""JSON is read an object a line or as an array, and a row with no meaning, or with two, is named."""
+"""JSON is read as one object per line or as an array; a row with no meaning, or with two, is named."""
 
 import json
 

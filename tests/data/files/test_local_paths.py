@@ -1,4 +1,4 @@
-"""What people type as a path is taken as it stands; what is remote is refused before anything is made."""
+"""A path is taken as it is typed; a remote one is refused before anything is made."""
 
 import os
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_folder_is_taken_as_it_stands_and_what_follows_as_a_pattern(name, tmp_
     assert match_files(f"{folder}/4.txt") == []
     monkeypatch.chdir(folder)
     assert match_files("[12].txt") == ["1.txt", "2.txt"]
-    # As a run stores it, which may be continued from elsewhere.
+    # A run stores the pattern like this, since it may be continued from elsewhere.
     experiment = with_absolute_paths(Experiment(data=DataConfig(files=("*.txt",))))
     assert match_files(experiment.data.files[0]) == [str(file) for file in files[:2]]
 

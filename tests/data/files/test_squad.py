@@ -1,4 +1,4 @@
-"""SQuAD's JSON is read as published, and what is not of its form is named."""
+"""SQuAD's JSON is read as published, and any other form is named."""
 
 import json
 

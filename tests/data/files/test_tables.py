@@ -1,4 +1,4 @@
-"""Tables are read row by row, and a row that cannot be is named with its file, place and reason."""
+"""Tables are read row by row; a row that cannot be read is named with its file, place and reason."""
 
 import gzip
 

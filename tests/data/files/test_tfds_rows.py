@@ -1,4 +1,4 @@
-"""TFDS datasets are read without TensorFlow; text is text, and class labels have their names."""
+"""TFDS datasets are read without TensorFlow; text becomes str, and class labels become their names."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def prepared(tmp_path_factory) -> Path:
     import tensorflow_datasets as tfds
 
     class Small(tfds.core.GeneratorBasedBuilder):
-        __module__ = "__main__"  # elsewhere TFDS looks for its source, with a library it does not require
+        __module__ = "__main__"  # otherwise TFDS looks for its source, with a library it does not require
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
@@ -52,7 +52,7 @@ def prepared(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def data_dir(prepared, monkeypatch):
-    # What TFDS_DATA_DIR says when TFDS is first imported.
+    # TFDS reads TFDS_DATA_DIR into this constant when it is first imported.
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(prepared))
     return prepared
 

@@ -1,4 +1,4 @@
-"""A dataset is found again by what decides its rows, and by nothing else."""
+"""A dataset is found again by the settings that decide its rows, and by nothing else."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def llama(tmp_path):
-    """A directory of its own, to be changed."""
+    """A copy of the directory, which tests may change."""
     return shutil.copytree(directory_of("llama"), tmp_path / "llama")
 
 

@@ -71,7 +71,7 @@ def test_of_many_labels_those_that_apply_are_counted(tmp_path):
         statistics = dataset.statistics[split]
         assert statistics["applied_counts"] == [sum(label in one for one in wanted) for label in LABELS]
         assert statistics["num_without_label"] == wanted.count([])
-        assert "label_counts" not in statistics  # of which there is a commonest
+        assert "label_counts" not in statistics  # these would give a commonest label
 
 
 def test_of_numbers_mean_and_deviation_are_stored(tmp_path):

@@ -63,7 +63,7 @@ def test_a_full_disk_is_one_line_that_names_the_cache(small_disk, tmp_path, flax
 
 
 class Writer:
-    """Fails as ArrayRecord's does; `where` is the method."""
+    """Fails as ArrayRecord's writer does; `where` is the method that fails."""
 
     where, message = "", ""
 

@@ -1,4 +1,4 @@
-"""A manifest is read as it was written, or the dataset is damaged; no value of it is taken on trust."""
+"""A manifest is read as it was written, or the dataset counts as damaged; no value is taken on trust."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Preparation is repeatable, atomic and cached: done once, whoever starts it and however it is cut off."""
+"""Preparation is repeatable, atomic and cached: done once, whoever starts it and wherever it is cut off."""
 
 import os
 import shutil
@@ -136,7 +136,7 @@ def test_statistics_count_the_corpus(tmp_path):
     documents = Path(config.files[0]).read_text().strip("\n").split("\n\n")
     assert sum(split["num_documents"] for split in statistics.values()) == len(documents)
     for split in statistics.values():
-        # A document's bytes and line end are tokens, and so is what ends it.
+        # A document's bytes and line end are tokens, and so is its end token.
         assert split["num_tokens"] == split["num_bytes"] + split["num_documents"]
         assert split["num_rows"] == -(-(split["num_tokens"] - 1) // 32)
     assert 0 < statistics["valid"]["bigram_entropy"] < statistics["valid"]["unigram_entropy"] < np.log(258)

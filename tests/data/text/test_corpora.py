@@ -1,4 +1,4 @@
-"""Files become documents without loss, whatever their length, and bad bytes are found where they stand."""
+"""Files become documents without loss, whatever their length, and bad bytes are named with their place."""
 
 import bz2
 import gzip

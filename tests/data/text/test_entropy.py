@@ -1,4 +1,4 @@
-"""The entropies that a model is held against, checked by hand."""
+"""The entropies that a model is compared with are checked by hand."""
 
 import math
 

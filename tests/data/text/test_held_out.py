@@ -34,7 +34,7 @@ def test_both_splits_have_documents_and_share_none(tmp_path, num_documents, frac
 
 def test_the_share_is_the_fraction(tmp_path):
     config = DataConfig(files=(_write(tmp_path, 4000),), documents="blank_lines", valid_fraction=0.05)
-    # 200 are expected; the standard deviation is 14, and 60 are more than four of them.
+    # 200 are expected; the standard deviation is 14, and 60 is more than four deviations.
     assert abs(len(_split(config)["valid"]) - 200) < 60
 
 

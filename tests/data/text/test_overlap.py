@@ -1,4 +1,4 @@
-"""No file is trained on and held out as well, whatever it is called."""
+"""No file is both trained on and held out, whatever it is called."""
 
 import json
 import os

@@ -41,7 +41,7 @@ def test_every_token_stands_in_one_row_whatever_the_chunks(num_tokens, per_call)
     documents = [stream[first : first + 3] for first in range(0, num_tokens, 3)]
     tokens, numbers, _ = _unpack(documents, 4, per_call)
     inputs = tokens[:, :4][numbers[:, :4] > 0].tolist()
-    # Where the last token would be alone in a row, it is only the target of the row before.
+    # If the last token would be alone in a row, it is only a target of the row before.
     alone = num_tokens > 1 and num_tokens % 4 == 1
     assert inputs == (stream[:-1] if alone else stream)
     assert tokens[numbers > 0].max() == num_tokens

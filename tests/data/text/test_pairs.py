@@ -13,7 +13,7 @@ CLS, SEP = 2, 3
 
 
 def _document(number, sentence_lengths):
-    """Tokens tell their document and place: 1000 * (number + 1) + place."""
+    """A token encodes its document and place: 1000 * (number + 1) + place."""
     places = iter(range(sum(sentence_lengths)))
     sentences = [[1000 * (number + 1) + next(places) for _ in range(length)] for length in sentence_lengths]
     return make_sentence_document(number, sentences)

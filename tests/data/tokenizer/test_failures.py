@@ -1,4 +1,4 @@
-"""A tokenizer that raises, or whose Rust panics, is one line that names the text, its place and the fix."""
+"""If a tokenizer raises or its Rust code panics, one line names the text, its place and the fix."""
 
 import json
 
@@ -14,7 +14,7 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "</s>"]
 
 
 def write_unigram(path):
-    """A tokenizer of a few letters, without a piece for the unknown."""
+    """A tokenizer of a few letters, without a token for unknown text."""
     pieces = [*SPECIALS, *"abcdefghij \n"]
     tokenizer = tokenizers.Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=None))
     tokenizer.add_special_tokens(SPECIALS)
@@ -101,7 +101,7 @@ def test_a_vocabulary_without_its_unknown_word_is_told_so(tmp_path):
 
 
 class PanicException(BaseException):
-    """What a panic of Rust becomes."""
+    """The exception that a Rust panic becomes."""
 
 
 @pytest.mark.parametrize(

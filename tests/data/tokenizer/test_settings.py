@@ -1,4 +1,4 @@
-"""What stands beside a tokenizer decides its roles and its reading, as in transformers' AutoTokenizer."""
+"""Files beside a tokenizer decide its roles and how it is read, as in transformers' AutoTokenizer."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_roles_are_those_of_transformers(files, tmp_path):
     write(tmp_path, byte_level(*SPECIALS), **files)
     theirs = their_roles(tmp_path)
     roles = dict(Tokenizer.load(tmp_path).roles)
-    # Where no file names a role and the class has none, transformers has none either; a mask is still found.
+    # If no file names a role and the class has none, transformers has none; a mask is still found here.
     if not any("_token" in key for values in files.values() for key in values):
         roles = {role: roles[role] for role in theirs}
     assert roles == theirs
@@ -72,7 +72,7 @@ def test_the_models_ids_are_roles_where_the_tokenizer_names_none(tmp_path):
     write(tmp_path, inner, tokenizer_config={"tokenizer_class": NO_CODE}, config=config)
     tokenizer = Tokenizer.load(tmp_path)
     assert (tokenizer.end_id, tokenizer.pad_id) == (ids["<EOS>"], ids["<pad>"])
-    write(tmp_path, generation_config={"eos_token_id": ids["<|im_end|>"]})  # which goes before
+    write(tmp_path, generation_config={"eos_token_id": ids["<|im_end|>"]})  # this has precedence
     assert Tokenizer.load(tmp_path).end_id == ids["<|im_end|>"]
 
 
@@ -151,7 +151,7 @@ def test_every_setting_that_transformers_takes_is_followed_or_known_to_change_no
     taken = set()
     for name in names:
         taken |= set(inspect.signature(getattr(transformers, f"{name}Tokenizer").__init__).parameters)
-    # What the base class takes by name out of its keywords.
+    # Settings that the base class takes by name out of its keyword arguments.
     source = inspect.getsource(PreTrainedTokenizerBase.__init__)
     source += inspect.getsource(transformers.PreTrainedTokenizerFast.__init__)
     taken |= set(re.findall(r"kwargs\.(?:pop|get|setdefault)\(\"(\w+)\"", source))

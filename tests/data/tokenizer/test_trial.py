@@ -1,4 +1,4 @@
-"""Tokenizers that the library panics at, never ends, or fills the memory with are refused in a line."""
+"""A tokenizer at which the library panics, hangs or fills the memory is refused in one line."""
 
 import json
 import time
@@ -13,14 +13,14 @@ from flaxmill.data.tokenizer.trials import try_reading
 
 
 def refusal(directory, changes, capfd, kind="bert") -> str:
-    """What a tokenizer.json of a kind is refused with, after changes of it."""
+    """The message that refuses a kind's tokenizer.json after these changes."""
     content = json.loads((directory_of(kind) / "tokenizer.json").read_text()) | changes
     (directory / "tokenizer.json").write_text(json.dumps(content))
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"^data\.tokenizer='.*' cannot be read \(.*\); give ") as caught:
         Tokenizer.load(directory)
     assert time.monotonic() - started < 30
-    assert capfd.readouterr() == ("", "")  # of Rust's "thread panicked at" too
+    assert capfd.readouterr() == ("", "")  # not even Rust's "thread panicked at"
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

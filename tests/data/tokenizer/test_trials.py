@@ -1,4 +1,4 @@
-"""What a library does to the process that reads a file with it, it does to a child."""
+"""A file is first read in a child process, so a library that crashes or hangs harms only the child."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ trials.trial(read)
 
 @pytest.fixture
 def read(tmp_path, monkeypatch):
-    """What comes of a file of Python that a trial runs."""
+    """Runs a Python file in a trial; returns the reason that it cannot be read, or None."""
     (tmp_path / "a_trial.py").write_text(PROGRAM)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(trials, "SECONDS", 1)

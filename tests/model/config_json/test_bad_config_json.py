@@ -1,4 +1,4 @@
-"""A config.json that no program wrote costs one line, no time and no memory."""
+"""A malformed config.json costs one line, no time and no memory."""
 
 import json
 import resource
@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def with_config(models, tmp_path) -> Callable[..., Path]:
-    """The model of a name with other settings, or with another text in place of its config.json."""
+    """Makes the named model with other settings, or with another text in place of its config.json."""
 
     def make(name: str, config: dict[str, Any] | str | bytes) -> Path:
         source = models(name)
@@ -134,7 +134,7 @@ ODD_VALUES: tuple[Any, ...] = (
 @pytest.mark.parametrize("key", ["n_embd", "n_head", "vocab_size", "n_positions"])
 def test_sizes_that_are_none_are_refused(key, value, with_config, flaxmill):
     err = refusal(with_config("gpt2", {key: value}), flaxmill)
-    # A size that could be is held against the shapes in the files.
+    # A size that is possible is compared with the shapes in the files.
     assert key in err or "instead of" in err or "model.num_heads" in err
 
 
@@ -206,7 +206,7 @@ def test_a_value_that_nests_deeply_is_not_written_out(models, with_config, flaxm
 def test_a_file_that_is_far_too_large_is_not_read(with_config, flaxmill):
     directory = with_config("gpt2", "{}")
     with (directory / "config.json").open("r+b") as file:
-        file.truncate(3_000_000_000)  # of holes; nothing is written
+        file.truncate(3_000_000_000)  # a file of holes: nothing is written
     assert "has 3000000000 bytes, more than any model's" in refusal(directory, flaxmill)
 
 

@@ -1,4 +1,4 @@
-"""Classes in config.json: their number, names and kind of problem are read as transformers reads them."""
+"""The number, names and problem type of classes in config.json are read as transformers reads them."""
 
 import json
 from typing import Any

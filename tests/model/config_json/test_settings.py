@@ -17,8 +17,8 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 READ = [(family, key) for family in FAMILIES for key in FAMILIES[family].settings.read if key not in UNMOVED]
 ONLY = [(family, key) for family in FAMILIES for key in FAMILIES[family].settings.only]
 
-# A value other than the default for each key of a transformers class that is said to mean nothing; but for
-# return_dict, without which transformers' own heads fail.
+# For each key of a transformers class that is said to mean nothing, a value other than its default.
+# return_dict is left out, since transformers' own heads fail without it.
 MEANINGLESS: dict[str, Any] = {
     "chunk_size_feed_forward": 2,
     "classifier_dropout": 0.5,
@@ -60,7 +60,7 @@ def in_a_file(config: Any) -> dict[str, Any]:
 
 
 def transformers_keys(family: str) -> set[str]:
-    """Fields of the class and whatever else it writes into a file."""
+    """The fields of the class, and the other keys that it writes into a file."""
     config = transformers_config(family)
     fields = {field.name for field in dataclasses.fields(config)}
     return {key for key in fields | set(config.to_dict()) if not key.startswith("_")}
@@ -92,7 +92,7 @@ def test_keys_with_other_values_than_transformers_defaults_are_all_moved(family)
     settings = FAMILIES[family].settings
     assert set(FAMILIES_MOVED[family].moved) <= set(settings.read)
     lacking = set(settings.read) - set(FAMILIES_MOVED[family].moved) - set(UNMOVED)
-    # T5 and Marian have no head of classes.
+    # T5 and Marian have no classification head.
     assert lacking <= ({"num_labels", "problem_type", "id2label"} if family in ("t5", "marian") else set())
 
 
@@ -113,7 +113,7 @@ def test_a_key_that_is_read_changes_the_model_as_it_does_in_transformers(family,
     chosen, head = FAMILIES_MOVED[family], head_for(family, key)
     settings = settings_with(chosen, key)
     moved = read(family, settings, head)
-    # The other values may be needed for this one to count; but these two need the others to count themselves.
+    # Other new values may be needed for this key to count; for the two keys below, the others need the key.
     base = chosen.settings if key in ("hidden_activation", "num_layers") else settings
     without = {name: value for name, value in base.items() if name != key} | (
         {key: chosen.settings[key]} if key in chosen.settings else {}
@@ -150,7 +150,7 @@ def test_keys_that_mean_nothing_change_no_output_of_transformers(family, torch_r
         changed.load_state_dict(model.state_dict())
         with torch.no_grad():
             before, after = model(**inputs)[0], changed(**inputs)[0]
-        # In chunks sums may round otherwise; all else is the same program.
+        # Chunks may round sums differently; all other keys leave the same program.
         atol = 1e-6 if key == "chunk_size_feed_forward" else 0
         torch.testing.assert_close(after, before, atol=atol, rtol=0, msg=key)
 
@@ -159,7 +159,7 @@ def test_keys_that_mean_nothing_change_no_output_of_transformers(family, torch_r
 @every_family
 def test_a_model_with_every_key_moved_computes_what_torchs_does(family, torch_reference, output_differences):
     chosen = FAMILIES_MOVED[family]
-    # Of two ways to say the same, transformers 5 writes the newer one.
+    # Where two keys mean the same, transformers 5 writes the newer one.
     older = {"rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base", "global_attn_every_n_layers"}
     older |= {"id2label", "num_layers"} if family == "gpt_neo" else {"id2label"}
     settings = settings_with(chosen, *(key for key in chosen.moved if key not in older))

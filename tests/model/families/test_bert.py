@@ -12,9 +12,9 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.bert import DESCRIPTION
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
-TOLERANCE = 2e-5  # float32 holds 7 digits; measured are 2e-6 of outputs up to 5
+TOLERANCE = 2e-5  # float32 holds 7 digits; measured are 2e-6 for outputs up to 5
 VARIANTS = {
     "mlm": {},
     "mlm_nsp": {"architecture": "BertForPreTraining"},
@@ -78,7 +78,7 @@ def test_an_untied_decoder_has_its_own_matrix_and_bias(torch_reference, output_d
 
 
 def test_files_of_the_first_years_load(torch_reference, tmp_path):
-    # bert-base-uncased: pretraining's tensors, but BertForMaskedLM; gamma and beta, copies, buffers.
+    # Like bert-base-uncased: pretraining's tensors under BertForMaskedLM; gamma and beta, copies, buffers.
     directory, _ = torch_reference("bert", architecture="BertForPreTraining")
     tensors = load_file(directory / "model.safetensors")
     old = {

@@ -13,7 +13,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.gpt2 import DESCRIPTION
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
 TOLERANCE = 2e-5  # float32 holds 7 digits; another order of sums costs one or two
 VARIANTS = {
@@ -46,7 +46,7 @@ def test_an_exported_import_is_the_file_again(variant, torch_reference, export_a
 
 @pytest.mark.parametrize("changes", [{}, {"max_positions": 33, "num_layers": 3, "dropout": 0.1}])
 def test_a_model_of_this_project_comes_back_bit_for_bit(changes, round_trip_own, tmp_path):
-    shape = {"vocab_size": 101, "max_positions": 16, "embed_dim": 24, "num_heads": 3}  # as gpt2_124m's
+    shape = {"vocab_size": 101, "max_positions": 16, "embed_dim": 24, "num_heads": 3}  # gpt2_124m made small
     config = ModelConfig(**shape | changes, head="lm", causal=True)
     found = round_trip_own(config, tmp_path)
     assert found.family == "gpt2"

@@ -11,7 +11,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.gpt_neo import DESCRIPTION
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
 TOLERANCE = 2e-5  # float32 holds 7 digits; another order of sums costs one or two
 VARIANTS = {

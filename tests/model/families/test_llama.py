@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
 TOLERANCE = 2e-5  # float32 holds 7 digits; another order of sums costs one or two
 LLAMA3_ROPE = {
@@ -57,7 +57,7 @@ def test_an_exported_import_is_the_file_again(reference, export_again, tmp_path)
 
 
 def llama_shape(**changes):
-    """As llama3_8b's, of a small size."""
+    """The shape of llama3_8b, made small."""
     shape = {
         "vocab_size": 101,
         "num_layers": 3,

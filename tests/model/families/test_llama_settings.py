@@ -1,4 +1,4 @@
-"""The config.json of LLaMA, Mistral, Qwen2 and Qwen3: what it says, in both its spellings, and sizes."""
+"""config.json of LLaMA, Mistral, Qwen2 and Qwen3 is read in both spellings, and sizes count right."""
 
 import pytest
 

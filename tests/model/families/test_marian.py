@@ -11,9 +11,9 @@ from flaxmill.model.families.marian import DESCRIPTION
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 from flaxmill.train.parity.batches import make_parity_batch
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
-TOLERANCE = 2e-5  # float32 holds 7 digits; measured are 2e-6 of outputs up to 4
+TOLERANCE = 2e-5  # float32 holds 7 digits; measured are 2e-6 for outputs up to 4
 VARIANTS = {
     "swish": {},
     "relu, unscaled, wider encoder": {

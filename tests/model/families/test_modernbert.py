@@ -11,9 +11,9 @@ from flaxmill.model.apply import count_params
 from flaxmill.model.families.modernbert import DESCRIPTION
 from flaxmill.model.huggingface.directory import load_huggingface
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
-TOLERANCE = 2e-5  # float32 holds 7 digits; measured are 2e-6 of outputs up to 5
+TOLERANCE = 2e-5  # float32 holds 7 digits; measured are 2e-6 for outputs up to 5
 BIASES = {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
 VARIANTS = {
     "mlm": {},
@@ -63,7 +63,7 @@ def test_an_exported_import_is_the_file_again(
     for name, tensor in before.items():
         np.testing.assert_array_equal(after[name], tensor, name)
     settings = [read_settings(path) for path in (reference[0], tmp_path)]
-    if variant != "none, all global":  # then the window is in no layer
+    if variant != "none, all global":  # there no layer has the window
         assert {key: settings[0][key] for key in settings[1]} == settings[1]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from flaxmill.model.huggingface.directory import read_huggingface_config
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
 TOLERANCE = 2e-5  # float32 holds 7 digits; another order of sums costs one or two
 WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}

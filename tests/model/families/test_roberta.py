@@ -9,9 +9,9 @@ from flaxmill.model.apply import count_params
 from flaxmill.model.families.roberta import DESCRIPTION
 from flaxmill.model.huggingface.directory import load_huggingface
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
-TOLERANCE = 2e-5  # float32 holds 7 digits; measured are 2e-6 of outputs up to 5
+TOLERANCE = 2e-5  # float32 holds 7 digits; measured are 2e-6 for outputs up to 5
 VARIANTS = {
     "mlm": {},
     "mlm, padding 5": {"pad_token_id": 5, "max_position_embeddings": 46},

@@ -5,7 +5,7 @@ import pytest
 
 from flaxmill.model.huggingface.directory import read_huggingface_config
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for each
+pytestmark = pytest.mark.slow  # every test builds a torch model and one of ours
 
 TOLERANCE = 2e-5  # float32 holds 7 digits; another order of sums costs one or two
 LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
@@ -18,7 +18,7 @@ YARN = {
     **{"rope_type": "yarn", "rope_theta": 10.0, "factor": 4.0, "original_max_position_embeddings": 10},
     **{"beta_fast": 0.8, "beta_slow": 0.2},
 }
-SHORT = {"max_position_embeddings": 12}  # rows of parity are longer
+SHORT = {"max_position_embeddings": 12}  # parity's rows are longer
 
 
 def longrope(num_pairs: int) -> dict:

@@ -13,7 +13,7 @@ from flaxmill.model.apply import count_params
 from flaxmill.model.families.t5 import DESCRIPTION
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
-pytestmark = pytest.mark.slow  # a model of torch's and one of ours for every head
+pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours
 
 TOLERANCE = 2e-5  # float32 holds 7 digits, and attention without scaling costs one more: 1e-5 measured
 VARIANTS = {
@@ -70,7 +70,7 @@ def test_an_untied_head_is_found_in_the_tensors_and_goes_back(version_1_1, tmp_p
     from transformers import T5ForConditionalGeneration
 
     directory, model = version_1_1
-    # transformers 5 says so of every T5.
+    # transformers 5 writes this for every T5.
     assert json.loads((directory / "config.json").read_text())["tie_word_embeddings"] is True
     config, params = load_huggingface(directory)
     assert (config.tie_embeddings, config.scale_head, config.activation) == (False, False, "gelu_tanh")
@@ -113,7 +113,7 @@ def test_old_files_hold_copies_of_the_shared_table(torch_reference, tmp_path):
         ("relu", "relu", False),
         ("gelu", "gelu", False),
         ("gelu_new", "gelu_tanh", False),
-        ("gated-gelu", "gelu_tanh", True),  # T5 1.1 alone calls GELU's tanh form so
+        ("gated-gelu", "gelu_tanh", True),  # only T5 1.1 calls GELU's tanh form this
         ("gated-gelu_python", "gelu", True),
         ("gated-silu", "silu", True),
         ("gated-relu", "relu", True),

@@ -1,4 +1,4 @@
-"""What is decoded token by token, from what the layers keep, is what reading all from scratch gives."""
+"""Decoding token by token from the layers' caches gives what reading all from scratch gives."""
 
 import functools
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from flaxmill.model.params import Params
 
 pytestmark = pytest.mark.slow
 
-LENGTHS = (3, 12, 7, 1)  # of prompts; windows of the small models are 5
+LENGTHS = (3, 12, 7, 1)  # lengths of prompts; windows of the small models are 5
 PADDED, STEPS = 12, 16  # so that local layers wrap around their window three times
 FAMILIES = (
     "gpt2",

@@ -10,7 +10,7 @@ from flaxmill.model import GenerationConfig, Generator, load_huggingface
 pytestmark = pytest.mark.slow
 
 NUM_PROMPTS, NEW_TOKENS = 20, 12
-# Weights so large that texts do not repeat one token, and differ from prompt to prompt.
+# The weights are so large that texts do not repeat one token, and differ from prompt to prompt.
 LIVELY = {
     "gpt2": {"initializer_range": 0.3},
     "gpt_neo": {"initializer_range": 0.3},
@@ -64,7 +64,7 @@ def _reference(pair: Pair, ends: tuple[int, ...], **settings: Any) -> list[list[
 
 
 def _ends(pair: Pair) -> tuple[int, ...]:
-    """Two tokens that the model likes, so that texts end at different lengths; one where it is forced, since
+    """Two tokens that the model likes, so that texts end at different lengths; one if an end is forced, since
     two forced ones are equally likely."""
     texts = pair.ours.generate(pair.prompts, GenerationConfig(max_new_tokens=NEW_TOKENS, end_ids=()))
     counts = np.bincount([token for text in texts for token in text[3:]], minlength=101)

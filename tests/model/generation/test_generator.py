@@ -1,4 +1,4 @@
-"""What holds for generated texts, whatever the model."""
+"""Properties of generated texts that hold for every model."""
 
 import dataclasses
 import functools

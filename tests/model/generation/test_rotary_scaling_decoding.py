@@ -10,7 +10,7 @@ from flaxmill.model.generation.cached_model import read_prompt, read_token, unro
 
 pytestmark = pytest.mark.slow
 
-# Where the original context of the small models (10 to 12 tokens) ends: within the texts, before them, after.
+# The small models' original context (10 to 12 tokens) ends within the texts, before them, or after them.
 PROMPT_LENGTHS = (4, 11, 12, 13, 30)
 NEW_TOKENS = 20
 MODELS = ("llama_yarn_rope", "llama_dynamic_rope", "llama_longrope", "gpt_neox_yarn_rope")
@@ -29,7 +29,7 @@ def prompts() -> list[list[int]]:
 
 
 def reference(theirs, prompt: list[int]):
-    """The text that transformers writes for a prompt alone, and the logits of each token of it."""
+    """The text that transformers writes for a prompt alone, and the logits of each of its tokens."""
     import torch
 
     tokens = torch.tensor([prompt])

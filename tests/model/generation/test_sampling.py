@@ -50,7 +50,7 @@ def _filtered(logits, temperature=1.0, top_k=None, top_p=None, min_p=None):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_drawn_tokens_follow_the_filtered_softmax(case):
-    """Chi-square: at 99.9% with a fixed seed, so that it passes or fails for good."""
+    """A chi-square test at 99.9%, with a fixed seed, so that it always passes or always fails."""
     logits = np.random.default_rng(0).normal(0, 1.5, V).astype(np.float32)
     expected = _probabilities(logits, **case)
     num_draws = 20_000

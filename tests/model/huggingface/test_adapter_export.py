@@ -1,4 +1,4 @@
-"""Adapters that are exported for PEFT give, on transformers' base model, what they give here."""
+"""Adapters exported for PEFT give the same outputs on transformers' base model as here."""
 
 import copy
 import dataclasses
@@ -43,8 +43,8 @@ def with_adapters(reference, targets=ALL, rank=RANK):
 
 
 def peft_outputs(reference, directory, batch):
-    """Of the adapters in a directory on the torch model of a reference."""
-    with warnings.catch_warnings():  # what it and torch deprecate of each other is not ours
+    """Outputs of a reference's torch model with the adapters in a directory."""
+    with warnings.catch_warnings():  # PEFT's and torch's deprecations are not ours
         warnings.simplefilter("ignore")
         import peft
 
@@ -58,7 +58,7 @@ def peft_outputs(reference, directory, batch):
 def assert_same_outputs(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        # float32 sums in another order: of the largest output, 1e-5.
+        # float32 sums in another order: 1e-5 of the largest output.
         atol = 1e-5 * max(1.0, float(np.abs(value).max()))
         np.testing.assert_allclose(found[name], value, rtol=0, atol=atol, err_msg=name)
 

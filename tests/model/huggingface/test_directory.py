@@ -40,7 +40,7 @@ CONFIGS = {config.family: config for config in (GPT2, BERT, LLAMA, NEOX)}
 
 
 def draw(config: ModelConfig):
-    """Parameters of which none is constant, so that nothing can be swapped unseen; padding is zero."""
+    """Draw parameters, none of them constant, so that no swap goes unseen; padding is zero."""
     rng = np.random.default_rng(0)
 
     def values(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -54,7 +54,7 @@ def draw(config: ModelConfig):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Callable[[str], Path]:
-    """Directory of a family's model, written once; tests that change files copy it."""
+    """The directory of a family's model, written once; tests that change files copy it."""
     made: dict[str, Path] = {}
 
     def directory(family: str) -> Path:
@@ -311,7 +311,7 @@ def test_token_ids_of_the_config_reach_generation(saved, tmp_path):
 
 
 def test_a_file_of_several_heads_serves_each_of_them(tmp_path, caplog):
-    """As bert-base-uncased's does: it names one head and holds the next-sentence head beside it."""
+    """bert-base-uncased has such a file: it names one head and also holds the next-sentence head."""
     config = dataclasses.replace(BERT, head="mlm_nsp")
     save_huggingface(tmp_path, config, draw(config))
     settings = json.loads((tmp_path / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}

@@ -1,4 +1,4 @@
-"""Choosing a family for a model of one's own: the first that says all of it, and why when there is none."""
+"""A model of one's own gets the first family that can describe it; if none can, the error says why."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""Files of tensors as others write them: every dtype and split, and one clear line for a torn one."""
+"""Tensor files of others are read in every dtype and split; a torn file is one clear line."""
 
 import json
 import os

@@ -28,7 +28,7 @@ def params():
 
 @pytest.fixture
 def changed(params, tmp_path) -> Callable[[Callable[[Arrays], Arrays | None]], Path]:
-    """The directory of a model whose tensors a function changed, in place or by giving others."""
+    """Makes the directory of a model whose tensors a function changed, in place or by returning others."""
 
     def make(change: Callable[[Arrays], Arrays | None]) -> Path:
         save_huggingface(tmp_path, CONFIG, params)

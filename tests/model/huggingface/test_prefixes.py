@@ -1,4 +1,4 @@
-"""Names of tensors as torch's wrappers save them are read; others say what stands before all of them."""
+"""Tensor names with the prefixes of torch's wrappers are read; any other prefix of all names is named."""
 
 import logging
 
@@ -70,5 +70,5 @@ def test_names_that_then_are_the_same_are_refused():
 )
 def test_the_prefix_that_hides_known_names_is_found(names, prefix):
     found = unknown_prefix(names, NAMES)
-    # What two layers share beyond the prefix is a part of their names, and none is known without it.
+    # Two names share more than the prefix, and without all of that none is known: None is right too.
     assert found == prefix or (len(names) == 2 and found is None)

@@ -1,4 +1,4 @@
-"""What a file may hold beside a model's own tensors; test_huggingface.py has what it must not."""
+"""A file may hold more than a model's own tensors; test_directory.py tests what it must not hold."""
 
 import pytest
 from safetensors.numpy import save_file

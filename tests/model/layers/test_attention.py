@@ -25,7 +25,7 @@ def arrays():
 
 
 def slow_attention(q_BTNH, k_BTKH, v_BTKH, documents_BT, causal_B):
-    """Row by row and head by head, over the keys that the query may see."""
+    """Attention row by row and head by head, over the keys that the query may see."""
     out = np.zeros(q_BTNH.shape)
     for b, t, n in np.ndindex(*q_BTNH.shape[:3]):
         may_see = documents_BT[b] == documents_BT[b, t]

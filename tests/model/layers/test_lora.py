@@ -40,7 +40,7 @@ ADAMW = OptimizerConfig(learning_rate=0.03)
 
 
 def with_values(config: ModelConfig):
-    """Params whose adapters change the outputs."""
+    """Parameters with adapters that change the outputs."""
     params = init_params(config, jax.random.key(0))
     random = np.random.default_rng(0)
 
@@ -125,7 +125,7 @@ def test_merging_without_adapters_changes_nothing():
 
 
 def test_gradients_are_those_of_the_product():
-    """Of W + s A B with respect to A and B, by the chain rule from the gradient of W."""
+    """The gradients of A and B in W + s A B follow from the gradient of W by the chain rule."""
     params = with_values(ONE_GROUP)
     base, merged = merge_lora(ONE_GROUP, params)
 

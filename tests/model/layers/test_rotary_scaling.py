@@ -1,4 +1,4 @@
-"""Stretched rotary positions: turns are those of transformers, and a document's are its own affair."""
+"""Stretched rotary positions turn as in transformers, and each document turns by its own length alone."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def read(family: str, settings: dict[str, Any]) -> ModelConfig:
 
 
 def reference_turns(config: Any, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines of a row of transformers' LLaMA that no other row came before."""
+    """Cosines and sines of the first row that transformers' LLaMA reads."""
     import torch
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -76,7 +76,7 @@ def test_turns_are_those_of_transformers_at_every_length(name, length):
     positions_1T = jnp.arange(length)[None]
     turns = rotary_turns(ours, "global", positions_1T, jnp.full_like(positions_1T, length))
     for mine, expected in zip(turns, reference_turns(theirs, length), strict=True):
-        # float32 frequencies are off by 1e-7, their own and torch's, and a position multiplies that.
+        # float32 frequencies, ours and torch's, are off by 1e-7, and a position multiplies that.
         np.testing.assert_allclose(np.tile(mine[0, :, 0], 2), expected, atol=4e-7 * length)
 
 
@@ -169,7 +169,7 @@ def test_a_document_is_turned_by_its_own_length_in_any_company(name, length):
     tokens = np.random.default_rng(0).integers(0, 101, 150)
     run = jax.jit(lambda batch: apply(config, params, batch)["hidden"])
     alone = run({"tokens": tokens[None, :length]})[0]
-    # Beside a longer row, and in front of another document of its own row.
+    # Next to a longer row, and before another document in its own row.
     documents = np.stack([np.repeat([1, 2], [length, 150 - length]), np.ones(150, np.int64)])
     together = run({"tokens": np.stack([tokens, tokens]), "documents": documents})
     np.testing.assert_allclose(together[0, :length], alone, atol=2e-6)

@@ -1,4 +1,4 @@
-"""Lines between the processes of a job: what is no greeting of this job is told apart, whatever it is."""
+"""Processes of a job greet each other by lines; any other line is told apart, whatever it is."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_a_greeting_that_is_not_whole_is_a_strangers(line):
 def test_the_greeting_of_another_job_is_told_apart(other, why):
     assert JOB.read_greeting(other.greet("member", 1, MEMBER)) == Stranger(why, is_flaxmill=True)
     assert JOB.read_answer(other.answer("met", [MEMBER])) is None
-    # That it is another is the one thing that it may say.
+    # The one answer that is accepted from another job is that this process is a stranger there.
     assert JOB.read_answer(other.answer("stranger", "there is b")) == ("stranger", "there is b")
 
 

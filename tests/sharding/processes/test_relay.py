@@ -1,4 +1,4 @@
-"""JAX's way to its service: it outlives what it leads to, and strangers on it say nothing of that."""
+"""JAX reaches its service through a relay that outlives it and mistakes no stranger's end for its own."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ def relay(server, lost) -> Iterator[Relay]:
 
 
 def connect(relay: Relay, server: socket.socket) -> tuple[socket.socket, socket.socket]:
-    """The two ends of a way through it."""
+    """Connect through the relay; returns both ends."""
     near = socket.create_connection(("127.0.0.1", relay.port), timeout=10)
     near.sendall(PREFACE)
     far, _ = server.accept()
@@ -95,7 +95,7 @@ def test_strangers_reach_nothing_and_their_end_is_not_the_far_ones(relay, server
     near, far = connect(relay, server)
     with near, far:
         visit(relay.port, 300)
-        # One that begins as a client of gRPC is led on; the service sends it away.
+        # A stranger that begins as a client of gRPC is passed on; the service sends it away.
         other, other_far = connect_past_strangers(relay, server)
         other_far.close()
         relay.settle()
@@ -108,7 +108,7 @@ def test_strangers_reach_nothing_and_their_end_is_not_the_far_ones(relay, server
 
 
 def connect_past_strangers(relay: Relay, server: socket.socket) -> tuple[socket.socket, socket.socket]:
-    """As `connect`; visitors that began as a client of gRPC do are waiting there, and sent away."""
+    """As `connect`, but waiting visitors that began as a client of gRPC are sent away first."""
     near = socket.create_connection(("127.0.0.1", relay.port), timeout=10)
     near.sendall(PREFACE + b"mine")
     while True:

@@ -1,4 +1,4 @@
-"""Processes meet, or all are told why not; strangers at the port change nothing of that."""
+"""Processes meet, or all are told why not; strangers at the port do not change that."""
 
 import os
 import socket
@@ -32,7 +32,7 @@ class Meeting:
         self.hosts: list[Host] = []
 
     def join(self, index: int, number: int, seconds: float = 60, **other: str) -> Any:
-        """What becomes of process `index` of `number`."""
+        """Join as process `index` of `number`; returns the members, or the error."""
         launch = Launch(self.address, number, index, 0, 1, "flags")
         job = Job(other.get("job", self.job), number, other.get("token", self.token))
         own = Member(HOST, os.getpid())
@@ -63,7 +63,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 def meet(meeting: Meeting, starts: list[tuple[int, int]], seconds: float = 60) -> list[Any]:
-    """What became of processes started as (index, of so many)."""
+    """Start processes as (index, number); returns what each found, or its error."""
     return list(meeting.pool.map(lambda start: meeting.join(start[0], start[1], seconds), starts))
 
 
@@ -144,7 +144,7 @@ def test_a_process_that_was_started_again_is_met(monkeypatch):
 
 @pytest.fixture
 def exits(monkeypatch):
-    """Instead of ending this process, `leave` raises."""
+    """Makes `leave` raise instead of ending this process; the exit codes that it was given."""
     codes = []
 
     def note(code: int) -> None:
@@ -173,7 +173,7 @@ def test_a_process_that_is_told_to_stop_takes_those_with_it_that_have_come(index
                 ends[other].result(10)
             assert str(caught.value) == f"process {index} ({HOST}): SIGTERM: stopping"
             assert caught.value.code == 143
-        with host._changed:  # in truth its process has ended
+        with host._changed:  # in a real job its process would have ended
             host._decide(rendezvous.Verdict("refused", "over"))
         assert isinstance(ends[index].exception(10), ConnectionError)
 

@@ -1,4 +1,4 @@
-"""What one process is asked is agreed on by the steps that all processes make."""
+"""When one process is asked to stop or save, the steps that all processes make agree on it."""
 
 import jax
 import numpy as np

@@ -102,7 +102,7 @@ def test_one_signal_ends_the_loop_and_says_so(number):
     ],
 )
 def test_one_signal_ends_a_run_that_has_made_no_step_at_once(then, code, what):
-    """With 75 only where there is a checkpoint to continue from."""
+    """It ends with 75 only where there is a checkpoint to continue from."""
     process = start(PREPARING.format(then=then))
     process.send_signal(signal.SIGTERM)
     line = f"flaxmill: SIGTERM: stopping; no step was made since the start, and {what}"

@@ -11,12 +11,12 @@ from launching import write_experiment
 from strangers import listens, visit
 
 STEPS = 6
-BESIEGED_SECONDS = 150  # that the start and the steps may take then; alone, a quarter of it
-MAX_DESCRIPTORS = 350  # of process 0, strangers' included
+BESIEGED_SECONDS = 150  # for the start and the steps; without strangers they take a quarter of it
+MAX_DESCRIPTORS = 350  # of process 0, with strangers' connections
 
 
 def besiege(group: Group, number: int, seed: int, made: list[int]) -> threading.Thread:
-    """So many connections to the port of process 0, while the job lasts."""
+    """Make `number` connections to the port of process 0, while the job lasts."""
     until = lambda: all(job.ended for job in group.jobs)  # noqa: E731
     thread = threading.Thread(target=lambda: made.append(visit(group.port, number, seed, until)))
     thread.start()
@@ -24,7 +24,7 @@ def besiege(group: Group, number: int, seed: int, made: list[int]) -> threading.
 
 
 def train_besieged(directory: Path, corpus: Path, number: int) -> list[int]:
-    """Four processes, and so many connections from three sides; how many those made."""
+    """Train with four processes while three threads make `number` connections; returns how many each made."""
     config = write_experiment(
         directory / "job.py",
         "causal",

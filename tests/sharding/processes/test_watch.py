@@ -19,7 +19,7 @@ from flaxmill.sharding.processes.watch import Peers
 HOST = socket.gethostname()
 RESTART = "start all processes again, and the run continues from its last checkpoint"
 HEARTBEAT_SECONDS = 6
-WAIT_SECONDS = HEARTBEAT_SECONDS + 40  # a few more than needed, for a machine that does much else
+WAIT_SECONDS = HEARTBEAT_SECONDS + 40  # a few more than needed, for a busy machine
 
 BODY = """
 import os, sys, time
@@ -90,7 +90,7 @@ class Job:
             time.sleep(0.05)
 
     def wait(self, seconds: float, besides: int | None = None) -> dict[int, End]:
-        """How each process ended, `besides` one; all must within the time."""
+        """How each process ended, except process `besides`; all must end within the time."""
         deadline = time.monotonic() + seconds
         ends = {}
         for index, process in enumerate(self.processes):
@@ -106,7 +106,7 @@ class Job:
         return ends
 
     def stacks(self) -> str:
-        """Where the processes that still run are, and what they all said."""
+        """The stacks of the processes that still run, and what all processes said."""
         for process in self.processes:
             process.send_signal(signal.SIGABRT)
             process.send_signal(signal.SIGCONT)
@@ -182,7 +182,7 @@ def test_a_frozen_process_is_named_by_all_others(tmp_path: Path, frozen: int) ->
         start = (
             f"flaxmill: error: process {frozen} ({HOST}, pid {job.processes[frozen].pid}) has not been heard "
         )
-        # Where it was is what it last said, which on a busy machine may be from before its first step.
+        # The place is the last that it reported, on a busy machine perhaps from before its first step.
         expect_line(ends, 1, start + "from for 6 s; it was ", f": {RESTART}\n")
         job.processes[frozen].send_signal(signal.SIGCONT)
         assert job.wait(WAIT_SECONDS)[frozen].code == 1
@@ -238,7 +238,7 @@ def test_a_process_told_to_stop_at_once_takes_all_with_it(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_processes_that_are_all_told_to_stop_end_alike(tmp_path: Path) -> None:
-    """By the code of the first, though each had one of its own."""
+    """They end with the code of the first, though each had its own."""
     with run_job(tmp_path, "all stopped") as job:
         job.wait_until_running()
         ends = job.wait(WAIT_SECONDS)

@@ -199,7 +199,7 @@ def test_directory_below_a_file_is_an_os_error(tmp_path):
 
 
 def test_unwritable_directory_is_an_os_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write wherever a mount lets it
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write wherever the mount allows it
     with (
         Checkpoints(tmp_path, CONFIG) as checkpoints,
         pytest.raises(PermissionError, match="cannot be written"),

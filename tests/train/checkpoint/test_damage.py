@@ -30,7 +30,7 @@ def run(saved, tmp_path) -> Path:
 
 
 def damage_of(run: Path, step: int = 30) -> str:
-    """What restoring says is damaged, the random names of files replaced."""
+    """What restoring says is damaged, with the random names of files replaced."""
     with Checkpoints(run, CONFIG) as checkpoints, pytest.raises(DamagedCheckpointError) as caught:
         checkpoints.open(step).restore(WANTED)
     message = str(caught.value)
@@ -126,7 +126,7 @@ def test_arrays_of_eight_byte_elements_are_not_shortened(tmp_path):
 
 
 def test_crc32c_is_castagnolis():
-    assert crc32c(b"123456789") == 0xE3069283  # the check value of its catalogues
+    assert crc32c(b"123456789") == 0xE3069283  # the check value that catalogues of CRCs give
 
 
 def test_a_pipe_in_a_checkpoint_is_damage_and_not_waited_for(run):

@@ -125,7 +125,7 @@ def test_what_one_process_cannot_load_fails_in_all(run, monkeypatch, own, others
     calls = []
 
     def any_process(flag):
-        """Others fail in the way asked for at the third agreement, after the digests."""
+        """Other processes fail as asked for, at the third agreement, after the digests."""
         calls.append(flag)
         asks_for_damage = len(calls) % 2 == 0
         return flag or (len(calls) > 6 and asks_for_damage == (others == "damage"))

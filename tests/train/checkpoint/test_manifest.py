@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint is whole and of its form, or it is a defect in words."""
+"""A checkpoint's manifest is whole and well-formed, or its defect is named."""
 
 from typing import Any
 

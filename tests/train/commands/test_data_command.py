@@ -8,7 +8,7 @@ from flaxmill.train.experiment import Experiment
 
 @pytest.fixture
 def flags(tmp_path, monkeypatch) -> list[str]:
-    """A corpus of two short documents a file, in bytes, and a cache of its own."""
+    """Flags for a corpus of two short documents per file, read as bytes; the cache is its own."""
     monkeypatch.setenv("FLAXMILL_CACHE", str(tmp_path / "cache"))
     for number in range(8):
         (tmp_path / f"{number}.txt").write_text(f"Document {number} says that {number} is a number.\n" * 40)

@@ -43,7 +43,7 @@ def tokenizer_of(experiment: Experiment, place: Path) -> Tokenizer:
 
 
 def write_run(experiment: Experiment, steps: tuple[int, ...] = (3, 8)) -> tuple[Path, Experiment, Any]:
-    """A run as training would leave it, of weights far from their start; returns those of the last step."""
+    """Write a run as training would leave it, with weights far from their start; returns the last step's."""
     assert experiment.run_dir is not None
     run = Path(experiment.run_dir)
     run.mkdir()
@@ -63,7 +63,7 @@ def write_run(experiment: Experiment, steps: tuple[int, ...] = (3, 8)) -> tuple[
 
 
 def loaded(directory: Path, name: str, caplog) -> tuple[Any, Any]:
-    """Model and tokenizer as transformers loads them; it has nothing to warn about."""
+    """Model and tokenizer as transformers loads them; it must not warn."""
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         transformers.utils.logging.enable_propagation()
@@ -82,7 +82,7 @@ CLASSES = {
 
 
 def assert_same_logits(experiment: Experiment, params: Any, directory: Path, caplog: Any) -> None:
-    """transformers loads the directory, model and tokenizer, and computes what the parameters do."""
+    """Check that transformers loads the directory's model and tokenizer, and computes what `params` do."""
     model, tokenizer = loaded(directory, CLASSES[experiment.objective], caplog)
     is_padded = tokenizer.pad_token is not None
     inputs = tokenizer(
@@ -94,7 +94,7 @@ def assert_same_logits(experiment: Experiment, params: Any, directory: Path, cap
     with torch.no_grad():
         theirs = model(**inputs)
     real = np.asarray(batch["mask"]) == 1
-    # float32 sums of 32 products, through two layers, of logits of about 2
+    # float32 sums of 32 products, through two layers; logits are about 2
     compared = {"logits": theirs.logits if "logits" in theirs else theirs.prediction_logits}
     np.testing.assert_allclose(ours["logits"][real], compared["logits"].numpy()[real], rtol=0, atol=1e-5)
     if experiment.objective == "mlm_nsp":

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def make_run(make_experiment, tmp_path):
-    """A run of untrained weights, with what generation reads of it."""
+    """Makes a run of untrained weights, with the files that generation reads."""
 
     def make(objective, model=None):
         run = tmp_path / objective

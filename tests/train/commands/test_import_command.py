@@ -45,7 +45,7 @@ def write_tokenizer(directory: Path, specials: tuple[str, ...]) -> None:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.add_special_tokens(list(specials))
-    tokenizer.enable_truncation(40)  # the way it came is the way it is given back
+    tokenizer.enable_truncation(40)  # it must be given back as it came
     tokenizer.save(str(directory / "tokenizer.json"))
 
 

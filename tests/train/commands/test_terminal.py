@@ -1,4 +1,4 @@
-"""Streams of any encoding, closed, full or without a reader, as processes of their own have them."""
+"""Streams of any encoding, closed, full or without a reader, in processes of their own."""
 
 import os
 import pty

@@ -22,7 +22,7 @@ from flaxmill.train import loop
 original = loop.read_ahead
 loop.read_ahead = lambda batches, mesh, first, last, _: original(batches, mesh, first, last, -first)
 """
-# Another: what a process draws is its own.
+# Another mistake: each process draws its own batches.
 OTHER_EACH_TIME = """
 import time
 from flaxmill.train import loop
@@ -33,7 +33,7 @@ loop.read_ahead = lambda batches, mesh, first, last, _: original(batches, mesh, 
 
 @pytest.fixture
 def write_config(make_experiment, tmp_path, monkeypatch):
-    """A config file, with what its module does before; here too, where the command reads it."""
+    """Writes a config file whose module first runs `before`, also here, where the command reads it."""
     monkeypatch.setattr(loop, "read_ahead", loop.read_ahead)  # so that this process gets it back
 
     def write(before="", **changes):

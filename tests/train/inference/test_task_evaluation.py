@@ -1,4 +1,4 @@
-"""`flaxmill eval` on labelled examples: scores, predictions beside the inputs, as transformers has them."""
+"""`flaxmill eval` on labelled examples gives scores and predictions, the same as transformers'."""
 
 import dataclasses
 import json
@@ -77,11 +77,11 @@ def test_what_a_run_evaluates_is_known_before_it_and_is_what_eval_says(name, tra
     *_, row = read_metrics(run / "metrics.jsonl")
     assert {key for key in row if key != "step"} == set(evaluation_names(read_config(run)))
     measured = evaluate_run(run, output=tmp_path)
-    # Words that were cut off are wrong in the end, and not seen on the way; here there is none.
+    # Words that were cut off count as wrong at the end, and are not seen on the way; here there is none.
     shared = {"accuracy", "f1", "f1_macro", "f1_micro", "matthews"} & measured.keys()
     shared -= {"f1"} if name == "answers" else set()
     assert shared == {key.removeprefix("eval_") for key in row} & SCORES[name]
-    # float32 sums on the way, float64 in the end.
+    # float32 sums on the way, float64 at the end.
     assert [row[f"eval_{score}"] for score in shared] == pytest.approx(
         [measured[s] for s in shared], rel=1e-4
     )
@@ -128,7 +128,7 @@ def write_bert(directory, architecture, tokenizer, num_labels):
 
 
 def exported(name, tmp_path, architecture, **settings):
-    """A run that begins with a model of transformers', and that model after it was trained, read back."""
+    """A run that begins with a transformers model, and the trained model, exported and read back."""
     import torch
     import transformers
 
@@ -243,7 +243,7 @@ def test_predictions_of_several_files_stand_apart_and_each_is_measured(trained, 
     labels = [json.loads(Path(values["predictions"]).read_text())["label"] for values in found.values()]
     assert labels == ["animal", "weather"]
     assert (run / "eval-4") in Path(found[paths[0]]["predictions"]).parents
-    # By itself and into a folder of the user's own: the same numbers.
+    # Measured alone, into a folder that the user chose, the numbers are the same.
     alone = json.loads(flaxmill("eval", run, "--data", paths[0], "--json", "--output", tmp_path / "own")[1])
     assert alone | {"predictions": ""} == found[paths[0]] | {"predictions": ""}
     assert alone["predictions"] == str(tmp_path / "own" / "predictions.jsonl")

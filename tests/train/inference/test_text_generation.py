@@ -1,4 +1,4 @@
-"""Text goes on with its prompt as transformers writes it, and ends where the model's files say."""
+"""Text continues its prompt as transformers writes it, and ends where the model's files say."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def test_a_special_token_that_a_prompt_spells_is_that_token_unless_markup_is_off
     assert llama.read("a</s>b")[2] == 2
     plain = load_text_model(small_llama.directory(), markup=False)
     assert 2 not in plain.read("a</s>b")
-    assert plain.read("a")[0] == 1  # what stands before a prompt is no text
+    assert plain.read("a")[0] == 1  # the token before a prompt is not text
 
 
 def test_settings_that_are_not_followed_are_named_once(llama, tmp_path, caplog):

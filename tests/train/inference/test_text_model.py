@@ -44,7 +44,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def translator(tokenizer, tmp_path_factory):
-    """A T5 with a tokenizer, and the parameters in it."""
+    """The directory of a T5 with a tokenizer, and its parameters."""
     directory = tmp_path_factory.mktemp("t5")
     params = jax.jit(lambda: init_params(TRANSLATOR, jax.random.key(0)))()
     save_huggingface(directory, TRANSLATOR, params, tokenizer_json=tokenizer.to_json())

@@ -35,7 +35,7 @@ def test_the_forward_third_agrees_with_what_xla_counts(config):
 
 
 def test_a_step_of_lora_agrees_with_what_xla_counts():
-    """No gradients of frozen matrices; those of their inputs, and of adapters."""
+    """Frozen matrices have no gradients; their inputs and the adapters have."""
     targets = ("query", "key", "value", "out", "up", "gate", "down")
     config = dataclasses.replace(GATED, lora_rank=4, lora_targets=targets)
     params = abstract_params(config)

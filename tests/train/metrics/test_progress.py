@@ -56,7 +56,7 @@ def test_metrics_that_are_not_fit_to_print_are_not_printed(clock, capsys):
 
 
 def test_the_time_left_is_told_once_a_step_was_timed(clock, capsys):
-    """The first one compiles: it says nothing of the others, and least of all that none are left."""
+    """The first step compiles: it says nothing about the others, and no time left must be shown."""
     with ProgressLine(0, 10) as line:
         for done in (1, 2):
             clock[0] += 6.0

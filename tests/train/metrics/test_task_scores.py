@@ -1,4 +1,4 @@
-"""Scores are those of the libraries and papers that define them."""
+"""Scores equal those of the libraries and papers that define them."""
 
 import math
 import sys
@@ -56,7 +56,7 @@ def test_labels_that_nobody_wants_or_predicts_are_left_out_of_f1_macro():
     confusion = np.zeros((8, 8))
     np.add.at(confusion, ([0, 1, 1], [0, 1, 0]), 1)
     assert counted_scores({"confusion": confusion})["f1_macro"] == pytest.approx(expected)
-    # One that is only predicted counts, with 0; a word that was cut off is of no label.
+    # A label that is only predicted counts, with 0; a word that was cut off has no label.
     assert classification_scores(["a"], ["b"], labels)["f1_macro"] == 0
     assert tag_scores([["a", "a"]], [["a", None]], labels)["f1_macro"] == pytest.approx(2 / 3)
 
@@ -71,7 +71,7 @@ def test_entities_are_right_when_words_and_kind_are():
     predicted = [["B-PER", "I-PER", "O", "I-LOC"], ["I-LOC", "I-LOC", None]]
     labels = ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
     scores = tag_scores(wanted, predicted, labels)
-    # Wanted are 2 + 3 (an I- of another kind begins one), predicted 2 + 1, the same are the first two.
+    # 2 + 3 are wanted (an I- of another kind begins one), 2 + 1 are predicted, and the first two agree.
     assert scores["entity_precision"] == pytest.approx(2 / 3)
     assert scores["entity_recall"] == pytest.approx(2 / 5)
     assert scores["entity_f1"] == pytest.approx(2 * 2 / (3 + 5))
@@ -87,12 +87,12 @@ def test_entities_with_marked_ends_are_counted(inside, end, single):
     labels = tags("B-X", "I-X", "E-X", "S-X", "B-Y", "I-Y", "E-Y", "S-Y", "O")
     wanted = [tags("B-X", "I-X", "E-X", "S-X", "O", "S-Y"), tags("B-Y", "E-Y", "B-Y", "E-Y")]
     assert tag_scores(wanted, wanted, labels)["entity_f1"] == 1
-    # Right are X of words 0 to 2 and the last Y; the first pair of Y was taken for one, as was S-X for S-Y.
+    # Right are X of words 0 to 2 and, in the second text, both Y (B-Y I-Y is one); S-X was taken for S-Y.
     predicted = [tags("B-X", "I-X", "E-X", "S-Y", "O", "O"), tags("B-Y", "I-Y", "B-Y", "E-Y")]
     scores = tag_scores(wanted, predicted, labels)
     assert scores["entity_precision"] == pytest.approx(3 / 4)
     assert scores["entity_recall"] == pytest.approx(3 / 5)
-    # What no scheme allows is read as by conlleval and seqeval: E or I without a B begins an entity.
+    # Tags that no scheme allows are read as by conlleval and seqeval: E or I without a B begins an entity.
     odd = [tags("O", "I-X", "E-X", "E-X", "I-Y", "S-Y")]
     meant = [tags("O", "B-X", "E-X", "S-X", "S-Y", "S-Y")]
     assert tag_scores(meant, odd, labels)["entity_f1"] == 1
@@ -128,7 +128,7 @@ def test_answers_compare_as_squad_does():
     scores = answer_scores(
         [["the Eiffel Tower", "Eiffel Tower, Paris"], [], ["in 1889"]], ["Eiffel tower!", "", "1889 or 1890"]
     )
-    # Case, articles and punctuation do not count; of three words one is shared with the two wanted.
+    # Case, articles and punctuation do not count; one of three words is shared with the two wanted.
     assert scores["exact_match"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx((1 + 1 + 2 * 1 / (2 + 3)) / 3)
 

@@ -1,4 +1,4 @@
-"""What each tracker's library is asked for, by fakes of it; TensorBoard's files are real."""
+"""Fakes of each tracker's library record what it is asked for; TensorBoard's files are real."""
 
 import importlib.machinery
 import json

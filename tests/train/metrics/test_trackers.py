@@ -17,7 +17,7 @@ from flaxmill.train.metrics.trackers import LOG_FILE, Trackers
 
 ROWS = [{"step": step, "loss": 1 / (step + 1)} for step in range(300)]
 
-# A wandb that appends what it is given to a file; `{...}` are lines of a test's own.
+# A wandb that appends what it is given to a file; each test sets the lines `{...}`.
 FAKE_WANDB = """
 import atexit, json, os, pathlib, signal, sys, time
 FILE = pathlib.Path({file!r})
@@ -145,7 +145,7 @@ def test_of_several_trackers_the_advice_keeps_those_that_are_there(open_trackers
 
 @pytest.mark.slow
 def test_a_run_goes_on_without_its_tracker_by_the_errors_own_advice(fresh, monkeypatch):
-    """One that was made where tensorboardX is installed, continued where it is not."""
+    """The run was made where tensorboardX is installed, and continues where it is not."""
     assert fresh.train("--trackers", "tensorboard", "--steps", 2).code == 0
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     resumed = ("train", "--run-dir", fresh.directory, "--steps", "3", "--extend")
@@ -292,7 +292,7 @@ def test_exit_hooks_signal_handlers_and_output_of_a_library_stay_out_of_the_run(
     handler = signal.getsignal(signal.SIGINT)
     with open_trackers("wandb"):
         wait_until(lambda: said)
-    assert "EOFError" in said[0]  # a prompt finds nobody, rather than waiting for one
+    assert "EOFError" in said[0]  # a prompt finds nobody, and does not wait
     assert signal.getsignal(signal.SIGINT) is handler
     assert "wandb" not in sys.modules
     assert capfd.readouterr() == ("", "")
@@ -323,7 +323,7 @@ def test_signals_to_the_whole_job_leave_a_tracker_to_write_the_last_rows(fake_wa
 
 
 def test_a_tracker_outlives_a_killed_run_by_seconds_at_most(fake_wandb, tmp_path):
-    """Of a run killed with -9 the tracker writes what it was given, says that it failed, and ends."""
+    """After kill -9 of a run, its tracker writes what it was given, says that the run failed, and ends."""
     read = fake_wandb()
     program = f"""
         import os, pathlib, signal, time

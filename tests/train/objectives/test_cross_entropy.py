@@ -1,4 +1,4 @@
-"""The chunked cross-entropy against the plain one, on one device and on meshes."""
+"""The chunked cross-entropy equals the plain one, on one device and on meshes."""
 
 import re
 

@@ -36,7 +36,7 @@ masked_objectives = pytest.mark.parametrize("objective", ["mlm", "mlm_nsp"])
 
 
 def random_batch(objective, rows=6, num_tokens=16, vocab_size=101, seed=0):
-    """Full rows of one document of random tokens; where words are masked, a third of the places."""
+    """Full rows of one document of random tokens; objectives that mask words mask a third of the places."""
     draw = np.random.default_rng(seed)
     shape = (rows, num_tokens)
     ones = np.ones(shape, np.int32)
@@ -59,7 +59,7 @@ def random_batch(objective, rows=6, num_tokens=16, vocab_size=101, seed=0):
 
 @functools.cache
 def params_of(config):
-    """Drawn and moved off symmetry, so that every part shows."""
+    """Parameters that are drawn and moved off symmetry, so that every part shows."""
 
     def make():
         leaves, tree = jax.tree.flatten(init_params(config, jax.random.key(0)))

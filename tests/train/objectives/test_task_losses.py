@@ -1,4 +1,4 @@
-"""Losses of task heads: classes weighed as torch weighs them, padding without effect, errors squared."""
+"""Losses of task heads: classes are weighed as in torch, padding has no effect, errors are squared."""
 
 from typing import Any
 

@@ -141,7 +141,7 @@ def test_a_frozen_negative_zero_keeps_its_sign():
 
 @pytest.mark.slow
 def test_the_gradient_norm_is_of_what_is_trained():
-    """As torch's clip_grad_norm_ has it, where frozen weights have no gradient."""
+    """torch's clip_grad_norm_ does the same: frozen weights have no gradient there."""
     taken = take_steps(MODEL, ADAMW)
     batch = as_jax(random_rows(0))
 

@@ -21,7 +21,7 @@ DECAY = 0.5
 
 
 def factors_of(model, decay=DECAY) -> dict[str, Any]:
-    """By the first two names on a path; all that begin so have the same."""
+    """{the first one or two names of a path: factor}; all paths that begin like this have the same factor."""
     found: dict[str, Any] = {}
     for path, factor in depth_factors(decay, abstract_params(model)).items():
         prefix = "/".join(path[:2] if path[0] == "encoder" else path[:1])
@@ -76,7 +76,7 @@ def test_the_state_has_the_same_names_with_and_without(name):
 
 
 def test_steps_equal_those_of_torch_with_parameter_groups():
-    """AdamW with decoupled weight decay, whose group's rate scales both parts of an update."""
+    """AdamW has decoupled weight decay: a group's rate scales both parts of an update."""
     import torch
 
     rate, num_steps = 0.01, 5

@@ -1,6 +1,6 @@
-"""Optimizers and schedules beside PyTorch's, transformers' and the formulas of the papers.
+"""Optimizers and schedules compared with PyTorch's, transformers' and the formulas of the papers.
 
-torch has no LAMB and no Lion: LAMB is held against its formula, written out below, and Lion is optax's own.
+torch has no LAMB and no Lion: LAMB is compared with its formula, written out below, and Lion is optax's own.
 torch's Muon orthogonalises in bfloat16, and optax corrects the bias of its momentum, which torch does not:
 the two are the same without that rounding, at the first step or without momentum.
 """
@@ -29,7 +29,7 @@ L, D, N, H, F = (
     2,
     64,
     136,
-)  # torch's Adafactor factors every matrix, ours those of 128 by 128 and more
+)  # torch's Adafactor factors every matrix, ours only matrices of 128 by 128 and more
 RATE, STEPS = 0.01, 20
 Arrays = dict[str, Any]
 
@@ -64,7 +64,7 @@ def random_params(seed: int, size: float = 0.1) -> dict[str, Any]:
 
 
 def apart(params: Any) -> dict[str, np.ndarray]:
-    """One array a layer, as PyTorch keeps them; attention kernels as the matrices they multiply by."""
+    """One array per layer, as PyTorch keeps them; attention kernels as the matrices they multiply by."""
     arrays = {}
     for path, leaf in named_leaves(params).items():
         name, values = "/".join(path), np.asarray(leaf)
@@ -85,7 +85,7 @@ def decays(name: str) -> bool:
 def trained(
     config: OptimizerConfig, num_steps: int = STEPS, rate: Callable[[int], Any] = lambda step: RATE
 ) -> Arrays:
-    """What our optimizer makes of random weights in `num_steps` steps with random gradients."""
+    """Random weights after `num_steps` steps of our optimizer with random gradients."""
     params = random_params(0)
     optimizer = make_optimizer(config, params)
 

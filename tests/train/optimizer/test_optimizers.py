@@ -90,7 +90,7 @@ def test_decay_leaves_biases_and_scales_alone(name):
 
 
 def unstack(params: Any) -> Any:
-    """One dict a layer, attention kernels as the matrices they multiply by."""
+    """One dict per layer, attention kernels as the matrices they multiply by."""
 
     def layer(index):
         layers = jax.tree.map(lambda x: x[index], params["layers"])
@@ -153,7 +153,7 @@ def test_stacked_layers_are_optimized_as_separate_layers(name, by_hand):
     expected, _ = run_transformation(
         by_hand(config), unstack(make_params()), 3, 0.01, lambda key: unstack(make_params(key))
     )
-    # The same sums in another order: differences of 1e-7 in the norms, of more in Newton-Schulz.
+    # The same sums in another order: differences of 1e-7 in the norms, larger ones in Newton-Schulz.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), unstack(found), expected)
 
 

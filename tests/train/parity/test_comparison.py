@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.slow  # every test compiles a model for both sides of a comparison
 
 Directory = Callable[[str], Path]
-# One of each family, for what takes longer.
+# One model of each family, for tests that take longer.
 FAMILIES = (
     "bert_pretraining", "bert_multi_label", "roberta", "modernbert", "gpt2", "gpt2_regression", "gpt_neo",
     "gpt_neox", "gpt_neox_yarn_rope", "llama3_rope", "llama_dynamic_rope", "llama_longrope", "mistral",
@@ -44,7 +44,7 @@ FAMILIES = (
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Directory:
-    """A directory with the small model of a name, made once."""
+    """Makes a directory with the small model of a name, once."""
     root = tmp_path_factory.mktemp("references")
 
     def make(name: str) -> Path:
@@ -85,7 +85,7 @@ def test_gradients_and_adamw_steps_equal_pytorchs(name: str, directory: Director
     beyond = {check.quantity for check in checks if check.kind == "outputs" and check.beyond_float32}
     # Logits of T5 1.1 reach 27, where 2e-5 is less than a few units in the last place.
     assert beyond <= ({"logits"} if name == "t5_v1_1" else set())
-    # A gradient that is zero in truth needs float64: biases that shift all logits of a softmax alike.
+    # A true gradient of zero needs float64: biases that shift all logits of a softmax equally.
     judged = {name for check in checks if check.kind == "gradients" for name in check.beyond_float32}
     assert all(name.endswith("bias") for name in judged)
 
@@ -123,7 +123,7 @@ def swap_gate_and_up(sides: Sides) -> None:
 
 
 def order_queries_and_keys_as_meta_does(sides: Sides) -> None:
-    """Interleave the halves of each head, which import has to undo for LLaMA's original files alone."""
+    """Interleave the halves of each head; an import must undo this only for LLaMA's original files."""
     attention = sides.ours.params["layers"]["attention"]
     for name in ("query", "key"):
         kernel = attention[name]["kernel"]
@@ -161,7 +161,7 @@ FAULTS = {
 
 
 def largest_difference(sides: Sides) -> float:
-    """Of hidden states and logits in float32."""
+    """The largest difference of hidden states and logits in float32."""
     batch = make_parity_batch(sides.config, "right", 1)
     theirs = measure_reference(sides.pair("float32")[1], batch, gradients=False).outputs
     apart = difference("outputs", sides.ours.outputs(batch), theirs)

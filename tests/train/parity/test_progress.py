@@ -1,4 +1,4 @@
-"""`flaxmill parity` keeps silent while it is quick, and says what it is at once it is not."""
+"""`flaxmill parity` is silent while it is quick, and says what it does once it is not."""
 
 import time
 

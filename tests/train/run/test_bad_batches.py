@@ -1,4 +1,4 @@
-"""Bad batches are kept whole and readable, and keeping them can fail without a word too many."""
+"""Bad batches are kept whole and readable; if that fails, it is told and not raised."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run may begin with the weights of another; what it does not share is drawn, and said."""
+"""A run may begin with the weights of another; what the two do not share is drawn, and the log says so."""
 
 import dataclasses
 import shutil
@@ -30,7 +30,7 @@ def source(make_experiment, tmp_path):
 
 @pytest.fixture
 def begin(make_experiment, source):
-    """Initial parameters of an experiment on a mesh of eight, and what was said."""
+    """Gives an experiment's initial parameters on a mesh of eight, and what was said."""
 
     def begin(objective, **changes):
         experiment = make_experiment(objective, init_from=str(source), mesh=MESH, **changes)

@@ -98,7 +98,7 @@ def test_a_hugging_face_model_gets_adapters_which_peft_puts_beside_it(
     assert (exported.step, exported.architecture) == (2, "GPT2LMHeadModel")
     settings = json.loads((adapter / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(base)
-    with warnings.catch_warnings():  # what it and torch deprecate of each other is not ours
+    with warnings.catch_warnings():  # PEFT's and torch's deprecations are not ours
         warnings.simplefilter("ignore")
         import peft
 

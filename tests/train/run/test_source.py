@@ -20,7 +20,7 @@ from flaxmill.train.run.directory import read_config
 from flaxmill.train.run.restoring import load_params
 from flaxmill.train.run.source import adopt_source, check_body, is_huggingface
 
-OPEN = ModelConfig()  # what a task's config says of the body: nothing
+OPEN = ModelConfig()  # a task's config says nothing about the body
 
 
 @pytest.fixture(scope="module")
