@@ -25,9 +25,8 @@ from flaxmill.model.apply import abstract_params
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.sharding.placement import place_rows
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.checkpoint.checkpoints import CheckpointConfig
-from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.loop import train

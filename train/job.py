@@ -16,9 +16,8 @@ from flaxmill.sharding.processes.coordination import agree_on, any_process, is_m
 from flaxmill.sharding.processes.step_signals import Stop
 from flaxmill.sharding.processes.watch import Peers
 from flaxmill.train.best import check_best
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
-from flaxmill.train.compilation_cache import enable_compilation_cache
 from flaxmill.train.evaluation import evaluation_names
 from flaxmill.train.experiment import Experiment, check_mesh, from_dict, to_dict, with_absolute_paths
 from flaxmill.train.input_pipeline import prepare_data

@@ -1,6 +1,7 @@
 """The training loop, top to bottom: mesh, data, model, state or restore, step, log, save, evaluate."""
 
 import dataclasses
+import functools
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from flaxmill.sharding.processes.coordination import agree_on, is_main
 from flaxmill.sharding.processes.step_signals import Signals, Stop
 from flaxmill.sharding.processes.watch import Peers
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
-from flaxmill.train.checkpoint.save_schedule import SaveSchedule
 from flaxmill.train.evaluation import (
     compare_with_counting,
     describe_evaluation,
@@ -34,14 +34,14 @@ from flaxmill.train.recorder import LossSpike, Recorder
 from flaxmill.train.rollback import describe_rollback, roll_back
 from flaxmill.train.run.bad_batches import write_bad_batches
 from flaxmill.train.run.directory import CHECKPOINTS, open_run_directory, write_config
-from flaxmill.train.run.provenance import provenance
-from flaxmill.train.run.restoring import Start, restore_or_init
+from flaxmill.train.run.restoring import Origin, Start
+from flaxmill.train.saving import Saver
 from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
-class Result(NamedTuple):
-    """Where the run is, how far it came, and what the last evaluation said, or the best where the run follows
-    one (empty when preempted)."""
+class TrainResult(NamedTuple):
+    """Where the run is, how far it came, and what its last evaluation said; the best one if the run follows
+    one, and empty if preempted."""
 
     directory: Path
     step: int
@@ -57,7 +57,7 @@ def train(
     stop: Stop | None = None,
     peers: Peers | None = None,
     heading: str = "",
-) -> Result:
+) -> TrainResult:
     """Train, or continue, one experiment; all processes of a job call it alike.
 
     Args:
@@ -88,28 +88,24 @@ def train(
         return _run(job, allow_other_data)
 
 
-def _run(job: Job, allow_other_data: bool) -> Result:
+def _run(job: Job, allow_other_data: bool) -> TrainResult:
     """Train from the newest checkpoint; after a spike of the loss, again."""
-    experiment, mesh, dataset = job.experiment, job.mesh, job.dataset
+    experiment = job.experiment
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
     steps = _make_steps(job, optimizer)
-
-    def restore(*, only_scheduled: bool = False) -> Start:
-        job.peers.at(0, "restoring")
-        return restore_or_init(
-            experiment,
-            optimizer,
-            mesh,
-            dataset,
-            job.checkpoints,
-            allow_other_data=allow_other_data,
-            only_scheduled=only_scheduled,
-            warn=warn if is_main() else say_nothing,
-        )
-
-    start = restore()
-    if is_main():  # not before: what is refused above must leave the run as it was
-        write_config(job.directory, experiment, dataset.tokenizer)
+    origin = Origin(
+        experiment,
+        optimizer,
+        job.mesh,
+        job.dataset,
+        job.checkpoints,
+        allow_other_data=allow_other_data,
+        warn=warn if is_main() else say_nothing,
+    )
+    job.peers.at(0, "restoring")
+    start = origin.start()
+    if is_main():  # only now: if anything above refuses, the run directory must stay untouched
+        write_config(job.directory, experiment, job.dataset.tokenizer)
     with ProgressLine(int(start.state.step), experiment.steps, quiet=not is_main()) as progress:
         progress.say(describe_job(job, start))
         old_steps = start.metadata.get("config", {}).get("steps", experiment.steps)
@@ -117,7 +113,13 @@ def _run(job: Job, allow_other_data: bool) -> Result:
             progress.say(jump)
         while True:
             recorder = Recorder(
-                experiment, mesh, job.writer, job.trackers, progress, start.metadata, steps.max_predictions
+                experiment,
+                job.mesh,
+                job.writer,
+                job.trackers,
+                progress,
+                start.metadata,
+                steps.max_predictions,
             )
             try:
                 return _train_from(start, job, steps, recorder, progress)
@@ -125,9 +127,10 @@ def _run(job: Job, allow_other_data: bool) -> Result:
                 raise _with_batches(error, job, steps.train_batches) from None
             except LossSpike as found:
                 spike = found.with_traceback(None)  # which holds the state: two need not fit at once
-            course, start = start.metadata, None
+            before, start = start.metadata, None
             job.checkpoints.wait()
-            start, row = roll_back(spike, course, restore(only_scheduled=True))
+            job.peers.at(0, "restoring")
+            start, row = roll_back(spike, before, origin.start(only_scheduled=True))
             job.checkpoints.abandon_after(row["step"])
             recorder.write(row)
             progress.say(describe_rollback(row))
@@ -157,73 +160,58 @@ def _make_steps(job: Job, optimizer: optax.GradientTransformation) -> _Steps:
     )
 
 
-def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progress: ProgressLine) -> Result:
+def _train_from(
+    start: Start, job: Job, steps: _Steps, recorder: Recorder, progress: ProgressLine
+) -> TrainResult:
     """Steps, rows, saves and evaluations from a state to the end of the run."""
-    experiment, mesh, checkpoints, peers = job.experiment, job.mesh, job.checkpoints, job.peers
+    experiment, best = job.experiment, recorder.best
     state, first = start.state, int(start.state.step)
-    schedule = SaveSchedule(experiment.checkpoint, start.checkpoint_step)
-    signals = Signals(mesh, job.stop, lambda: schedule.is_overdue() and not checkpoints.saving)
+    saver = Saver(job, recorder, progress, start.checkpoint_step)
+    signals = Signals(job.mesh, job.stop, saver.is_overdue)
+    evaluate_at = functools.partial(_evaluate, job=job, steps=steps, recorder=recorder, signals=signals)
 
-    def save(step: int) -> None:
-        recorder.flush()
-        recorder.sync()  # every row below a checkpoint's step is on disk before it commits
-        peers.at(step, "saving")
-        checkpoints.best_step = recorder.best.step
-        checkpoints.save(step, state, recorder.metadata() | provenance(experiment, job.dataset, mesh))
-        schedule.saved(step)
+    # If the run was stopped right after this step, its evaluation is still missing: do it now.
+    evaluated = evaluate_at(first, state.params) if first and _evaluates_at(first, experiment) else None
 
-    def leave(step: int) -> Result:
-        if schedule.last_step != step:
-            save(step)
-        _wait_until_saved(job)
-        progress.say(f"stopped after step {step}; the same command continues from {job.directory}")
-        return Result(job.directory, step, True, {})
-
-    def evaluate_now(step: int) -> dict[str, float] | None:
-        return _evaluate(step, state.params, job, steps, recorder, signals)
-
-    # A run that was stopped here had no time left for its evaluation.
-    evaluated = evaluate_now(first) if first and _evaluates_at(first, experiment) else None
-    last = first if recorder.best.is_waited_out else experiment.steps
-    peers.at(first, "compiling")
-    batches = read_ahead(steps.train_batches, mesh, first, last, recorder.batch_offset)
+    done, last = first, first if best.is_waited_out else experiment.steps
+    job.peers.at(first, "compiling")
+    batches = read_ahead(steps.train_batches, job.mesh, first, last, recorder.batch_offset)
     for step, batch, data_seconds in batches:
         state, metrics = steps.train_step(state, batch, signals.inputs())
         if job.stop is not None:
             job.stop.started()
         recorder.record(step, metrics, data_seconds)
         done = step + 1
-        peers.at(done, "training")
-        checkpoints.raise_if_failed()  # not only at the next save, which may be hours away
+        job.peers.at(done, "training")
+        job.checkpoints.raise_if_failed()  # not only at the next save, which may be hours away
+
+        # All processes learn at the same step that one of them was told to stop.
         asked = signals.agreed(recorder.signals)
         if asked.stop:
-            return leave(done)
+            return TrainResult(saver.leave(done, state), done, True, {})
+
+        # Save before the evaluation: a run killed while it evaluates loses nothing.
         evaluates = _evaluates_at(done, experiment)
-        if schedule.is_due(done, asked.save) or done == last or (evaluates and recorder.best.is_followed):
-            save(done)
+        if saver.is_due(done, asked.save) or done == last or (evaluates and best.is_followed):
+            saver.save(done, state)
+
+        # The last step is evaluated too. An evaluation that a signal ends is made as the run continues.
         if evaluates:
-            evaluated = evaluate_now(done)
+            evaluated = evaluate_at(done, state.params)
             if evaluated is None:
-                return leave(done)
-            progress.say(f"step {done}: {summarize_evaluation(evaluated, experiment.best.metric)}")
-            if recorder.best.is_waited_out:
-                last = done
+                return TrainResult(saver.leave(done, state), done, True, {})
+            if done < experiment.steps:
+                progress.say(f"step {done}: {summarize_evaluation(evaluated, experiment.best.metric)}")
+            if best.is_waited_out:
                 break
-    if not recorder.best.is_waited_out:  # such a run ends with an evaluation
-        evaluated = evaluate_now(last)
     if evaluated is None:
-        return leave(last)
-    _wait_until_saved(job)
-    if recorder.best.is_followed:
-        progress.say(f"{'stopped early: ' if last < experiment.steps else ''}{recorder.best.describe()}")
-    return _conclude(last, job, steps, state.params, recorder.best.metrics or evaluated, progress)
+        return TrainResult(saver.leave(done, state), done, True, {})
 
-
-def _wait_until_saved(job: Job) -> None:
-    """Return when every step that was made stands in a checkpoint."""
-    job.checkpoints.wait()
-    if job.stop is not None:
-        job.stop.saved()
+    # The run is over: all of it is on disk before it says so.
+    saver.wait()
+    if best.is_followed:
+        progress.say(f"{'stopped early: ' if done < experiment.steps else ''}{best.describe()}")
+    return _conclude(done, job, steps, state.params, best.metrics or evaluated, progress)
 
 
 def _evaluate(
@@ -239,7 +227,7 @@ def _evaluate(
 
 def _conclude(
     step: int, job: Job, steps: _Steps, params: Params, evaluated: dict[str, float], progress: ProgressLine
-) -> Result:
+) -> TrainResult:
     """The last evaluation, or the best, beside what counting reaches, and a sample."""
     experiment, dataset = job.experiment, job.dataset
     compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
@@ -249,7 +237,7 @@ def _conclude(
         sample = sample_text(experiment, params, steps.valid_batches, dataset.tokenizer, job.mesh)
         progress.say(f"\n{sample}")
     progress.say(f"\nsaved in {job.directory}")
-    return Result(job.directory, step, False, compared)
+    return TrainResult(job.directory, step, False, compared)
 
 
 def _with_batches(error: DivergenceError, job: Job, batches: Batches) -> DivergenceError:
@@ -260,6 +248,6 @@ def _with_batches(error: DivergenceError, job: Job, batches: Batches) -> Diverge
 
 
 def _evaluates_at(step: int, experiment: Experiment) -> bool:
-    """Whether an evaluation on the way is due after this many updates; the last comes at the end anyway."""
+    """Whether an evaluation is due after this many updates: every `eval_every`, and after the last."""
     every = experiment.eval_every
-    return every is not None and step % every == 0 and step < experiment.steps
+    return step == experiment.steps or (every is not None and step % every == 0)

@@ -11,7 +11,7 @@ from flaxmill.data.prepared.preparation import prepare
 from flaxmill.model import init_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train import train
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.evaluation import (
     compare_with_counting,
     describe_evaluation,

@@ -10,7 +10,7 @@ from launching import poison
 
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.train import recorder, train
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.metrics.flops import step_flops

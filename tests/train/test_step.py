@@ -13,8 +13,7 @@ from flaxmill.data.prepared.preparation import prepare
 from flaxmill.model import abstract_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.sharding.placement import place_rows
-from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
 from flaxmill.train.resolution import resolve

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics.metrics_file import has_step, read_metrics
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config

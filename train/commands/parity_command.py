@@ -42,8 +42,7 @@ def run(arguments: list[str]) -> None:
         )
     source = local_path(arguments[0], "DIRECTORY")
     check_model_source(source)
-    from flaxmill.train.cache_directory import cache_directory
-    from flaxmill.train.compilation_cache import enable_compilation_cache
+    from flaxmill.train.caches import cache_directory, enable_compilation_cache
     from flaxmill.train.parity import report as parity_report
     from flaxmill.train.parity.comparison import compare_directory
     from flaxmill.train.parity.progress import Progress

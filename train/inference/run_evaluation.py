@@ -17,8 +17,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
 from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.evaluation import compare_with_counting, evaluate
 from flaxmill.train.experiment import Experiment, check_mesh
 from flaxmill.train.inference.other_data import OtherData, folder_name, on_other_data

@@ -17,8 +17,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.run.decoding_settings import read_decoding, read_generation_settings
 from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
 from flaxmill.train.run.importing import HUGGINGFACE

@@ -11,6 +11,7 @@ from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.model.params import Params
 from flaxmill.train.best import find_best_step
 from flaxmill.train.checkpoint.checkpoints import PARAMS, Checkpoints
+from flaxmill.train.checkpoint.stored import StoredCheckpoint
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics.metrics_file import read_metrics
 from flaxmill.train.metrics.progress import warn
@@ -28,55 +29,64 @@ class Start(NamedTuple):
     checkpoint_step: int | None
 
 
-def restore_or_init(
-    experiment: Experiment,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    dataset: Dataset,
-    checkpoints: Checkpoints,
-    *,
-    allow_other_data: bool,
-    only_scheduled: bool = False,
-    warn: Callable[[str], None],
-) -> Start:
-    """The newest checkpoint that is whole, on the mesh; without any, a fresh state or that of `init_from`.
+class Origin(NamedTuple):
+    """What decides where a run starts: its checkpoints, the model it is initialised from, or a fresh one."""
 
-    Args:
-      allow_other_data: continue on a dataset that is not the checkpoint's, with a warning.
-      only_scheduled: pass over checkpoints that were not due by steps, as of a preemption.
-      warn: is told of damaged checkpoints that were passed over.
+    experiment: Experiment
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    dataset: Dataset
+    checkpoints: Checkpoints
+    allow_other_data: bool
+    """Continue on a dataset that is not the checkpoint's, with a warning."""
+    warn: Callable[[str], None]
+    """Is told of damaged checkpoints that were passed over, and of other data."""
 
-    Raises:
-      ValueError: the checkpoint was trained on other data.
-      CheckpointError: none is whole, or it does not fit the experiment.
-    """
-    wanted = abstract_state(experiment.model, optimizer, mesh)
+    def start(self, *, only_scheduled: bool = False) -> Start:
+        """The state to train from: on the mesh, and in this order
 
-    def load(step: int) -> Start:
-        if step == IMPORTED_STEP:
-            params = checkpoints.restore_params(step, wanted.params)
-            return Start(start_state(experiment.model, optimizer, mesh, params), {}, step)
-        metadata = checkpoints.metadata(step)
-        if other := describe_other_data(metadata, dataset):
-            if not allow_other_data:
+          1. the newest checkpoint that is whole;
+          2. the checkpoint of step 0 that an import, or an earlier start from `init_from`, has left;
+          3. the weights of `init_from`, kept as the checkpoint of step 0;
+          4. fresh weights, drawn from the seed.
+
+        Args:
+          only_scheduled: pass over checkpoints that were not due by steps, such as those of a preemption.
+
+        Raises:
+          ValueError: the checkpoint was trained on other data.
+          CheckpointError: none is whole, or it does not fit the experiment.
+        """
+        experiment, every = self.experiment, self.experiment.checkpoint.every
+        only = (lambda step: step % every == 0) if only_scheduled else None
+        if newest := self.checkpoints.load_newest(self._from_checkpoint, self.warn, only=only):
+            return newest
+        if experiment.init_from is not None:
+            params = initial_params(experiment, self.mesh, self.dataset.tokenizer, self.warn)
+            # Copied, because the other run may train on and this one must start the same way if it starts
+            # again.
+            self.checkpoints.save(IMPORTED_STEP, {PARAMS: params}, {"init_from": experiment.init_from})
+            self.checkpoints.wait()
+            return self._from_params(params)
+        fresh = init_state(experiment.model, self.optimizer, self.mesh, experiment.seed)
+        return Start(fresh, {}, None)
+
+    def _from_checkpoint(self, stored: StoredCheckpoint) -> Start:
+        wanted = abstract_state(self.experiment.model, self.optimizer, self.mesh)
+        if stored.step == IMPORTED_STEP:
+            return self._from_params(stored.restore_params(wanted.params))
+        if other := describe_other_data(stored.metadata, self.dataset):
+            if not self.allow_other_data:
                 raise ValueError(
-                    f"{experiment.run_dir} {other}; restore the data, give another --run-dir, or continue on "
-                    "the new data with --allow-other-data"
+                    f"{self.experiment.run_dir} {other}; restore the data, give another --run-dir, or "
+                    "continue on the new data with --allow-other-data"
                 )
-            warn(f"{experiment.run_dir} {other}")
-        return Start(*checkpoints.restore(step, wanted), step)
+            self.warn(f"{self.experiment.run_dir} {other}")
+        return Start(stored.restore(wanted), stored.metadata, stored.step)
 
-    every = experiment.checkpoint.every
-    newest = checkpoints.load_newest(load, warn, only=(lambda s: s % every == 0) if only_scheduled else None)
-    if newest is not None:
-        return newest
-    if experiment.init_from is not None:
-        params = initial_params(experiment, mesh, dataset.tokenizer, warn)
-        # Kept, since the other run may train on, and this one shall begin alike if it begins again.
-        checkpoints.save(IMPORTED_STEP, {PARAMS: params}, {"init_from": experiment.init_from})
-        checkpoints.wait()
-        return Start(start_state(experiment.model, optimizer, mesh, params), {}, IMPORTED_STEP)
-    return Start(init_state(experiment.model, optimizer, mesh, experiment.seed), {}, None)
+    def _from_params(self, params: Params) -> Start:
+        state = start_state(self.experiment.model, self.optimizer, self.mesh, params)
+        return Start(state, {}, IMPORTED_STEP)
 
 
 def load_params(
@@ -101,9 +111,9 @@ def load_params(
         if step is not None and step not in steps:
             raise ValueError(f"{run} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
 
-        def load(step: int) -> tuple[Params, dict[str, Any], int]:
-            return checkpoints.restore_params(step, wanted), checkpoints.metadata(step), step
+        def load(stored: StoredCheckpoint) -> tuple[Params, dict[str, Any], int]:
+            return stored.restore_params(wanted), stored.metadata, stored.step
 
-        loaded = checkpoints.load_newest(load, warn) if step is None else load(step)
+        loaded = checkpoints.load_newest(load, warn) if step is None else load(checkpoints.open(step))
     assert loaded is not None, "there are steps"
     return loaded

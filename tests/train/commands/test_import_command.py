@@ -17,7 +17,7 @@ from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.checkpoint.checkpoints import CheckpointConfig
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.inference.run_evaluation import evaluate_run

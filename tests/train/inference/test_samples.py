@@ -8,7 +8,7 @@ import pytest
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.model import init_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.inference import samples
 from flaxmill.train.inference.samples import sample_text
 from flaxmill.train.input_pipeline import make_batches

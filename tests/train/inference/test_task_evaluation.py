@@ -12,7 +12,7 @@ from small_tasks import NUM_VALID, task_data, task_experiment
 
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.model.config import ModelConfig
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.evaluation import evaluation_names
 from flaxmill.train.inference.other_data import OtherData
 from flaxmill.train.inference.run_evaluation import evaluate_run

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flaxmill.data.prepared.preparation import prepare
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.run import bad_batches
 from flaxmill.train.run.bad_batches import write_bad_batches

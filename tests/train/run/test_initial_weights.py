@@ -11,7 +11,7 @@ from flaxmill.data.prepared.preparation import prepare
 from flaxmill.model.apply import init_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train import train
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.metrics.metrics_file import read_metrics
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run.initial_weights import initial_params

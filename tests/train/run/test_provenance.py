@@ -10,7 +10,7 @@ import small_tokenizers
 
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.experiment import from_dict, to_dict
 from flaxmill.train.run.provenance import describe_other_data, provenance, tokenizer_digest
 

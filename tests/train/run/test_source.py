@@ -14,7 +14,7 @@ from flaxmill.model.adapters import merge_lora
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.loop import train
 from flaxmill.train.run.directory import read_config
 from flaxmill.train.run.restoring import load_params

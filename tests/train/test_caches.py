@@ -1,8 +1,11 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from flaxmill.train.cache_directory import cache_directory
+from flaxmill.train.caches import cache_directory
 
 
 def test_named_place_is_made(monkeypatch, tmp_path):
@@ -61,3 +64,35 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(ValueError, match="this user has no home directory for a cache; set FLAXMILL_CACHE"):
         cache_directory()
+
+
+COMPILE_ONE = """
+import sys, pathlib, jax, jax.numpy as jnp
+from jax import monitoring
+from flaxmill.train.caches import enable_compilation_cache
+
+events = []
+monitoring.register_event_listener(lambda name, **_: events.append(name.rpartition("/")[2]))
+enable_compilation_cache(pathlib.Path(sys.argv[1]))
+jax.block_until_ready(jax.jit(jax.grad(lambda x: jnp.tanh(x @ x).sum()))(jnp.ones((64, 64))))
+print(events.count("cache_hits"), events.count("cache_misses"))
+"""
+
+
+def start(cache) -> tuple[int, int, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE_ONE, str(cache)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    hits, misses = map(int, done.stdout.split())
+    return hits, misses, done.stderr
+
+
+def test_second_start_compiles_nothing_and_is_quiet(tmp_path):
+    hits, misses, _ = start(tmp_path)
+    assert hits == 0
+    assert misses > 0
+    assert start(tmp_path) == (misses, 0, "")
