@@ -80,7 +80,9 @@ class DataConfig:
     """Between prompt and target, and between the texts of a pair, where the tokenizer has no template of
     its own: a special token's name, or text."""
     mask_rate: float = 0.15
-    """Share of a row's tokens to predict, where words are masked."""
+    """Share of a row's tokens to predict, where words are masked or spans corrupted."""
+    mean_span_length: float = 3.0
+    """Span corruption: tokens of a corrupted span, on average."""
     causal_fraction: float = 0.5
     """Share of the rows trained causally, where the objective is the hybrid."""
     pair_copies: int = 4
@@ -109,6 +111,7 @@ class DataConfig:
         _check_labels(self)
         _require_range("valid_fraction", self.valid_fraction, 1e-6, 0.9)
         _require_range("mask_rate", self.mask_rate, 0.0, 1.0, open_ends=True)
+        _require_range("mean_span_length", self.mean_span_length, 1.0, 1000.0)
         _require_range("causal_fraction", self.causal_fraction, 0.0, 1.0)
         _require_range("short_pair_probability", self.short_pair_probability, 0.0, 1.0)
         _require_least("vocab_size", self.vocab_size, 1)

@@ -90,11 +90,11 @@ def _label_weights(labels: np.ndarray, source: Source) -> np.ndarray:
 
 
 def _inputs(stored: Stored) -> Batch:
-    return _read_left_to_right(stored["tokens"].astype(np.int32), stored["length"])
+    return read_left_to_right(stored["tokens"].astype(np.int32), stored["length"])
 
 
-def _read_left_to_right(tokens: np.ndarray, lengths: np.ndarray) -> Batch:
-    """Right-padded rows of one document each."""
+def read_left_to_right(tokens: np.ndarray, lengths: np.ndarray) -> Batch:
+    """Inputs [n,T] of right-padded rows with one document each."""
     places = np.arange(tokens.shape[1])
     mask = (places < lengths[:, None]).astype(np.int32)
     return {"tokens": tokens, "mask": mask, "positions": places * mask, "documents": mask}
@@ -123,5 +123,5 @@ def _prompts(stored: Stored) -> Batch:
     counts = (places + 1 >= prompt_length) & (places + 1 < length)
     # The last token of a row with a target is only ever a target.
     is_known = length > prompt_length
-    batch = _read_left_to_right(tokens[:, :-1], stored["length"] - is_known[:, 0])
+    batch = read_left_to_right(tokens[:, :-1], stored["length"] - is_known[:, 0])
     return batch | {"targets": np.where(counts, tokens[:, 1:], 0), "weights": counts}

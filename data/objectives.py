@@ -10,7 +10,8 @@ Reference = str | Callable[..., Any]
 """A function; or where it is, as "module:function", to be imported when it is needed. A config that names an
 objective waits for neither NumPy nor JAX."""
 
-SpecialToken = Literal["mask", "cls", "sep", "closing", "sentinels"]
+SpecialToken = Literal["mask", "cls", "sep", "closing"]
+"""The roles of special tokens."""
 
 
 class ExampleKind(NamedTuple):
@@ -42,7 +43,9 @@ class ObjectiveData(NamedTuple):
     batch: Reference
     """(Rows) -> Batch: what a batch holds of stored rows, see `flaxmill.data.stored_rows.Rows`."""
     special_tokens: tuple[SpecialToken, ...] = ()
-    """Tokens that the tokenizer must have."""
+    """Roles for which the tokenizer must have a token."""
+    added_tokens: tuple[str, ...] = ()
+    """Special tokens by name, which a tokenizer that is trained gets, and a loaded one must have."""
     max_predictions: Reference | None = None
     """(DataConfig) -> the most places of a row that are predicted; None: every place may be."""
     settings: Reference | None = None
@@ -57,6 +60,9 @@ class ObjectiveData(NamedTuple):
         """Whether it puts two texts between [CLS] and [SEP]."""
         return "cls" in self.special_tokens
 
+
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
+"""T5's sentinels: the k-th stands for the k-th corrupted span of a text."""
 
 OBJECTIVES: dict[str, ObjectiveData] = {
     "causal": ObjectiveData(("packed",), "flaxmill.data.text_batches:causal"),
@@ -119,6 +125,15 @@ OBJECTIVES: dict[str, ObjectiveData] = {
             answer_column="target_column",
         ),
     ),
+    "span_corruption": ObjectiveData(
+        ("packed",),
+        "flaxmill.data.span_corruption:corrupt",
+        special_tokens=("closing",),
+        added_tokens=SENTINELS,
+        settings="flaxmill.data.span_corruption:stored_settings",
+        target_length="flaxmill.data.span_corruption:target_length",
+    ),
+    "prefix_lm": ObjectiveData(("packed",), "flaxmill.data.text_batches:prefix"),
 }
 
 

@@ -26,13 +26,12 @@ def require_special_tokens(tokenizer: Tokenizer, objective: str, config: DataCon
 
 def lacking_tokens(tokenizer: Tokenizer, objective: str) -> list[str]:
     """The names of the special tokens that the objective needs and the tokenizer lacks."""
-    ids: dict[SpecialToken, int | None] = {
-        "mask": tokenizer.mask_id,
-        "cls": tokenizer.cls_id,
-        "sep": tokenizer.sep_id,
-        "closing": tokenizer.closing_id,
-    }
-    return [_NAMES[token] for token in data_of(objective).special_tokens if ids[token] is None]
+    data = data_of(objective)
+    lacking = [_NAMES[role] for role in data.special_tokens if getattr(tokenizer, f"{role}_id") is None]
+    if data.added_tokens:
+        # The first of many says it.
+        lacking += [name for name in data.added_tokens if name not in tokenizer.added_names][:1]
+    return lacking
 
 
 def _lacks(missing: list[str], objective: str, config: DataConfig) -> ValueError:

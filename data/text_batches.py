@@ -2,12 +2,15 @@
 
 import numpy as np
 
+from flaxmill.data.draws import uniform
 from flaxmill.data.masking import Masked, mask_tokens
 from flaxmill.data.stored_rows import Batch, Rows
 from flaxmill.data.text.packing import next_in_document
 from flaxmill.data.text.pairs import segments_of
 
 # n rows of a batch, T tokens of a row
+
+_PREFIX = 3  # a use of a row's draws that masking has not
 
 
 def causal(rows: Rows) -> Batch:
@@ -50,6 +53,17 @@ def pairs(rows: Rows) -> Batch:
     targets = np.where(masked.chosen, tokens, 0)
     batch = assemble(masked.tokens, mask, positions, targets, masked.chosen)
     return batch | {"segments": segments, "nsp_labels": stored["label"]}
+
+
+def prefix(rows: Rows) -> Batch:
+    """Causal rows whose first tokens see each other and are not predicted: a prefix of a random length, at
+    least one token and not the whole row (T5's `prefix_lm`, Raffel et al. 2020, 3.2.1)."""
+    batch = causal(rows)
+    size = batch["mask"].sum(1)
+    prefix = 1 + (uniform(rows.keys, _PREFIX) * np.maximum(size - 1, 1)).astype(np.int32)
+    predicts = np.arange(1, batch["tokens"].shape[1] + 1) >= prefix[:, None]  # the next token is behind it
+    weights = batch["weights"] & predicts
+    return batch | {"weights": weights, "targets": np.where(weights, batch["targets"], 0), "prefix": prefix}
 
 
 def assemble(

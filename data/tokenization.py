@@ -118,6 +118,13 @@ class Tokenizer:
         named = (self.pad_id, self.mask_id, self.cls_id, self.sep_id, self.end_id)
         return frozenset(special | {id_ for id_ in named if id_ is not None})
 
+    @cached_property
+    def added_names(self) -> frozenset[str]:
+        """The spellings of its special tokens."""
+        return frozenset(
+            token.content for token in self.inner.get_added_tokens_decoder().values() if token.special
+        )
+
     def spells_special(self, text: str) -> bool:
         """Whether a text holds the spelling of a special token."""
         return self._special_spellings is not None and self._special_spellings.search(text) is not None

@@ -1,7 +1,7 @@
 """A dataset's tokenizer: loaded, or trained so that equal text gives equal ids."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -25,16 +25,28 @@ _MIN_WORDPIECE_VOCABULARY = 128
 _CASED_SHARE = 0.1
 
 
-def make_tokenizer(config: DataConfig, corpus: SplitCorpus, log: Callable[[str], None]) -> Tokenizer:
-    """Loads the config's tokenizer, or trains it on a sample of the training split."""
+def make_tokenizer(
+    config: DataConfig, corpus: SplitCorpus, log: Callable[[str], None], added_tokens: Sequence[str] = ()
+) -> Tokenizer:
+    """Loads the config's tokenizer, or trains it on a sample of the training split.
+
+    Args:
+      added_tokens: special tokens that a trained tokenizer gets after its vocabulary.
+    """
     if config.tokenizer not in TRAINED:
         return load_tokenizer(config, log)
+    inner = _train(config, corpus, log)
+    inner.add_special_tokens(list(added_tokens))
+    return Tokenizer(inner)
+
+
+def _train(config: DataConfig, corpus: SplitCorpus, log: Callable[[str], None]) -> tokenizers.Tokenizer:
     if config.tokenizer == "bytes":
-        return Tokenizer(_train_byte_level([], len(_byte_alphabet()) + len(BYTE_LEVEL_SPECIALS)))
+        return _train_byte_level([], len(_byte_alphabet()) + len(BYTE_LEVEL_SPECIALS))
     check_vocab_size(config)
     log(f"training a {config.tokenizer} tokenizer of {config.vocab_size} entries on {corpus.name}")
     train = _train_byte_level if config.tokenizer == "bpe" else _train_wordpiece
-    return Tokenizer(train(list(_sample(config, corpus)), config.vocab_size))
+    return train(list(_sample(config, corpus)), config.vocab_size)
 
 
 def load_tokenizer(config: DataConfig, log: Callable[[str], None]) -> Tokenizer:

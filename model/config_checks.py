@@ -21,6 +21,7 @@ def check_model(config: ModelFields) -> None:
     _check_layers(config)
     _check_head(config)
     _check_lora(config)
+    _check_prefix(config)
     if config.encoder_layers is not None:
         _check_encoder(config)
 
@@ -98,6 +99,14 @@ def _check_heads(config: ModelFields) -> None:
         config.num_heads % config.kv_heads == 0,
         f"model.num_heads={config.num_heads} is not a multiple of model.num_kv_heads={config.num_kv_heads}; "
         "each key-value head serves a whole group of heads",
+    )
+
+
+def _check_prefix(config: ModelFields) -> None:
+    _require(
+        not config.bidirectional_prefix or config.causal is not False,
+        f"model.bidirectional_prefix=True needs a causal model, and model.causal={config.causal}; leave one "
+        "None",
     )
 
 

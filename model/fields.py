@@ -54,6 +54,9 @@ class ModelFields:
     """None: the decoder's."""
     causal: bool | None = None
     """True: a token attends to itself and what precedes it; None: as the objective needs."""
+    bidirectional_prefix: bool | None = None
+    """A causal model whose first tokens see each other: the `prefix` of a batch, and prompts in generation;
+    None: as the objective needs."""
     head: Head | None = None
     """lm: next token; mlm: BERT's transform + decoder; mlm_nsp: also pooler and next-sentence head;
     classification: of whole rows; token_classification: of tokens; qa: start and end of an answer;

@@ -69,6 +69,7 @@ class Stack(nnx.Module):
         visible = Visibility(
             documents=batch["documents"],
             causal=batch["causal"].astype(bool) if "causal" in batch else config.causal,
+            prefix=batch.get("prefix"),
             bias=self.relative_bias(num_tokens, num_tokens) if self.relative_bias else None,
         )
         turns: dict[LayerKind, Turns] = {

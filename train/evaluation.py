@@ -130,6 +130,8 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
             f"held-out answers: start found {metrics['eval_start_accuracy']:.3f}, "
             f"end {metrics['eval_end_accuracy']:.3f}, loss {metrics['eval_loss']:.3f} nats"
         )
+    if not lines and "eval_variance" not in metrics:
+        lines.append(f"held-out loss {metrics['eval_loss']:.3f}{_parts_of(metrics)}")
     if "eval_variance" in metrics:
         lines.append(
             f"held-out squared error {metrics['eval_loss']:.4f}, variance {metrics['eval_variance']:.4f}"
@@ -142,3 +144,10 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
             f"bigram {get('eval_bigram_entropy') or math.nan:.3f}"
         )
     return "\n".join(lines)
+
+
+def _parts_of(metrics: dict[str, float]) -> str:
+    """The terms of the loss and their accuracies, for an objective that no line above is about."""
+    names = [name for name in metrics if name.endswith(("_loss", "_accuracy")) and name != "eval_loss"]
+    parts = [f"{name.removeprefix('eval_').replace('_', ' ')} {metrics[name]:.3f}" for name in names]
+    return f" nats: {', '.join(parts)}" if parts else " nats"

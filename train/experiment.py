@@ -28,6 +28,7 @@ MAX_STEPS = 2**31 - 1  # the state counts them in 32 bits
 DERIVED_FIELDS = (
     *("model.vocab_size", "model.max_positions", "model.head", "model.causal"),
     *("model.num_labels", "model.problem_type", "model.pooling", "data.labels"),
+    *("objective_file", "objective_sha256", "model.bidirectional_prefix"),
 )
 """Fields that `resolve` fills in where they are None or empty."""
 REMOVED_FIELDS = ("tensorboard",)
@@ -45,9 +46,10 @@ class Experiment:
     name: str = "experiment"
     """What the run is called; names its directory under runs/."""
     objective: str = "causal"
-    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either; for
-    labelled examples classification, token_classification, question_answering, seq2seq; or the name of your
-    own, which the config file defines."""
+    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either;
+    span_corruption: T5's; prefix_lm: next token after a prefix; for labelled examples classification,
+    token_classification, question_answering, seq2seq; or the name of your own, which the config file
+    defines."""
     objective_file: str | None = None
     """The file that defines an objective of your own; training fills it in."""
     objective_sha256: str | None = None
@@ -169,6 +171,12 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     run_dir = str(local_path(experiment.run_dir, "run_dir")) if experiment.run_dir else None
     data = dataclasses.replace(data, **paths)
     return dataclasses.replace(experiment, run_dir=run_dir, init_from=init_from, data=data)
+
+
+def with_definition(experiment: Experiment) -> Experiment:
+    """The experiment with the file that defines its objective, if that is a user's own, and its digest."""
+    definition = experiment.definition
+    return dataclasses.replace(experiment, objective_file=definition.file, objective_sha256=definition.sha256)
 
 
 def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:

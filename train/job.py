@@ -19,7 +19,14 @@ from flaxmill.train.best import check_best
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
 from flaxmill.train.evaluation import evaluation_names
-from flaxmill.train.experiment import Experiment, check_mesh, from_dict, to_dict, with_absolute_paths
+from flaxmill.train.experiment import (
+    Experiment,
+    check_mesh,
+    from_dict,
+    to_dict,
+    with_absolute_paths,
+    with_definition,
+)
 from flaxmill.train.input_pipeline import prepare_data
 from flaxmill.train.metrics.metrics_file import MetricsWriter
 from flaxmill.train.metrics.progress import short_number, warn
@@ -54,24 +61,25 @@ class Job(NamedTuple):
 
 
 def prepare_all(
-    experiment: Experiment, extend: bool, allow_other_data: bool
+    experiment: Experiment, *, extend: bool, allow_other_data: bool, allow_other_objective: bool
 ) -> tuple[Experiment, Mesh, Dataset]:
     """The resolved experiment with its mesh and data, each check made as early as it can be."""
     check_installed(experiment.trackers)
-    experiment = adopt_source(with_absolute_paths(experiment))
+    experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
+    allowed = {"extend": extend, "allow_other_objective": allow_other_objective}
     cache = cache_directory()
     enable_compilation_cache(cache)
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
-    check_run_directory(experiment, extend=extend)  # before the data is prepared, which may take long
+    check_run_directory(experiment, **allowed)  # before the data is prepared, which may take long
     _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
     log = print if is_main() else say_nothing
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)
     _check_model(experiment)
-    check_run_directory(experiment, extend=extend)
-    _check_alike(experiment, dataset, {"extend": extend, "allow_other_data": allow_other_data})
+    check_run_directory(experiment, **allowed)
+    _check_alike(experiment, dataset, allowed | {"allow_other_data": allow_other_data})
     return experiment, mesh, dataset
 
 
@@ -107,7 +115,7 @@ def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool
 
 
 def open_outputs(
-    stack: ExitStack, directory: Path, experiment: Experiment, extend: bool
+    stack: ExitStack, directory: Path, experiment: Experiment, **allowed: bool
 ) -> tuple[MetricsWriter, Trackers]:
     """Lock the run, and open the files and trackers for its rows.
 
@@ -115,7 +123,7 @@ def open_outputs(
       ValueError: another job has the run, or has changed it into another run before this job got the lock.
     """
     stack.enter_context(lock_run_directory(directory))
-    check_run_directory(experiment, extend=extend)
+    check_run_directory(experiment, **allowed)  # again: another job may have made it another run meanwhile
     writer = stack.enter_context(MetricsWriter(directory / METRICS_FILE))
     trackers = Trackers(experiment.trackers, directory, directory.name, to_dict(experiment), warn)
     stack.enter_context(trackers)

@@ -54,6 +54,7 @@ def train(
     *,
     extend: bool = False,
     allow_other_data: bool = False,
+    allow_other_objective: bool = False,
     stop: Stop | None = None,
     peers: Peers | None = None,
     heading: str = "",
@@ -63,6 +64,7 @@ def train(
     Args:
       extend: allow more `steps` than the run directory's config has.
       allow_other_data: continue on a text or tokenizer other than the checkpoint's.
+      allow_other_objective: continue though the file that defines the objective has changed.
       stop: asked after every step; when it says so the run saves and returns with `preempted`.
       peers: is told how far this process has come.
       heading: printed first, once the experiment has passed its checks.
@@ -73,13 +75,14 @@ def train(
       CheckpointError, OSError: no checkpoint is whole, or one could not be written.
     """
     peers = peers or Peers(heartbeat_seconds=60, stall_seconds=1800)
-    experiment, mesh, dataset = prepare_all(experiment, extend, allow_other_data)
+    allowed = {"extend": extend, "allow_other_objective": allow_other_objective}
+    experiment, mesh, dataset = prepare_all(experiment, allow_other_data=allow_other_data, **allowed)
     directory = Path(agree_on(str(open_run_directory(experiment)) if is_main() else ""))
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
     with ExitStack() as stack:
         writer = trackers = None
         if is_main():  # all processes write the checkpoints together, and it alone the rest
-            writer, trackers = open_outputs(stack, directory, experiment, extend)
+            writer, trackers = open_outputs(stack, directory, experiment, **allowed)
             if heading:
                 print(heading, flush=True)
         stack.enter_context(jax.set_mesh(mesh))

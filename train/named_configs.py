@@ -45,6 +45,16 @@ def load_config(name_or_path: str) -> Experiment:
     return importlib.import_module(f"{PACKAGE}.{name_or_path}").config
 
 
+def run_definitions(name_or_path: str | None) -> None:
+    """Run the file that defines the objective of a run whose model a command uses; None: there is none.
+
+    Raises:
+      ValueError: as `load_config` does.
+    """
+    if name_or_path is not None:
+        load_config(name_or_path)
+
+
 def take_config(arguments: list[str]) -> tuple[Experiment, list[str]]:
     """The config that the first argument names, if it is no flag, else that of the run in --run-dir, else the
     default; and the other arguments."""

@@ -34,6 +34,7 @@ def resolve(experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, .
         max_positions=_filled(model.max_positions, _longest_row(experiment)),
         head=_filled(model.head, definition.head),
         causal=_filled(model.causal, bool(definition.causal)),
+        bidirectional_prefix=True if definition.reads_prefix else model.bidirectional_prefix,
     )
     resolved = dataclasses.replace(resolved, **_task_fields(resolved, experiment, tokenizer, labels))
     _check_vocabulary(resolved, tokenizer)
@@ -54,7 +55,7 @@ class _AnyTokenizer:
     """A tokenizer that lacks nothing: what is refused with it is refused with every one."""
 
     vocab_size = 1
-    mask_id = cls_id = sep_id = closing_id = 0
+    cls_id = 0
 
 
 def resolve_before_data(experiment: Experiment) -> Experiment:
@@ -126,7 +127,7 @@ def _filled(value: Any, derived: Any) -> Any:
 
 def _check_specials(experiment: Experiment, tokenizer: "Tokenizer") -> None:
     """Preparation checks this for tasks: a model of theirs may be imported without [CLS]."""
-    if experiment.definition.is_task:
+    if experiment.definition.is_task or isinstance(tokenizer, _AnyTokenizer):
         return
     lacking = lacking_tokens(tokenizer, experiment.objective)
     trained = "wordpiece" if experiment.definition.data.frames_two_texts else "bpe"
@@ -188,6 +189,11 @@ def _check_objective(model: ModelConfig, experiment: Experiment) -> None:
     require(
         model.causal == causal,
         f"model.causal={model.causal} contradicts objective={objective}, which needs {causal}; leave it None",
+    )
+    require(
+        definition.reads_prefix or not model.bidirectional_prefix,
+        f"model.bidirectional_prefix=True contradicts objective={objective}, which has no prefix; leave it "
+        "None",
     )
     require(
         not definition.mixes_directions or model.positions != "relative",

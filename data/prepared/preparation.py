@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.config import DataConfig, Layout
+from flaxmill.data.config import TRAINED, DataConfig, Layout
 from flaxmill.data.examples.answer_rows import check_stride
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels, split_examples
 from flaxmill.data.examples.target_rows import check_prompt_room
@@ -58,6 +58,8 @@ def prepare(
     settings = stored_settings(config, layout)
     if data.settings is not None:
         settings |= find_function(data.settings)(config)
+    if data.added_tokens and config.tokenizer in TRAINED:
+        settings["added_tokens"] = list(data.added_tokens)
     labels = config.labels if has_labels(config, objective) else ()
     places = find_places(Path(cache) / "data", config, settings, corpus.inventory, labels)
     final = places.own
@@ -178,7 +180,8 @@ def _build(
     if is_task and config.tokenizer in ("bpe", "wordpiece"):
         for _ in corpus.examples():
             pass
-    tokenizer = make_tokenizer(config, as_documents(corpus, objective) if is_task else corpus, log)
+    texts = as_documents(corpus, objective) if is_task else corpus
+    tokenizer = make_tokenizer(config, texts, log, settings.get("added_tokens", ()))
     require_special_tokens(tokenizer, objective, config)
     settings = settings | stored_framing(config, tokenizer, settings["layout"])
     log(f"preparing {corpus.name} in {final}")

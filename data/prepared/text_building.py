@@ -52,10 +52,12 @@ class _SplitTotals:
 class _PackedRows:
     """Packed rows of one split."""
 
-    def __init__(self, directory: Path, split: Split, format_: RecordFormat, config: DataConfig):
+    def __init__(
+        self, directory: Path, split: Split, format_: RecordFormat, config: DataConfig, row_length: int
+    ):
         self.totals = _SplitTotals()
         self.writers = [ShardWriter(directory, split, format_)]
-        self._packer = Packer(config.sequence_length)
+        self._packer = Packer(row_length)
         self._config = config
 
     def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
@@ -78,8 +80,11 @@ class _PackedRows:
 class _PairRows:
     """Sentence pairs of one split. Each plan has its own shards, so that a plan's rows are neighbours."""
 
-    def __init__(self, directory: Path, split: Split, format_: RecordFormat, config: DataConfig):
+    def __init__(
+        self, directory: Path, split: Split, format_: RecordFormat, config: DataConfig, row_length: int
+    ):
         self.totals = _SplitTotals()
+        self._row_length = row_length
         num_copies = config.pair_copies if split == "train" else 1
         self.writers = [ShardWriter(directory, f"{split}-{copy}", format_) for copy in range(num_copies)]
         self.num_random = 0
@@ -111,7 +116,7 @@ class _PairRows:
                 window,
                 seed=self._config.seed,
                 copy=copy,
-                sequence_length=self._config.sequence_length,
+                sequence_length=self._row_length,
                 short_pair_probability=self._config.short_pair_probability,
                 cls_id=cls_id,
                 sep_id=sep_id,
@@ -137,7 +142,8 @@ def build_dataset(
     """Fills an empty directory with a dataset; the manifest comes last. Raises ValueError on empty splits."""
     format_ = record_format(settings, tokenizer.vocab_size, num_labels=0)
     make_rows = _PackedRows if layout == "packed" else _PairRows
-    rows = {split: make_rows(directory, split, format_, config) for split in SPLITS}
+    row_length: int = settings["sequence_length"]
+    rows = {split: make_rows(directory, split, format_, config, row_length) for split in SPLITS}
     digest = _stream(corpus, tokenizer, rows, log)
     for split in SPLITS:
         rows[split].finish()

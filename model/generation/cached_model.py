@@ -89,6 +89,8 @@ def read_prompt(
     index_BP = jnp.broadcast_to(jnp.arange(tokens_BP.shape[1]), tokens_BP.shape)
     batch = _batch(model, tokens_BP, jnp.maximum(index_BP - first_B[:, None], 0))
     batch["documents"] = (index_BP >= first_B[:, None]).astype(jnp.int32)
+    if model.body.config.bidirectional_prefix:
+        batch["prefix"] = jnp.full(len(tokens_BP), tokens_BP.shape[1], jnp.int32)  # the whole prompt
     inputs = model.body.attention_inputs(batch, None, None)
     x_BPD, caches = model.body.embed(batch, None), []
     for number, (layer, kind) in enumerate(zip(model.layers, layer_kinds(model.body.config), strict=True)):

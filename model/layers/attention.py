@@ -86,6 +86,8 @@ def _common_refusal(visible: Visibility, *, dropping: bool) -> str | None:
         return "it has no attention dropout (model.attention_dropout=0 turns that off)"
     if not isinstance(visible.causal, bool):
         return "rows of one batch differ in causality (objective=hybrid)"
+    if visible.prefix is not None:
+        return "the first tokens of its rows see each other (objective=prefix_lm)"
     if visible.key_documents is not None:
         return "a padded query of cross-attention sees no key at all"
     if visible.bias is not None:

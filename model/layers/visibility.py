@@ -17,6 +17,8 @@ class Visibility(NamedTuple):
     """True: a token sees itself and the tokens before it. bool [B]: so in the rows where it is True."""
     window: int | None = None
     """Causal: a token sees itself and window - 1 tokens before it. Else window // 2 on either side."""
+    prefix: jax.Array | None = None
+    """int32 [B]: how many first tokens of a causal row see each other; None: none do."""
     bias: jax.Array | None = None
     """[N,T,S]: added to the scaled logits."""
     key_documents: jax.Array | None = None
@@ -30,7 +32,7 @@ def attention_mask(visible: Visibility) -> jax.Array:
     mask_BTS = documents_BT[:, :, None] == key_documents_BS[:, None, :]
     distance_TS = jnp.arange(documents_BT.shape[1])[:, None] - jnp.arange(key_documents_BS.shape[1])[None, :]
     if causal is True:
-        return mask_BTS & _before(distance_TS, window)
+        return mask_BTS & (_before(distance_TS, window) | _within_prefix(distance_TS, visible))
     if causal is False:
         return mask_BTS & _on_either_side(distance_TS, window)
     before_TS, either_TS = _before(distance_TS, window), _on_either_side(distance_TS, window)
@@ -45,6 +47,14 @@ def reach(causal: bool, window: int) -> tuple[int, int]:
 def _before(distance_TS: jax.Array, window: int | None) -> jax.Array:
     near = True if window is None else distance_TS < window
     return (distance_TS >= 0) & near
+
+
+def _within_prefix(distance_TS: jax.Array, visible: Visibility) -> bool | jax.Array:
+    if visible.prefix is None:
+        return False
+    # A later query sees the whole prefix anyway, as far as its window reaches.
+    near_TS = True if visible.window is None else jnp.abs(distance_TS) < visible.window
+    return (jnp.arange(distance_TS.shape[1]) < visible.prefix[:, None])[:, None, :] & near_TS
 
 
 def _on_either_side(distance_TS: jax.Array, window: int | None) -> jax.Array:

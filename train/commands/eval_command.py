@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flaxmill.data.files.local_paths import local_path, refuse_remote
 from flaxmill.data.json_text import dump_json
 from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.named_configs import run_definitions
 from flaxmill.train.overrides import override
 from flaxmill.train.run.model_sources import check_model_source
 
@@ -42,6 +43,8 @@ class EvalArguments:
     """Folder for predictions; None: RUN/eval-STEP, and in it a folder for each --data."""
     json: bool = False
     """Print one JSON object instead of a table."""
+    config: str | None = None
+    """The file that defines RUN's objective, if that is one of your own."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices to evaluate on; by default as many as divide the rows of an evaluation step."""
 
@@ -57,6 +60,7 @@ def run(arguments: list[str]) -> None:
     folder = None if parsed.output is None else local_path(parsed.output, "--output")
     others = _other_data(parsed)
     check_model_source(source)
+    run_definitions(parsed.config)
     from flaxmill.train.inference.other_data import folder_name
     from flaxmill.train.inference.run_evaluation import evaluate_run
 

@@ -8,6 +8,7 @@ from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.json_text import dump_json
 from flaxmill.model.generation.config import GenerationConfig
 from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.named_configs import run_definitions
 from flaxmill.train.overrides import INLINE, override
 from flaxmill.train.run.model_sources import check_model_source
 
@@ -33,6 +34,8 @@ class GenerateArguments:
     json: bool = False
     """Print one JSON object, {"text": [...], "tokens": [[...]]}: the new text alone, to be appended to the
     prompt as it is."""
+    config: str | None = None
+    """The file that defines the objective of the run, if that is one of your own."""
     mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
     """Devices to compute on."""
     decoding: Annotated[GenerationConfig, INLINE] = field(default_factory=GenerationConfig)
@@ -56,6 +59,7 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"SOURCE and a PROMPT come first, {given}: flaxmill generate {USAGE}")
     source, prompts = local_path(words[0], "SOURCE"), words[1:]
     check_model_source(source)
+    run_definitions(parsed.config)
     from flaxmill.train.inference.text_model import load_text_model
 
     model = load_text_model(source, parsed.mesh, markup=parsed.markup)

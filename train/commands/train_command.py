@@ -34,6 +34,8 @@ class TrainArguments:
     """Let the run in --run-dir continue to more steps than it was started with."""
     allow_other_data: bool = False
     """Let the run in --run-dir continue on a text or tokenizer other than its own."""
+    allow_other_objective: bool = False
+    """Let the run in --run-dir continue though the file that defines its objective has changed."""
     num_seeds: int | None = None
     """Train this many runs, of seeds from --seed on, in folders of --run-dir; print means and deviations."""
     coordinator: str | None = None
@@ -112,6 +114,7 @@ def _train_all(
             experiment,
             extend=parsed.extend,
             allow_other_data=parsed.allow_other_data,
+            allow_other_objective=parsed.allow_other_objective,
             stop=stop,
             peers=peers,
             heading=_heading(named, experiment),

@@ -1,4 +1,4 @@
-"""What a model learned, in words: a continuation of a prompt, or masked words filled in."""
+"""What a model learned, in words: a prompt continued, masked words filled in, or a target written."""
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from flaxmill.model.params import Params
 from flaxmill.sharding.placement import place_rows
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.inference.text_model import with_decoder_start
+from flaxmill.train.run.token_ids import with_token_ids
 
 SAMPLE_TOKENS = 60
 SAMPLE_CHARACTERS = 300
@@ -70,6 +72,20 @@ def filled_text(
     is_word_piece = isinstance(tokenizer.inner.decoder, decoders.WordPiece)
     text = " ".join(words).replace(" ##", "") if is_word_piece else "".join(words)
     return f"masked words filled, in brackets, with the truth where it differs:\n{text[:SAMPLE_CHARACTERS]}"
+
+
+def written_target(
+    experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
+) -> str:
+    """The start of a held-out source, and what an encoder-decoder writes for it."""
+    rows = batches.rows(0, 0, min(_num_rows(mesh), batches.batch_size))
+    source = rows["tokens"][0][rows["mask"][0] > 0].tolist()
+    target = rows["targets"][0][rows["weights"][0] > 0].tolist()
+    config = with_decoder_start(with_token_ids(experiment.model, tokenizer), tokenizer)
+    options = GenerationConfig(max_new_tokens=len(target), end_ids=config.end_ids)
+    written = generate(config, params, [source], options)[0]
+    spell = lambda ids: tokenizer.decode(ids, skip_specials=False)[:SAMPLE_CHARACTERS]  # noqa: E731
+    return f"reads:  {spell(source)}\nwrites: {spell(written)}\ntruth:  {spell(target)}"
 
 
 def _num_rows(mesh: Mesh) -> int:

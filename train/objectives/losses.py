@@ -87,6 +87,8 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
             parts["accuracy" if is_alone else f"{term}_accuracy"] = numerators[f"{term}_correct"] / weight
         total += shares[term] * parts[f"{term}_loss"]
     if z_loss:
+        if "log_z_squared" not in numerators:
+            raise ValueError(f"z_loss={z_loss} needs log_z_squared among the sums of objective={objective}")
         parts["z_loss"] = z_loss * numerators["log_z_squared"] / jnp.maximum(denominators["places"], 1)
         total += parts["z_loss"]
     if len(row.terms) == 1 and not z_loss:

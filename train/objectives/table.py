@@ -30,7 +30,9 @@ class Objective(NamedTuple):
     encoder: Literal["none", "may", "must"] = "none"
     """Whether its model may be an encoder-decoder, or must."""
     mixes_directions: bool = False
-    """Whether a batch says which tokens attend causally."""
+    """Whether a batch says which tokens attend causally, and which both ways."""
+    reads_prefix: bool = False
+    """Whether the model reads a prefix both ways: the `prefix` of a batch, or a prompt."""
     weights: Reference = "flaxmill.train.objectives.losses:place_weights"
     """(term, batch) -> [B,T], or [B] for a decision on a row: how much each counts for the term."""
     shares: Reference = "flaxmill.train.objectives.losses:whole_terms"
@@ -139,6 +141,25 @@ OBJECTIVES: dict[str, Objective] = {
         encoder="may",
         predict=f"{_PREDICTIONS}:predict_texts",
         measure=f"{_EVALUATION}:measure_texts",
+    ),
+    "span_corruption": Objective(
+        DATA_OBJECTIVES["span_corruption"],
+        head="lm",
+        terms=("span_corruption",),
+        sums=f"{_LOSSES}:token_sums",
+        causal=True,
+        encoder="must",
+        sample="flaxmill.train.inference.samples:written_target",
+    ),
+    "prefix_lm": Objective(
+        DATA_OBJECTIVES["prefix_lm"],
+        head="lm",
+        terms=("prefix_lm",),
+        sums=f"{_LOSSES}:token_sums",
+        causal=True,
+        mixes_directions=True,
+        reads_prefix=True,
+        sample=_CONTINUATION,
     ),
 }
 _OWN = frozenset(OBJECTIVES)

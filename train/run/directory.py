@@ -29,6 +29,7 @@ FREE_FIELDS = frozenset(
     {
         *("name", "run_dir", "log_every", "log_digests", "eval_every", "eval_batches", "trackers", "prompt"),
         *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
+        "objective_file",  # its digest says what it computes
         *("data.framing", "data.markup"),  # if they change rows, they change the dataset's fingerprint
     }
 )
@@ -41,7 +42,9 @@ FREE_OF_IMPORT = frozenset(
 Difference = tuple[str, Any, Any]
 
 
-def check_run_directory(experiment: Experiment, *, extend: bool = False, runs: Path = RUNS) -> None:
+def check_run_directory(
+    experiment: Experiment, *, extend: bool = False, allow_other_objective: bool = False, runs: Path = RUNS
+) -> None:
     """Check, changing nothing, that the run can be written and continues no other experiment.
 
     It may be called before the experiment is resolved, to refuse early, and after, to be sure: fields still
@@ -49,6 +52,7 @@ def check_run_directory(experiment: Experiment, *, extend: bool = False, runs: P
 
     Args:
       extend: let `steps` grow.
+      allow_other_objective: let the file that defines a user's own objective have changed.
 
     Raises:
       ValueError: the place cannot be written; or it holds the progress of another config, or imported
@@ -65,7 +69,7 @@ def check_run_directory(experiment: Experiment, *, extend: bool = False, runs: P
     if not os.access(existing, os.W_OK | os.X_OK):
         raise _unwritable(directory, f"{existing} is read-only")
     if experiment.run_dir and _has_progress(directory):
-        _check_continuation(directory, experiment, extend)
+        _check_continuation(directory, experiment, extend, allow_other_objective)
 
 
 def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
@@ -86,15 +90,25 @@ def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
     return directory
 
 
-def _check_continuation(directory: Path, experiment: Experiment, extend: bool) -> None:
+def _check_continuation(
+    directory: Path, experiment: Experiment, extend: bool, allow_other_objective: bool
+) -> None:
     differing = [item for item in differences(read_config(directory), experiment) if not _is_free(item[0])]
     if _is_untrained_import(directory):
         _check_import(directory, differing)
         return
     if extend:
         differing = [item for item in differing if not (item[0] == "steps" and item[2] > item[1])]
+    if allow_other_objective:
+        differing = [item for item in differing if item[0] != "objective_sha256"]
     if not differing:
         return
+    if [name for name, _, _ in differing] == ["objective_sha256"]:
+        raise ValueError(
+            f"{directory} was trained with another version of {experiment.objective_file}, which defines its "
+            "objective; restore it, give another --run-dir, or continue with the file as it is with "
+            "--allow-other-objective"
+        )
     if [name for name, _, _ in differing] == ["steps"]:
         _refuse_steps(directory, *differing[0][1:], extend)
     raise ValueError(

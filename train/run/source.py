@@ -22,7 +22,8 @@ from flaxmill.train.run.directory import (
 # The new run sets these itself: how the model is trained, and its head.
 _OWN_FIELDS = (
     *("dropout", "attention_dropout", "dtype", "attention", "remat", "scan_layers"),
-    *("head", "num_labels", "problem_type", "lora_rank", "lora_alpha", "lora_targets"),
+    *("head", "num_labels", "problem_type", "bidirectional_prefix"),
+    *("lora_rank", "lora_alpha", "lora_targets"),
 )
 
 
