@@ -18,11 +18,13 @@ from flaxmill.data.text.held_out import Split, SplitCorpus, draw_split, say_noth
 # Labels that an error lists; more would not be read.
 _MAX_LABELS_SHOWN = 20
 _MAX_DIGITS = 4000
+# Examples of a source that are read before anything else is done: a mistake in them is the only line said.
+_MOST_CHECKED = 1000
 
 
 class ExampleCorpus(NamedTuple):
     """Examples and their held-out part; `examples` streams (split, example) in a fixed order, and `check`
-    reads the first example of each source."""
+    reads the first examples of each source."""
 
     name: str
     inventory: dict[str, list]
@@ -54,8 +56,11 @@ def split_examples(config: DataConfig, objective: str, log: Log = say_nothing) -
             yield "valid", example
 
     def check() -> None:
-        for source in (*named.train().sources, *(named.valid.sources if named.valid else ())):
-            next(make_examples(source.read(), config, objective), None)
+        for sources in (named.train(), *([named.valid] if named.valid else ())):
+            next(_require_examples(sources, config, objective))
+            for source in sources.sources:
+                for _ in itertools.islice(make_examples(source.read(), config, objective), _MOST_CHECKED):
+                    pass
 
     return ExampleCorpus(named.name, named.inventory, named.num_bytes, stream, check)
 

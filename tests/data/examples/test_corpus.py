@@ -69,6 +69,19 @@ def test_no_examples_are_refused(tmp_path):
         texts(config, "valid")
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], "holds no examples"),
+        (["x", "y", None], r"row 3 of .*rows.jsonl has no label"),
+    ],
+)
+def test_a_check_finds_what_the_first_rows_lack(tmp_path, labels, message):
+    config = DataConfig(files=(write(tmp_path, "rows.jsonl", labels),), label_type="category")
+    with pytest.raises(ValueError, match=message):
+        split_examples(config, "classification").check()
+
+
 def test_labels_are_sorted_as_numbers_where_all_are_whole(tmp_path):
     assert labels_of(DataConfig(files=(write(tmp_path, "a.jsonl", "bca"),))) == ("a", "b", "c")
     assert labels_of(DataConfig(files=(write(tmp_path, "b.jsonl", [10, 2, -1, "3"]),))) == (
