@@ -56,6 +56,7 @@ def split_examples(config: DataConfig, objective: str, log: Log = say_nothing) -
             yield "valid", example
 
     def check() -> None:
+        next(stream(), None)
         for sources in (named.train(), *([named.valid] if named.valid else ())):
             next(_require_examples(sources, config, objective))
             for source in sources.sources:

@@ -83,8 +83,11 @@ def split_corpus(config: DataConfig, log: Log = say_nothing) -> SplitCorpus:
             yield "valid", document
 
     def check() -> None:
-        for source in (*named.train().sources, *(named.valid.sources if named.valid else ())):
-            next(source.read(), None)
+        next(stream(), None)
+        for sources in (named.train(), *([named.valid] if named.valid else ())):
+            next(_require_text(sources))
+            for source in sources.sources:
+                next(source.read(), None)
 
     return SplitCorpus(named.name, named.inventory, named.num_bytes, stream, check)
 

@@ -74,6 +74,7 @@ def test_no_examples_are_refused(tmp_path):
     [
         ([], "holds no examples"),
         (["x", "y", None], r"row 3 of .*rows.jsonl has no label"),
+        (["x"], "has 1 example, none to hold out"),
     ],
 )
 def test_a_check_finds_what_the_first_rows_lack(tmp_path, labels, message):

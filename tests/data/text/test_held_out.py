@@ -94,3 +94,10 @@ def test_blank_held_out_files_are_named(tmp_path):
     config = DataConfig(files=(_write(tmp_path, 3),), valid_files=(str(path),))
     with pytest.raises(ValueError, match=r"^data\.valid_files=.*blank\.txt holds no text"):
         _split(config)
+
+
+@pytest.mark.parametrize(("text", "message"), [(" \n", "holds no text"), ("x", "too short to hold a part")])
+def test_a_check_refuses_what_streaming_would_refuse_at_once(tmp_path, text, message):
+    (path := tmp_path / "text.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        split_corpus(DataConfig(files=(str(path),))).check()
