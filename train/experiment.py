@@ -179,6 +179,17 @@ def with_definition(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, objective_file=definition.file, objective_sha256=definition.sha256)
 
 
+def describe_changed_objective(experiment: Experiment) -> str | None:
+    """How the file that defines the objective of a run differs from the one it was trained with; None: not."""
+    definition = experiment.definition
+    if definition.sha256 == experiment.objective_sha256:
+        return None
+    return (
+        f"{definition.file}, which defines objective={experiment.objective}, has changed since this run was "
+        "trained"
+    )
+
+
 def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
     """Check that rows, heads, MLP, vocabulary (once it is known) and width divide over the mesh.
 

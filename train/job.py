@@ -36,6 +36,7 @@ from flaxmill.train.resolution import resolve, resolve_before_data
 from flaxmill.train.run.directory import (
     IMPORTED_STEP,
     METRICS_FILE,
+    Allowed,
     check_run_directory,
     describe,
     differences,
@@ -60,26 +61,23 @@ class Job(NamedTuple):
     peers: Peers
 
 
-def prepare_all(
-    experiment: Experiment, *, extend: bool, allow_other_data: bool, allow_other_objective: bool
-) -> tuple[Experiment, Mesh, Dataset]:
+def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, Mesh, Dataset]:
     """The resolved experiment with its mesh and data, each check made as early as it can be."""
     check_installed(experiment.trackers)
     experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
-    allowed = {"extend": extend, "allow_other_objective": allow_other_objective}
     cache = cache_directory()
     enable_compilation_cache(cache)
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
-    check_run_directory(experiment, **allowed)  # before the data is prepared, which may take long
+    check_run_directory(experiment, allowed)  # before the data is prepared, which may take long
     _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
     log = print if is_main() else say_nothing
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)
     _check_model(experiment)
-    check_run_directory(experiment, **allowed)
-    _check_alike(experiment, dataset, allowed | {"allow_other_data": allow_other_data})
+    check_run_directory(experiment, allowed)
+    _check_alike(experiment, dataset, allowed)
     return experiment, mesh, dataset
 
 
@@ -90,7 +88,7 @@ def _check_model(experiment: Experiment) -> None:
         check_best(experiment.best, evaluation_names(experiment), experiment.eval_every)
 
 
-def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool]) -> None:
+def _check_alike(experiment: Experiment, dataset: Dataset, allowed: Allowed) -> None:
     """Refuse to start if the processes were given different things: they would hang, or train on other rows.
 
     Raises:
@@ -98,7 +96,7 @@ def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool
     """
     own = {
         "config": to_dict(experiment),
-        "flags": flags,
+        "flags": allowed._asdict(),
         "dataset": dataset.fingerprint,
         "versions": versions(),
     }
@@ -115,7 +113,7 @@ def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool
 
 
 def open_outputs(
-    stack: ExitStack, directory: Path, experiment: Experiment, **allowed: bool
+    stack: ExitStack, directory: Path, experiment: Experiment, allowed: Allowed
 ) -> tuple[MetricsWriter, Trackers]:
     """Lock the run, and open the files and trackers for its rows.
 
@@ -123,7 +121,7 @@ def open_outputs(
       ValueError: another job has the run, or has changed it into another run before this job got the lock.
     """
     stack.enter_context(lock_run_directory(directory))
-    check_run_directory(experiment, **allowed)  # again: another job may have made it another run meanwhile
+    check_run_directory(experiment, allowed)  # again: another job may have changed it before the lock
     writer = stack.enter_context(MetricsWriter(directory / METRICS_FILE))
     trackers = Trackers(experiment.trackers, directory, directory.name, to_dict(experiment), warn)
     stack.enter_context(trackers)

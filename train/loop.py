@@ -33,7 +33,7 @@ from flaxmill.train.optimizer.schedule import describe_jump
 from flaxmill.train.recorder import LossSpike, Recorder
 from flaxmill.train.rollback import describe_rollback, roll_back
 from flaxmill.train.run.bad_batches import write_bad_batches
-from flaxmill.train.run.directory import CHECKPOINTS, open_run_directory, write_config
+from flaxmill.train.run.directory import CHECKPOINTS, Allowed, open_run_directory, write_config
 from flaxmill.train.run.restoring import Origin, Start
 from flaxmill.train.saving import Saver
 from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
@@ -75,14 +75,14 @@ def train(
       CheckpointError, OSError: no checkpoint is whole, or one could not be written.
     """
     peers = peers or Peers(heartbeat_seconds=60, stall_seconds=1800)
-    allowed = {"extend": extend, "allow_other_objective": allow_other_objective}
-    experiment, mesh, dataset = prepare_all(experiment, allow_other_data=allow_other_data, **allowed)
+    allowed = Allowed(extend, allow_other_data, allow_other_objective)
+    experiment, mesh, dataset = prepare_all(experiment, allowed)
     directory = Path(agree_on(str(open_run_directory(experiment)) if is_main() else ""))
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
     with ExitStack() as stack:
         writer = trackers = None
         if is_main():  # all processes write the checkpoints together, and it alone the rest
-            writer, trackers = open_outputs(stack, directory, experiment, **allowed)
+            writer, trackers = open_outputs(stack, directory, experiment, allowed)
             if heading:
                 print(heading, flush=True)
         stack.enter_context(jax.set_mesh(mesh))

@@ -30,7 +30,7 @@ from flaxmill.train.experiment import Experiment
 from flaxmill.train.inference.text_generation import write_texts
 from flaxmill.train.inference.text_model import load_text_model, read_prompts
 from flaxmill.train.metrics.metrics_file import MetricsWriter, read_metrics
-from flaxmill.train.run.directory import CHECKPOINTS, METRICS_FILE, check_run_directory, read_config
+from flaxmill.train.run.directory import CHECKPOINTS, METRICS_FILE, Allowed, check_run_directory, read_config
 from flaxmill.train.run.exporting import export_run
 from flaxmill.train.run.importing import import_run
 
@@ -139,7 +139,7 @@ def read_run(inside: Path, variant: int) -> None:
         case 2:
             export_run(run, inside / "exported")
         case 3:
-            check_run_directory(dataclasses.replace(read_config(run), run_dir=str(run)), extend=True)
+            check_run_directory(dataclasses.replace(read_config(run), run_dir=str(run)), Allowed(extend=True))
 
 
 def read_rows(inside: Path, variant: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from flaxmill.train.caches import cache_directory
-from flaxmill.train.experiment import Experiment
+from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
 from flaxmill.train.metrics.metrics_file import has_step, read_metrics
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
 from flaxmill.train.overrides import INLINE, override
@@ -126,7 +126,7 @@ def _open(experiment: Experiment) -> tuple[Experiment, "Dataset"]:
     from flaxmill.train.input_pipeline import prepare_data
     from flaxmill.train.run.source import adopt_source
 
-    experiment = adopt_source(experiment)
+    experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
     log = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     return experiment, prepare_data(experiment, cache_directory(), log)
 

@@ -19,7 +19,7 @@ from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.evaluation import compare_with_counting, evaluate
-from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.experiment import Experiment, check_mesh, describe_changed_objective
 from flaxmill.train.inference.other_data import OtherData, folder_name, on_other_data
 from flaxmill.train.inference.predictions import Model
 from flaxmill.train.inference.task_evaluation import evaluate_examples, is_labelled
@@ -125,6 +125,8 @@ def _measure(
 def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str, Any]) -> Experiment:
     if not is_huggingface(source):
         experiment, tokenizer = read_trained_config(source), source / TOKENIZER_FILE
+        if changed := describe_changed_objective(experiment):
+            warn(changed)
         data = dataclasses.replace(experiment.data, **lengths)
         experiment = dataclasses.replace(experiment, data=data)
         _check_lengths(experiment.model, data, lengths)

@@ -18,6 +18,8 @@ from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
+from flaxmill.train.experiment import describe_changed_objective
+from flaxmill.train.metrics.progress import warn
 from flaxmill.train.run.decoding_settings import read_decoding, read_generation_settings
 from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
 from flaxmill.train.run.importing import HUGGINGFACE
@@ -59,6 +61,8 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
     settings = read_generation_settings(source / HUGGINGFACE if is_run else source)
     if is_run:
         experiment = read_trained_config(source)
+        if changed := describe_changed_objective(experiment):
+            warn(changed)
         config = experiment.model
         tokenizer = _load_tokenizer(source / TOKENIZER_FILE, source, is_trusted=True)
         params = load_params(source, experiment, mesh)[0]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from flaxmill.data.files.local_paths import local_path
 from flaxmill.train.experiment import DERIVED_FIELDS, Experiment, flatten, from_dict, to_dict
@@ -42,17 +42,25 @@ FREE_OF_IMPORT = frozenset(
 Difference = tuple[str, Any, Any]
 
 
-def check_run_directory(
-    experiment: Experiment, *, extend: bool = False, allow_other_objective: bool = False, runs: Path = RUNS
-) -> None:
+class Allowed(NamedTuple):
+    """What may differ from the run that continues, because the user said so."""
+
+    extend: bool = False
+    """More `steps`."""
+    other_data: bool = False
+    """Another text or tokenizer."""
+    other_objective: bool = False
+    """A changed file that defines the objective."""
+
+
+NOTHING = Allowed()
+
+
+def check_run_directory(experiment: Experiment, allowed: Allowed = NOTHING, runs: Path = RUNS) -> None:
     """Check, changing nothing, that the run can be written and continues no other experiment.
 
     It may be called before the experiment is resolved, to refuse early, and after, to be sure: fields still
     to be derived count as equal.
-
-    Args:
-      extend: let `steps` grow.
-      allow_other_objective: let the file that defines a user's own objective have changed.
 
     Raises:
       ValueError: the place cannot be written; or it holds the progress of another config, or imported
@@ -69,7 +77,7 @@ def check_run_directory(
     if not os.access(existing, os.W_OK | os.X_OK):
         raise _unwritable(directory, f"{existing} is read-only")
     if experiment.run_dir and _has_progress(directory):
-        _check_continuation(directory, experiment, extend, allow_other_objective)
+        _check_continuation(directory, experiment, allowed)
 
 
 def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
@@ -90,16 +98,14 @@ def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
     return directory
 
 
-def _check_continuation(
-    directory: Path, experiment: Experiment, extend: bool, allow_other_objective: bool
-) -> None:
+def _check_continuation(directory: Path, experiment: Experiment, allowed: Allowed) -> None:
     differing = [item for item in differences(read_config(directory), experiment) if not _is_free(item[0])]
     if _is_untrained_import(directory):
         _check_import(directory, differing)
         return
-    if extend:
+    if allowed.extend:
         differing = [item for item in differing if not (item[0] == "steps" and item[2] > item[1])]
-    if allow_other_objective:
+    if allowed.other_objective:
         differing = [item for item in differing if item[0] != "objective_sha256"]
     if not differing:
         return
@@ -110,7 +116,7 @@ def _check_continuation(
             "--allow-other-objective"
         )
     if [name for name, _, _ in differing] == ["steps"]:
-        _refuse_steps(directory, *differing[0][1:], extend)
+        _refuse_steps(directory, *differing[0][1:], allowed.extend)
     raise ValueError(
         f"{directory} was trained with another config: {describe(differing)}; "
         "give the old values, or another --run-dir"

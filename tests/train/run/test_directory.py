@@ -14,6 +14,7 @@ from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.checkpoint.checkpoints import CheckpointConfig
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import (
+    Allowed,
     check_run_directory,
     describe,
     differences,
@@ -107,7 +108,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(run):
 
 
 def check_continuation(run, experiment, *, extend=False):
-    check_run_directory(replace(experiment, run_dir=str(run)), extend=extend)
+    check_run_directory(replace(experiment, run_dir=str(run)), Allowed(extend))
 
 
 def test_the_same_experiment_continues(run):
