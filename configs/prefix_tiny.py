@@ -1,8 +1,8 @@
 """A small GPT that reads the start of a text both ways and predicts the rest (T5's prefix LM).
 
 Command:  flaxmill train prefix_tiny
-Cost:     TBD
-Expected: TBD
+Cost:     115 s of CPU time; no accelerator and no network.
+Expected: held-out loss 4.38 nats a token behind the prefix, 7.63 at step 0; single tokens have 6.30.
 """
 
 from flaxmill.train import DataConfig, Experiment, ModelConfig, OptimizerConfig

@@ -1,8 +1,8 @@
 """T5's span corruption, small: an encoder-decoder writes the spans that are missing from a text.
 
 Command:  flaxmill train t5_tiny
-Cost:     TBD
-Expected: TBD
+Cost:     170 s of CPU time; no accelerator and no network.
+Expected: held-out loss 4.29 nats a token of the targets, sentinels included; 7.72 at step 0.
 """
 
 from flaxmill.train import DataConfig, Experiment, ModelConfig, OptimizerConfig

@@ -30,6 +30,8 @@ class Lengths(NamedTuple):
 def lengths_of(config: DataConfig) -> Lengths:
     """The longest text whose corrupted inputs fit into data.sequence_length."""
     text = config.sequence_length
+    while _corrupted(text, config).inputs > config.sequence_length:
+        text -= 1  # a span of one token saves none, and the end token needs a place
     while _corrupted(text + 1, config).inputs <= config.sequence_length:
         text += 1
     if config.mask_rate == 0.5 and _corrupted(text, config).target > config.sequence_length:

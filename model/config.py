@@ -26,6 +26,7 @@ def encoder_config(config: ModelConfig) -> ModelConfig:
         num_heads=config.encoder_num_heads or config.num_heads,
         mlp_dim=config.encoder_mlp_dim or config.hidden_dim,
         causal=False,
+        bidirectional_prefix=None,
         head="none",
         scale_head=False,
         head_bias=False,

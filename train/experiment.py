@@ -180,7 +180,7 @@ def with_definition(experiment: Experiment) -> Experiment:
 
 
 def describe_changed_objective(experiment: Experiment) -> str | None:
-    """How the file that defines the objective of a run differs from the one it was trained with; None: not."""
+    """How the file that defines the objective of a run has changed since; None: it has not."""
     definition = experiment.definition
     if definition.sha256 == experiment.objective_sha256:
         return None

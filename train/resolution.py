@@ -150,7 +150,7 @@ def _check_vocabulary(model: ModelConfig, tokenizer: "Tokenizer") -> None:
 def _check_positions(model: ModelConfig, experiment: Experiment) -> None:
     assert model.max_positions is not None
     data, target = experiment.data, _target_length(experiment)
-    if target is not None and model.encoder_layers is None:
+    if experiment.definition.is_task and target is not None and model.encoder_layers is None:
         check_prompt_room(data)  # prompt and target share a row
     lengths = {"data.sequence_length": data.sequence_length}
     if target is not None:

@@ -37,7 +37,7 @@ class Checkpoints:
         self._config = config
         self._read_only = read_only
         self.best_step: int | None = None
-        """One that stays however old it is."""
+        """A step whose checkpoint stays, however old it is."""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
         self._written: set[int] = set()

@@ -109,7 +109,7 @@ _losses.defvjp(_losses_forward, _losses_backward)
 
 
 def _specs(layout: _Layout) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
-    """Of rows, of the table (whole along D) and of vectors over the vocabulary."""
+    """Specs for rows, for the table (not split along D) and for vectors over the vocabulary."""
     return PartitionSpec(layout.batch), PartitionSpec(layout.vocab), PartitionSpec(layout.vocab)
 
 

@@ -137,6 +137,6 @@ def _keep_files(source: Path, folder: Path) -> None:
     for name in (*TOKENIZER_FILES, GENERATION_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    # Of an old directory, whose config.json says it all.
+    # The config.json of an old directory says how it decodes.
     if not (folder / GENERATION_FILE).is_file() and (settings := read_generation_settings(source)):
         (folder / GENERATION_FILE).write_text(dump_json(settings) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Decoding token by token from the layers' caches gives what reading all from scratch gives."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 LENGTHS = (3, 12, 7, 1)  # lengths of prompts; windows of the small models are 5
 PADDED, STEPS = 12, 16  # so that local layers wrap around their window three times
+PREFIX = "gpt2, prompts read both ways"
 FAMILIES = (
     "gpt2",
     "gpt_neo",
@@ -31,6 +33,7 @@ FAMILIES = (
     "t5",
     "t5_v1_1",
     "marian",
+    PREFIX,
 )
 
 
@@ -42,7 +45,9 @@ class Loaded(NamedTuple):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request, torch_reference):
-    config, params = load_huggingface(torch_reference(request.param)[0])
+    config, params = load_huggingface(torch_reference(request.param.partition(",")[0])[0])
+    if request.param == PREFIX:
+        config = dataclasses.replace(config, bidirectional_prefix=True)
     return Loaded(config, params, jax.jit(unroll, static_argnums=0)(config, params))
 
 
@@ -84,6 +89,8 @@ def test_logits_equal_those_from_scratch_at_every_token(loaded):
     mask_BT = np.concatenate([mask_BP, np.ones((len(prompts), STEPS))], axis=1).astype(np.int32)
     if source is None:
         batch = {"tokens": full_BT, "mask": mask_BT}
+        if config.bidirectional_prefix:
+            batch["prefix"] = np.full(len(prompts), longest, np.int32)
     else:
         batch = {**given, "decoder_tokens": full_BT, "decoder_mask": mask_BT}
     scratch_BTV = read(params, batch)["logits"][:, longest - 1 :]

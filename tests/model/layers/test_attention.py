@@ -70,6 +70,17 @@ def test_rows_of_either_direction_have_their_own_window():
         np.testing.assert_array_equal(both[row], attention_mask(Visibility(documents_BT, causal, 6))[row])
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_first_tokens_of_a_prefix_row_see_each_other(window):
+    documents = jnp.array([[1] * 8, [1, 1, 2, 2, 2, 2, 0, 0]])
+    prefix = jnp.array([5, 4])
+    mask = attention_mask(Visibility(documents, True, window, prefix=prefix))
+    for row, query, key in np.ndindex(2, 8, 8):
+        reaches = window is None or abs(query - key) < window
+        sees = reaches and (key <= query or key < prefix[row])
+        assert mask[row, query, key] == (sees and documents[row, query] == documents[row, key])
+
+
 def test_cross_attention_stays_within_the_pair():
     keys = jnp.array([[1, 1, 2, 0]])
     mask = attention_mask(Visibility(jnp.array([[1, 2, 0]]), False, key_documents=keys))[0]
