@@ -2,12 +2,15 @@
 
 import ast
 import graphlib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from flaxmill.data.objectives import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
@@ -25,6 +28,12 @@ SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob
 ALL_FILES = SOURCES + sorted((ROOT / "tests").rglob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
 ROOMS = sorted({path.parent for path in SOURCES if path.parent.parent != ROOT})
 MAX_ROOM_FILES = 20
+
+_SPEC = importlib.util.spec_from_file_location("make_rooms", ROOT / "docs" / "make_rooms.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+make_rooms = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(make_rooms)
 
 
 def relative(path: Path) -> str:
@@ -89,21 +98,36 @@ def test_a_room_says_what_it_holds(room):
         assert module.rpartition(".")[2].endswith("Config"), f"a room's __init__ imports {module}"
 
 
-def node_of(path: Path) -> str:
-    """A room is one node; a file in a folder's root is one of its own."""
-    return relative(path.parent) if path.parent in ROOMS else relative(path.with_suffix(""))
-
-
 def test_rooms_import_one_way():
-    nodes = {relative(path.with_suffix("")).replace("/", "."): node_of(path) for path in SOURCES}
-    arrows: dict[str, set[str]] = {node: set() for node in nodes.values()}
-    for path in SOURCES:
-        for name in imported_modules(ast.parse(path.read_text())):
-            module = name.removeprefix("flaxmill.")
-            target = nodes.get(module) or nodes.get(module.rpartition(".")[0])
-            if target not in (None, node_of(path)) and path.name != "__init__.py":
-                arrows[node_of(path)].add(target)
-    list(graphlib.TopologicalSorter(arrows).static_order())  # CycleError names the circle
+    list(graphlib.TopologicalSorter(make_rooms.find_arrows()).static_order())  # CycleError names the circle
+
+
+def test_the_page_for_contributors_shows_the_rooms_as_they_are():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    made = page.split(make_rooms.START)[1].split(make_rooms.END)[0]
+    assert made == make_rooms.draw_rooms(), "run `python docs/make_rooms.py`"
+    assert all(relative(room) in page for room in ROOMS)
+
+
+def test_the_twenty_files_to_begin_with_are_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text().split("## Where to begin")[1].split("What the rooms")[0]
+    files = re.findall(r"`([\w/]+\.py)`", page)
+    assert len(set(files)) == 20
+    num_lines = sum(len((ROOT / file).read_text().splitlines()) for file in files)
+    assert 3000 < num_lines < 5000
+
+
+def test_an_objective_is_told_apart_by_its_row():
+    """What an objective is stands in two tables, and not in comparisons with its name."""
+    found = [
+        f"{relative(path)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Compare) and "objective" in ast.unparse(node)
+        for constant in ast.walk(node)
+        if isinstance(constant, ast.Constant) and constant.value in OBJECTIVES
+    ]
+    assert len(found) <= 15, found
 
 
 def test_files_are_named_for_what_they_contain():
