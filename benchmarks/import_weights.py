@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from flaxmill.model import ModelConfig, load_huggingface, save_huggingface
-from flaxmill.model.apply import abstract_params
+from flaxmill.model.functional import abstract_params
 
 MEMORY_BAR, TIME_BAR = 1.3, 3.0
 REPETITIONS = 5

@@ -21,8 +21,8 @@ import jax
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.prepared.preparation import prepare
-from flaxmill.model.apply import abstract_params
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.sharding.placement import place_rows
 from flaxmill.train.caches import cache_directory, enable_compilation_cache

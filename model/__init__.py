@@ -1,14 +1,12 @@
 """The Transformer: configuration, parameters, forward pass."""
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flaxmill.model.adapters import merge_lora
-    from flaxmill.model.apply import abstract_params, apply, count_params, init_params, logical_axes
     from flaxmill.model.config import ModelConfig
+    from flaxmill.model.functional import abstract_params, apply, count_params, init_params, logical_axes
     from flaxmill.model.generation.config import GenerationConfig
     from flaxmill.model.generation.generator import Generator, generate
     from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
@@ -32,13 +30,13 @@ _MODULES = {
     "GenerationConfig": "generation.config",
     "Generator": "generation.generator",
     "ModelConfig": "config",
-    "abstract_params": "apply",
-    "apply": "apply",
-    "count_params": "apply",
+    "abstract_params": "functional",
+    "apply": "functional",
+    "count_params": "functional",
     "generate": "generation.generator",
-    "init_params": "apply",
+    "init_params": "functional",
     "load_huggingface": "huggingface.directory",
-    "logical_axes": "apply",
+    "logical_axes": "functional",
     "merge_lora": "adapters",
     "save_huggingface": "huggingface.directory",
 }
@@ -49,14 +47,3 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-class _Package(ModuleType):
-    """Keeps `apply` the function: an import of the module `apply` would put the module in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        is_module = name == "apply" and isinstance(value, ModuleType)
-        super().__setattr__(name, value.apply if is_module else value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from flaxmill.model.apply import abstract_params, init_params, logical_axes
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params, init_params, logical_axes
 from flaxmill.model.layers.lora import LORA_A, LORA_B, is_adapter, without_lora
 from flaxmill.model.params import Params, flatten, group_of, unflatten
 from flaxmill.sharding.rules import parameter_sharding

@@ -9,23 +9,28 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 MeshAxes = str | tuple[str, ...] | None
 LogicalAxes = Sequence[str | None]
 
+# The axes of a mesh:
+#   data    each device has other rows, and all parameters; gradients are summed over it
+#   fsdp    each device has other rows too, and a part of the parameters, gathered before each use
+#   tensor  each device computes a part of every layer: some heads, some of the MLP, some of the vocabulary
+
 PARAMETER_RULES: Mapping[str, MeshAxes] = {
-    "layers": None,
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
-    "positions": None,
-    "segments": None,
+    "layers": None,  # layers run one after the other, on all devices
+    "vocab": "tensor",  # the largest matrix; its logits are never whole on a device
+    "embed": "fsdp",  # what every matrix has, so that all of them are stored in parts
+    "heads": "tensor",  # a head attends by itself
+    "kv_heads": "tensor",  # with its queries
+    "head_dim": None,  # a head is whole
+    "mlp": "tensor",  # each hidden unit is computed by itself; the second product sums them
+    "positions": None,  # a table of positions is small
+    "segments": None,  # as is one of segments
     "features": None,  # small vectors and second dimensions that stay whole
 }
 
 ACTIVATION_RULES: Mapping[str, MeshAxes] = {
-    "batch": ("data", "fsdp"),
-    "tokens": None,
-    "embed": None,
+    "batch": ("data", "fsdp"),  # both axes have rows of their own
+    "tokens": None,  # a row is whole: every token may attend to every other
+    "embed": None,  # parameters are gathered along it
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,

@@ -233,7 +233,7 @@ def round_trip_own() -> Callable[[ModelConfig, Path], ModelConfig]:
     import jax
     import numpy as np
 
-    from flaxmill.model.apply import abstract_params, logical_axes
+    from flaxmill.model.functional import abstract_params, logical_axes
     from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
     random = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.model.apply import count_params
+from flaxmill.model.functional import count_params
 from flaxmill.sharding.mesh import make_mesh
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
 from flaxmill.sharding.processes.step_signals import Stop

@@ -10,7 +10,7 @@ import jax
 import optax
 
 from flaxmill.data.batches import Batches
-from flaxmill.model.apply import abstract_params
+from flaxmill.model.functional import abstract_params
 from flaxmill.model.params import Params
 from flaxmill.sharding.processes.coordination import agree_on, is_main
 from flaxmill.sharding.processes.step_signals import Signals, Stop

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flaxmill.model.apply import abstract_params, init_params, logical_axes
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params, init_params, logical_axes
 from flaxmill.model.params import Params, names_of
 from flaxmill.sharding.rules import parameter_sharding
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from flaxmill.model.apply import abstract_params
+from flaxmill.model.functional import abstract_params
 from flaxmill.model.params import Params, merge
 from flaxmill.model.transformer import Batch
 from flaxmill.sharding.rules import constrain

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.apply import bind
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
+from flaxmill.model.functional import bind
 from flaxmill.model.generation.layer_cache import LayerCache, append_to_cache, attend_to_cache, fill_cache
 from flaxmill.model.layer import Attend, AttentionInputs, Layer
 from flaxmill.model.layer_plan import LAYER_GROUPS, layer_kinds, layer_slots

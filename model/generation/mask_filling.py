@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.apply import apply
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import apply
 from flaxmill.model.params import Params
 from flaxmill.model.transformer import Batch
 

@@ -4,10 +4,10 @@ import dataclasses
 import logging
 from typing import Any
 
-from flaxmill.model.apply import abstract_params
 from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.table import FAMILIES
+from flaxmill.model.functional import abstract_params
 from flaxmill.model.huggingface.places import tensor_key
 from flaxmill.model.layer_plan import layer_kinds
 from flaxmill.model.layers.lora import LORA_FIELDS

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from flaxmill.model.apply import init_params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.stored_tensors import copy_blocked, from_stored
+from flaxmill.model.functional import init_params
 from flaxmill.model.huggingface.files import Arrays
 from flaxmill.model.huggingface.places import Leaf
 from flaxmill.model.params import LeafPath, flatten

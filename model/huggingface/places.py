@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from flaxmill.model.apply import abstract_params, logical_axes
 from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.model.families.stored_tensors import Stored, TensorMap, stored_shape
+from flaxmill.model.functional import abstract_params, logical_axes
 from flaxmill.model.layer_plan import layer_slots
 from flaxmill.model.params import LeafPath, flatten, group_of
 

@@ -17,9 +17,9 @@ from flaxmill.data.objectives import OBJECTIVES, data_of
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.model.apply import abstract_params, apply
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import Head
+from flaxmill.model.functional import abstract_params, apply
 from flaxmill.model.generation.config import GenerationConfig
 from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.train.best import BestConfig, find_best_step

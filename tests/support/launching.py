@@ -214,7 +214,7 @@ def saved_arrays(run_dir: Path, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, params and optimizer, loaded and checked against its digest."""
     import jax
 
-    from flaxmill.model.apply import abstract_params
+    from flaxmill.model.functional import abstract_params
     from flaxmill.sharding.mesh import MeshConfig, make_mesh
     from flaxmill.train.checkpoint.checkpoints import Checkpoints
     from flaxmill.train.checkpoint.manifest import join, named_leaves

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.apply import abstract_params
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.sharding.placement import place_rows
 from flaxmill.train.experiment import Experiment

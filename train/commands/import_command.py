@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
     )
     tokenizer = local_path(parsed.tokenizer, "--tokenizer") if parsed.tokenizer else None
     check_import_places(source, run_dir)
-    from flaxmill.model.apply import count_params
+    from flaxmill.model.functional import count_params
     from flaxmill.train.metrics.progress import short_number
     from flaxmill.train.run.directory import TOKENIZER_FILE
     from flaxmill.train.run.importing import import_run

@@ -15,7 +15,7 @@ from flaxmill.data.examples.example import Example
 from flaxmill.data.examples.tagged_rows import NO_WORD, locate_words
 from flaxmill.data.objectives import find_function
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.model.apply import apply
+from flaxmill.model.functional import apply
 from flaxmill.model.generation.config import GenerationConfig
 from flaxmill.model.generation.generator import Generator
 from flaxmill.model.params import Params

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from flaxmill.data.objectives import find_function
-from flaxmill.model.apply import bind
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import bind
 from flaxmill.model.params import Params
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
 from flaxmill.train.objectives.cross_entropy import TokenLosses, cross_entropy

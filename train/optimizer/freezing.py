@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.apply import abstract_params, logical_axes
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params, logical_axes
 from flaxmill.model.huggingface.places import tensor_key
 from flaxmill.model.layer_plan import LAYER_GROUPS
 from flaxmill.model.layers.lora import head_beside_adapters, is_adapter

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flaxmill.model.apply import apply
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.table import FAMILIES
+from flaxmill.model.functional import apply
 from flaxmill.model.huggingface.directory import stored_tensors
 from flaxmill.model.params import Params
 from flaxmill.model.transformer import complete_batch

@@ -5,8 +5,8 @@
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.apply import apply
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import apply
 from flaxmill.model.params import Params
 from flaxmill.model.transformer import Batch
 from flaxmill.train.objectives.losses import combine, denominators, numerators

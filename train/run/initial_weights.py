@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.adapters import merge_lora, with_fresh_adapters
-from flaxmill.model.apply import abstract_params, init_params
+from flaxmill.model.functional import abstract_params, init_params
 from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.model.layers.lora import with_lora_of, without_lora

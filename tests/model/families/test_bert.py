@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxmill.model.apply import count_params, init_params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.bert import DESCRIPTION
+from flaxmill.model.functional import count_params, init_params
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
 pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours

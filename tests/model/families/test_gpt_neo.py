@@ -6,9 +6,9 @@ import pytest
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from flaxmill.model.apply import count_params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.gpt_neo import DESCRIPTION
+from flaxmill.model.functional import count_params
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
 
 pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours

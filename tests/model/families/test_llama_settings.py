@@ -2,8 +2,8 @@
 
 import pytest
 
-from flaxmill.model.apply import count_params
 from flaxmill.model.families.table import FAMILIES
+from flaxmill.model.functional import count_params
 
 pytestmark = pytest.mark.slow
 

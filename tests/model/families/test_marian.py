@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxmill.model.apply import apply, count_params, init_params
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.marian import DESCRIPTION
+from flaxmill.model.functional import apply, count_params, init_params
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 from flaxmill.train.parity.batches import make_parity_batch
 

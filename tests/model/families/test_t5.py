@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxmill.model.apply import count_params
 from flaxmill.model.families.t5 import DESCRIPTION
+from flaxmill.model.functional import count_params
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
 pytestmark = pytest.mark.slow  # every head builds a torch model and one of ours

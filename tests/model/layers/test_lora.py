@@ -9,8 +9,8 @@ import pytest
 from small_steps import as_jax, random_rows, take_steps, tiny_model
 
 from flaxmill.model.adapters import merge_lora, with_fresh_adapters
-from flaxmill.model.apply import abstract_params, apply, count_params, init_params
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params, apply, count_params, init_params
 from flaxmill.model.layers.lora import is_adapter, with_lora_of, without_lora
 from flaxmill.model.params import flatten, names_of
 from flaxmill.sharding.mesh import MeshConfig, make_mesh

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flaxmill.model.apply import abstract_params
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params
 from flaxmill.train.checkpoint.fit import check_fits
 from flaxmill.train.checkpoint.manifest import join, named_leaves
 from flaxmill.train.failures import CheckpointError

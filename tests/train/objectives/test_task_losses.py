@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxmill.model.apply import apply, init_params
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import apply, init_params
 from flaxmill.train.objectives.losses import combine, denominators, numerators
 
 SHAPE: dict[str, Any] = {"vocab_size": 50, "max_positions": 16, "num_layers": 1, "embed_dim": 16}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_steps import ROWS, as_jax, random_rows, take_steps, tiny_model
 
-from flaxmill.model.apply import abstract_params, count_params, init_params
+from flaxmill.model.functional import abstract_params, count_params, init_params
 from flaxmill.model.params import flatten, merge
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint.manifest import join, named_leaves

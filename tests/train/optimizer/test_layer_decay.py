@@ -9,7 +9,7 @@ import optax
 import pytest
 from small_steps import take_steps, tiny_model
 
-from flaxmill.model.apply import abstract_params
+from flaxmill.model.functional import abstract_params
 from flaxmill.model.params import flatten
 from flaxmill.train.checkpoint.manifest import named_leaves
 from flaxmill.train.optimizer.layer_decay import depth_factors

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxmill.data.prepared.preparation import prepare
-from flaxmill.model.apply import init_params
+from flaxmill.model.functional import init_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train import train
 from flaxmill.train.caches import cache_directory

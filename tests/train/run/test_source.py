@@ -174,7 +174,7 @@ def test_names_of_the_labels_reach_the_export_and_come_back(begin, gpt_neo, tmp_
 
 
 def test_a_padding_id_is_written_where_the_last_token_of_a_row_must_be_found(tmp_path):
-    from flaxmill.model.apply import init_params
+    from flaxmill.model.functional import init_params
 
     config = ModelConfig(
         vocab_size=100,

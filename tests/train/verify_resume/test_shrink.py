@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from flaxmill.model.apply import count_params
+from flaxmill.model.functional import count_params
 from flaxmill.train.named_configs import list_configs, load_config
 from flaxmill.train.verify_resume.shrink import shrink
 
