@@ -4,12 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from launching import poison
 
 from flaxmill.data.prepared.preparation import prepare
-from flaxmill.train import recorder, train
+from flaxmill.train import loop, recorder, train
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
 from flaxmill.train.input_pipeline import make_batches
@@ -148,6 +149,14 @@ def test_a_model_overfits_one_batch(small, corpus, tmp_path):
     rows = rows_of(train(dataclasses.replace(experiment, data=data)))
     assert rows[0]["loss"] > 5
     assert rows[-1]["loss"] < 0.2
+
+
+def test_steps_move_nothing_between_host_and_device_that_they_do_not_name(small, monkeypatch):
+    """Batches are placed and metrics are fetched by explicit calls; anything else would stall the device."""
+    monkeypatch.setattr(loop, "_train_from", jax.transfer_guard("disallow")(loop._train_from))
+    for name in ("_evaluate", "_conclude"):  # which compute on sums, and write a sample
+        monkeypatch.setattr(loop, name, jax.transfer_guard("allow")(getattr(loop, name)))
+    assert train(small(steps=10)).step == 10
 
 
 def test_extend_continues_where_the_run_ended(small):
