@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmill.sharding.rules import ACTIVATION_RULES, partition_spec
 
-Rows = dict[str, np.ndarray]
+HostRows = dict[str, np.ndarray]
 
 
 def local_rows(mesh: Mesh, num_rows: int) -> tuple[int, int]:
@@ -20,7 +20,7 @@ def local_rows(mesh: Mesh, num_rows: int) -> tuple[int, int]:
     return min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds)
 
 
-def place_rows(mesh: Mesh, rows: Rows, num_rows: int) -> dict[str, jax.Array]:
+def place_rows(mesh: Mesh, rows: HostRows, num_rows: int) -> dict[str, jax.Array]:
     """Global arrays [num_rows, ...] from the rows that this process holds (`local_rows`), in order."""
     shardings = {name: _rows_sharding(mesh, value.ndim) for name, value in rows.items()}
     if jax.process_count() == 1:

@@ -18,7 +18,7 @@ from flaxmill.data.embedded_tasks.questions import ask
 from flaxmill.data.embedded_tasks.roles import tag_lines
 from flaxmill.data.embedded_tasks.statements import judge
 
-Example = dict[str, Any]
+EmbeddedExample = dict[str, Any]
 
 _HELD_OUT_SHARE = 0.15
 _SPLIT, _QUESTION, _SAMPLE = range(2, 5)  # second keys of draws; the notations use 1
@@ -31,7 +31,7 @@ _STATEMENTS_OF_A_FUNCTION = 2
 _UNANSWERABLE_SHARE = 0.06  # of the questions without an answer, since most questions have none
 
 
-def embedded_examples(task: str) -> Iterator[Example]:
+def embedded_examples(task: str) -> Iterator[EmbeddedExample]:
     """The task's examples in a fixed order, with the columns that DataConfig names, `id` and `split`.
 
     Split "valid" holds about 15%. Similar examples stay in one split, such as all that one class defines, and
@@ -43,9 +43,9 @@ def embedded_examples(task: str) -> Iterator[Example]:
     return TASKS[task]()
 
 
-def _classification() -> Iterator[Example]:
+def _classification() -> Iterator[EmbeddedExample]:
     """`text`: an expression; `label`: its outermost construct, a call, a comparison and so on."""
-    found: dict[str, Example] = {}
+    found: dict[str, EmbeddedExample] = {}
     for group, tree, lines in _top_level(_EXPRESSIONS_SHARE):
         for text, construct in find_expressions(tree, lines):
             found.setdefault(text, dict(id=text, split=_split(group), text=text, label=construct))
@@ -55,14 +55,14 @@ def _classification() -> Iterator[Example]:
             yield example
 
 
-def _areas() -> Iterator[Example]:
+def _areas() -> Iterator[EmbeddedExample]:
     """`text`: a docstring; `label`: the area of the library. The docstring's words alone tell much."""
     for definition in distinct_definitions():
         if area := area_of(definition.module):
             yield _example(definition, text=definition.docstring, label=area)
 
 
-def _pairs() -> Iterator[Example]:
+def _pairs() -> Iterator[EmbeddedExample]:
     """`text`: a function; `pair`: a statement about it; `label`: whether the statement holds, yes or no.
 
     Each statement holds as often as not, so that the statement alone does not tell the label. The function
@@ -82,7 +82,7 @@ def _pairs() -> Iterator[Example]:
             yield _example(definition, statement, text=source, pair=statement, label=label)
 
 
-def _answers() -> Iterator[Example]:
+def _answers() -> Iterator[EmbeddedExample]:
     """SQuAD's columns: `question`, `context`, `answers` (text and answer_start), `is_impossible`."""
     for definition, source, tree in _functions():
         for question, answer in ask(source, tree):
@@ -93,7 +93,7 @@ def _answers() -> Iterator[Example]:
             yield _example(definition, question, **columns)
 
 
-def _tags() -> Iterator[Example]:
+def _tags() -> Iterator[EmbeddedExample]:
     """`text`: the words of a line of source; `label`: the role of each."""
     seen: set[tuple[str, ...]] = set()
     for group, tree, lines in _top_level(_LINES_SHARE):
@@ -104,7 +104,7 @@ def _tags() -> Iterator[Example]:
                 yield dict(id=identity, split=_split(group), text=words, label=tags)
 
 
-def _summaries() -> Iterator[Example]:
+def _summaries() -> Iterator[EmbeddedExample]:
     """`text`: see `sum_up`; `target`: the first line of a docstring.
 
     The held-out definitions have docstrings that repeat no others. All definitions that do not repeat these
@@ -121,13 +121,13 @@ def _summaries() -> Iterator[Example]:
             yield _example(definition, text=summed_up[0], target=summed_up[1])
 
 
-def _translation() -> Iterator[Example]:
+def _translation() -> Iterator[EmbeddedExample]:
     """`text`: arithmetic in infix notation; `target`: the same in reverse Polish."""
     for infix, reverse_polish in draw_notations():
         yield dict(id=infix, split=_split(infix), text=infix, target=reverse_polish)
 
 
-TASKS: dict[str, Callable[[], Iterator[Example]]] = {
+TASKS: dict[str, Callable[[], Iterator[EmbeddedExample]]] = {
     "classification": _classification,
     "areas": _areas,
     "pairs": _pairs,
@@ -160,7 +160,7 @@ def _functions() -> tuple[tuple[Definition, str, ast.stmt], ...]:
     return tuple(found.values())
 
 
-def _example(definition: Definition, suffix: str = "", /, **columns: Any) -> Example:
+def _example(definition: Definition, suffix: str = "", /, **columns: Any) -> EmbeddedExample:
     identity = definition.identity + (f"#{suffix}" if suffix else "")
     return dict(id=identity, split=_split(definition.group), **columns)
 

@@ -36,7 +36,7 @@ class Rules(NamedTuple):
     """bool: whether the last token that fits must be an end token; None: no."""
 
 
-class State(NamedTuple):
+class DecodingState(NamedTuple):
     """The state of decoding."""
 
     cache: Cache
@@ -63,7 +63,7 @@ def start(
     *,
     num_slots: int,
     copies: int,
-) -> State:
+) -> DecodingState:
     """Read the prompts and choose the first token of `copies` texts of each."""
     logits_BV, cache = read_prompt(model, tokens_BP, first_B, num_slots, source)
     logits_BV, cache = repeat_rows(logits_BV, copies), repeat_cache(cache, copies)
@@ -71,7 +71,7 @@ def start(
     if rules.filters.repetition_penalty is not None:
         seen_BV = repeat_rows(tokens_seen(tokens_BP, first_B, logits_BV.shape[-1]), copies)
     none_B = jnp.zeros(logits_BV.shape[0], jnp.int32)
-    state = State(cache, none_B, none_B.astype(bool), seen_BV, keys_B, jnp.int32(0))
+    state = DecodingState(cache, none_B, none_B.astype(bool), seen_BV, keys_B, jnp.int32(0))
     return _choose(state, logits_BV, rules)
 
 
@@ -79,19 +79,19 @@ def start(
 def continue_decoding(
     model: UnrolledModel,
     source: Source | None,
-    state: State,
+    state: DecodingState,
     rules: Rules,
     num_steps: jax.Array,
     *,
     chunk: int,
-) -> tuple[State, jax.Array]:
+) -> tuple[DecodingState, jax.Array]:
     """Up to `num_steps` more tokens of each row, fewer once all rows are done.
 
     Returns: the state, donated and so updated in place, and int32 [chunk,B] tokens, `NO_TOKEN` where there
     is none.
     """
 
-    def step(carry: tuple[jax.Array, State, jax.Array]) -> tuple[jax.Array, State, jax.Array]:
+    def step(carry: tuple[jax.Array, DecodingState, jax.Array]) -> tuple[jax.Array, DecodingState, jax.Array]:
         number, state, chosen_CB = carry
         was_done_B = state.is_done
         logits_BV, cache = read_token(model, state.tokens, state.cache, source)
@@ -99,7 +99,7 @@ def continue_decoding(
         new_B = jnp.where(was_done_B, NO_TOKEN, state.tokens)
         return number + 1, state, chosen_CB.at[number].set(new_B)
 
-    def goes_on(carry: tuple[jax.Array, State, jax.Array]) -> jax.Array:
+    def goes_on(carry: tuple[jax.Array, DecodingState, jax.Array]) -> jax.Array:
         number, state, _ = carry
         return (number < num_steps) & ~state.is_done.all()
 
@@ -142,7 +142,7 @@ def repeat_rows(x: jax.Array, copies: int) -> jax.Array:
     return x if copies == 1 else constrain(jnp.repeat(x, copies, axis=0), "batch", *(None,) * (x.ndim - 1))
 
 
-def _choose(state: State, logits_BV: jax.Array, rules: Rules) -> State:
+def _choose(state: DecodingState, logits_BV: jax.Array, rules: Rules) -> DecodingState:
     with jax.named_scope("choose_token"):
         scores_BV = adjust_scores(logits_BV, rules, state.seen, state.step)
         if rules.filters.temperature is None:
@@ -154,4 +154,4 @@ def _choose(state: State, logits_BV: jax.Array, rules: Rules) -> State:
         seen_BV = state.seen
         if seen_BV is not None:
             seen_BV = seen_BV.at[jnp.arange(tokens_B.size), tokens_B].set(True)
-    return State(state.cache, tokens_B, is_done_B, seen_BV, state.keys, state.step + 1)
+    return DecodingState(state.cache, tokens_B, is_done_B, seen_BV, state.keys, state.step + 1)

@@ -17,7 +17,7 @@ import jax
 from jax._src import distributed  # the key-value store that all processes share has no public name
 
 from flaxmill.sharding.processes.door import Reader, Writer
-from flaxmill.sharding.processes.greetings import TOKEN, Job, Member
+from flaxmill.sharding.processes.greetings import TOKEN, GreetedJob, Member
 from flaxmill.sharding.processes.launch import Environment, Launch, find_launch, split_address
 from flaxmill.sharding.processes.relay import Connect, Relay
 from flaxmill.sharding.processes.rendezvous import Guest, Host, MeetingStoppedError
@@ -93,7 +93,7 @@ def start_processes(
       ValueError: the node's GPUs do not divide over its processes.
     """
     local_device_ids = share_of_gpus(launch, os.environ, _count_gpus())
-    greetings = Job(job, launch.num_processes, os.environ.get(TOKEN, ""))
+    greetings = GreetedJob(job, launch.num_processes, os.environ.get(TOKEN, ""))
     own = Member(socket.gethostname(), os.getpid())
     host = None if launch.process_index else Host(launch, greetings, own, say)
     meeting = host or Guest(launch, greetings, own)
@@ -147,7 +147,7 @@ def _connect_jax(
     )
 
 
-def _way_to_service(launch: Launch, job: Job, own: Member, service: str) -> Connect:
+def _way_to_service(launch: Launch, job: GreetedJob, own: Member, service: str) -> Connect:
     """How this process reaches JAX's service: directly in process 0, else through the port of process 0."""
 
     async def connect_here() -> tuple[Reader, Writer]:

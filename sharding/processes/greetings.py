@@ -41,7 +41,7 @@ class Stranger(NamedTuple):
     is_flaxmill: bool = False
 
 
-class Job:
+class GreetedJob:
     """The name that all processes of a job have in common, and the secret, "" where there is none."""
 
     def __init__(self, name: str, num_processes: int, token: str = "") -> None:

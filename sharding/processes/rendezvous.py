@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from flaxmill.sharding.processes.door import Door, Reader, Writer
 from flaxmill.sharding.processes.greetings import (
     MAX_LINE,
+    GreetedJob,
     Greeting,
-    Job,
     Member,
     Stranger,
     leaving,
@@ -42,7 +42,7 @@ class MeetingStoppedError(ConnectionError):
         self.code = code
 
 
-class Verdict(NamedTuple):
+class MeetingVerdict(NamedTuple):
     """What process 0 tells all that have come: that they have met (members), or why they do not."""
 
     kind: str
@@ -56,11 +56,11 @@ class Host:
     A connection without a greeting of this job is let go; each kind is reported once.
     """
 
-    def __init__(self, launch: Launch, job: Job, own: Member, say: Say) -> None:
+    def __init__(self, launch: Launch, job: GreetedJob, own: Member, say: Say) -> None:
         self._launch, self._job, self._own, self._say = launch, job, own, say
         self._changed = threading.Condition()
         self._arrived: dict[int, tuple[Member, Writer]] = {}
-        self._verdict: Verdict | None = None
+        self._verdict: MeetingVerdict | None = None
         self._has_lost_one = False
         self._told: set[str] = set()
         self._service: str | None = None
@@ -80,13 +80,15 @@ class Host:
             while self._verdict is None:
                 if len(self._arrived) == self._launch.num_processes - 1:
                     members = {0: self._own} | {index: one for index, (one, _) in self._arrived.items()}
-                    self._verdict = Verdict("met", [members[index] for index in sorted(members)])
+                    self._verdict = MeetingVerdict("met", [members[index] for index in sorted(members)])
                     break
                 if self._has_lost_one:
                     deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
                     self._has_lost_one = False
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    self._verdict = Verdict("refused", _missing(self._launch, set(self._arrived), seconds))
+                    self._verdict = MeetingVerdict(
+                        "refused", _missing(self._launch, set(self._arrived), seconds)
+                    )
             verdict = self._verdict
         self._door.call(self._answer_all(verdict), _TELL_SECONDS)
         return _members_or_raise(verdict)
@@ -97,7 +99,7 @@ class Host:
         Call it from another thread than `meet`.
         """
         with self._changed:
-            self._decide(Verdict("stopped", [code, f"process 0 ({self._own.host}): {said}"]))
+            self._decide(MeetingVerdict("stopped", [code, f"process 0 ({self._own.host}): {said}"]))
             verdict = self._verdict
         assert verdict is not None
         if verdict.kind == "met":
@@ -120,13 +122,13 @@ class Host:
         if isinstance(greeting, Stranger):
             self._ignore(greeting, writer)
             if greeting.is_flaxmill:
-                await self._tell(writer, Verdict("stranger", f"there is {self._job.name}"))
+                await self._tell(writer, MeetingVerdict("stranger", f"there is {self._job.name}"))
         elif greeting.kind == "relay":
             await self._lead(reader, writer)
         elif self._verdict is not None:
             text = "the job has begun and cannot be joined; start all processes again"
             has_begun = self._verdict.kind == "met"
-            await self._tell(writer, Verdict("refused", text) if has_begun else self._verdict)
+            await self._tell(writer, MeetingVerdict("refused", text) if has_begun else self._verdict)
         else:
             await self._keep(greeting, reader, writer)
 
@@ -146,7 +148,7 @@ class Host:
             if index in self._arrived or index == 0:
                 number = self._launch.num_processes
                 text = f"two processes were started as process {index} of {number}; give each its own index"
-                self._decide(Verdict("refused", text))
+                self._decide(MeetingVerdict("refused", text))
             else:
                 self._arrived[index] = greeting.member, writer
                 self._changed.notify_all()
@@ -165,17 +167,17 @@ class Host:
                 if left := read_leaving(line):
                     code, said = left
                     text = f"process {index} ({greeting.member.host}): {said}"
-                    self._decide(Verdict("stopped", [code, text]))
+                    self._decide(MeetingVerdict("stopped", [code, text]))
                 self._changed.notify_all()
 
-    def _decide(self, verdict: Verdict) -> None:
+    def _decide(self, verdict: MeetingVerdict) -> None:
         self._verdict = self._verdict or verdict
         self._changed.notify_all()
 
-    async def _answer_all(self, verdict: Verdict) -> None:
+    async def _answer_all(self, verdict: MeetingVerdict) -> None:
         await asyncio.gather(*(self._tell(writer, verdict) for _, writer in self._arrived.values()))
 
-    async def _tell(self, writer: Writer, verdict: Verdict | None) -> None:
+    async def _tell(self, writer: Writer, verdict: MeetingVerdict | None) -> None:
         if verdict is not None:
             with suppress(OSError, RuntimeError):  # it has gone, or was told already
                 writer.write(self._job.answer(*verdict))
@@ -193,7 +195,7 @@ class Host:
 class Guest:
     """Another process: greets process 0 until it answers."""
 
-    def __init__(self, launch: Launch, job: Job, own: Member) -> None:
+    def __init__(self, launch: Launch, job: GreetedJob, own: Member) -> None:
         self._launch, self._job, self._own = launch, job, own
         self._connection: socket.socket | None = None
         self._has_waited = self._has_met = False
@@ -223,7 +225,7 @@ class Guest:
                 deadline = min(deadline, time.monotonic() + RESTART_SECONDS)
             elif answer is not None:
                 self._has_met = answer[0] == "met"
-                return _members_or_raise(Verdict(*answer))
+                return _members_or_raise(MeetingVerdict(*answer))
             time.sleep(_RETRY_SECONDS)
         raise ConnectionError(
             f"process {self._launch.process_index} could not reach process 0 at {self._launch.coordinator} "
@@ -257,7 +259,7 @@ class Guest:
         return None
 
 
-def _members_or_raise(verdict: Verdict) -> list[Member]:
+def _members_or_raise(verdict: MeetingVerdict) -> list[Member]:
     if verdict.kind == "met":
         return [Member(*member) for member in verdict.value]
     if verdict.kind == "stopped":

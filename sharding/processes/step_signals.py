@@ -24,7 +24,7 @@ class Stop(Protocol):
         ...
 
 
-class Asked(NamedTuple):
+class StepRequest(NamedTuple):
     """What to do after a step: save and end, or save and go on."""
 
     stop: bool = False
@@ -46,7 +46,7 @@ class Signals:
         """int32 [devices, 2], this process's flags on each of its devices; None for a process alone."""
         return place_on_devices(self._mesh, [int(wish) for wish in self._own()]) if self._many else None
 
-    def agreed(self, reduced: Any) -> Asked:
+    def agreed(self, reduced: Any) -> StepRequest:
         """What all processes act on.
 
         Args:
@@ -54,7 +54,7 @@ class Signals:
         """
         if not self._many:
             return self._own()
-        return Asked() if reduced is None else Asked(*(bool(wish) for wish in reduced))
+        return StepRequest() if reduced is None else StepRequest(*(bool(wish) for wish in reduced))
 
-    def _own(self) -> Asked:
-        return Asked(stop=self._stop is not None and self._stop.requested, save=self._wants_save())
+    def _own(self) -> StepRequest:
+        return StepRequest(stop=self._stop is not None and self._stop.requested, save=self._wants_save())

@@ -50,7 +50,7 @@ class Beat(NamedTuple):
         return f"at step {self.step}, {self.doing}" if self.calls else "starting"
 
 
-class Verdict(NamedTuple):
+class PeerVerdict(NamedTuple):
     """Why all processes end; the first that is posted counts."""
 
     kind: str
@@ -85,7 +85,7 @@ class Peers:
         self._finished = False
         self._beats: dict[int, Beat] = {}
         self._num_answers = 0
-        self._verdict: Verdict | None = None
+        self._verdict: PeerVerdict | None = None
         self._leaving = threading.Event()
         self._over = threading.Event()
         self._poke = threading.Event()
@@ -100,7 +100,7 @@ class Peers:
 
         Any thread may call it. If several were told at once, all end with the code of the first.
         """
-        self._leave(Verdict("stopped", f"{self._short()}: {said}", self._own.index, code))
+        self._leave(PeerVerdict("stopped", f"{self._short()}: {said}", self._own.index, code))
         os._exit(code if self._verdict is None else self._verdict.code)
 
     def finish(self) -> None:
@@ -138,7 +138,7 @@ class Peers:
         if not isinstance(error, ValueError | RuntimeError) or isinstance(error, JaxRuntimeError):
             text = f"{type(error).__name__}: {text}"
         kind_of_end, code = ("mistake", 2) if type(error) is ValueError else ("failed", 1)
-        self._leave(Verdict(kind_of_end, f"{self._short()} failed: {text}", self._own.index, code))
+        self._leave(PeerVerdict(kind_of_end, f"{self._short()} failed: {text}", self._own.index, code))
         atexit.register(_exit_at_once)
 
     def _may_be_a_peers(self, error: BaseException | None) -> bool:
@@ -182,11 +182,11 @@ class Peers:
                 self._beats[beat.index] = beat
         self._num_answers += 1
         if self._verdict is None and f"{_SHARED}verdict" in shared:
-            self._verdict = Verdict(*json.loads(shared[f"{_SHARED}verdict"]))
+            self._verdict = PeerVerdict(*json.loads(shared[f"{_SHARED}verdict"]))
             self._client.key_value_set(f"{_SEEN}{self._own.index}", "", allow_overwrite=True)
             self._poke.set()
 
-    def _post(self, verdict: Verdict) -> None:
+    def _post(self, verdict: PeerVerdict) -> None:
         """Make it the job's verdict unless there is one, and see that all have read it."""
         expected = {str(index) for index in self._beats} - {"0", str(verdict.index)}
 
@@ -195,7 +195,7 @@ class Peers:
                 self._client.key_value_set(f"{_SHARED}verdict", json.dumps(verdict))
             with suppress(RuntimeError):
                 shared = dict(self._client.key_value_dir_get(_SHARED))
-                self._verdict = Verdict(*json.loads(shared[f"{_SHARED}verdict"]))
+                self._verdict = PeerVerdict(*json.loads(shared[f"{_SHARED}verdict"]))
             with suppress(RuntimeError):
                 self._client.key_value_set(f"{_SEEN}{self._own.index}", "", allow_overwrite=True)
             seen: set[str] = set()
@@ -208,7 +208,7 @@ class Peers:
         thread.start()
         thread.join(min(3.0, self._heartbeat_seconds))
 
-    def _leave(self, verdict: Verdict) -> None:
+    def _leave(self, verdict: PeerVerdict) -> None:
         if self._client is not None and not self._over.is_set():
             self._leaving.set()
             timer = threading.Timer(_OWN_END_SECONDS, os._exit, (verdict.code,))
@@ -245,7 +245,7 @@ class Peers:
             if verdict is not None and self._verdict is None:
                 self._conclude(verdict)
 
-    def _silence(self, silent: dict[int, float], known: dict[int, Beat]) -> Verdict | None:
+    def _silence(self, silent: dict[int, float], known: dict[int, Beat]) -> PeerVerdict | None:
         longest = max([0] if self._own.index else known, key=silent.__getitem__)
         if silent[longest] < self._heartbeat_seconds:
             return None
@@ -253,9 +253,9 @@ class Peers:
         message = (
             f"{beat} has not been heard from for {self._heartbeat_seconds} s; it was {beat.where}: {_RESTART}"
         )
-        return Verdict("dead", message, longest)
+        return PeerVerdict("dead", message, longest)
 
-    def _stall(self, stalled: dict[int, float], known: dict[int, Beat]) -> Verdict | None:
+    def _stall(self, stalled: dict[int, float], known: dict[int, Beat]) -> PeerVerdict | None:
         """The verdict on the process furthest behind, if it has not moved.
 
         Until all have said where they are, none is late.
@@ -272,24 +272,24 @@ class Peers:
         who = " and ".join(f"{beat} in {beat.line}" for beat in suspects[:3])
         who += f" and {len(suspects) - 3} more are" if suspects[3:] else " are" if suspects[1:] else " is"
         message = f"{who} stuck: {suspects[0].where}, for {self._stall_seconds} s; {_RESTART}"
-        return Verdict("stuck", message, suspects[0].index)
+        return PeerVerdict("stuck", message, suspects[0].index)
 
-    def _all_finished(self, known: dict[int, Beat]) -> Verdict | None:
+    def _all_finished(self, known: dict[int, Beat]) -> PeerVerdict | None:
         done = self._own.index == 0 and all(beat.finished for beat in known.values())
-        return Verdict("finished", "", 0, 0) if done else None
+        return PeerVerdict("finished", "", 0, 0) if done else None
 
     def _lost_main(self) -> NoReturn:
         main = self._beats[0]
         message = f"{main}, to which all are connected, has ended; it was {main.where}: {_RESTART}"
-        self._end(Verdict("dead", message, 0))
+        self._end(PeerVerdict("dead", message, 0))
 
-    def _conclude(self, verdict: Verdict) -> None:
+    def _conclude(self, verdict: PeerVerdict) -> None:
         self._post(verdict)
         if self._verdict is None:  # the store has not answered yet, or the silent process is process 0
             self._verdict = verdict
         self._obey(self._verdict)
 
-    def _obey(self, verdict: Verdict) -> None:
+    def _obey(self, verdict: PeerVerdict) -> None:
         if verdict.kind == "finished":
             self._over.set()
             self._poke.set()
@@ -298,7 +298,7 @@ class Peers:
         if not self._leaving.wait(_SAME_MISTAKE_SECONDS if verdict.kind in ("failed", "mistake") else 0):
             self._end(verdict)
 
-    def _end(self, verdict: Verdict) -> NoReturn:
+    def _end(self, verdict: PeerVerdict) -> NoReturn:
         if self._own.index == 0:
             self._post(verdict)
         prefix = "" if verdict.kind == "stopped" else "error: "

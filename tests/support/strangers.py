@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from flaxmill.sharding.processes.greetings import Job, Member
+from flaxmill.sharding.processes.greetings import GreetedJob, Member
 
-OTHER_JOB = Job("bert_tiny in /elsewhere", 7)
+OTHER_JOB = GreetedJob("bert_tiny in /elsewhere", 7)
 HALF_OPEN = 200  # connections that stay open at a time
 
 SAYINGS = (

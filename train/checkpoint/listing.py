@@ -14,8 +14,10 @@ from flaxmill.train.checkpoint.directory import DAMAGED, DISCARDED, TEMPORARY, f
 from flaxmill.train.checkpoint.manifest import DefectError
 from flaxmill.train.failures import CheckpointError
 
-Verdict = Literal["whole", "damaged", "not read", "unreadable", "set aside", "unfinished", "discarded"]
-BAD: tuple[Verdict, ...] = ("damaged", "unreadable")
+CheckpointVerdict = Literal[
+    "whole", "damaged", "not read", "unreadable", "set aside", "unfinished", "discarded"
+]
+BAD: tuple[CheckpointVerdict, ...] = ("damaged", "unreadable")
 
 
 class Listed(NamedTuple):
@@ -28,7 +30,7 @@ class Listed(NamedTuple):
     name: str
     step: int | None
     num_bytes: int
-    verdict: Verdict
+    verdict: CheckpointVerdict
     problems: list[str]
     metadata: dict[str, Any]
 
@@ -63,11 +65,11 @@ def _check(path: Path, step: int, quick: bool) -> Listed:
         return Listed(path.name, step, size, "damaged", [str(defect)], metadata)
     except (CheckpointError, OSError) as error:  # of a later version, or the disk fails
         return Listed(path.name, step, size, "unreadable", [str(error)], metadata)
-    verdict: Verdict = "damaged" if problems else "not read" if quick else "whole"
+    verdict: CheckpointVerdict = "damaged" if problems else "not read" if quick else "whole"
     return Listed(path.name, step, size, verdict, problems, metadata)
 
 
-def _leftover(name: str) -> Verdict | None:
+def _leftover(name: str) -> CheckpointVerdict | None:
     if TEMPORARY in name:
         return "unfinished"
     if DISCARDED in name:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+MetricsRow = dict[str, Any]
 
 
 class MetricsWriter:
@@ -51,7 +51,7 @@ class MetricsWriter:
         self._file.close()
 
 
-def read_metrics(path: Path) -> Iterator[Row]:
+def read_metrics(path: Path) -> Iterator[MetricsRow]:
     """The rows in the order written; a line that is not a row, such as a torn one, is passed over.
 
     Raises ValueError where `path` is not a file.
@@ -69,7 +69,7 @@ def read_metrics(path: Path) -> Iterator[Row]:
                 yield row
 
 
-def has_step(row: Row) -> bool:
+def has_step(row: MetricsRow) -> bool:
     """Whether the row is of a step; a row that was changed by hand need not be."""
     return type(row.get("step")) is int
 

@@ -16,13 +16,13 @@ IDS_FILE = "trackers.json"
 # Limits of MLflow's log_batch.
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE, _MAX_PARAM_LENGTH = 100, 1000, 6000
 
-Row = dict[str, float]
+TrackedRow = dict[str, float]
 
 
 class Backend(Protocol):
     """Rows hold finite floats, and their step; the steps go back where a run was resumed or rolled back."""
 
-    def write(self, rows: list[Row]) -> None: ...
+    def write(self, rows: list[TrackedRow]) -> None: ...
 
     def close(self, *, failed: bool) -> None: ...
 
@@ -38,7 +38,7 @@ class TensorBoard:
         self._writer: Any = None
         self._last_step = 0
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[TrackedRow]) -> None:
         for row in rows:
             values = dict(row)
             step = int(values.pop("step"))
@@ -82,7 +82,7 @@ class WeightsAndBiases:
         # wandb drops a row if wandb's own step goes back, so ours is a metric that the others are drawn over.
         self._run.define_metric("*", step_metric="step")
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[TrackedRow]) -> None:
         for row in rows:
             self._run.log(row)
 
@@ -117,7 +117,7 @@ class MLflow:
         for some in _batched(params, _PARAMS_AT_ONCE):
             self._client.log_batch(self._id, params=some)
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[TrackedRow]) -> None:
         milliseconds = time.time_ns() // 1_000_000
         metrics = [
             self._make_metric(name, value, milliseconds, int(row["step"]))
@@ -164,7 +164,7 @@ class Aim:
         self._run.name = run_name
         self._run["config"] = config
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[TrackedRow]) -> None:
         for row in rows:
             for name, value in row.items():
                 if name != "step":

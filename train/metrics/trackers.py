@@ -30,7 +30,7 @@ RETRY_SECONDS = (1, 5, 20)
 """Pauses after failures in a row, before a fresh session; one more failure switches a tracker off."""
 _KEPT = "metrics.jsonl has every row"
 
-Row = dict[str, float]
+TrackedRow = dict[str, float]
 
 
 class Trackers:
@@ -90,8 +90,8 @@ class _Feed:
     def __init__(self, session: dict[str, Any], log: Path, say: Callable[[str], None]) -> None:
         self._name, self._session, self._log, self._say = session["tracker"], session, log, say
         self._changed = threading.Condition()
-        self._rows: deque[Row] = deque()
-        self._sending: list[Row] = []
+        self._rows: deque[TrackedRow] = deque()
+        self._sending: list[TrackedRow] = []
         self._num_dropped = 0
         self._finishing: dict[str, Any] | None = None
         self._abandoned = threading.Event()
@@ -101,7 +101,7 @@ class _Feed:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, row: Row) -> None:
+    def put(self, row: TrackedRow) -> None:
         with self._changed:
             if self._is_off:
                 return
@@ -154,7 +154,7 @@ class _Feed:
                     return self._switch_off(error, num_failures)
                 self._pause(RETRY_SECONDS[num_failures - 1])
 
-    def _take(self) -> list[Row]:
+    def _take(self) -> list[TrackedRow]:
         """The rows to send next, first the rows of a failed attempt; none once the run is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._sending or self._rows or self._finishing)

@@ -22,7 +22,7 @@ NUM_ROWS = 3
 Batch = dict[str, np.ndarray]
 
 
-class Places(NamedTuple):
+class ParityPlaces(NamedTuple):
     """Where the real tokens are, in the same order: rows and columns [n] in each side's batch."""
 
     ours: tuple[np.ndarray, np.ndarray]
@@ -38,8 +38,8 @@ class ParityBatch:
     """As `apply` reads it, with the labels of the loss."""
     theirs: Batch
     """int64 arguments of the torch model's forward, with its labels."""
-    places: Places
-    encoder_places: Places | None = None
+    places: ParityPlaces
+    encoder_places: ParityPlaces | None = None
     """The places in the encoder of an encoder-decoder; `places` are then the decoder's."""
 
 
@@ -124,7 +124,7 @@ def _lay_out(variant: str, T: int, alike: bool) -> _Layout:
     return _Layout(lengths, starts, T, left)
 
 
-def _places(layout: _Layout) -> Places:
+def _places(layout: _Layout) -> ParityPlaces:
     ours: list[tuple[int, int]] = []
     theirs: list[tuple[int, int]] = []
     documents = [
@@ -136,7 +136,7 @@ def _places(layout: _Layout) -> Places:
         shift = layout.num_tokens - length if layout.left else 0
         ours += [(row, start + column) for column in range(length)]
         theirs += [(index, shift + column) for column in range(length)]
-    return Places(_columns(ours), _columns(theirs))
+    return ParityPlaces(_columns(ours), _columns(theirs))
 
 
 def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +149,7 @@ def _add_tokens(
     theirs: Batch,
     prefix: str,
     layout: _Layout,
-    places: Places,
+    places: ParityPlaces,
     config: ModelConfig,
     random: np.random.Generator,
 ) -> None:
@@ -171,7 +171,7 @@ def _add_tokens(
 
 
 def _add_segments(
-    ours: Batch, theirs: Batch, places: Places, num_segments: int, random: np.random.Generator
+    ours: Batch, theirs: Batch, places: ParityPlaces, num_segments: int, random: np.random.Generator
 ) -> None:
     segments = random.integers(0, num_segments, len(places.ours[0]))
     ours["segments"] = _scatter(ours["tokens"].shape, places.ours, segments)
@@ -188,7 +188,7 @@ def _add_labels(
     ours: Batch,
     theirs: Batch,
     layout: _Layout,
-    places: Places,
+    places: ParityPlaces,
     config: ModelConfig,
     random: np.random.Generator,
 ) -> None:
@@ -229,7 +229,7 @@ def _row_labels(config: ModelConfig, random: np.random.Generator) -> tuple[np.nd
 
 
 def _add_token_labels(
-    ours: Batch, theirs: Batch, places: Places, config: ModelConfig, random: np.random.Generator
+    ours: Batch, theirs: Batch, places: ParityPlaces, config: ModelConfig, random: np.random.Generator
 ) -> None:
     """A label for most places. torch's causal models shift them; flaxmill's targets come shifted."""
     num_classes = config.num_classes if config.head == "token_classification" else config.vocab_size

@@ -67,7 +67,7 @@ Measure = Callable[[ParityBatch, Precision], tuple[Quantities, Quantities]]
 
 
 @dataclass(frozen=True)
-class Difference:
+class ParityDifference:
     """The difference between the two sides' tensors of one quantity."""
 
     absolute: float
@@ -94,7 +94,7 @@ class Rounding:
 
 
 @dataclass(frozen=True)
-class Check:
+class ParityCheck:
     """One quantity of one batch, compared.
 
     A tensor is inside if it is within the tolerance for float32, or if float64 shows that its difference is
@@ -107,7 +107,7 @@ class Check:
     kind: str
     """A key of TOLERANCES."""
     batch: str
-    difference: Difference
+    difference: ParityDifference
     rounding: Rounding | None = None
 
     @property
@@ -142,7 +142,7 @@ class Check:
 
 def compare_directory(
     directory: Path, *, seed: int = 0, say: Callable[[str], None] = lambda text: None
-) -> Iterator[Check]:
+) -> Iterator[ParityCheck]:
     """Compare the model of a Hugging Face directory, in float32, on random batches.
 
     Yields, for each shape of batch that the model has, hidden states, logits, loss and gradients; at the end
@@ -206,11 +206,11 @@ class Sides:
         return self._pairs[precision]
 
 
-def compare(measure: Measure, batch: ParityBatch) -> Iterator[Check]:
+def compare(measure: Measure, batch: ParityBatch) -> Iterator[ParityCheck]:
     """Compare in float32, and in float64 where that leaves a doubt."""
     ours, theirs = measure(batch, "float32")
     checks = [
-        Check(name, kind, batch.name, difference(kind, ours.get(name, (kind, {}))[1], tensors))
+        ParityCheck(name, kind, batch.name, difference(kind, ours.get(name, (kind, {}))[1], tensors))
         for name, (kind, tensors) in theirs.items()
     ]
     if all(check.inside for check in checks):
@@ -220,7 +220,7 @@ def compare(measure: Measure, batch: ParityBatch) -> Iterator[Check]:
         yield check if check.inside else _with_float64(check, theirs[check.quantity][1], exact)
 
 
-def _with_float64(check: Check, theirs: Arrays, exact: tuple[Quantities, Quantities]) -> Check:
+def _with_float64(check: ParityCheck, theirs: Arrays, exact: tuple[Quantities, Quantities]) -> ParityCheck:
     exact_ours, exact_theirs = (side.get(check.quantity, (check.kind, {}))[1] for side in exact)
     judged = difference(check.kind, exact_ours, exact_theirs).judged
     of_torch = difference(check.kind, theirs, exact_theirs).judged
@@ -234,7 +234,7 @@ def _with_float64(check: Check, theirs: Arrays, exact: tuple[Quantities, Quantit
     return dataclasses.replace(check, rounding=rounding)
 
 
-def difference(kind: str, ours: Arrays, theirs: Arrays) -> Difference:
+def difference(kind: str, ours: Arrays, theirs: Arrays) -> ParityDifference:
     """The difference of all tensors; one that a side lacks, or has in another shape, is infinitely far."""
     norm = _norm(theirs)
     absolute, relative = {}, {}
@@ -244,7 +244,7 @@ def difference(kind: str, ours: Arrays, theirs: Arrays) -> Difference:
         relative[name] = apart / unit if unit else apart
     judged = relative if TOLERANCES[kind].relative else absolute
     # numpy's max keeps NaN.
-    return Difference(float(np.max([*absolute.values()])), float(np.max([*relative.values()])), judged)
+    return ParityDifference(float(np.max([*absolute.values()])), float(np.max([*relative.values()])), judged)
 
 
 def _norm(tensors: Arrays) -> float:

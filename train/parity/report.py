@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flaxmill.model.huggingface.directory import read_huggingface_config
-from flaxmill.train.parity.comparison import ROUNDING, TOLERANCES, Check, Tolerance
+from flaxmill.train.parity.comparison import ROUNDING, TOLERANCES, ParityCheck, Tolerance
 from flaxmill.train.parity.torch_side import versions
 
 WIDTH = 100  # where the output is not a terminal
@@ -20,14 +20,14 @@ INSIDE, ROUNDING_SHOWN, OUTSIDE = "inside", "inside (rounding)", "OUTSIDE"
 COLORS = {INSIDE: "green", ROUNDING_SHOWN: "green", OUTSIDE: "bold red"}
 
 
-def verdict(check: Check) -> str:
+def verdict(check: ParityCheck) -> str:
     """One of INSIDE, ROUNDING_SHOWN and OUTSIDE."""
     if not check.inside:
         return OUTSIDE
     return ROUNDING_SHOWN if check.beyond_float32 else INSIDE
 
 
-def print_table(name: str, directory: Path, checks: Iterable[Check]) -> list[Check]:
+def print_table(name: str, directory: Path, checks: Iterable[ParityCheck]) -> list[ParityCheck]:
     """Print the checks by quantity, each with its tolerance and the reason; returns those outside."""
     console = Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:
@@ -43,7 +43,7 @@ def print_table(name: str, directory: Path, checks: Iterable[Check]) -> list[Che
     return outside
 
 
-def print_json(name: str, directory: Path, checks: Iterable[Check]) -> list[Check]:
+def print_json(name: str, directory: Path, checks: Iterable[ParityCheck]) -> list[ParityCheck]:
     """Print one JSON object; returns the checks that are outside."""
     done = list(checks)
     outside = [check for check in done if not check.inside]
@@ -60,7 +60,7 @@ def print_json(name: str, directory: Path, checks: Iterable[Check]) -> list[Chec
     return outside
 
 
-def as_json(check: Check) -> dict[str, Any]:
+def as_json(check: ParityCheck) -> dict[str, Any]:
     """A check as a JSON object; `tensors` has the judged difference of every gradient or parameter."""
     tolerance = TOLERANCES[check.kind]
     described = {
@@ -93,7 +93,7 @@ def _title(name: str, directory: Path) -> str:
     return f"{name}: {config.family}, head {config.head}\nfloat32 on random batches, against {described}"
 
 
-def _print_quantity(console: Console, checks: list[Check]) -> None:
+def _print_quantity(console: Console, checks: list[ParityCheck]) -> None:
     tolerance = TOLERANCES[checks[0].kind]
     console.print(f"[bold]{escape(checks[0].quantity)}[/]")
     limit = f"{tolerance.float32:.0e} {_unit(tolerance)[:3]}."
@@ -107,7 +107,7 @@ def _print_quantity(console: Console, checks: list[Check]) -> None:
             console.print(escape(_indented(note)))
 
 
-def _notes(check: Check) -> Iterator[str]:
+def _notes(check: ParityCheck) -> Iterator[str]:
     """Which tensors float32 could not judge, and what float64 says of the furthest."""
     beyond = check.beyond_float32
     if not beyond:

@@ -27,7 +27,7 @@ _OWN_FIELDS = (
 )
 
 
-class Source(NamedTuple):
+class ModelSource(NamedTuple):
     """A model to start from, and the file of its tokenizer if there is one."""
 
     model: ModelConfig
@@ -42,7 +42,7 @@ def is_huggingface(directory: Path) -> bool:
     return "model_type" in read_json(file)
 
 
-def read_source(experiment: Experiment) -> Source:
+def read_source(experiment: Experiment) -> ModelSource:
     """The model that `experiment.init_from` names, with the head that the objective needs.
 
     Raises:
@@ -51,7 +51,7 @@ def read_source(experiment: Experiment) -> Source:
     assert experiment.init_from is not None
     path, head = Path(experiment.init_from), experiment.definition.head
     if is_huggingface(path):
-        return Source(read_huggingface_config(path, head), find_tokenizer(path))
+        return ModelSource(read_huggingface_config(path, head), find_tokenizer(path))
     if not (path / CONFIG_FILE).is_file():
         raise ValueError(
             f"init_from={path} is neither a run nor a Hugging Face model: it has no {CONFIG_FILE}; "
@@ -60,7 +60,7 @@ def read_source(experiment: Experiment) -> Source:
     file = path / TOKENIZER_FILE
     # What their head reads does not matter to ours.
     model = dataclasses.replace(read_trained_config(path).model, head=head, pooling=None, pooler=None)
-    return Source(model, file if file.is_file() else None)
+    return ModelSource(model, file if file.is_file() else None)
 
 
 def adopt_source(experiment: Experiment) -> Experiment:
@@ -109,14 +109,14 @@ def check_body(ours: ModelConfig, theirs: ModelConfig, source: Path) -> None:
         )
 
 
-def _begun(experiment: Experiment) -> Source | None:
+def _begun(experiment: Experiment) -> ModelSource | None:
     """What the run took when it began, if this experiment continues it and names the same source."""
     if experiment.run_dir is None or not (Path(experiment.run_dir) / CONFIG_FILE).is_file():
         return None
     stored = read_config(Path(experiment.run_dir))
     if stored.init_from != experiment.init_from:
         return None
-    return Source(stored.model, Path(stored.data.tokenizer))
+    return ModelSource(stored.model, Path(stored.data.tokenizer))
 
 
 def _body(model: ModelConfig) -> ModelConfig:

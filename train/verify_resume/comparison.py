@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxmill.train.metrics.metrics_file import Row
+from flaxmill.train.metrics.metrics_file import MetricsRow
 
 NAMED = ("batch_digest", "key", "loss", "grad_norm", "learning_rate", "num_tokens")  # causes before effects
 TIMINGS = ("step_seconds", "data_seconds", "tokens_per_second", "mfu", "mfu_causal")
@@ -28,7 +28,7 @@ class Tolerances(NamedTuple):
     optimizer_state: float
 
 
-class Check(NamedTuple):
+class ResumeCheck(NamedTuple):
     """One thing that was compared. `tolerance` None: bit for bit."""
 
     name: str
@@ -43,20 +43,22 @@ class Check(NamedTuple):
     tolerance: float | None = None
 
 
-def is_step(row: Row) -> bool:
+def is_step(row: MetricsRow) -> bool:
     """Whether a row belongs to a step, not to an evaluation or a rollback."""
     return "loss" in row
 
 
-def compare_steps(straight: Sequence[Row], rows: Sequence[Row], steps: range) -> list[Check]:
+def compare_steps(
+    straight: Sequence[MetricsRow], rows: Sequence[MetricsRow], steps: range
+) -> list[ResumeCheck]:
     """Compare each field of the rows of these steps, bit for bit; a row written twice is compared twice."""
     pairs, whole = _pair(straight, rows, steps)
     return [whole, *(_compare_field(pairs, name) for name in _fields(straight, rows))]
 
 
 def compare_steps_within(
-    straight: Sequence[Row], rows: Sequence[Row], steps: range, tolerances: Tolerances
-) -> list[Check]:
+    straight: Sequence[MetricsRow], rows: Sequence[MetricsRow], steps: range, tolerances: Tolerances
+) -> list[ResumeCheck]:
     """Like `compare_steps`, but losses and gradient norms may differ within tolerances; nothing else that is
     derived from rounded numbers, such as accuracies, is judged."""
     pairs, whole = _pair(straight, rows, steps)
@@ -71,7 +73,7 @@ def compare_steps_within(
     return checks
 
 
-def compare_evaluations(straight: Iterable[Row], resumed: Iterable[Row]) -> Check:
+def compare_evaluations(straight: Iterable[MetricsRow], resumed: Iterable[MetricsRow]) -> ResumeCheck:
     """Compare the rows of evaluations, bit for bit."""
     wanted, found = ([row for row in rows if "eval_loss" in row] for rows in (straight, resumed))
     pairs = list(zip(wanted, found, strict=False))
@@ -80,12 +82,12 @@ def compare_evaluations(straight: Iterable[Row], resumed: Iterable[Row]) -> Chec
     first = _describe(*different[0], prefix=different[0][1] + " ") if different else ""
     if len(wanted) != len(found):
         first = first or f"{len(found)} instead of {len(wanted)}"
-    return Check("evaluation", f"{len(wanted)} rows", not first, first, None, len(different))
+    return ResumeCheck("evaluation", f"{len(wanted)} rows", not first, first, None, len(different))
 
 
 def compare_arrays(
     straight: Arrays, resumed: Arrays, read_straight: ReadArray, read_resumed: ReadArray
-) -> list[Check]:
+) -> list[ResumeCheck]:
     """Compare parameters, optimizer state and the rest by digests; read what differs to say by how much."""
     checks = []
     for group, names in _groups(straight, resumed).items():
@@ -94,7 +96,7 @@ def compare_arrays(
         if different:
             name = different[0]
             first = f"{name}: {_how(name, straight, resumed, read_straight, read_resumed)}"
-        checks.append(Check(group, _size(names, straight), not different, first, None, len(different)))
+        checks.append(ResumeCheck(group, _size(names, straight), not different, first, None, len(different)))
     return checks
 
 
@@ -104,7 +106,7 @@ def compare_arrays_within(
     read_straight: ReadArray,
     read_resumed: ReadArray,
     tolerances: Tolerances,
-) -> list[Check]:
+) -> list[ResumeCheck]:
     """Compare the distance of all parameters together, and of the optimizer state, relative to their norm;
     integers exactly. Memory holds two arrays at a time."""
     groups = _groups(straight, resumed).values()
@@ -124,7 +126,9 @@ def compare_arrays_within(
     return checks
 
 
-def compare_counters(straight: Mapping[str, Any], resumed: Mapping[str, Any], *, exact: bool = True) -> Check:
+def compare_counters(
+    straight: Mapping[str, Any], resumed: Mapping[str, Any], *, exact: bool = True
+) -> ResumeCheck:
     """Compare what the checkpoints' metadata say of the run, but for when and where; `exact`: losses too."""
     ignored = PROVENANCE if exact else (*PROVENANCE, "losses")
     names = [name for name in {**straight, **resumed} if name not in ignored]
@@ -133,43 +137,47 @@ def compare_counters(straight: Mapping[str, Any], resumed: Mapping[str, Any], *,
     if different:
         name = different[0]
         first = f"{name}: {straight.get(name)!r:.60} straight, {resumed.get(name)!r:.60} resumed"
-    return Check("counters", f"{len(names)} values", not different, first, None, len(different))
+    return ResumeCheck("counters", f"{len(names)} values", not different, first, None, len(different))
 
 
-Pair = tuple[Row, Row]
+Pair = tuple[MetricsRow, MetricsRow]
 
 
-def _pair(straight: Sequence[Row], rows: Sequence[Row], steps: range) -> tuple[list[Pair], Check]:
+def _pair(
+    straight: Sequence[MetricsRow], rows: Sequence[MetricsRow], steps: range
+) -> tuple[list[Pair], ResumeCheck]:
     """Rows of the same step, in the order of the steps, and the check that each step has its row."""
     wanted = {row["step"]: row for row in straight if is_step(row) and row["step"] in steps}
     found = sorted((row for row in rows if is_step(row)), key=lambda row: row["step"])
     wrong = sorted(set(steps) ^ {row["step"] for row in found}) or sorted(set(steps) - wanted.keys())
     first = f"step {wrong[0]} {'has no row' if wrong[0] in steps else 'is too many'}" if wrong else ""
-    check = Check("steps", f"{len(steps)} steps", not wrong, first, wrong[0] if wrong else None, len(wrong))
+    check = ResumeCheck(
+        "steps", f"{len(steps)} steps", not wrong, first, wrong[0] if wrong else None, len(wrong)
+    )
     return [(wanted[row["step"]], row) for row in found if row["step"] in wanted], check
 
 
-def _compare_field(pairs: Sequence[Pair], name: str) -> Check:
+def _compare_field(pairs: Sequence[Pair], name: str) -> ResumeCheck:
     different = [pair for pair in pairs if not _same(pair, name)]
     return _judge(pairs, different, name)
 
 
-def _compare_field_within(pairs: Sequence[Pair], name: str, tolerance: float) -> Check:
+def _compare_field_within(pairs: Sequence[Pair], name: str, tolerance: float) -> ResumeCheck:
     distances = [_relative(a.get(name), b.get(name)) for a, b in pairs]
     outside = [pair for pair, far in zip(pairs, distances, strict=True) if not far <= tolerance]
     furthest = max(distances, default=0.0)
     return _judge(pairs, outside, name)._replace(difference=furthest, tolerance=tolerance)
 
 
-def _judge(pairs: Sequence[Pair], different: Sequence[Pair], name: str) -> Check:
+def _judge(pairs: Sequence[Pair], different: Sequence[Pair], name: str) -> ResumeCheck:
     compared = f"{len(pairs)} rows"
     if not different:
-        return Check(name, compared, True)
+        return ResumeCheck(name, compared, True)
     first = different[0]
-    return Check(name, compared, False, _describe(first, name), first[0]["step"], len(different))
+    return ResumeCheck(name, compared, False, _describe(first, name), first[0]["step"], len(different))
 
 
-def _fields(*runs: Sequence[Row]) -> list[str]:
+def _fields(*runs: Sequence[MetricsRow]) -> list[str]:
     """The fields of step rows that are not times; the fields that are named in the docs come first."""
     found = {name for rows in runs for row in rows if is_step(row) for name in row} - {"step", *TIMINGS}
     return [*NAMED, *sorted(found - {*NAMED})]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from flaxmill.train.checkpoint.directory import find_steps
 from flaxmill.train.failures import EXIT_DONE, EXIT_MISTAKE, RunError
-from flaxmill.train.metrics.metrics_file import Row, read_metrics
+from flaxmill.train.metrics.metrics_file import MetricsRow, read_metrics
 from flaxmill.train.run.directory import CHECKPOINTS, METRICS_FILE
 
 TRAIN = "from flaxmill.train.command_line import main; main()"
@@ -25,7 +25,7 @@ LAST_LINES = 15  # of a process that failed
 class Kill(NamedTuple):
     """What a killed process left: its rows, and the checkpoint to continue from."""
 
-    rows: list[Row]
+    rows: list[MetricsRow]
     checkpoint: int
 
 

@@ -10,11 +10,11 @@ from flaxmill.train.checkpoint.damage import load_manifest, read_array
 from flaxmill.train.checkpoint.manifest import DefectError
 from flaxmill.train.experiment import Experiment, from_dict
 from flaxmill.train.failures import RunError
-from flaxmill.train.metrics.metrics_file import Row, read_metrics
+from flaxmill.train.metrics.metrics_file import MetricsRow, read_metrics
 from flaxmill.train.run.directory import CHECKPOINTS, METRICS_FILE, describe, differences
 from flaxmill.train.verify_resume.comparison import (
-    Check,
     ReadArray,
+    ResumeCheck,
     Tolerances,
     compare_arrays,
     compare_arrays_within,
@@ -25,7 +25,7 @@ from flaxmill.train.verify_resume.comparison import (
 )
 from flaxmill.train.verify_resume.killed_runs import Kill, probe_trials, run_to_end, run_until_killed
 from flaxmill.train.verify_resume.report import Section, find_first
-from flaxmill.train.verify_resume.trial import Asked, write_trial
+from flaxmill.train.verify_resume.trial import TrialRequest, write_trial
 
 Say = Callable[[str], None]
 
@@ -57,16 +57,16 @@ class Proof(NamedTuple):
         return all(section.passed for section in self.sections)
 
 
-class Result(NamedTuple):
+class ProofResult(NamedTuple):
     """What a run leaves at its end."""
 
-    rows: list[Row]
+    rows: list[MetricsRow]
     arrays: dict[str, Any]
     metadata: dict[str, Any]
     read: ReadArray
 
 
-def prove(arguments: list[str], asked: Asked, directory: Path, say: Say) -> Proof:
+def prove(arguments: list[str], asked: TrialRequest, directory: Path, say: Say) -> Proof:
     """Make the runs in `directory`, and compare them.
 
     Raises:
@@ -125,7 +125,7 @@ def _may_vary(platform: str, flags: str) -> bool:
     return platform in GPU_PLATFORMS and not any(flag in flags for flag in DETERMINISTIC_FLAGS)
 
 
-def _kill_after(asked: Asked) -> int:
+def _kill_after(asked: TrialRequest) -> int:
     given = asked.parsed.kill_after
     return max(1, asked.parsed.num_steps // 2 - 1) if given is None else given
 
@@ -134,7 +134,7 @@ def _save_every(kill_after: int) -> int:
     return max(1, int(SAVED_BY * kill_after))
 
 
-def _kill(trial: dict[str, Any], asked: Asked, say: Say) -> Kill:
+def _kill(trial: dict[str, Any], asked: TrialRequest, say: Say) -> Kill:
     """Kill a run between two checkpoints; if it was over too soon, run it again and kill it earlier."""
     kill_after, run_dir = _kill_after(asked), Path(trial["run_dir"])
     for attempt in (kill_after, max(1, kill_after // 2), 1):
@@ -153,7 +153,7 @@ def _kill(trial: dict[str, Any], asked: Asked, say: Say) -> Kill:
     )
 
 
-def _read(run_dir: Path, step: int) -> Result:
+def _read(run_dir: Path, step: int) -> ProofResult:
     checkpoint = run_dir / CHECKPOINTS / str(step)
     rows = list(read_metrics(run_dir / METRICS_FILE))
     if back := [row["step"] for row in rows if "rollback_from" in row]:
@@ -165,10 +165,12 @@ def _read(run_dir: Path, step: int) -> Result:
         manifest = load_manifest(checkpoint)
     except DefectError as defect:
         raise RunError(f"{checkpoint} is damaged: {defect}") from None
-    return Result(rows, manifest["arrays"], manifest["metadata"], lambda name: read_array(checkpoint, name))
+    return ProofResult(
+        rows, manifest["arrays"], manifest["metadata"], lambda name: read_array(checkpoint, name)
+    )
 
 
-def _compare(wanted: Result, kill: Kill, found: Result, num_steps: int) -> list[Section]:
+def _compare(wanted: ProofResult, kill: Kill, found: ProofResult, num_steps: int) -> list[Section]:
     after = found.rows[len(kill.rows) :]
     until = range(kill.rows[-1]["step"] + 1)
     arrays = compare_arrays(wanted.arrays, found.arrays, wanted.read, found.read)
@@ -185,7 +187,9 @@ def _compare(wanted: Result, kill: Kill, found: Result, num_steps: int) -> list[
     ]
 
 
-def _compare_moved(wanted: Result, kill: Kill, found: Result, num_steps: int, dtype: str) -> Section:
+def _compare_moved(
+    wanted: ProofResult, kill: Kill, found: ProofResult, num_steps: int, dtype: str
+) -> Section:
     after, steps = found.rows[len(kill.rows) :], range(kill.checkpoint, num_steps)
     checks = [
         _continues(after, kill.checkpoint),
@@ -196,14 +200,14 @@ def _compare_moved(wanted: Result, kill: Kill, found: Result, num_steps: int, dt
     return Section(f"continued on {_mesh(found)}", checks)
 
 
-def _continues(rows: Sequence[Row], checkpoint: int) -> Check:
+def _continues(rows: Sequence[MetricsRow], checkpoint: int) -> ResumeCheck:
     """Check that the run continues: without this, a run that began again from step 0 would pass."""
     began = rows[0]["step"] if rows else None
     first = "" if began == checkpoint else f"its first row is of step {began}, not {checkpoint}"
-    return Check("begins", f"at checkpoint {checkpoint}", not first, first)
+    return ResumeCheck("begins", f"at checkpoint {checkpoint}", not first, first)
 
 
-def _mesh(result: Result) -> str:
+def _mesh(result: ProofResult) -> str:
     return " ".join(f"{axis}={size}" for axis, size in result.metadata["mesh"].items())
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flaxmill.data.json_text import dump_json
-from flaxmill.train.verify_resume.comparison import Check
+from flaxmill.train.verify_resume.comparison import ResumeCheck
 
 WIDTH = 100  # where the output is not a terminal
 EQUAL, INSIDE, DIFFERENT, OUTSIDE = "equal", "inside", "DIFFERENT", "OUTSIDE"
@@ -18,7 +18,7 @@ class Section(NamedTuple):
     """What was compared with the straight run, in words, and how that went."""
 
     title: str
-    checks: Sequence[Check]
+    checks: Sequence[ResumeCheck]
 
     @property
     def passed(self) -> bool:
@@ -53,27 +53,27 @@ def print_json(described: dict[str, Any], sections: Sequence[Section], conclusio
     print(dump_json(found, ascii_only=True))
 
 
-def verdict(check: Check) -> str:
+def verdict(check: ResumeCheck) -> str:
     """The verdict of a check, in one word."""
     if check.tolerance is None:
         return EQUAL if check.passed else DIFFERENT
     return INSIDE if check.passed else OUTSIDE
 
 
-def find_first(sections: Sequence[Section]) -> tuple[Section, Check]:
+def find_first(sections: Sequence[Section]) -> tuple[Section, ResumeCheck]:
     """The first section that failed, and its check that differs at the earliest step."""
     section = next(section for section in sections if not section.passed)
     failed = [check for check in section.checks if not check.passed]
     return section, min(failed, key=lambda c: math.inf if c.first_step is None else c.first_step)
 
 
-def _measured(check: Check) -> str:
+def _measured(check: ResumeCheck) -> str:
     if check.tolerance is None or check.difference is None:
         return f": {check.num_differing:,}" if not check.passed else ""
     return f" (at most {check.difference:.1e} of {check.tolerance:.0e})"
 
 
-def _as_json(check: Check) -> dict[str, Any]:
+def _as_json(check: ResumeCheck) -> dict[str, Any]:
     finite = check.difference is None or math.isfinite(check.difference)  # JSON knows no infinity
     return {
         "name": check.name,

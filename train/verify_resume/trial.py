@@ -53,7 +53,7 @@ class VerifyArguments:
             )
 
 
-class Asked(NamedTuple):
+class TrialRequest(NamedTuple):
     """The parsed arguments, the config that they began from, and whether another mesh was named."""
 
     parsed: VerifyArguments
@@ -61,7 +61,7 @@ class Asked(NamedTuple):
     other_mesh: bool
 
 
-def read_arguments(arguments: list[str]) -> Asked:
+def read_arguments(arguments: list[str]) -> TrialRequest:
     """Parse `[CONFIG | FILE.py] [--field value ...]`; raises ValueError, or SystemExit(0) after help."""
     named, rest = take_config(arguments)
     parsed = override(
@@ -72,7 +72,7 @@ def read_arguments(arguments: list[str]) -> Asked:
         description=DESCRIPTION,
     )
     flags = [argument.replace("_", "-") for argument in rest]
-    return Asked(parsed, named, any(flag.startswith("--mesh-after.") for flag in flags))
+    return TrialRequest(parsed, named, any(flag.startswith("--mesh-after.") for flag in flags))
 
 
 def trial(arguments: list[str], run_dir: str, save_every: int, on_mesh_after: bool = False) -> Experiment:

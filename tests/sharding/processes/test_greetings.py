@@ -6,8 +6,8 @@ import pytest
 
 from flaxmill.sharding.processes.greetings import (
     TOKEN,
+    GreetedJob,
     Greeting,
-    Job,
     Member,
     Stranger,
     leaving,
@@ -15,7 +15,7 @@ from flaxmill.sharding.processes.greetings import (
 )
 
 MEMBER = Member("node1", 7)
-JOB = Job("gpt_tiny in /runs/a", 4, "secret")
+JOB = GreetedJob("gpt_tiny in /runs/a", 4, "secret")
 
 
 def changed(**values: object) -> bytes:
@@ -74,10 +74,16 @@ def test_a_greeting_that_is_not_whole_is_a_strangers(line):
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        (Job("gpt_tiny in /runs/b", 4, "secret"), "is of another job: 'gpt_tiny in /runs/b, 4 processes'"),
-        (Job("gpt_tiny in /runs/a", 3, "secret"), "is of another job: 'gpt_tiny in /runs/a, 3 processes'"),
-        (Job("gpt_tiny in /runs/a", 4, "guessed"), f"has another {TOKEN}"),
-        (Job("gpt_tiny in /runs/a", 4), f"has another {TOKEN}"),
+        (
+            GreetedJob("gpt_tiny in /runs/b", 4, "secret"),
+            "is of another job: 'gpt_tiny in /runs/b, 4 processes'",
+        ),
+        (
+            GreetedJob("gpt_tiny in /runs/a", 3, "secret"),
+            "is of another job: 'gpt_tiny in /runs/a, 3 processes'",
+        ),
+        (GreetedJob("gpt_tiny in /runs/a", 4, "guessed"), f"has another {TOKEN}"),
+        (GreetedJob("gpt_tiny in /runs/a", 4), f"has another {TOKEN}"),
     ],
 )
 def test_the_greeting_of_another_job_is_told_apart(other, why):
@@ -97,15 +103,15 @@ def test_a_proof_is_of_its_kind_and_job_and_tells_no_secret():
 
 @pytest.mark.parametrize("length", [1000, 100_000])
 def test_a_name_of_any_length_fits_in_a_greeting(length):
-    job = Job("漢" * length, 10**6, "secret")
+    job = GreetedJob("漢" * length, 10**6, "secret")
     line = job.greet("member", 999_999, Member("h" * 255, 4_194_304))
     assert len(line) < 8192
     assert isinstance(job.read_greeting(line), Greeting)
-    assert isinstance(Job("漢" * length + "b", 10**6, "secret").read_greeting(line), Stranger)
+    assert isinstance(GreetedJob("漢" * length + "b", 10**6, "secret").read_greeting(line), Stranger)
 
 
 def test_another_jobs_name_is_told_without_what_a_terminal_would_obey():
-    stranger = JOB.read_greeting(Job("\x1b[2J\n" + "y" * 5000, 4, "secret").greet("member", 1, MEMBER))
+    stranger = JOB.read_greeting(GreetedJob("\x1b[2J\n" + "y" * 5000, 4, "secret").greet("member", 1, MEMBER))
     assert isinstance(stranger, Stranger)
     assert stranger.why.isprintable()
     assert len(stranger.why) < 400

@@ -14,7 +14,7 @@ from strangers import dribble, listens, visit
 
 from flaxmill.sharding.processes import rendezvous
 from flaxmill.sharding.processes.door import MAX_UNKNOWN, OPENING_SECONDS
-from flaxmill.sharding.processes.greetings import Job, Member
+from flaxmill.sharding.processes.greetings import GreetedJob, Member
 from flaxmill.sharding.processes.launch import Launch
 from flaxmill.sharding.processes.rendezvous import Guest, Host, MeetingStoppedError
 
@@ -34,7 +34,7 @@ class Meeting:
     def join(self, index: int, number: int, seconds: float = 60, **other: str) -> Any:
         """Join as process `index` of `number`; returns the members, or the error."""
         launch = Launch(self.address, number, index, 0, 1, "flags")
-        job = Job(other.get("job", self.job), number, other.get("token", self.token))
+        job = GreetedJob(other.get("job", self.job), number, other.get("token", self.token))
         own = Member(HOST, os.getpid())
         try:
             if index:
@@ -133,7 +133,7 @@ def test_a_process_that_was_started_again_is_met(monkeypatch):
     monkeypatch.setattr(rendezvous, "RESTART_SECONDS", 5.0)
     with Meeting() as meeting:
         host = meeting.pool.submit(meeting.join, 0, 3)
-        job = Job("a job", 3)
+        job = GreetedJob("a job", 3)
         until(lambda: listens(meeting.port))
         with socket.create_connection(("127.0.0.1", meeting.port)) as first:
             first.sendall(job.greet("member", 1, Member("elsewhere", 1)))
@@ -158,7 +158,7 @@ def exits(monkeypatch):
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_process_that_is_told_to_stop_takes_those_with_it_that_have_come(index, exits):
     with Meeting() as meeting:
-        own, job = Member(HOST, os.getpid()), Job("a job", 4)
+        own, job = Member(HOST, os.getpid()), GreetedJob("a job", 4)
         launches = [Launch(meeting.address, 4, index, 0, 1, "flags") for index in range(3)]
         host = Host(launches[0], job, own, meeting.said.append)
         meeting.hosts.append(host)
@@ -174,7 +174,7 @@ def test_a_process_that_is_told_to_stop_takes_those_with_it_that_have_come(index
             assert str(caught.value) == f"process {index} ({HOST}): SIGTERM: stopping"
             assert caught.value.code == 143
         with host._changed:  # in a real job its process would have ended
-            host._decide(rendezvous.Verdict("refused", "over"))
+            host._decide(rendezvous.MeetingVerdict("refused", "over"))
         assert isinstance(ends[index].exception(10), ConnectionError)
 
 
@@ -218,7 +218,7 @@ def test_a_line_that_never_ends_is_cut_off_in_time():
     "line",
     [
         b"HTTP/1.1 400 Bad Request\r\n",
-        Job("a job", 2, "guessed").answer("met", [["h", 1]] * 2),
+        GreetedJob("a job", 2, "guessed").answer("met", [["h", 1]] * 2),
         b"[" * 100_000,
     ],
 )

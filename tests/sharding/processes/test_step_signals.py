@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.sharding.processes.step_signals import Asked, Signals
+from flaxmill.sharding.processes.step_signals import Signals, StepRequest
 
 MESH = MeshConfig(data=4, fsdp=2)
 
@@ -20,8 +20,8 @@ class Asking:
 def test_a_process_alone_acts_at_once_and_needs_no_step():
     signals = Signals(make_mesh(MESH), Asking(), lambda: False)
     assert signals.inputs() is None
-    assert signals.agreed(None) == Asked(stop=True, save=False)
-    assert Signals(make_mesh(MESH), None, lambda: True).agreed(None) == Asked(stop=False, save=True)
+    assert signals.agreed(None) == StepRequest(stop=True, save=False)
+    assert Signals(make_mesh(MESH), None, lambda: True).agreed(None) == StepRequest(stop=False, save=True)
 
 
 def test_one_of_many_waits_for_what_the_step_reduced(monkeypatch):
@@ -30,6 +30,8 @@ def test_one_of_many_waits_for_what_the_step_reduced(monkeypatch):
     wishes = signals.inputs()
     assert wishes is not None
     assert np.asarray(wishes).tolist() == [[1, 0]] * 8
-    assert signals.agreed(None) == Asked()
-    assert signals.agreed([0, 1]) == Asked(stop=False, save=True)
-    assert signals.agreed(jax.jit(lambda x: x.max(axis=0))(wishes).tolist()) == Asked(stop=True, save=False)
+    assert signals.agreed(None) == StepRequest()
+    assert signals.agreed([0, 1]) == StepRequest(stop=False, save=True)
+    assert signals.agreed(jax.jit(lambda x: x.max(axis=0))(wishes).tolist()) == StepRequest(
+        stop=True, save=False
+    )

@@ -14,7 +14,7 @@ from flaxmill.train.command_line import main
 from flaxmill.train.loop import train
 from flaxmill.train.parity import comparison as parity
 from flaxmill.train.parity import flaxmill_side as parity_measure
-from flaxmill.train.parity.comparison import Check, Difference, Rounding
+from flaxmill.train.parity.comparison import ParityCheck, ParityDifference, Rounding
 from flaxmill.train.parity.small_models import make_reference
 
 torch.set_num_threads(1)
@@ -34,24 +34,24 @@ def run(*arguments: Any) -> int:
     return stop.value.code
 
 
-INSIDE = Check("logits", "outputs", "right", Difference(1e-6, 1e-7, {"logits": 1e-6}))
-BY_ROUNDING = Check(
+INSIDE = ParityCheck("logits", "outputs", "right", ParityDifference(1e-6, 1e-7, {"logits": 1e-6}))
+BY_ROUNDING = ParityCheck(
     "gradients",
     "gradients",
     "packed",
-    Difference(1e-9, 3e-4, {"h.0.key.bias": 3e-4, "wte": 1e-6}),
+    ParityDifference(1e-9, 3e-4, {"h.0.key.bias": 3e-4, "wte": 1e-6}),
     Rounding({"h.0.key.bias": 1e-12}, {"h.0.key.bias": 2e-4}),
 )
-OUTSIDE = Check(
+OUTSIDE = ParityCheck(
     "hidden",
     "outputs",
     "left",
-    Difference(np.nan, np.nan, {"hidden": np.nan}),
+    ParityDifference(np.nan, np.nan, {"hidden": np.nan}),
     Rounding({"hidden": 0.5}, {"hidden": 1e-7}),
 )
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
+def plant(monkeypatch: pytest.MonkeyPatch, *checks: ParityCheck) -> None:
     monkeypatch.setattr(parity, "compare_directory", lambda directory, **_: iter(checks))
 
 

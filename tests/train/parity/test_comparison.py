@@ -16,8 +16,8 @@ from flaxmill.model.layers.positions import Turns
 from flaxmill.train.parity.batches import IGNORED, make_parity_batch, variants
 from flaxmill.train.parity.comparison import (
     TOLERANCES,
-    Check,
-    Difference,
+    ParityCheck,
+    ParityDifference,
     Quantities,
     Rounding,
     Sides,
@@ -55,7 +55,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Directory:
     return make
 
 
-def compare_outputs(sides: Sides, *names: str) -> list[Check]:
+def compare_outputs(sides: Sides, *names: str) -> list[ParityCheck]:
     """Check hidden states and logits alone, on the batches of these names or on all."""
 
     def measure(batch: Any, precision: Precision) -> tuple[Quantities, Quantities]:
@@ -238,13 +238,15 @@ def test_shifted_targets_are_the_labels_that_torch_shifts(variant: str, director
 def test_missing_misshapen_and_nan_tensors_are_outside():
     tensor = np.ones(3)
     for ours in ({}, {"a": np.ones(2)}, {"a": tensor * np.nan}, {"a": tensor, "b": tensor}):
-        check = Check("gradients", "gradients", "right", difference("gradients", ours, {"a": tensor}))
+        check = ParityCheck("gradients", "gradients", "right", difference("gradients", ours, {"a": tensor}))
         assert not check.inside
 
 
-def check_of(float32: float, float64: float, of_torch: float) -> Check:
+def check_of(float32: float, float64: float, of_torch: float) -> ParityCheck:
     rounding = Rounding({"a": float64}, {"a": of_torch})
-    return Check("logits", "outputs", "right", Difference(float32, float32, {"a": float32}), rounding)
+    return ParityCheck(
+        "logits", "outputs", "right", ParityDifference(float32, float32, {"a": float32}), rounding
+    )
 
 
 def test_rounding_is_accepted_only_where_float64_shows_it():
@@ -255,9 +257,11 @@ def test_rounding_is_accepted_only_where_float64_shows_it():
 
 
 def test_a_gradient_that_torch_happens_to_round_to_zero_bounds_nothing():
-    def check(apart: float, least: float) -> Check:
+    def check(apart: float, least: float) -> ParityCheck:
         rounding = Rounding({"a": 1e-12}, {"a": 0.0}, {"a": least})
-        return Check("gradients", "gradients", "right", Difference(apart, apart, {"a": apart}), rounding)
+        return ParityCheck(
+            "gradients", "gradients", "right", ParityDifference(apart, apart, {"a": apart}), rounding
+        )
 
     assert check(5e-3, 6e-2).inside
     assert not check(5e-3, 1e-3).inside

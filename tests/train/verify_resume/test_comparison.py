@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flaxmill.train.verify_resume.comparison import (
-    Check,
+    ResumeCheck,
     Tolerances,
     compare_arrays,
     compare_arrays_within,
@@ -234,9 +234,9 @@ def test_counters_are_compared_but_not_when_and_where():
 
 
 def test_the_verdict_names_the_cause_before_its_effects():
-    fine = Section("until the kill", [Check("loss", "4 rows", True)])
-    late = Check("loss", "4 rows", False, "step 7: ...", 7)
-    cause = Check("batch_digest", "4 rows", False, "step 6: ...", 6)
-    arrays = Check("parameters", "2 arrays", False, "params/mlp/kernel: ...")
+    fine = Section("until the kill", [ResumeCheck("loss", "4 rows", True)])
+    late = ResumeCheck("loss", "4 rows", False, "step 7: ...", 7)
+    cause = ResumeCheck("batch_digest", "4 rows", False, "step 6: ...", 6)
+    arrays = ResumeCheck("parameters", "2 arrays", False, "params/mlp/kernel: ...")
     section, check = find_first([fine, Section("continued", [late, cause, arrays])])
     assert (section.title, check) == ("continued", cause)
