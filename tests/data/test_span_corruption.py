@@ -12,6 +12,7 @@ from flaxmill.data.draws import bits
 from flaxmill.data.objectives import SENTINELS
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.span_corruption import lengths_of, noise_mask, stored_settings, target_length
+from flaxmill.data.text.held_out import Split
 
 
 def row_keys(number):
@@ -29,7 +30,7 @@ def dataset(config, tmp_path_factory):
     return prepare(config, "span_corruption", cache=tmp_path_factory.mktemp("cache"), has_encoder=True)
 
 
-def batches_of(dataset, config, split="train", batch_size=8, seed=3):
+def batches_of(dataset, config, split: Split = "train", batch_size=8, seed=3):
     return Batches(
         dataset, split, config=config, objective="span_corruption", batch_size=batch_size, seed=seed
     )
@@ -142,7 +143,7 @@ def test_a_batch_follows_from_the_seed_and_the_step_alone(dataset, config):
 def test_each_epoch_corrupts_a_row_differently(dataset, config):
     batches = batches_of(dataset, config, batch_size=1)
     places = batches._locate(np.arange(2 * batches.num_rows)).places
-    first, second = np.flatnonzero(places == 3)
+    first, second = np.flatnonzero(places == 3).tolist()
     assert (batches.batch(first)["tokens"] != batches.batch(second)["tokens"]).any()
 
 

@@ -6,17 +6,17 @@ import pytest
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
 from flaxmill.data.prepared.preparation import prepare
-
-CONFIG = dict(documents="blank_lines", vocab_size=400, sequence_length=32)
+from flaxmill.data.text.held_out import Split
 
 
 @pytest.fixture(scope="module")
 def prepared(corpus, tmp_path_factory):
-    config = DataConfig(files=(str(corpus),), **CONFIG)
+    files = (str(corpus),)
+    config = DataConfig(files=files, documents="blank_lines", vocab_size=400, sequence_length=32)
     return config, prepare(config, "prefix_lm", cache=tmp_path_factory.mktemp("cache"))
 
 
-def batches_of(prepared, objective, split="train", batch_size=64):
+def batches_of(prepared, objective, split: Split = "train", batch_size=64):
     config, dataset = prepared
     return Batches(dataset, split, config=config, objective=objective, batch_size=batch_size, seed=3)
 
