@@ -112,8 +112,8 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def complete_batch(config: ModelConfig, batch: Batch) -> Batch:
-    """Derive what a batch leaves out: documents, positions, segments; for an encoder-decoder also those of
-    `decoder_tokens`, under names that begin with `decoder_`.
+    """Derive what a batch leaves out: documents, positions, segments; for an encoder-decoder also documents
+    and positions of `decoder_tokens`, under names that begin with `decoder_`.
 
     Without `documents` a row is one document, and padding (mask 0) is document 0. Positions count from the
     first token of each document, so that left padding or packing moves nothing.
