@@ -47,7 +47,7 @@ class DataConfig:
     """category: a label is one of a set of strings; number: it is a number to predict (regression);
     multi_label: a list of any of these strings, which may be empty; CSV and TSV put | between two."""
     labels: tuple[str, ...] = ()
-    """The categories in the order of their numbers; empty: the training examples' categories, sorted."""
+    """The categories in the order of their numbers; empty: the categories found in `files`, sorted."""
     class_weights: tuple[float, ...] = ()
     """Classification: the weight in the loss of each label's examples, in the order of `labels`; empty: 1."""
     quotes: Quotes = "double"

@@ -81,7 +81,7 @@ def train(
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
     with ExitStack() as stack:
         writer = trackers = None
-        if is_main():  # all processes write the checkpoints together; it alone writes the rest
+        if is_main():  # all processes write the checkpoints together; the main one alone writes the rest
             writer, trackers = open_outputs(stack, directory, experiment, allowed)
             if heading:
                 print(heading, flush=True)
