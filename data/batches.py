@@ -1,4 +1,4 @@
-"""batch(step): stored rows, ordered, masked and collated as a pure function of (seed, step, row)."""
+"""Makes the batch of a step: rows ordered, masked and collated as a pure function of (seed, step, row)."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from flaxmill.data.special_tokens import lacking_tokens
 from flaxmill.data.stored_rows import Batch, Rows, Source
 from flaxmill.data.text.held_out import Split
 
-# B rows of a batch, T tokens of a row, n rows of those read at once.
+# B rows of a batch, T tokens of a row, n rows read at once.
 
 
 class _Located(NamedTuple):
@@ -45,7 +45,7 @@ class Batches:
         seed: int,
         decoder_start_id: int | None = None,
     ):
-        """decoder_start_id: the first token that a decoder reads; None: the pad token."""
+        """decoder_start_id: the first token that a decoder reads; None: the pad token, else the end token."""
         data = data_of(objective)
         _check(dataset, config, objective, data, batch_size)
         self.num_rows: int = dataset.statistics[split]["num_rows"]
@@ -71,24 +71,25 @@ class Batches:
         return self.rows(step, 0, self.batch_size)
 
     def rows(self, step: int, start: int, stop: int) -> Batch:
-        """Rows start..stop-1 of the batch at a step: those that one of several hosts reads.
+        """Rows start..stop-1 of the batch at a step: the rows that one of several hosts reads.
 
-        Every batch has int32 [n,T] tokens, mask, positions and documents. What else it has follows from the
-        objective; weights are float32, the rest int32 unless another type is given:
+        Every batch has int32 [n,T] tokens, mask, positions and documents. The objective decides what else it
+        has; weights are float32, the rest int32 unless another type is given:
 
           text          targets and weights [n,T]; sentence pairs also segments [n,T] and nsp_labels [n]
-                        (1 = random); the hybrid also causal [n] (1 = attends causally)
+                        (1 = random); the hybrid also causal [n] (1 = attends causally); prefix LM also
+                        prefix [n]; span corruption has what seq2seq has for an encoder-decoder
           all examples  example_numbers [n], the number of the row's example in its split, -1 beyond the end
-                        of a held-out one; segments [n,T] if two texts are read; rows are right-padded
+                        of a held-out split; segments [n,T] if two texts are read; rows are right-padded
           classification        labels [n], -1 if unknown, and weights [n], 0 if data.label_column=None leaves
-                                the labels unknown; of data.label_type=number labels are float32 [n]; of
-                                multi_label float32 [n,C], 1 for each of C labels that applies
+                                the labels unknown; with data.label_type=number labels are float32 [n];
+                                with multi_label float32 [n,C], 1 for each of C labels that applies
           token_classification  targets [n,T], the class of a word at its first piece, where weights are 1
           question_answering    starts and ends [n], the first and last token of the answer, 0 if it is not
                                 in this window, and weights [n], 1
           seq2seq               decoder_tokens, decoder_mask, targets and weights [n,U] for an
-                                encoder-decoder; targets and weights [n,T] for a decoder, 1 on the target and
-                                its end token alone
+                                encoder-decoder; targets and weights [n,T] for a decoder, weights 1 only
+                                on the target and its end token
         """
         assert 0 <= start < stop <= self.batch_size
         numbers = step * self.batch_size + np.arange(start, stop, dtype=np.int64)

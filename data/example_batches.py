@@ -1,4 +1,4 @@
-"""What a batch holds of stored rows of labelled examples, for each task."""
+"""Makes batches from stored rows of labelled examples, one function for each task."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ def labelled(rows: Rows) -> Batch:
 
 
 def tagged(rows: Rows) -> Batch:
-    """Words with their tags: each at the word's first piece."""
+    """Words with their tags; each tag is at its word's first piece."""
     tags = rows.stored["tags"]
     return _inputs(rows.stored) | {"targets": np.where(tags >= 0, tags, 0), "weights": tags >= 0}
 
@@ -51,14 +51,15 @@ def seq2seq(rows: Rows) -> Batch:
 
 
 class TargetTokens(NamedTuple):
-    """The token that a decoder reads first, and the one at its padding."""
+    """The token that a decoder reads first, and the token that pads its rows."""
 
     start_id: int
     pad_id: int
 
 
 def target_tokens(source: Source) -> TargetTokens:
-    """The model's start token; if it has none the pad token, as T5 and Marian start, or the end token."""
+    """The first token is the model's start token; without one the pad token, as in T5 and Marian, or the end
+    token."""
     tokenizer = source.tokenizer
     known = (source.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id)
     start_id = next((id_ for id_ in known if id_ is not None), 0)
@@ -69,7 +70,7 @@ def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> 
     """A weight for each label, ready to be indexed.
 
     Raises:
-      ValueError: there are more or fewer than labels.
+      ValueError: there are more or fewer weights than labels.
     """
     if weights and len(weights) != len(labels):
         raise ValueError(
@@ -101,7 +102,7 @@ def read_left_to_right(tokens: np.ndarray, lengths: np.ndarray) -> Batch:
 
 
 def decoder_inputs(targets: np.ndarray, lengths: np.ndarray, decoder: TargetTokens) -> Batch:
-    """[n,U]: the targets shifted right behind the start token, and the targets themselves."""
+    """[n,U]: the start token and then the targets, shifted right, and the targets themselves."""
     has_target = np.arange(targets.shape[1]) < lengths[:, None]
     shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=decoder.start_id)
     # The start token is there even if the target is unknown and a decoder has yet to write it.
@@ -115,8 +116,8 @@ def decoder_inputs(targets: np.ndarray, lengths: np.ndarray, decoder: TargetToke
 
 
 def _prompts(stored: Stored) -> Batch:
-    """A causal batch whose targets count behind the prompt alone: the prompt is tokens[:, :p] where p - 1 is
-    the first place with weight, or all real tokens where there is none."""
+    """A causal batch in which only targets after the prompt count. A row's prompt is its first p tokens,
+    where p - 1 is the first place with a weight; if no place has one, it is all real tokens."""
     tokens = stored["tokens"].astype(np.int32)
     length, prompt_length = stored["length"][:, None], stored["prompt_length"][:, None]
     places = np.arange(tokens.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""The objectives, one row each: what data/ must know of them. train/objectives/table.py has the rest."""
+"""A row for each objective: what data/ must know about it. train/objectives/table.py has the rest."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 from flaxmill.data.config import DataConfig, EmbeddedTask, Layout
 
 Reference = str | Callable[..., Any]
-"""A function; or where it is, as "module:function", to be imported when it is needed. A config that names an
-objective waits for neither NumPy nor JAX."""
+"""A function, or its place as "module:function". The module is imported when the function is needed, so that
+a config that names an objective waits for neither NumPy nor JAX."""
 
 SpecialToken = Literal["mask", "cls", "sep", "closing"]
 """The roles of special tokens."""
@@ -28,28 +28,28 @@ class ExampleKind(NamedTuple):
     has_labels: Callable[[DataConfig], bool] = lambda config: False
     """Whether it chooses among categories."""
     formats: Mapping[str, Reference] = {}
-    """Suffixes with a reader of their own: (DataConfig) -> the reader, and what decides how it reads."""
+    """Suffixes that have their own reader: (DataConfig) -> the reader, and what decides how it reads."""
     writes_text: bool = False
-    """Whether the answer is a text, from which a tokenizer is trained too."""
+    """Whether the answer is a text. A tokenizer is then trained on it too."""
     answer_column: str | None = "label_column"
     """The field that names the column of the answer; None: the answer is always known."""
 
 
 class ObjectiveData(NamedTuple):
-    """What data/ must know of an objective."""
+    """What data/ must know about an objective."""
 
     layouts: tuple[Layout, ...]
     """How its rows are stored. An encoder-decoder reads the first layout, any other model the last."""
     batch: Reference
-    """(Rows) -> Batch: what a batch holds of stored rows, see `flaxmill.data.stored_rows.Rows`."""
+    """(Rows) -> Batch: makes a batch from its stored rows, see `flaxmill.data.stored_rows.Rows`."""
     special_tokens: tuple[SpecialToken, ...] = ()
     """Roles for which the tokenizer must have a token."""
     added_tokens: tuple[str, ...] = ()
-    """Special tokens by name, which a tokenizer that is trained gets, and a loaded one must have."""
+    """Names of special tokens that a trained tokenizer gets, and that a loaded one must have."""
     max_predictions: Reference | None = None
     """(DataConfig) -> the most places of a row that are predicted; None: every place may be."""
     settings: Reference | None = None
-    """(DataConfig) -> settings of the stored dataset that are not its layout's own; None: there are none."""
+    """(DataConfig) -> settings of the stored dataset that differ from its layout's own; None: none do."""
     target_length: Reference | None = None
     """(DataConfig) -> the most tokens of a target that is not a row's own next tokens; None: it has none."""
     examples: ExampleKind | None = None
@@ -138,7 +138,7 @@ OBJECTIVES: dict[str, ObjectiveData] = {
 
 
 def data_of(objective: str) -> ObjectiveData:
-    """The row of an objective. Raises ValueError where there is none of that name."""
+    """The row of an objective. Raises ValueError if no objective has that name."""
     if objective not in OBJECTIVES:
         raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[objective]
@@ -161,7 +161,7 @@ def layout_of(objective: str, has_encoder: bool = False) -> Layout:
     """The layout of the rows that an objective reads; objectives that read packed rows share one dataset.
 
     Args:
-      has_encoder: the model is an encoder-decoder, which matters for seq2seq alone.
+      has_encoder: the model is an encoder-decoder, which matters only for seq2seq.
     """
     layouts = data_of(objective).layouts
     return layouts[0] if has_encoder else layouts[-1]

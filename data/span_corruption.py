@@ -1,6 +1,6 @@
 """T5's span corruption: spans of a text become sentinels, and a decoder writes what they were.
 
-Raffel et al. 2020, section 3.1.4; the lengths and the split into spans are those of t5's `span_corruption`
+Raffel et al. 2020, section 3.1.4; the lengths and the split into spans are as in t5's `span_corruption`
 (random_spans_helper and random_spans_noise_mask).
 """
 
@@ -20,7 +20,7 @@ _NOISE, _TEXT = 1, 2  # the two uses of a row's draws
 
 
 class Lengths(NamedTuple):
-    """Tokens of a text, of what the encoder reads of it, and of the target, end tokens included."""
+    """Tokens of a text, of the inputs that the encoder reads, and of the target, end tokens included."""
 
     text: int
     inputs: int
@@ -28,7 +28,7 @@ class Lengths(NamedTuple):
 
 
 def lengths_of(config: DataConfig) -> Lengths:
-    """The longest text whose corrupted inputs fit into data.sequence_length."""
+    """The lengths of the longest text that, when corrupted, fits into data.sequence_length."""
     text = config.sequence_length
     while _corrupted(text, config).inputs > config.sequence_length:
         text -= 1  # a span of one token saves none, and the end token needs a place
@@ -40,7 +40,7 @@ def lengths_of(config: DataConfig) -> Lengths:
 
 
 def stored_settings(config: DataConfig) -> dict[str, Any]:
-    """The stored rows are whole texts, longer than what the encoder reads of them.
+    """Settings of the stored rows: they are whole texts, longer than what the encoder reads.
 
     Raises:
       ValueError: a row has more spans than there are sentinels.
@@ -62,7 +62,7 @@ def target_length(config: DataConfig) -> int:
 
 
 def corrupt(rows: Rows) -> Batch:
-    """Texts with their spans as sentinels, and as targets each sentinel with its span.
+    """Inputs are texts with a sentinel in place of each span; targets are each sentinel and then its span.
 
     A row is one text, whatever documents it holds, as in T5. Each epoch corrupts it differently.
     """
@@ -104,8 +104,8 @@ def noise_mask(keys: np.ndarray, size: int, config: DataConfig) -> np.ndarray:
 def _split(
     tokens: np.ndarray, keys: np.ndarray, config: DataConfig, sentinels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What stays of texts [n, L], and what was taken out, each span after its sentinel. The rows have equally
-    many spans and tokens of noise, so both are arrays."""
+    """What stays of texts [n, L], and what is taken out, each span after its sentinel. All rows have the same
+    number of spans and of tokens of noise, so both results are arrays."""
     num_rows, size = tokens.shape
     if size < 2:  # nothing would be left
         return tokens, tokens[:, :0]
@@ -140,8 +140,8 @@ def _num_spans(size: int, config: DataConfig) -> int:
 
 
 def _segment_lengths(keys: np.ndarray, use: int, num_items: int, num_segments: int) -> np.ndarray:
-    """[n, S]: a random split of so many items into so many segments that are not empty, each split as likely
-    as any other: the segments' first items are those with the smallest draws."""
+    """[n, S]: the lengths of a random split of the items into segments that are not empty. Every split is
+    equally likely: each segment after the first begins at one of the items with the smallest draws."""
     draws = bits(keys[:, None], use, np.arange(max(num_items - 1, 1)))[:, : num_items - 1]
     firsts = np.sort(np.argsort(draws, axis=1, kind="stable")[:, : num_segments - 1], axis=1) + 1
     begin, end = np.zeros((len(keys), 1), np.int64), np.full((len(keys), 1), num_items)

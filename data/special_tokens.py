@@ -13,7 +13,7 @@ _NAMES: dict[SpecialToken, str] = {
 
 
 def check_trained_specials(config: DataConfig, objective: str) -> None:
-    """Refuses before a tokenizer is trained what require_special_tokens would refuse after it."""
+    """Raises, before a tokenizer is trained, what require_special_tokens would raise afterwards."""
     if data_of(objective).frames_two_texts and config.tokenizer in ("bpe", "bytes"):
         raise _lacks(["[CLS]", "[SEP]"], objective, config)
 
@@ -29,7 +29,7 @@ def lacking_tokens(tokenizer: Tokenizer, objective: str) -> list[str]:
     data = data_of(objective)
     lacking = [_NAMES[role] for role in data.special_tokens if getattr(tokenizer, f"{role}_id") is None]
     if data.added_tokens:
-        # The first of many says it.
+        # The first missing name is enough to say it.
         lacking += [name for name in data.added_tokens if name not in tokenizer.added_names][:1]
     return lacking
 

@@ -1,4 +1,4 @@
-"""The stored rows of one batch, as a function that makes the batch reads them."""
+"""The stored rows of one batch, as they are given to the function that makes the batch."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Source:
     """A split of a dataset, and the settings that decide how it becomes batches."""
 
     def __init__(self, dataset: Dataset, split: Split, config: DataConfig, decoder_start_id: int | None):
-        """decoder_start_id: the first token that a decoder reads; None: as its tokenizer says."""
+        """decoder_start_id: the first token that a decoder reads; None: the tokenizer decides."""
         self.dataset = dataset
         self.split: Split = split
         self.config = config
@@ -32,7 +32,7 @@ class Source:
 
     @cached_property
     def is_special(self) -> np.ndarray:
-        """bool [vocabulary]."""
+        """bool [vocabulary]: True for special tokens."""
         return special_lookup(self.tokenizer)
 
 
@@ -50,8 +50,8 @@ class Rows(NamedTuple):
     """uint64 [n]: the key of each row's random draws, from the seed, the row and how often it was read."""
 
     def unpack(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, document numbers and positions of packed rows, int32 [n,T+1]: the last place is a target
-        alone."""
+        """Tokens, document numbers and positions of packed rows, int32 [n,T+1]; the last place is only a
+        target."""
         dataset, split = self.source.dataset, self.source.split
         num_tokens = dataset.statistics[split]["num_tokens"]
         return unpack_rows(self.stored, self.places, num_tokens, dataset.sequence_length)

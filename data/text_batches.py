@@ -1,4 +1,4 @@
-"""What a batch holds of stored rows of text, for each objective that reads text."""
+"""Makes batches from stored rows of text, one function for each objective; span_corruption.py has its own."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from flaxmill.data.text.pairs import segments_of
 
 # n rows of a batch, T tokens of a row
 
-_PREFIX = 3  # a use of a row's draws that masking has not
+_PREFIX = 3  # a use of a row's draws that masking does not have
 
 
 def causal(rows: Rows) -> Batch:
-    """Every place predicts the next token of its document."""
+    """Causal rows: every place predicts the next token of its document."""
     tokens, documents, positions = rows.unpack()
     has_next = next_in_document(documents)
     targets = np.where(has_next, tokens[:, 1:], 0)
@@ -22,7 +22,7 @@ def causal(rows: Rows) -> Batch:
 
 
 def masked(rows: Rows) -> Batch:
-    """Masked places predict what stood there (Devlin et al. 2019, A.1)."""
+    """Masked rows: masked places predict what was there (Devlin et al. 2019, A.1)."""
     tokens, documents, positions = (values[:, :-1] for values in rows.unpack())
     masked = _mask(rows, tokens, documents > 0)
     targets = np.where(masked.chosen, tokens, 0)
@@ -30,7 +30,7 @@ def masked(rows: Rows) -> Batch:
 
 
 def hybrid(rows: Rows) -> Batch:
-    """Causal rows, and masked rows whose targets are one place earlier, as a causal head has them."""
+    """Causal rows and masked rows; masked rows have targets one place earlier, as a causal head has them."""
     tokens, documents, positions = rows.unpack()
     has_next = next_in_document(documents)
     causal = _is_causal(rows.numbers, rows.source.config.causal_fraction)[:, None]
@@ -56,12 +56,13 @@ def pairs(rows: Rows) -> Batch:
 
 
 def prefix(rows: Rows) -> Batch:
-    """Causal rows whose first tokens see each other and are not predicted: a prefix of a random length, at
+    """Causal rows with a prefix: its tokens see each other and are not predicted. Its length is random, at
     least one token and not the whole row (T5's `prefix_lm`, Raffel et al. 2020, 3.2.1)."""
     batch = causal(rows)
     size = batch["mask"].sum(1)
     prefix = 1 + (uniform(rows.keys, _PREFIX) * np.maximum(size - 1, 1)).astype(np.int32)
-    predicts = np.arange(1, batch["tokens"].shape[1] + 1) >= prefix[:, None]  # the next token is behind it
+    # The next token comes after the prefix.
+    predicts = np.arange(1, batch["tokens"].shape[1] + 1) >= prefix[:, None]
     weights = batch["weights"] & predicts
     return batch | {"weights": weights, "targets": np.where(weights, batch["targets"], 0), "prefix": prefix}
 

@@ -1,4 +1,4 @@
-"""Draws which rooms import which, from the imports themselves, into CONTRIBUTING.md.
+"""Draws into CONTRIBUTING.md which rooms import which, from the imports themselves.
 
 python docs/make_rooms.py
 """
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def draw_rooms() -> str:
-    """A line for each room, below those that it imports; what an imported room imports itself is left out."""
+    """A line for each room, below the rooms that it imports; what an imported room imports is left out."""
     arrows = rooms_alone(find_arrows())
     reachable: Arrows = {}
     for room in graphlib.TopologicalSorter(arrows).static_order():
@@ -90,7 +90,7 @@ def _is_room(node: str) -> bool:
 
 
 def _depth(room: str, arrows: Arrows) -> int:
-    """How many rooms of its own folder lie below it, one on the other."""
+    """How many rooms of its own folder are below it, in the longest chain of imports."""
     folder = room.partition("/")[0]
     below = [other for other in arrows[room] if other.startswith(f"{folder}/")]
     return 1 + max((_depth(other, arrows) for other in below), default=-1)

@@ -64,14 +64,15 @@ def apply(config: ModelConfig, params: Params, batch: Batch, key: jax.Array | No
     """Run the model.
 
     Args:
-      batch: int32 [B,T] `tokens`, and any of `mask` (1 = real), `documents`, `positions`, `segments`; of an
-        encoder-decoder also `decoder_tokens`, and `decoder_mask`, `decoder_documents`, `decoder_positions`.
+      batch: int32 [B,T] `tokens`, and any of `mask` (1 = real), `documents`, `positions`, `segments`. An
+        encoder-decoder also needs `decoder_tokens`, and takes `decoder_mask`, `decoder_documents` and
+        `decoder_positions`.
       key: turns dropout on.
 
-    Returns: `hidden` [B,T,D] (of the decoder; then also `encoder_hidden`), and in float32 what the head
-      gives: `logits` [B,T,V] over the true vocabulary, or [B,C] of classification, or [B,T,C] of
-      token_classification; `nsp_logits` [B,2]; `start_logits` and `end_logits` [B,T]; `pooled` [B,D] of a
-      headless model that has a pooler.
+    Returns: `hidden` [B,T,D] (with an encoder the decoder's; then also `encoder_hidden`), and in float32 what
+      the head gives: `logits` [B,T,V] over the true vocabulary, [B,C] for classification or [B,T,C] for
+      token_classification; `nsp_logits` [B,2]; `start_logits` and `end_logits` [B,T]; `pooled` [B,D] if the
+      model has no head but a pooler.
     """
     model = bind(config, params)
     full = complete_batch(config, batch)
@@ -82,7 +83,7 @@ def apply(config: ModelConfig, params: Params, batch: Batch, key: jax.Array | No
 
 
 def token_logits(model: Transformer, hidden: jax.Array) -> jax.Array:
-    """float32 logits [..., V] over the true vocabulary, of hidden states [..., D]."""
+    """float32 logits [..., V] over the true vocabulary, from hidden states [..., D]."""
     decoded = model.before_output(hidden)
     table_VD, bias_V = model.output_table()
     logits = jnp.einsum(

@@ -22,11 +22,11 @@ from flaxmill.model.layers.visibility import Visibility
 from flaxmill.sharding.rules import constrain
 
 Attend = Callable[[jax.Array], jax.Array]
-"""From normed hidden states [B,T,D] to what is added to them."""
+"""Maps normed hidden states [B,T,D] to what is added to them."""
 
 
 class AttentionInputs(NamedTuple):
-    """What the layers of a stack attend by, the same for all of them."""
+    """What attention depends on besides hidden states; all layers of a stack share it."""
 
     visible: Visibility
     """Who sees whom in a layer without a window."""
@@ -35,7 +35,7 @@ class AttentionInputs(NamedTuple):
     encoded: jax.Array | None = None
     """[B,S,D]: the encoder's output, for cross-attention."""
     encoded_documents: jax.Array | None = None
-    """[B,S]."""
+    """[B,S]: the documents of the encoder's tokens."""
 
 
 class Attention(nnx.Module):
@@ -66,16 +66,16 @@ class Attention(nnx.Module):
         turns: Turns | None,
         key: jax.Array | None,
     ) -> jax.Array:
-        """[B,T,D]: what `x_BTD` reads of `keys_BSD`."""
+        """[B,T,D]: what `x_BTD` reads from `keys_BSD`."""
         return self.mix(self.queries(x_BTD, turns), *self.keys_and_values(keys_BSD, turns), visible, key)
 
     def queries(self, x_BTD: jax.Array, turns: Turns | None) -> jax.Array:
-        """[B,T,N,H], turned as their positions ask."""
+        """[B,T,N,H], turned by their positions."""
         q_BTNH = constrain(self.query(x_BTD), "batch", "tokens", "heads", "head_dim")
         return _placed(q_BTNH, self.query_norm, turns)
 
     def keys_and_values(self, keys_BSD: jax.Array, turns: Turns | None) -> tuple[jax.Array, jax.Array]:
-        """Both [B,S,K,H], the keys turned as their positions ask."""
+        """Both [B,S,K,H]; the keys are turned by their positions."""
         k_BSKH = constrain(self.key(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
         v_BSKH = constrain(self.value(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
         return _placed(k_BSKH, self.key_norm, turns), v_BSKH
@@ -88,7 +88,7 @@ class Attention(nnx.Module):
         visible: Visibility,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """[B,T,D]: what the queries read of the values."""
+        """[B,T,D]: what the queries read from the values."""
         mixed_BTNH = attention(
             q_BTNH,
             k_BSKH,
@@ -102,12 +102,12 @@ class Attention(nnx.Module):
         return self.project(mixed_BTNH)
 
     def project(self, mixed_BTNH: jax.Array) -> jax.Array:
-        """[B,T,D] of what the heads have read."""
+        """[B,T,D]: projects what the heads have read."""
         return self.out(constrain(mixed_BTNH, "batch", "tokens", "heads", "head_dim"))
 
 
 class Layer(nnx.Module):
-    """Self-attention, attention to an encoder's output where there is one, and MLP."""
+    """Self-attention, attention to an encoder's output if there is an encoder, and MLP."""
 
     def __init__(
         self, key: jax.Array, config: ModelConfig, *, attention_norm: bool = True, crosses: bool = False
@@ -150,11 +150,11 @@ class Layer(nnx.Module):
         attend_encoded: Attend,
         keys: tuple[jax.Array | None, ...] = (None, None, None),
     ) -> jax.Array:
-        """The layer as sums: what attention, attention to an encoder if the layer has it, and the MLP add.
+        """Adds what attention, attention to an encoder if the layer has it, and the MLP give.
 
         Args:
           attend, attend_encoded: read the tokens themselves, and the encoder's output.
-          keys: drop out what these two and the MLP add.
+          keys: turn on dropout of what these two and the MLP add.
         """
         if self.config.parallel_residual:
             attended_BTD = self._drop(attend(_normed(self.attention_norm, x_BTD)), keys[0])

@@ -14,7 +14,7 @@ LeafPath = tuple[str, ...]
 
 
 def flatten(tree: Mapping[str, Any], path: LeafPath = ()) -> dict[LeafPath, Any]:
-    """Leaves of a nested dict by their paths."""
+    """The leaves of a nested dict, by their paths."""
     flat: dict[LeafPath, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, (*path, name)) if isinstance(value, Mapping) else {(*path, name): value}
@@ -22,7 +22,7 @@ def flatten(tree: Mapping[str, Any], path: LeafPath = ()) -> dict[LeafPath, Any]
 
 
 def unflatten(flat: Mapping[tuple[Any, ...], Any]) -> Params:
-    """A nested dict of leaves by their paths."""
+    """The nested dict that has these leaves at their paths."""
     tree: Params = {}
     for path, value in flat.items():
         node = tree
@@ -33,7 +33,7 @@ def unflatten(flat: Mapping[tuple[Any, ...], Any]) -> Params:
 
 
 def merge(tree: Any, other: Any) -> Any:
-    """Two nested dicts without a leaf in common as one."""
+    """Merge two nested dicts that have no leaf in common."""
     merged = dict(tree)
     for name, value in other.items():
         merged[name] = merge(merged[name], value) if name in merged else value
@@ -41,7 +41,7 @@ def merge(tree: Any, other: Any) -> Any:
 
 
 def names_of(path: tuple[Any, ...]) -> LeafPath:
-    """JAX's path of a leaf as the names on it."""
+    """The names on JAX's path to a leaf."""
     return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
 
 

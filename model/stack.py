@@ -1,4 +1,4 @@
-"""A stack of layers, run as its plan says: what repeats as a scan, the rest unrolled."""
+"""A stack of layers, run as its plan says: repeated layers in a scan, the rest unrolled."""
 
 # B batch, T tokens, D model, L layers of a group, P layers of a period
 
@@ -59,7 +59,7 @@ class Stack(nnx.Module):
     def attention_inputs(
         self, batch: Batch, encoded_BSD: jax.Array | None, encoded_documents_BS: jax.Array | None
     ) -> AttentionInputs:
-        """What the layers attend by, from a batch's documents and positions."""
+        """What the layers' attention depends on, from a batch's documents and positions."""
         config = self.config
         assert config.causal is not None, "causal is resolved before the model is made"
         positions_BT, num_tokens = batch["positions"], batch["positions"].shape[1]
@@ -101,7 +101,7 @@ def _run_each(
     kinds: tuple[LayerKind, ...],
     in_scan: bool = False,
 ) -> jax.Array:
-    """The layers one after the other, each compiled by itself."""
+    """Run the layers one after another, each compiled separately."""
     for index, kind in enumerate(kinds):
         layer, key = jax.tree.map(lambda leaf, index=index: leaf[index], (layers, keys))
         run = _remat(lambda layer, x, key, kind=kind: layer(x, inputs, kind, key), config, in_scan)
@@ -117,7 +117,7 @@ def _scan_periods(
     keys: jax.Array | None,
     period: tuple[LayerKind, ...],
 ) -> jax.Array:
-    """A loop over periods: what is compiled does not grow with depth, and windows stay static."""
+    """Loop over periods: the compiled program does not grow with depth, and windows stay static."""
 
     def run(x_BTD: jax.Array, layers_and_keys: tuple[Layer, jax.Array | None]):
         return _run_each(config, inputs, x_BTD, *layers_and_keys, period, in_scan=True), None
@@ -127,7 +127,7 @@ def _scan_periods(
 
 
 def _remat(run: Callable[..., Any], config: ModelConfig, in_scan: bool) -> Callable[..., Any]:
-    """Choose what the backward pass finds stored; prevent_cse is for unrolled layers alone."""
+    """Choose what is stored for the backward pass; prevent_cse is only for unrolled layers."""
     if config.remat == "none":
         return run
     policies = jax.checkpoint_policies

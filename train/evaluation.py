@@ -1,4 +1,4 @@
-"""Losses on held-out text, beside what counting words would reach."""
+"""Measures losses on held-out rows, and shows them beside what counting would reach."""
 
 import math
 from collections.abc import Callable
@@ -28,8 +28,8 @@ def evaluate(
     signals: Signals | None = None,
     tell: Callable[[int], None] = lambda number: None,
 ) -> dict[str, float] | None:
-    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows, and of
-    categories the scores that counting gives.
+    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows, and for
+    categories the scores that follow from counts.
 
     Args:
       signals: asked after every batch; when they say stop the evaluation is given up and None returned.
@@ -75,7 +75,7 @@ def _add(totals: tuple[Sums, Sums], sums: Any) -> None:
 def compare_with_counting(
     metrics: dict[str, float], objective: str, statistics: dict[str, Any]
 ) -> dict[str, float]:
-    """Add what counting reaches on the same text: entropies, the share of the commonest label, the variance
+    """Add what counting reaches on the same data: entropies, the share of the commonest label, the variance
     of numbers; and bits per byte and perplexity for causal models."""
     compared = dict(metrics)
     for name in ("unigram_entropy", "bigram_entropy", "nsp_majority"):
@@ -96,7 +96,7 @@ def compare_with_counting(
 
 
 def summarize_evaluation(metrics: dict[str, float], followed: str | None) -> str:
-    """One line of an evaluation on the way: the loss, and the value that the best checkpoint follows."""
+    """One line on an evaluation during training: the loss, and the value that the best checkpoint follows."""
     loss = f"held-out loss {metrics['eval_loss']:.3f}"
     if followed is None or followed == "eval_loss":
         return loss

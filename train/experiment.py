@@ -32,7 +32,7 @@ DERIVED_FIELDS = (
 )
 """Fields that `resolve` fills in where they are None or empty."""
 REMOVED_FIELDS = ("tensorboard",)
-"""Fields of earlier versions that decided nothing of what a run computes."""
+"""Fields of earlier versions that did not change what a run computes."""
 TEXTS = ("prompt", "data.separator")
 """Fields that a tokenizer reads."""
 FORMER_VALUES: dict[str, Any] = {"data.framing": "spelled", "data.markup": False}
@@ -48,8 +48,8 @@ class Experiment:
     objective: str = "causal"
     """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either;
     span_corruption: T5's; prefix_lm: next token after a prefix; for labelled examples classification,
-    token_classification, question_answering, seq2seq; or the name of your own, which the config file
-    defines."""
+    token_classification, question_answering, seq2seq; or the name of an objective of your own, which the
+    config file defines."""
     objective_file: str | None = None
     """The file that defines an objective of your own; training fills it in."""
     objective_sha256: str | None = None
@@ -63,8 +63,8 @@ class Experiment:
     seed: int = 0
     """Draws the initial weights, the order of the rows, the masks and dropout."""
     init_from: str | None = None
-    """A run or a Hugging Face directory whose parameters this run starts from, all but a head that it does
-    not share; where no field of the model's body is set, and no tokenizer, it has theirs."""
+    """A run or a Hugging Face directory. This run starts from its parameters, except a head that the two do
+    not share. If no field of the model's body is set, and no tokenizer, both are taken from there too."""
     run_dir: str | None = None
     """Where the run is kept, and continued from; None: a fresh directory under runs/."""
     log_every: int = 10
@@ -85,7 +85,7 @@ class Experiment:
     log_digests: bool = False
     """Add to each row a digest of its step's batch and the random key in use, for comparing runs."""
     trackers: tuple[str, ...] = ()
-    """Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, aim."""
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, aim."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -105,9 +105,9 @@ class Experiment:
         require(self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 or more")
         for name, value in flatten(self).items():
             is_number = not isinstance(value, float) or math.isfinite(value)
-            require(is_number, f"{name}={value} is no finite number; give one")
+            require(is_number, f"{name}={value} is not a finite number; give one")
             is_text = name not in TEXTS or half_character(str(value)) is None
-            require(is_text, f"{name}={value!r} is no UTF-8; give it as UTF-8")
+            require(is_text, f"{name}={value!r} is not UTF-8; give it as UTF-8")
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} microbatches; "
@@ -142,23 +142,23 @@ def _check_local(experiment: Experiment) -> None:
 def _check_objective(experiment: "Experiment", definition: Objective) -> None:
     require(
         experiment.z_loss == 0 or definition.is_over_vocabulary,
-        f"z_loss={experiment.z_loss} needs a loss over the vocabulary, unlike that of "
-        f"objective={experiment.objective}; leave it 0",
+        f"z_loss={experiment.z_loss} needs a loss over the vocabulary, which "
+        f"objective={experiment.objective} does not have; leave it 0",
     )
     share, data = experiment.label_smoothing, experiment.data
     require(0 <= share < 1, f"label_smoothing={share} must be in [0, 1)")
     has_classes = definition.head != "qa" and data.label_type == "category"
     require(
         share == 0 or has_classes,
-        f"label_smoothing={share} spreads a class over others, which objective={experiment.objective} with "
-        f"data.label_type={data.label_type} has not; leave it 0",
+        f"label_smoothing={share} spreads a class over others, but objective={experiment.objective} with "
+        f"data.label_type={data.label_type} does not choose one class; leave it 0",
     )
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with the paths of what it reads absolute: a run may continue from elsewhere.
+    """The experiment with absolute paths to what it reads: a run may continue from elsewhere.
 
-    Its own directory stays as it is called, but for a `~` that no shell has expanded.
+    The path of its own directory is kept, except that a `~` that no shell has expanded is expanded.
     """
     data = experiment.data
     is_path = any(mark in data.tokenizer for mark in ("/", os.sep, "."))
@@ -174,7 +174,7 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def with_definition(experiment: Experiment) -> Experiment:
-    """The experiment with the file that defines its objective, if that is a user's own, and its digest."""
+    """The experiment with the file that defines its objective, if it is a user's own, and its digest."""
     definition = experiment.definition
     return dataclasses.replace(experiment, objective_file=definition.file, objective_sha256=definition.sha256)
 
@@ -236,10 +236,10 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Experiment:
-    """The experiment that `to_dict` wrote; a field absent from it does as before it was added.
+    """The experiment that `to_dict` wrote. An absent field does what was done before the field was added.
 
     Raises:
-      ValueError: an unknown field, a value of another type, or one that the experiment itself refuses.
+      ValueError: an unknown field, a value of another type, or a value that the experiment itself refuses.
     """
     return _from_dict(Experiment, values, "")
 

@@ -40,8 +40,8 @@ from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_
 
 
 class TrainResult(NamedTuple):
-    """Where the run is, how far it came, and what its last evaluation said; the best one if the run follows
-    one, and empty if preempted."""
+    """Where the run is, how far it came, and the metrics of its last evaluation. They are the best
+    evaluation's if the run follows one, and empty if it was preempted."""
 
     directory: Path
     step: int
@@ -59,7 +59,7 @@ def train(
     peers: Peers | None = None,
     heading: str = "",
 ) -> TrainResult:
-    """Train, or continue, one experiment; all processes of a job call it alike.
+    """Train, or continue, one experiment; all processes of a job call it in the same way.
 
     Args:
       extend: allow more `steps` than the run directory's config has.
@@ -81,7 +81,7 @@ def train(
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
     with ExitStack() as stack:
         writer = trackers = None
-        if is_main():  # all processes write the checkpoints together, and it alone the rest
+        if is_main():  # all processes write the checkpoints together; the main one alone writes the rest
             writer, trackers = open_outputs(stack, directory, experiment, allowed)
             if heading:
                 print(heading, flush=True)
@@ -92,7 +92,7 @@ def train(
 
 
 def _run(job: Job, allow_other_data: bool) -> TrainResult:
-    """Train from the newest checkpoint; after a spike of the loss, again."""
+    """Train from where the run starts; after a spike of the loss, again from before the spike."""
     experiment = job.experiment
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
     steps = _make_steps(job, optimizer)
@@ -129,7 +129,7 @@ def _run(job: Job, allow_other_data: bool) -> TrainResult:
             except DivergenceError as error:
                 raise _with_batches(error, job, steps.train_batches) from None
             except LossSpike as found:
-                spike = found.with_traceback(None)  # which holds the state: two need not fit at once
+                spike = found.with_traceback(None)  # a traceback holds the state: two need not fit at once
             before, start = start.metadata, None
             job.checkpoints.wait()
             job.peers.at(0, "restoring")
@@ -166,7 +166,7 @@ def _make_steps(job: Job, optimizer: optax.GradientTransformation) -> _Steps:
 def _train_from(
     start: Start, job: Job, steps: _Steps, recorder: Recorder, progress: ProgressLine
 ) -> TrainResult:
-    """Steps, rows, saves and evaluations from a state to the end of the run."""
+    """Step, record, save and evaluate from a state to the end of the run."""
     experiment, best = job.experiment, recorder.best
     state, first = start.state, int(start.state.step)
     saver = Saver(job, recorder, progress, start.checkpoint_step)
@@ -198,7 +198,7 @@ def _train_from(
         if saver.is_due(done, asked.save) or done == last or (evaluates and best.is_followed):
             saver.save(done, state)
 
-        # The last step is evaluated too. An evaluation that a signal ends is made as the run continues.
+        # The last step is evaluated too. If a signal ends an evaluation, it is made when the run continues.
         if evaluates:
             evaluated = evaluate_at(done, state.params)
             if evaluated is None:
@@ -231,11 +231,11 @@ def _evaluate(
 def _conclude(
     step: int, job: Job, steps: _Steps, params: Params, evaluated: dict[str, float], progress: ProgressLine
 ) -> TrainResult:
-    """The last evaluation, or the best, beside what counting reaches, and a sample."""
+    """Print the last evaluation, or the best, beside what counting reaches, and a sample."""
     experiment, dataset = job.experiment, job.dataset
     compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
     progress.say(describe_evaluation(compared))
-    # It decodes on one host; for labelled examples `flaxmill eval` writes down what was predicted.
+    # A sample is decoded on one host; for labelled examples `flaxmill eval` writes the predictions.
     if jax.process_count() == 1 and experiment.definition.sample is not None:
         sample = sample_text(experiment, params, steps.valid_batches, dataset.tokenizer, job.mesh)
         progress.say(f"\n{sample}")
@@ -244,7 +244,7 @@ def _conclude(
 
 
 def _with_batches(error: DivergenceError, job: Job, batches: Batches) -> DivergenceError:
-    """The error, with the place where its batches were written, which all processes wait for."""
+    """The error, with the place where its batches were written; all processes wait until they are."""
     written = agree_on(write_bad_batches(job.directory, batches, error.batches) if is_main() else "")
     numbers = ", ".join(map(str, error.batches))
     return DivergenceError(f"{error}; batch {numbers}: {written}", error.batches)

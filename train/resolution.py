@@ -1,4 +1,4 @@
-"""What an experiment leaves open, filled in from its data and tokenizer, and its parts checked together."""
+"""Fills in what an experiment leaves open, from its data and tokenizer, and checks its parts together."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, cast
@@ -52,7 +52,7 @@ _PROBLEM_OF_LABELS: dict[LabelType, ProblemType] = {
 
 
 class _AnyTokenizer:
-    """A tokenizer that lacks nothing: what is refused with it is refused with every one."""
+    """A tokenizer that lacks nothing: what is refused with it is refused with every tokenizer."""
 
     vocab_size = 1
     cls_id = 0
@@ -76,13 +76,13 @@ def _longest_row(experiment: Experiment) -> int:
     """Tokens of the longest row that a stack reads; an encoder-decoder reads sources and targets apart."""
     model, length = experiment.model, experiment.data.sequence_length
     target = _target_length(experiment)
-    # Other positions than learned ones have no table that must reach the target's end.
+    # Only learned positions have a table, which must reach the target's end.
     has_table = target is not None and model.encoder_layers is not None and model.positions == "learned"
     return max(length, target) if target is not None and has_table else length
 
 
 def _target_length(experiment: Experiment) -> int | None:
-    """The most tokens of a target that stands apart from what is read; None: there is no such target."""
+    """The most tokens of a target that is separate from what is read; None: there is no such target."""
     find = experiment.definition.data.target_length
     return None if find is None else find_function(find)(experiment.data)
 
@@ -90,7 +90,7 @@ def _target_length(experiment: Experiment) -> int | None:
 def _task_fields(
     model: ModelConfig, experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Classes of the head, and what it reads of a row that has neither a [CLS] nor a direction."""
+    """The head's classes, and its pooling of a row that has neither a [CLS] nor a direction."""
     head = experiment.definition.head
     if head not in ("classification", "token_classification"):
         return {}
@@ -111,7 +111,7 @@ def _task_fields(
 
 
 def _problem_type(model: ModelConfig, label_type: LabelType) -> ProblemType | None:
-    """What is said of the head in config.json; labels of which one applies, and numbers, need no saying."""
+    """The head's problem_type for config.json; with one label to an example, or numbers, it may stay None."""
     problem = _PROBLEM_OF_LABELS[label_type]
     require(
         model.problem_type in (None, problem),
@@ -126,7 +126,7 @@ def _filled(value: Any, derived: Any) -> Any:
 
 
 def _check_specials(experiment: Experiment, tokenizer: "Tokenizer") -> None:
-    """Preparation checks this for tasks: a model of theirs may be imported without [CLS]."""
+    """Checks all but tasks: preparation checks those, since a task's model may be imported without [CLS]."""
     if experiment.definition.is_task or isinstance(tokenizer, _AnyTokenizer):
         return
     lacking = lacking_tokens(tokenizer, experiment.objective)
@@ -197,8 +197,8 @@ def _check_objective(model: ModelConfig, experiment: Experiment) -> None:
     )
     require(
         not definition.mixes_directions or model.positions != "relative",
-        f"model.positions=relative cannot serve objective={objective}: its distances are told apart "
-        "otherwise in causal rows; use rotary or learned",
+        f"model.positions=relative cannot serve objective={objective}: it tells distances apart "
+        "differently in causal rows; use rotary or learned",
     )
     require(
         definition.head != "mlm_nsp" or model.num_segments != 1,

@@ -1,4 +1,4 @@
-"""Saves a run: when, with what on disk before it, and once more as the run is left."""
+"""Decides when a run is saved, writes its rows before each save, and saves once more when it is left."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Saver:
             self._job.stop.saved()
 
     def leave(self, step: int, state: TrainState) -> Path:
-        """Save what was asked to stop, unless it is saved; returns the run directory."""
+        """Save a run that was asked to stop, unless this step is saved; returns the run directory."""
         if self._schedule.last_step != step:
             self.save(step, state)
         self.wait()

@@ -1,4 +1,4 @@
-"""Labelled examples as a stream with their splits, and what must be known of all of them: the labels."""
+"""Streams labelled examples with their splits, and finds the labels, for which all of them must be read."""
 
 import itertools
 import json
@@ -15,10 +15,10 @@ from flaxmill.data.spelling import did_you_mean
 from flaxmill.data.text.corpora import Document
 from flaxmill.data.text.held_out import Split, SplitCorpus, draw_split, say_nothing, split_sources
 
-# Labels that an error lists; more would not be read.
+# The most labels that an error lists; nobody would read more.
 _MAX_LABELS_SHOWN = 20
 _MAX_DIGITS = 4000
-# Examples of a source that are read before anything else is done: a mistake in them is the only line said.
+# So many examples of a source are read before anything else: a mistake in them is then the only output.
 _MOST_CHECKED = 1000
 
 
@@ -68,7 +68,7 @@ def split_examples(config: DataConfig, objective: str, log: Log = say_nothing) -
 
 def read_examples(config: DataConfig, objective: str, split: Split) -> Iterator[Example]:
     """The examples of a split in order: the n-th is number n of `example_numbers` in batches."""
-    if split == "valid" and config.valid_files:  # without a look at those for training
+    if split == "valid" and config.valid_files:  # without reading the training examples
         files = find_examples(config, "valid_files", objective, say_nothing)
         yield from _require_examples(files, config, objective)
         return
@@ -80,8 +80,8 @@ def read_examples(config: DataConfig, objective: str, split: Split) -> Iterator[
 def find_labels(config: DataConfig, objective: str, corpus: ExampleCorpus) -> tuple[str, ...]:
     """The categories in the order of their numbers; () if labels are numbers, or the task has none.
 
-    They are data.labels, else those of data.files, of which a drawn share may be held out. Whole numbers are
-    sorted as numbers, anything else as text. Raises ValueError where there are fewer than two.
+    They are data.labels, else the labels of all examples in data.files, held-out ones included. Whole numbers
+    are sorted as numbers, anything else as text. Raises ValueError where there are fewer than two.
     """
     if not has_labels(config, objective) or config.labels:
         return config.labels
@@ -107,7 +107,7 @@ def find_labels(config: DataConfig, objective: str, corpus: ExampleCorpus) -> tu
 def number_labels(labels: tuple[str, ...]) -> Callable[[str, str], int]:
     """A function from a label and the place of its row to the label's number.
 
-    It raises ValueError for a label that is not among them.
+    It raises ValueError for a label that is not one of them.
     """
     numbers = {label: number for number, label in enumerate(labels)}
 
@@ -138,7 +138,7 @@ def as_documents(corpus: ExampleCorpus, objective: str) -> SplitCorpus:
 
 
 def canonical_example(split: Split, example: Example) -> bytes:
-    """Equal for equal examples wherever they stand: what a fingerprint hashes."""
+    """The bytes that a fingerprint hashes: equal for equal examples, wherever these are."""
     return json.dumps([split, example.texts, example.wanted], ensure_ascii=False).encode()
 
 

@@ -1,4 +1,4 @@
-"""Labelled examples: what a task reads of a row and what it must answer, checked row by row."""
+"""Labelled examples: what a task reads from a row and what it must answer, checked row by row."""
 
 import math
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from flaxmill.data.files.rows import BLANKS, Row, check_unicode, is_missing, unr
 from flaxmill.data.objectives import ExampleKind, examples_of, find_function
 from flaxmill.data.spelling import did_you_mean
 
-_MAX_NUMBER = 2.0**127  # what float32 holds, in which numbers are stored and learned
+_MAX_NUMBER = 2.0**127  # numbers are stored and learned in float32, which holds so much
 
 LABEL_SEPARATOR = "|"
-"""Between the labels of an example in a CSV or TSV; other formats have lists."""
+"""Put between the labels of an example in a CSV or TSV; other formats have lists."""
 
 
 class Answer(NamedTuple):
@@ -28,7 +28,8 @@ class Example(NamedTuple):
     texts: the text, or both of a pair; the words of a tagged sentence; question and context; the source.
     wanted: a label's string, a number, or the list of the labels that apply; the list of tags; the list of
       Answers; the target. None where the config names no column for it.
-    columns: the row as it stands in its file, and `place`, where that is.
+    columns: the row as it is in its file.
+    place: where the row is.
     """
 
     texts: tuple[str, ...]
@@ -38,7 +39,7 @@ class Example(NamedTuple):
 
 
 def make_examples(rows: Iterator[Row], config: DataConfig, objective: str) -> Iterator[Example]:
-    """Examples of rows. Raises ValueError, naming file and row, for one that cannot be learned from."""
+    """Makes examples of rows. Raises ValueError, naming file and row, for a row that cannot be used."""
     kind = examples_of(objective)
     read = find_function(kind.read)
     file = None
@@ -50,7 +51,7 @@ def make_examples(rows: Iterator[Row], config: DataConfig, objective: str) -> It
 
 
 def _check_columns(row: Row, config: DataConfig, objective: str, kind: ExampleKind) -> None:
-    """The first row speaks for its file: a column that it lacks is not there."""
+    """Checks a file's columns by its first row: a column that this row lacks is not in the file."""
     for column in kind.columns:
         if column not in row.values:
             what = f"objective={objective} reads the column {column!r}, which is"
@@ -65,7 +66,7 @@ def _check_columns(row: Row, config: DataConfig, objective: str, kind: ExampleKi
 
 def _no_column(what: str, row: Row, column: str, fix: str) -> ValueError:
     names = [str(name) for name in row.values]
-    has = f"{what} no column of {row.file}; it has {', '.join(names)}"
+    has = f"{what} not a column of {row.file}; it has {', '.join(names)}"
     return ValueError(f"{has}; {did_you_mean(column, names) or fix}")
 
 
@@ -94,7 +95,7 @@ def _no_label(row: Row, column: str) -> ValueError:
 
 def _category(value: Any, row: Row, column: str) -> str:
     if not isinstance(value, str | int | float) or value in (math.inf, -math.inf):
-        raise ValueError(f"{row.place}: {column!r} holds {value!r:.60}, which is no label; give a string")
+        raise ValueError(f"{row.place}: {column!r} holds {value!r:.60}, which is not a label; give a string")
     if not isinstance(value, str):
         return str(value)
     check_unicode(value, row.place, column)
@@ -111,8 +112,8 @@ def _labels(value: Any, row: Row, column: str) -> list[str]:
                 f"{row.place} has no labels in the column {column!r}; give [] where none applies"
             )
         raise ValueError(
-            f"{row.place}: {column!r} holds {value!r:.60}, which is no list of labels; give one, or a string "
-            f"with {LABEL_SEPARATOR} between two"
+            f"{row.place}: {column!r} holds {value!r:.60}, which is not a list of labels; give one, or a "
+            f"string with {LABEL_SEPARATOR} between two"
         )
     labels = []
     for one in value:
@@ -133,8 +134,8 @@ def _number(value: Any, row: Row, column: str) -> float:
         )
     if not math.isfinite(number):
         raise ValueError(
-            f"{row.place}: the label {value!r:.60} in {column!r} is no number, as data.label_type=number "
-            "needs; correct it, or use data.label_type=category"
+            f"{row.place}: the label {value!r:.60} in {column!r} is not a number, which "
+            "data.label_type=number needs; correct it, or use data.label_type=category"
         )
     return number
 
@@ -162,8 +163,8 @@ def _strings(row: Row, column: str, what: str) -> list[str]:
     values = row.values.get(column)
     if not isinstance(values, list):
         raise ValueError(
-            f"{row.place}: {column!r} holds {values!r:.60}, no list of {what}; give a .jsonl with lists, or "
-            "a .conll file of a word and a tag a line"
+            f"{row.place}: {column!r} holds {values!r:.60}, which is not a list of {what}; give a .jsonl "
+            "with lists, or a .conll file with a word and a tag on each line"
         )
     if not values:
         raise ValueError(f"{row.place}: {column!r} holds no {what}; fill it, or delete the row")
@@ -205,7 +206,7 @@ def _answers(row: Row) -> list[Answer]:
 def _within(answer: Answer, context: str, row: Row) -> Answer:
     """The answer without the blanks around it; with them it would begin a token early.
 
-    Raises ValueError if the context does not hold it at its place.
+    Raises ValueError if the context does not have the answer at its place.
     """
     text = answer.text.strip()
     num_blanks = len(answer.text) - len(answer.text.lstrip())
@@ -213,9 +214,9 @@ def _within(answer: Answer, context: str, row: Row) -> Answer:
     if text and start >= 0 and context.startswith(text, start):
         return Answer(text, start)
     place = context.find(text) - num_blanks if text in context and text else -1
-    advice = f"it stands at {place}: correct answer_start" if place >= 0 else "correct or delete it"
+    advice = f"it is at {place}: correct answer_start" if place >= 0 else "correct or delete it"
     raise ValueError(
-        f"{row.place}: the answer {answer.text[:60]!r} does not stand at character {answer.start} of its "
+        f"{row.place}: the answer {answer.text[:60]!r} is not at character {answer.start} of its "
         f"context; {advice}"
     )
 
@@ -231,6 +232,6 @@ def _text(row: Row, column: str) -> str:
     if is_missing(value):
         raise ValueError(f"{row.place}: the text in {column!r} is empty; fill it, or delete the row")
     if not isinstance(value, str):
-        raise ValueError(f"{row.place}: {column!r} holds {value!r:.60}, which is no text; give a string")
+        raise ValueError(f"{row.place}: {column!r} holds {value!r:.60}, which is not text; give a string")
     check_unicode(value, row.place, column)
     return value

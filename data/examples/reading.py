@@ -15,16 +15,16 @@ from flaxmill.data.files.tables import TABLES, find_reader
 from flaxmill.data.files.tfds_rows import PREFIX, open_tfds, read_tfds
 from flaxmill.data.objectives import examples_of, find_function
 
-# Raise it when the same file gives other words or tags: datasets made from it are then looked at again.
+# Raise this when the same file gives other words or tags: datasets are then made from it again.
 _CONLL_READER = 2
 
 
 def find_examples(
     config: DataConfig, field: Literal["files", "valid_files"], objective: str, log: Log
 ) -> Sources:
-    """What data.files or data.valid_files (`field`) name, as rows.
+    """The sources that data.files or data.valid_files (`field`) name, as rows.
 
-    Raises ValueError where a file is missing, or its suffix says no format.
+    Raises ValueError where a file is missing, or its suffix names no format.
     """
     patterns, name = getattr(config, field), f"data.{field}"
     assert patterns, field
@@ -44,18 +44,18 @@ def _find(pattern: str, config: DataConfig, field: str, objective: str) -> Itera
 
 
 def squad_reader(config: DataConfig) -> tuple[Reader, tuple[Any, ...]]:
-    """What reads SQuAD's .json, and what decides how."""
+    """The reader of SQuAD's .json, and what decides how it reads."""
     return read_questions, ()
 
 
 def conll_reader(config: DataConfig) -> tuple[Reader, tuple[Any, ...]]:
-    """What reads a .conll, and what decides how."""
+    """The reader of a .conll, and what decides how it reads."""
     reader = functools.partial(read_conll, word_column=config.text_column, tag_column=config.label_column)
     return reader, (_CONLL_READER,)
 
 
 def _reader(path: Path, config: DataConfig, objective: str) -> tuple[Reader, tuple[Any, ...]]:
-    """What reads the file, and what decides how, apart from the settings that every dataset stores."""
+    """The reader of a file, and what decides how it reads, apart from settings that every dataset stores."""
     suffix, formats = format_suffix(path), examples_of(objective).formats
     if suffix in formats:
         return find_function(formats[suffix])(config)

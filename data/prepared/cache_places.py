@@ -1,4 +1,4 @@
-"""Where a dataset stands in the cache: a name made of all that decides its rows, read without its text."""
+"""Where a dataset is in the cache: its name is made of all that decides its rows, without reading text."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer.reading import find_tokenizer
 from flaxmill.data.tokenizer.settings import SETTINGS_FILES
 
-# The fields that change the rows of labelled examples, beside those of every layout.
+# The fields that change the rows of labelled examples, besides the fields of every layout.
 _EXAMPLE_SETTINGS: dict[Layout, tuple[str, ...]] = {
     "labelled": ("text_column", "pair_column", "label_column", "label_type", "separator"),
     "tagged": ("text_column", "label_column"),
@@ -27,9 +27,9 @@ _EXAMPLE_SETTINGS: dict[Layout, tuple[str, ...]] = {
 class Places(NamedTuple):
     """Directories of one dataset.
 
-    own: where it stands, or will.
-    unnamed: where it stands if its labels, which the config names, were found in its files.
-    former: where version 0.1.0 put it, which knew neither framing nor markup of loaded tokenizers.
+    own: where it is, or will be.
+    unnamed: where it is if its labels, which the config names, were found in its files.
+    former: where version 0.1.0 put it; that version knew neither framing nor markup of loaded tokenizers.
     """
 
     own: Path
@@ -38,7 +38,7 @@ class Places(NamedTuple):
 
 
 def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
-    """The settings that change the stored bytes; masking and mixing happen at reading."""
+    """The settings that change the stored bytes; masking and mixing happen when rows are read."""
     settings: dict[str, Any] = {
         "layout": layout,
         "sequence_length": config.sequence_length,
@@ -73,7 +73,7 @@ def find_places(
     """The places below `parent`.
 
     Args:
-      settings: those of `stored_settings`.
+      settings: the stored settings, as `stored_settings` gives them.
       inventory: paths, sizes and times of the data's files.
       labels: the categories that the config names.
     """
@@ -98,7 +98,7 @@ def reads_as_before(dataset: Dataset, config: DataConfig, tokenizer: Tokenizer) 
 
 
 def stored_framing(config: DataConfig, tokenizer: Tokenizer, layout: Layout) -> dict[str, Any]:
-    """How texts are framed and read, as far as version 0.1.0 would have framed and read them otherwise."""
+    """How texts are framed and read, but only what version 0.1.0 would have done differently."""
     if layout in _EXAMPLE_SETTINGS:
         is_pair = layout == "answers" or (layout == "labelled" and config.pair_column is not None)
         return {"segments": False} if is_pair and not tokenizer.gives_segments else {}
@@ -111,7 +111,7 @@ def stored_framing(config: DataConfig, tokenizer: Tokenizer, layout: Layout) -> 
 
 
 def _tokenizer_key(config: DataConfig) -> list[list]:
-    """Path, size and time of a loaded tokenizer's file, then of the settings beside it."""
+    """Path, size and time of a loaded tokenizer's file, then of the settings files beside it."""
     if config.tokenizer in TRAINED:
         return []
     path = Path(config.tokenizer).absolute()

@@ -23,7 +23,7 @@ from flaxmill.data.tokenization import Tokenizer
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-# Enough text to keep every core of the tokenizer busy, little enough for the offsets of all its tokens.
+# Enough text to keep every core busy with tokenizing, little enough to hold the offsets of all its tokens.
 _CHUNK_CHARACTERS = 1_000_000
 _LOG_SECONDS = 10.0
 
@@ -39,7 +39,7 @@ Log = Callable[[str], None]
 
 
 class _ExampleRows:
-    """The rows of one split, and what is counted of them while they stream by."""
+    """Writes the rows of one split, and counts what is in them while they stream by."""
 
     def __init__(self, writer: ShardWriter, num_labels: int, spells_special: Callable[[str], bool]):
         self.writer = writer
@@ -48,7 +48,7 @@ class _ExampleRows:
         self.num_examples = self.num_tokens = self.num_bytes = self.num_cut = self.num_answered = 0
         self.lengths = np.zeros(1, np.int64)
         self.label_counts = np.zeros(num_labels, np.int64)
-        self.num_without_label: int | None = None  # known where an example may have none
+        self.num_without_label: int | None = None  # counted only where an example may have none
         self._numbers: list[np.ndarray] = []
 
     def add(self, examples: list[Example], encoded: EncodedRows) -> None:
@@ -123,7 +123,7 @@ def build_examples(
     encode = _ENCODERS[layout](config, tokenizer, labels)
     digest = _stream(corpus, encode, rows, log)
     if config.reads_markup_in_examples and any(its_rows.has_markup for its_rows in rows.values()):
-        settings = settings | {"markup": True}  # version 0.1.0 read these rows otherwise
+        settings = settings | {"markup": True}  # version 0.1.0 read these rows differently
     finish_dataset(
         directory,
         corpus_name=corpus.name,

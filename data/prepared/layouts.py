@@ -6,13 +6,13 @@ from typing import Any
 from flaxmill.data.config import LabelType, Layout
 from flaxmill.data.prepared.records import Field, RecordFormat
 
-# S tokens of a source, U of a target, T of any other row (packed rows: T+1). `number` is the row's example's
-# number in its split.
+# S tokens of a source, U of a target, T of any other row (packed rows: T+1). `number` is the number of the
+# row's example in its split.
 
 
 def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int) -> RecordFormat:
-    """How the rows of a dataset with these stored settings lie in their records: tokens take two bytes where
-    the vocabulary allows it."""
+    """The format of the records of a dataset with these stored settings. Tokens take two bytes if the
+    vocabulary allows it."""
     length, token_dtype = settings["sequence_length"], "uint16" if vocab_size <= 1 << 16 else "int32"
     layout: Layout = settings["layout"]
     match layout:
@@ -59,8 +59,8 @@ def pair_format(sequence_length: int, token_dtype: str) -> RecordFormat:
 def labelled_format(
     sequence_length: int, token_dtype: str, label_type: LabelType, num_labels: int
 ) -> RecordFormat:
-    """A stored row: `tokens` and `segments` padded with zeros, `length`, `label` and `number`. Of multi_label
-    `label` is a vector, 1 where a label applies."""
+    """A stored row: `tokens` and `segments` padded with zeros, `length`, `label` and `number`. With
+    multi_label, `label` is a vector, 1 where a label applies."""
     label = {
         "category": Field("label", "int32", ()),
         "number": Field("label", "float32", ()),
@@ -78,7 +78,7 @@ def labelled_format(
 
 
 def tagged_format(sequence_length: int, token_dtype: str) -> RecordFormat:
-    """A stored row: `tokens` padded with zeros, `length`, `tags` (-1 where none stands), `number`."""
+    """A stored row: `tokens` padded with zeros, `length`, `tags` (-1 where there is none), `number`."""
     return RecordFormat(
         [
             Field("tokens", token_dtype, (sequence_length,)),
@@ -119,8 +119,8 @@ def source_format(sequence_length: int, token_dtype: str, target_length: int) ->
 
 
 def prompt_format(sequence_length: int, token_dtype: str) -> RecordFormat:
-    """A stored row: `tokens` [T+1], prompt and then target, so that the target of the last place exists; the
-    `prompt_length`, the `length` of both, `number`."""
+    """A stored row: `tokens` [T+1], the prompt and then the target, so that the target of the last place
+    exists; the `prompt_length`, the `length` of both together, `number`."""
     return RecordFormat(
         [
             Field("tokens", token_dtype, (sequence_length + 1,)),

@@ -40,7 +40,7 @@ Log = Callable[[str], None]
 def prepare(
     config: DataConfig, objective: str, *, cache: Path, log: Log = print, has_encoder: bool = False
 ) -> Dataset:
-    """The dataset of a config and objective, from `cache` if it stands there.
+    """The dataset of a config and objective, from `cache` if it is there.
 
     A warm start reads no text: the key is made of the settings and of the files' paths, sizes and times.
 
@@ -72,7 +72,7 @@ def prepare(
 
 
 def _check_lengths(config: DataConfig, layout: Layout) -> None:
-    """Refuses before anything is read what the rows' encoders refuse once they have a tokenizer."""
+    """Raises, before anything is read, what the rows' encoders would raise once they have a tokenizer."""
     if layout == "answers":
         check_stride(config)
     elif layout == "prompts":
@@ -80,7 +80,7 @@ def _check_lengths(config: DataConfig, layout: Layout) -> None:
 
 
 def _open_alike(places: Places, config: DataConfig, log: Log) -> Dataset | None:
-    """A dataset that was made under another name and holds the same rows."""
+    """A dataset that was made under another name but holds the same rows."""
     if places.unnamed and (dataset := _open_whole(places.unnamed, log)) and dataset.labels == config.labels:
         return dataset
     if places.former and (dataset := _open_whole(places.former, log)):
@@ -100,10 +100,10 @@ def _open_whole(final: Path, log: Log) -> Dataset | None:
 
 @contextlib.contextmanager
 def _cache_errors(directory: Path) -> Iterator[None]:
-    """Names the cache in errors of the system: it alone is written while data are prepared, and its reader
-    names what cannot be read.
+    """Names the cache in errors of the system: only the cache is written while data are prepared, and a file
+    that cannot be read is named by its reader.
 
-    Raises ValueError where the directory is not for us to write, OSError where something befell it.
+    Raises ValueError where we may not write the directory, OSError where something happened to it.
     """
     try:
         yield
@@ -113,18 +113,18 @@ def _cache_errors(directory: Path) -> Iterator[None]:
             raise ValueError(f"{what}; set FLAXMILL_CACHE to one that can") from None
         if error.errno in _FULL:
             raise OSError(f"{what}; make room there, or set FLAXMILL_CACHE to a place with more") from None
-        raise OSError(f"{what}; see that it stays, or set FLAXMILL_CACHE to another place") from None
+        raise OSError(f"{what}; make sure that it stays, or set FLAXMILL_CACHE to another place") from None
 
 
 @contextlib.contextmanager
 def _locked(final: Path, log: Log) -> Iterator[None]:
-    """Lets one process make a dataset while others wait for it; the system unlocks for a killed one."""
+    """Lets one process make a dataset while others wait; the system unlocks it for a killed process."""
     with _cache_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
-        # For reading too: whoever opens a pipe for writing alone waits for its reader.
+        # Opened for reading too: opening a pipe only for writing waits for its reader.
         lock = os.open(final.parent / f".{final.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        # A file system without locks loses only the waiting: names are unique and publishing is atomic.
+        # Without locks in the file system only waiting is lost: names are unique and publishing is atomic.
         with contextlib.suppress(OSError):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,7 +193,7 @@ def _build(
 
 
 def _publish(partial: Path, final: Path) -> None:
-    """Moves a whole dataset to its name; a whole one already there is kept, a damaged one goes."""
+    """Moves a whole dataset to its name; a whole one already there is kept, a damaged one is removed."""
     try:
         os.replace(partial, final)
     except OSError:

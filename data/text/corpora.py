@@ -37,7 +37,7 @@ class Document(NamedTuple):
 def text_sources(config: DataConfig, field: Literal["files", "valid_files"], log: Log) -> Sources:
     """The files that data.files or data.valid_files (`field`) name, as documents.
 
-    Raises ValueError, naming the field, where a pattern matches no file, or a file that holds no text.
+    Raises ValueError, naming the field, where a pattern matches no file, or matches a file without text.
     """
     patterns, name = getattr(config, field), f"data.{field}"
     sources = [_file_source(path, config, name) for path in find_files(patterns, name)]
@@ -91,15 +91,15 @@ def _text_of(row: Row, column: str) -> str:
     if column not in row.values:
         names = [str(name) for name in row.values]
         raise ValueError(
-            f"data.text_column={column!r} is no column of {row.place}; it has {', '.join(names)}; "
+            f"data.text_column={column!r} is not a column of {row.place}; it has {', '.join(names)}; "
             f"{did_you_mean(column, names) or 'name one of these'}, or give the file the suffix .txt to read "
-            "it as it stands"
+            "it as it is"
         )
     text = row.values[column]
     if is_missing(text):
         return ""
     if not isinstance(text, str):
-        raise ValueError(f"{row.place}: {column!r} holds {text!r:.60}, which is no text; give a string")
+        raise ValueError(f"{row.place}: {column!r} holds {text!r:.60}, which is not text; give a string")
     check_unicode(text, row.place, column)
     return text
 

@@ -1,4 +1,4 @@
-"""A model that reads its prompts once and then token by token, by what its layers keep."""
+"""A model that reads whole prompts once and then token by token, because its layers keep what they read."""
 
 # B batch, P prompt tokens, S source tokens or cache slots, D model, N heads, K key-value heads, H head dim
 
@@ -28,7 +28,7 @@ _MATRICES = ("kernel", "embedding", "lora_a", "lora_b")
 class UnrolledModel(NamedTuple):
     """A model without its layers, and its layers one by one.
 
-    A layer's slice of a stack would be copied at every token, at the price of reading the weights twice more.
+    Slicing a layer from a stack would copy it at every token, which costs reading the weights twice more.
     """
 
     body: Transformer
@@ -46,8 +46,8 @@ class Cache(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a decoder's layers attend to of an encoder: documents [B,S], and each layer's keys and values
-    [B,S,K,H]."""
+    """What a decoder's layers attend to in an encoder's output: documents [B,S], and each layer's keys and
+    values [B,S,K,H]."""
 
     documents: jax.Array
     layers: tuple[tuple[jax.Array, jax.Array], ...]
@@ -64,7 +64,7 @@ def unroll(config: ModelConfig, params: Params) -> UnrolledModel:
 
 
 def read_source(model: UnrolledModel, tokens_BS: jax.Array, mask_BS: jax.Array) -> Source:
-    """Run the encoder on sources; mask is 1 at what is no padding."""
+    """Run the encoder on sources; mask is 0 at padding and 1 elsewhere."""
     unread_B1 = jnp.zeros_like(tokens_BS[:, :1])
     given = {"tokens": tokens_BS, "mask": mask_BS, "decoder_tokens": unread_B1}
     batch = complete_batch(model.body.config, given)
@@ -83,8 +83,8 @@ def read_prompt(
     """float32 logits [B,V] of the token after each prompt, and the cache, for rows of up to `num_slots`.
 
     Args:
-      tokens_BP: prompts that end at the last place; those before number `first_B` are padding.
-      source: what `read_source` returned, of an encoder-decoder.
+      tokens_BP: prompts that end at the last place; tokens before number `first_B` are padding.
+      source: what `read_source` returned, for an encoder-decoder.
     """
     index_BP = jnp.broadcast_to(jnp.arange(tokens_BP.shape[1]), tokens_BP.shape)
     batch = _batch(model, tokens_BP, jnp.maximum(index_BP - first_B[:, None], 0))
@@ -103,12 +103,12 @@ def read_prompt(
 def read_token(
     model: UnrolledModel, tokens_B: jax.Array, cache: Cache, source: Source | None
 ) -> tuple[jax.Array, Cache]:
-    """float32 logits [B,V] of the token after `tokens_B`, and the cache that holds these too."""
+    """float32 logits [B,V] of the token after `tokens_B`, and the cache that then holds these too."""
     body, kinds = model.body, layer_kinds(model.body.config)
     positions_B1 = (cache.index - cache.first)[:, None]
     batch = _batch(model, tokens_B[:, None], positions_B1)
     rotating = sorted(set(kinds)) if body.config.positions == "rotary" else []
-    # By the length so far: what the cache holds keeps the turns that it was read with, as in transformers.
+    # Turns by the length so far: keys in the cache keep the turns they were read with, as in transformers.
     turns = {kind: rotary_turns(body.config, kind, positions_B1, positions_B1 + 1) for kind in rotating}
     x_B1D, caches = body.embed(batch, None), []
     for number, (layer, kind, kept) in enumerate(zip(model.layers, kinds, cache.layers, strict=True)):
@@ -169,7 +169,7 @@ def _read_next(
 
 
 def _attend_to(source: Source | None, number: int, layer: Layer) -> Attend:
-    """What layer `number` reads of the source."""
+    """The function by which layer `number` reads the source."""
 
     def attend(x_BTD: jax.Array) -> jax.Array:
         attention = layer.cross_attention
@@ -204,6 +204,6 @@ def _logits(body: Transformer, x_B1D: jax.Array) -> jax.Array:
 
 
 def _cast(dtype: str, path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-    """Once, not at every token; what is computed in float32 (norms, biases) stays so."""
+    """Cast matrices once, not at every token; what is computed in float32 (norms, biases) stays float32."""
     names = {jax.tree_util.keystr((entry,), simple=True) for entry in path}
     return leaf.astype(dtype) if names & set(_MATRICES) and "relative_bias" not in names else leaf

@@ -1,4 +1,4 @@
-"""Which tensors of a file make up the parameters of a model: one place for each layer of each of them."""
+"""Maps every parameter, layer by layer, to its tensor in a file."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from flaxmill.model.params import LeafPath, flatten, group_of
 
 
 class Place(NamedTuple):
-    """Where a file keeps one layer of a parameter, or all of one that is not stacked."""
+    """Where a file keeps one layer of a parameter, or the whole parameter if it is not stacked."""
 
     name: str
     stored: Stored
     shape: tuple[int, ...]
-    """Ours, of one layer and with the true vocabulary."""
+    """Our shape, for one layer and with the true vocabulary."""
     stored_shape: tuple[int, ...]
-    """The file's; of the whole tensor where it is fused."""
+    """The file's shape; the whole tensor's where it is fused."""
 
 
 class Leaf(NamedTuple):
@@ -45,7 +45,7 @@ def leaves(config: ModelConfig, tensors: TensorMap) -> list[Leaf]:
 
 
 def stored_shapes(parameters: Iterable[Leaf]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a file that holds these parameters; by name."""
+    """Name and shape of every tensor of a file that holds these parameters, sorted by name."""
     return dict(sorted((place.name, place.stored_shape) for leaf in parameters for place in leaf.places))
 
 
@@ -56,7 +56,7 @@ def tensor_key(path: LeafPath) -> str:
 
 
 def _depths(config: ModelConfig) -> dict[LeafPath, list[int]]:
-    """Layer numbers, within their stack, of the layers of each group."""
+    """For each group the numbers of its layers within their stack."""
     stacks: dict[LeafPath, ModelConfig] = {(): config}
     if config.encoder_layers is not None:
         stacks["encoder",] = encoder_config(config)

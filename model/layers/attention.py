@@ -64,7 +64,7 @@ def xla_attention(
     """The reference: materialises [B,N,T,S] logits, runs everywhere."""
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
-    # Heads go before tokens by hand: batched products of that layout are what XLA:CPU does well, and its
+    # Heads are moved before tokens by hand: XLA:CPU does batched products well in that layout, and its
     # gradients then need no transposed copy (half the time of the einsum on [B,T,N,H]).
     q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
     k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
@@ -107,6 +107,6 @@ def _choose_backend(requested: str, q_BTNH: jax.Array, k_BSKH: jax.Array, reason
     return "xla"
 
 
-@functools.cache  # once a reason, not once a layer
+@functools.cache  # once for each reason, not for each layer
 def _log_fallback(wanted: str, reason: str) -> None:
     LOGGER.warning("attention: %s cannot serve, XLA does: %s", wanted, reason)

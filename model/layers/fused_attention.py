@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flaxmill.model.layers.visibility import Visibility, reach
 from flaxmill.sharding.rules import ACTIVATION_RULES, partition_spec, platform
 
-LANES = 128  # of a TPU's vector unit: splash works in blocks of it
+LANES = 128  # lanes of a TPU's vector unit: splash works in blocks of so many tokens
 
 
 def cudnn_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
@@ -107,7 +107,7 @@ def splash_attention(
 
 
 def _on_each_device(attend: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Run on local rows and heads: the kernels are opaque to the partitioner, which would gather for them."""
+    """Run on local rows and heads: the partitioner cannot see into the kernels and would gather for them."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return attend(*arrays)

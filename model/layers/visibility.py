@@ -12,11 +12,11 @@ class Visibility(NamedTuple):
     """Which keys a query sees."""
 
     documents: jax.Array
-    """int32 [B,T]: the document of each query. It sees only keys of its own; 0 is padding."""
+    """int32 [B,T]: the document of each query. It sees only keys of its own document; 0 is padding."""
     causal: bool | jax.Array
-    """True: a token sees itself and the tokens before it. bool [B]: so in the rows where it is True."""
+    """True: a token sees itself and the tokens before it. bool [B]: the same, in rows where it is True."""
     window: int | None = None
-    """Causal: a token sees itself and window - 1 tokens before it. Else window // 2 on either side."""
+    """Causal: a token sees itself and window - 1 tokens before it. Else: window // 2 on either side."""
     prefix: jax.Array | None = None
     """int32 [B]: how many first tokens of a causal row see each other; None: none do."""
     bias: jax.Array | None = None

@@ -1,4 +1,4 @@
-"""The tables of objectives: a row on either side, whose functions exist."""
+"""Each objective has a row in both tables, and the functions that the rows name exist."""
 
 import pytest
 

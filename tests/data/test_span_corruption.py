@@ -1,4 +1,4 @@
-"""Span corruption is t5's: its lengths, its split into spans, and targets that give the text back."""
+"""Span corruption has t5's lengths and split into spans, and its targets give the text back."""
 
 from collections import Counter
 from dataclasses import replace
@@ -41,7 +41,7 @@ def batches_of(dataset, config, split: Split = "train", batch_size=8, seed=3):
     [
         (512, 0.15, 3.0, 568, 114),  # T5's own pretraining (Raffel et al. 2020, 3.1.4)
         (1024, 0.15, 3.0, 1137, 229),
-        (8, 0.5, 1.0, 7, 8),  # inputs and targets alike
+        (8, 0.5, 1.0, 7, 8),  # inputs and targets both fit in 8
     ],
 )
 def test_the_lengths_are_those_of_t5(sequence_length, mask_rate, mean_span_length, text, target):
@@ -90,7 +90,7 @@ def test_every_split_into_spans_is_equally_likely():
 
 
 def restore(inputs, targets, sentinels):
-    """The text of one row: each sentinel of the inputs replaced by its span in the targets."""
+    """The text of one row: each sentinel of the inputs is replaced by its span in the targets."""
     spans, current = {}, None
     for token in targets:
         if token in sentinels:

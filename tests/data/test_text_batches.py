@@ -1,4 +1,4 @@
-"""A prefix is read and not predicted; behind it a row is causal."""
+"""A prefix is read and not predicted; after it a row is causal."""
 
 import numpy as np
 import pytest

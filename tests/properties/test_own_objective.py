@@ -20,7 +20,7 @@ from flaxmill.train.objectives.table import OBJECTIVES, objective_of
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
-# Sums in another order: float32 rounds by 1.2e-7 a step, and eight steps of Adam enlarge it.
+# Sums have another order: float32 rounds by 1.2e-7 a step, and eight steps of Adam enlarge that.
 MESH_TOLERANCE = 1e-5
 
 
@@ -61,7 +61,7 @@ def straight(experiment, tmp_path_factory):
 
 @pytest.fixture
 def forgotten():
-    """As a process that has not run the file: the objective is unknown."""
+    """Makes the objective unknown, as in a process that has not run the file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(OBJECTIVES, "two_ahead")
         yield

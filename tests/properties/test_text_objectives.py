@@ -15,7 +15,7 @@ OBJECTIVES = {
     "span_corruption": {"encoder_layers": 2, "positions": "relative"},
     "prefix_lm": {},
 }
-# Sums in another order: float32 rounds by 1.2e-7 a step, and eight steps of Adam enlarge it.
+# Sums have another order: float32 rounds by 1.2e-7 a step, and eight steps of Adam enlarge that.
 MESH_TOLERANCE = 1e-5
 
 

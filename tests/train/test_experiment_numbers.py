@@ -15,10 +15,10 @@ from flaxmill.train.experiment import Experiment, from_dict, to_dict
     ("fields", "message"),
     [
         ({"label_smoothing": 1.0}, r"label_smoothing=1.0 must be in \[0, 1\)"),
-        ({"label_smoothing": 0.1, "objective": "question_answering"}, "spreads a class over others, which"),
+        ({"label_smoothing": 0.1, "objective": "question_answering"}, "spreads a class over others, but"),
         (
             {"label_smoothing": 0.1, "objective": "classification", "data": DataConfig(label_type="number")},
-            "data.label_type=number has not; leave it 0",
+            "data.label_type=number does not choose one class; leave it 0",
         ),
     ],
 )
@@ -31,7 +31,7 @@ def test_label_smoothing_is_refused_where_there_are_no_classes(fields, message):
 def test_texts_that_are_no_unicode_are_refused_by_name(field):
     values: dict[str, Any] = to_dict(Experiment())
     (values["data"] if field == "data.separator" else values)[field.rpartition(".")[2]] = "a\udcff"
-    with pytest.raises(ValueError, match=rf"{field}='a.udcff' is no UTF-8; give it as UTF-8"):
+    with pytest.raises(ValueError, match=rf"{field}='a.udcff' is not UTF-8; give it as UTF-8"):
         from_dict(values)
 
 

@@ -25,11 +25,11 @@ Result = TypeVar("Result")
 class Checkpoints:
     """The checkpoints of one run, DIRECTORY/STEP each.
 
-    Use it as a context manager: leaving waits for the save in progress, which needs the interpreter alive;
-    an error that ends one of many processes does not wait.
-    All processes of a job call `save` and what reads together, and what one of them cannot read fails in
-    all. Nothing is created before the first save. With `read_only` nothing is changed: a run that is still
-    training may be read.
+    Use it as a context manager: leaving waits for the save in progress, which needs the interpreter alive.
+    If an error ends one of many processes, leaving does not wait.
+    All processes of a job call `save` and the methods that read together, and what one of them cannot read
+    fails in all. Nothing is created before the first save. With `read_only` nothing is changed: a run that is
+    still training may be read.
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig, *, read_only: bool = False) -> None:
@@ -37,7 +37,7 @@ class Checkpoints:
         self._config = config
         self._read_only = read_only
         self.best_step: int | None = None
-        """A step whose checkpoint stays, however old it is."""
+        """The checkpoint of this step is kept, however old it is."""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
         self._written: set[int] = set()
@@ -50,9 +50,8 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and jax.process_count() > 1:
-            self._writer.shutdown(
-                wait=False
-            )  # the others, without whom no save commits, are still to be told
+            # No save commits without the other processes, and they are not told yet.
+            self._writer.shutdown(wait=False)
             return
         try:
             self.close()
@@ -91,7 +90,7 @@ class Checkpoints:
         manifest = make_manifest(leaves, metadata)
         if is_main():
             make_writable(self.directory)
-            # What stands at this step is of a trajectory that was abandoned.
+            # A checkpoint that is already at this step belongs to a trajectory that was abandoned.
             drop(self.directory, {step} if path.exists() else set())
         try:
             response = start_save(path, leaves, manifest)
@@ -111,7 +110,7 @@ class Checkpoints:
             self._written.add(step)
 
     def abandon_after(self, step: int) -> None:
-        """Delete what was saved after `step`, where the run now takes another course."""
+        """Delete checkpoints after `step`: the run continues from there differently."""
         self.wait()
         left = {other for other in self._agreed_steps() if other > step}
         if is_main():
@@ -142,7 +141,7 @@ class Checkpoints:
         Args:
           only: which steps count; None: all.
 
-        Damaged ones are passed over, which `say` is told, and renamed to STEP.damaged; none is deleted.
+        Damaged ones are passed over, reported to `say` and renamed to STEP.damaged; none is deleted.
 
         Raises:
           DamagedCheckpointError: none is whole, or `config.fallback` is off and the newest is not.
@@ -158,7 +157,7 @@ class Checkpoints:
             except DamagedCheckpointError as error:
                 if not self._config.fallback:
                     raise
-                # Anew: with its traceback it would keep alive what was loaded.
+                # A new error: the traceback of the old one would keep alive what was loaded.
                 damaged[step] = DamagedCheckpointError(error.damage, error.advice)
             else:
                 self._pass_over(damaged, step, say)
@@ -176,7 +175,7 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpointError: its manifest is not what was saved.
-          CheckpointError: there is none of this step, or it is of a later version.
+          CheckpointError: this step has no checkpoint, or a later version wrote it.
           OSError: the system refused to read it.
         """
         if step not in self._agreed_steps():
@@ -186,7 +185,7 @@ class Checkpoints:
         return open_stored(step, self._path(step), lambda: self._advice(step))
 
     def _agreed_steps(self) -> list[int]:
-        """As process 0 sees them: a file system may show them to others late."""
+        """The steps as process 0 sees them: a file system may show them to others late."""
         return json.loads(agree_on(json.dumps(self.steps())))
 
     def _pass_over(
@@ -195,7 +194,7 @@ class Checkpoints:
         """Set damaged checkpoints aside, and say so."""
         for step, error in sorted(damaged.items(), reverse=True):
             if not self._path(step).exists():
-                continue  # a training run that is only being read has dropped it meanwhile
+                continue  # a run that still trains, and is only read here, has dropped it meanwhile
             if self._read_only:
                 end = f"step {used} is used instead"
             else:

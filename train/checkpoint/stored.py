@@ -25,7 +25,7 @@ State = TypeVar("State")
 class StoredCheckpoint(NamedTuple):
     """A committed checkpoint, to be loaded onto any mesh; all processes of a job load it together.
 
-    What loads it raises
+    Loading it raises
       DamagedCheckpointError: it is not what was saved;
       CheckpointError: its leaves are not the wanted ones;
       OSError: the system refused to read it.
@@ -36,7 +36,7 @@ class StoredCheckpoint(NamedTuple):
     arrays: Mapping[str, Any]
     """The shape, dtype and digest of each array, by name."""
     metadata: dict[str, Any]
-    """What was given to the save beside the state."""
+    """What was given to the save with the state."""
     advice: Callable[[], str]
     """What to do if it is damaged."""
 
@@ -72,7 +72,7 @@ class StoredCheckpoint(NamedTuple):
     def _load(self, arrays: Mapping[str, Any], abstract: State, *, partial: bool = False) -> State:
         wanted = named_leaves(abstract)
         check_fits(arrays, wanted, str(self.path))
-        # First, since Orbax could not say what is damaged, and would leave its tasks behind.
+        # Files come first: Orbax could not say what is damaged, and would leave its tasks behind.
         with together(self.path, self.advice):
             self._refuse(find_damaged_files(self.path, map(join, wanted)))
         with together(self.path, self.advice):
@@ -95,7 +95,7 @@ class StoredCheckpoint(NamedTuple):
         names = [join(leaf) for leaf in wanted]
         problems = find_damaged_files(self.path, names)
         self._refuse(problems or find_damaged_arrays(self.path, {name: arrays[name] for name in names}))
-        # Each array by itself is whole, so something else failed, such as memory: no reason to go back.
+        # Each array alone is whole, so something else failed, such as memory: no reason to go back.
         raise CheckpointError(f"{self.path} could not be loaded: {in_words(error)}") from error
 
     def _explain_changed(self, changed: Mapping[str, Any]) -> None:

@@ -25,20 +25,21 @@ from flaxmill.train.inference.text_model import with_decoder_start
 from flaxmill.train.run.token_ids import with_token_ids
 
 MAX_ANSWER_TOKENS = 30
-_CANDIDATES = 20  # likeliest starts and ends of which the best pair is looked for, as in transformers' run_qa
+# The best pair is sought among so many likeliest starts and ends, as in transformers' run_qa.
+_CANDIDATES = 20
 
 Outputs = dict[str, np.ndarray]
 
 
 class Prediction(NamedTuple):
-    """An answer, and what else is known of it, such as probabilities."""
+    """An answer, and what else is known about it, such as probabilities."""
 
     value: Any
     details: dict[str, Any]
 
 
 class Model(NamedTuple):
-    """What predicts."""
+    """A fine-tuned model, with what it takes to predict."""
 
     experiment: Experiment
     params: Params
@@ -49,9 +50,9 @@ class Model(NamedTuple):
 def predict(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
     """A prediction for each example of the split that `batches` reads, in order.
 
-    classification: a label, a list of those that apply, or a float for numbers; token_classification: a list
-    with the tag of each word, None for one that was cut off; question_answering: a piece of the context, ""
-    for none; seq2seq: a text.
+    classification: a label, a list of the labels that apply, or a float for numbers; token_classification: a
+    list with the tag of each word, None for a word that was cut off; question_answering: a piece of the
+    context, "" for none; seq2seq: a text.
     """
     predict_ = model.experiment.definition.predict
     assert predict_ is not None, f"{model.experiment.objective} has no examples"
@@ -112,7 +113,7 @@ class _Span(NamedTuple):
 
 
 def predict_answers(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
-    """The best span over all windows of a context, or none where that scores higher in every window."""
+    """The best span over all windows of a context, or "" if the score of "" is higher in every window."""
     best = [_Span(-np.inf, 0, 0)] * len(examples)
     none = [np.inf] * len(examples)
     places = locate_contexts(examples, model.experiment.data, model.tokenizer)
@@ -183,7 +184,7 @@ def _run(model: Model, batches: Batches) -> Iterator[Outputs]:
 
 
 def _keep_real(values: dict[str, np.ndarray], rows: Batch) -> dict[str, np.ndarray]:
-    """Without the rows beyond the end of the split."""
+    """The values without the rows beyond the end of the split."""
     is_real = rows["example_numbers"] >= 0
     return {name: np.asarray(value)[is_real] for name, value in values.items()}
 

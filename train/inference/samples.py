@@ -26,7 +26,7 @@ SAMPLE_CHARACTERS = 300
 def sample_text(
     experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
 ) -> str:
-    """A few lines for a person to read at the end of a run, as the objective has them."""
+    """A few lines for a person to read at the end of a run, as the objective makes them."""
     make = experiment.definition.sample
     assert make is not None, "the objective shows no sample"
     with jax.set_mesh(mesh):
@@ -89,6 +89,6 @@ def written_target(
 
 
 def _num_rows(mesh: Mesh) -> int:
-    """As few rows as the mesh splits evenly; the first is shown."""
+    """As few rows as the mesh splits evenly; only the first is shown."""
     rows = mesh_axes("batch", ACTIVATION_RULES, mesh)
     return num_shards(rows, mesh)

@@ -31,10 +31,10 @@ MAX_LABELS_DRAWN = 40  # more cannot be read in a picture
 
 
 def evaluate_examples(model: Model, batches: Batches, folder: Path) -> dict[str, Any]:
-    """num_examples, and the scores of the objective where the examples have labels.
+    """num_examples, the path of the predictions, and the objective's scores where the examples have labels.
 
-    `folder` gets predictions.jsonl, each example's columns with `prediction`, and of categories a picture
-    of which label is taken for which.
+    `folder` gets predictions.jsonl, with each example's columns and `prediction`, and for categories a
+    picture that shows which label is taken for which.
     """
     experiment = model.experiment
     examples = list(read_examples(experiment.data, experiment.objective, "valid"))
@@ -100,7 +100,7 @@ def _write_predictions(path: Path, examples: Sequence[Example], predictions: Seq
 def draw_confusion(
     path: Path, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
 ) -> None:
-    """A picture of how many examples of each label (rows) are taken for each (columns)."""
+    """Draws how many examples of each label (rows) are taken for each label (columns)."""
     if not 0 < len(labels) <= MAX_LABELS_DRAWN:
         return
     metrics, figures = find_library("sklearn.metrics"), find_library("matplotlib.figure")

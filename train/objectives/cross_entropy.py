@@ -168,7 +168,7 @@ def _backward_on_device(
 
 
 def _reduce_table(layout: _Layout, dtable_VD: jax.Array) -> jax.Array:
-    """Sum over the rows' devices; each keeps only its share along D where the parameter is so split."""
+    """Sum over the rows' devices; each keeps only its share along D if the parameter is split along D."""
     batch = layout.batch if isinstance(layout.batch, tuple) else ()
     if layout.embed not in batch:
         return _over(jax.lax.psum, dtable_VD, layout.batch)

@@ -1,6 +1,6 @@
 """What is minimised: sums over a batch, and how they become the loss and its reported parts.
 
-Every term is sum(weights * nll) / sum(weights). The denominator is of the whole batch on all devices and is
+Every term is sum(weights * nll) / sum(weights). The denominator counts the whole batch on all devices and is
 known before the first microbatch, so accumulation, sharding and padding change nothing.
 """
 
@@ -62,15 +62,15 @@ def numerators(
     chunk_tokens: int | None = None,
     label_smoothing: float = 0.0,
 ) -> Sums:
-    """Weighted sums of losses and of right answers over these rows; the options are SumOptions'."""
+    """Weighted sums of losses and of right answers over these rows; SumOptions explains the options."""
     row = objective_of(objective)
     options = SumOptions(row, max_predictions, key, chunk_tokens, label_smoothing)
     return find_function(row.sums)(bind(config, params), complete_batch(config, batch), options)
 
 
 def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums) -> Sums:
-    """`loss`, and where there are several terms `mlm_loss`, `nsp_loss`, `causal_loss`, `start_loss`,
-    `end_loss`; accuracies, of a task's only term as `accuracy`.
+    """`loss`; with several terms or a z_loss also these parts, such as `mlm_loss`, `nsp_loss`, `causal_loss`,
+    `start_loss`, `end_loss`, `z_loss`; accuracies, as TERM_accuracy or, for a task's only term, `accuracy`.
 
     The loss is linear in the numerators, so that microbatches may be combined one by one and added up.
     """
@@ -120,12 +120,12 @@ def place_weights(term: str, batch: Batch) -> jax.Array:
 
 
 def whole_terms(terms: tuple[str, ...], denominators: Mapping[str, Any]) -> dict[str, Any]:
-    """The loss is the sum of its terms."""
+    """Shares of 1: the loss is the sum of its terms."""
     return dict.fromkeys(terms, 1.0)
 
 
 def shares_of_rows(terms: tuple[str, ...], denominators: Mapping[str, Any]) -> dict[str, Any]:
-    """Causal and masked rows weigh as much as there are of them."""
+    """Each term's share is the share of its rows, causal or masked, in the batch."""
     causal = denominators["causal_rows"] / denominators["rows"]
     return {term: causal if term == "causal" else 1 - causal for term in terms}
 
@@ -163,7 +163,7 @@ def _next_sentence_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch)
 
 
 def _gather_predicted(hidden_BTD: jax.Array, batch: Batch, num_places: int) -> tuple[jax.Array, Batch]:
-    """Keep the `num_places` first places of each row that have a weight, in order; others fill up."""
+    """Keep the `num_places` first places of each row that have a weight, in order; others fill the rest."""
     order_BP = jnp.argsort(batch["weights"] == 0, axis=1, stable=True)[:, :num_places]
     picked = {name: jnp.take_along_axis(batch[name], order_BP, axis=1) for name in ("targets", "weights")}
     return jnp.take_along_axis(hidden_BTD, order_BP[..., None], axis=1), {**batch, **picked}

@@ -1,6 +1,6 @@
-"""The objectives, one row each: what training must know of them. data/objectives.py has what they read.
+"""A row for each objective: what training must know about it. data/objectives.py says what it reads.
 
-An objective of a user's own is a row too, which `define_objective` adds.
+A user's own objective is a row too; `define_objective` adds it.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ class Objective(NamedTuple):
     """What a run minimises, and what it reports. A function may be given as "module:function"."""
 
     data: ObjectiveData
-    """What it reads: how its rows are stored, and what a batch holds of them."""
+    """What it reads: how its rows are stored, and how they become a batch."""
     head: Head
     """The head of its model."""
     terms: tuple[str, ...]
     """The terms of its loss. Each is sum(weights * nll) / sum(weights) over the whole batch."""
     sums: Reference
     """(model, batch, SumOptions) -> Sums: for each TERM the weighted sum of losses, and TERM_correct if an
-    answer is right or wrong; `log_z_squared` of a loss over the vocabulary; and counts, if it has any."""
+    answer is right or wrong; `log_z_squared` for a loss over the vocabulary; and counts, if it has any."""
     causal: bool | None = False
     """Whether its model attends causally; None: either will do, and both ways is the default."""
     encoder: Literal["none", "may", "must"] = "none"
@@ -166,7 +166,7 @@ _OWN = frozenset(OBJECTIVES)
 
 
 def define_objective(name: str, objective: Objective, *, file: str) -> str:
-    """Add an objective of a user's own, for experiments whose `objective` is this name; returns the name.
+    """Add a user's own objective, for experiments with this name as `objective`; returns the name.
 
     Args:
       file: the file that defines it, its `__file__`. A run keeps the path and the digest.
@@ -202,7 +202,7 @@ def objective_of(name: str, file: str | None = None) -> Objective:
       file: the file that defines it, as a run's config says.
 
     Raises:
-      ValueError: there is none of that name, or its file has not been run.
+      ValueError: no objective has that name, or its file has not been run.
     """
     if name in OBJECTIVES:
         return OBJECTIVES[name]
@@ -215,7 +215,7 @@ def objective_of(name: str, file: str | None = None) -> Objective:
 
 
 def objective_for(head: Head | None, has_encoder: bool = False) -> str | None:
-    """The objective that trains a model that comes with this head; None: none does."""
+    """The first objective that trains a model with this head; None: none does."""
     unfit = "none" if has_encoder else "must"
     fit = (name for name, row in OBJECTIVES.items() if row.head == head and row.encoder != unfit)
     return next(fit, None)

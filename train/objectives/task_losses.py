@@ -20,9 +20,9 @@ def classification_sums(model: Transformer, batch: Batch, options: SumOptions) -
     """Sums over rows, each with one label, a number, or any number of labels; `weights` is [B], and a row
     without a label has weight 0.
 
-    One label: also `confusion` [C,C], how many rows of each label (rows) were taken for each class (columns);
-    every labelled row counts once, whatever its weight. Any number of labels: also `label_counts` [C,3], how
-    often each label was rightly, wrongly and not predicted where it should have been.
+    With one label, also `confusion` [C,C]: how many rows of each label (rows) were taken for each class
+    (columns); every labelled row counts once, whatever its weight. With any number of labels, also
+    `label_counts` [C,3]: how often each label was predicted rightly, predicted wrongly, and missed.
     """
     logits = _class_logits(model, batch, options)
     if model.config.problem == "multi_label_classification":
@@ -58,7 +58,7 @@ def answer_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
 
 
 def equal_shares(terms: tuple[str, ...], denominators: Mapping[str, Any]) -> dict[str, Any]:
-    """The loss is the mean of its terms."""
+    """Equal shares: the loss is the mean of its terms."""
     return dict.fromkeys(terms, 1 / len(terms))
 
 
@@ -80,17 +80,17 @@ def _confusion(labels: jax.Array, logits: jax.Array, is_known: jax.Array) -> jax
     num_classes = logits.shape[-1]
     wanted = jax.nn.one_hot(labels, num_classes) * is_known[..., None]
     predicted = jax.nn.one_hot(logits.argmax(-1), num_classes)
-    return jnp.einsum("...C,...P->CP", wanted, predicted)  # exact: whole numbers of float32
+    return jnp.einsum("...C,...P->CP", wanted, predicted)  # exact: whole numbers in float32
 
 
 def _regression_sums(predicted_B: jax.Array, batch: Batch) -> Sums:
-    """Squared errors, as transformers' heads of one class have them."""
+    """Squared errors, as in transformers' heads with one class."""
     return {"classification": (batch["weights"] * (predicted_B - batch["labels"]) ** 2).sum()}
 
 
 def _multi_label_sums(logits_BC: jax.Array, batch: Batch) -> Sums:
-    """A yes or no for each label, as torch's BCEWithLogitsLoss: the mean of their cross-entropies. A row is
-    right if all of its labels are."""
+    """The mean cross-entropy of a yes or no for each label, as in torch's BCEWithLogitsLoss. A row is right
+    if all of its labels are."""
     wanted_BC = batch["labels"] > 0
     predicted_BC = logits_BC > 0
     losses_B = optax.sigmoid_binary_cross_entropy(logits_BC, batch["labels"]).mean(-1)
@@ -108,7 +108,7 @@ def _multi_label_sums(logits_BC: jax.Array, batch: Batch) -> Sums:
 def _class_sums(
     term: str, logits: jax.Array, labels: jax.Array, weights: jax.Array, label_smoothing: float = 0.0
 ) -> Sums:
-    """Cross-entropies; what has no label, -1, has weight 0."""
+    """Sums of cross-entropies; an entry without a label (-1) has weight 0."""
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     if label_smoothing:
         spread = -jax.nn.log_softmax(logits).mean(-1)

@@ -1,4 +1,4 @@
-"""Selects the trained parameters: all that optimizer.freeze does not name; with LoRA adapters and head."""
+"""Selects the trained parameters: all but what optimizer.freeze names; with LoRA only adapters and head."""
 
 import difflib
 import fnmatch
@@ -39,7 +39,7 @@ class Trainable(NamedTuple):
         return unflatten(trained), unflatten(frozen)
 
     def hold(self, new: Params, old: Params | None = None) -> Params:
-        """Trained arrays with their new values, but in frozen layers the old ones or, without `old`, zero."""
+        """Trained arrays with new values, but in frozen layers with old values or, without `old`, zeros."""
         if not self.layers:
             return new
 
@@ -110,7 +110,7 @@ def layer_numbers(params: Params) -> dict[LeafPath, range]:
 def _matches(
     pattern: str, flat: Mapping[LeafPath, Any], numbers: Mapping[LeafPath, range]
 ) -> dict[LeafPath, Any]:
-    """Which elements of the leading dimension of which arrays a pattern freezes."""
+    """The arrays that a pattern freezes, each with the frozen elements of its leading dimension."""
     found = _NUMBERS.search(pattern)
     plain = _NUMBERS.sub("layers", pattern)
     names = {path: ("/".join(path), tensor_key(path)) for path in flat}

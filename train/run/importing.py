@@ -41,7 +41,7 @@ _LABELS_OF_PROBLEM: dict[str, LabelType] = {
     "multi_label_classification": "multi_label",
     "regression": "number",
 }
-_LEARNING_RATE = 5e-5  # the usual peak for trained weights: that of fresh ones would undo them
+_LEARNING_RATE = 5e-5  # the usual peak for trained weights: the peak for fresh ones would undo them
 
 
 def import_run(
@@ -55,15 +55,15 @@ def import_run(
     """Write the run directory; returns its experiment, which `flaxmill train --run-dir RUN` changes and runs.
 
     Args:
-      tokenizer: a tokenizer.json or vocab.txt; None: that of `source`, if it has one.
+      tokenizer: a tokenizer.json or vocab.txt; None: the tokenizer of `source`, if it has one.
       head: None: what `source` names.
-      mesh_config: devices that hold the weights on their way; None: one.
+      mesh_config: devices that hold the weights on their way; None: one device.
 
-    A model without a tokenizer can be exported again; training it is refused where it begins.
+    A model without a tokenizer can be exported again; training it is refused when it begins.
 
     Raises:
-      ValueError: `source` is no model, or none that an objective trains, its tokenizer does not fit it, or
-        `run` is in use.
+      ValueError: `source` is not a model or no objective trains it, its tokenizer does not fit it, or `run`
+        is in use.
     """
     check_import_places(source, run)
     model = read_huggingface_config(source, head)
@@ -89,7 +89,7 @@ def import_run(
         with Checkpoints(run / CHECKPOINTS, CheckpointConfig()) as checkpoints:
             checkpoints.save(IMPORTED_STEP, {PARAMS: params}, {"imported": str(source.absolute())})
         _keep_files(source, run / HUGGINGFACE)
-        # Last: without it a directory that a crash left half made is no run.
+        # The config comes last: without it a directory that a crash left half made is not a run.
         write_config(run, experiment, loaded)
     return experiment
 
@@ -97,14 +97,14 @@ def import_run(
 def imported_experiment(
     source: Path, model: ModelConfig, tokenizer: Path, lengths: Mapping[str, Any] | None = None
 ) -> Experiment:
-    """What trains or measures the model of `source` further, on data still to be named.
+    """The experiment that trains or measures the model of `source` further, on data still to be named.
 
     Args:
-      lengths: fields of DataConfig; None: those that training begins with, as far as the model reaches.
+      lengths: fields of DataConfig; None: the lengths that training begins with, as far as the model reaches.
     """
     assert model.head is not None
     has_encoder = model.encoder_layers is not None
-    body = "lm" if model.causal or has_encoder else "mlm"  # of a model without a head
+    body = "lm" if model.causal or has_encoder else "mlm"  # the head for a model without one
     objective = objective_for(model.head, has_encoder) or objective_for(body, has_encoder)
     assert objective is not None, "both heads have objectives"
     label_type = _LABELS_OF_PROBLEM.get(model.problem or "", "category")

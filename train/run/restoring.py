@@ -1,4 +1,4 @@
-"""Where a run starts from: its newest whole checkpoint, or fresh weights."""
+"""Where a run starts: from its newest whole checkpoint, the weights of another model, or fresh weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ class Origin(NamedTuple):
           4. fresh weights, drawn from the seed.
 
         Args:
-          only_scheduled: pass over checkpoints that were not due by steps, such as those of a preemption.
+          only_scheduled: pass over checkpoints that were not due by steps, such as a preemption's.
 
         Raises:
           ValueError: the checkpoint was trained on other data.
@@ -95,7 +95,7 @@ def load_params(
     """Parameters of the checkpoint of `step` on the mesh; its metadata and step.
 
     Args:
-      step: None: that of the best evaluation, if the run follows one, else the newest whole one.
+      step: None: the step of the best evaluation if the run follows one, else the newest whole checkpoint.
 
     Raises:
       ValueError: there is no such checkpoint.

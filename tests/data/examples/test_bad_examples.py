@@ -20,7 +20,7 @@ def squad(answer: str, start: int) -> str:
             "a.csv",
             "input,label\na,x\n",
             (),
-            "data.text_column='text' is no column of {}; it has",
+            "data.text_column='text' is not a column of {}; it has",
         ),
         (
             "classification",
@@ -63,7 +63,7 @@ def squad(answer: str, start: int) -> str:
             "a.csv",
             "text,label\na,x\nb,y\n",
             ("--data.label-type", "number"),
-            "row 1 (line 2) of {}: the label 'x' in 'label' is no number, as data.label_type=number needs",
+            "row 1 (line 2) of {}: the label 'x' in 'label' is not a number, which data.label_type=number",
         ),
         (
             "token_classification",
@@ -77,14 +77,14 @@ def squad(answer: str, start: int) -> str:
             "a.json",
             squad("cat", 4),
             ("--data.stride", "20"),
-            "question 'q7' of {}: the answer 'cat' does not stand",
+            "question 'q7' of {}: the answer 'cat' is not at character",
         ),
         (
             "question_answering",
             "a.json",
             squad("fox", 3),
             ("--data.stride", "20"),
-            "at character 3 of its context; it stands at 4: correct",
+            "at character 3 of its context; it is at 4: correct",
         ),
         (
             "seq2seq",
@@ -117,8 +117,8 @@ PAIRS = {"a.csv": "text,target\nab,xy\ncd,zw\n", "b.csv": "text,target\nef,uv\ng
     ("config", "files", "flags", "message"),
     [
         ("gpt_tiny", TEXTS, (), "b.txt is UTF-16, as its first bytes say"),
-        ("gpt_tiny", {"a.csv": "texts\nthe mill\n"}, (), "data.text_column='text' is no column of row 1"),
-        ("classify", ROWS, (), "data.text_column='text' is no column of"),
+        ("gpt_tiny", {"a.csv": "texts\nthe mill\n"}, (), "data.text_column='text' is not a column of row 1"),
+        ("classify", ROWS, (), "data.text_column='text' is not a column of"),
         ("seq2seq", PAIRS, (), "b.csv: the text in 'target' is empty"),
         (
             "seq2seq",

@@ -122,11 +122,11 @@ def test_many_labels_are_a_list_or_a_string_with_separators(value, labels):
     [
         (None, r" has no labels in the column 'label'; give \[\] where none applies$"),
         (math.nan, r" has no labels in the column 'label'"),
-        (5, r"'label' holds 5, which is no list of labels; give one, or a string with \| between two$"),
-        ({"a": 1}, r"which is no list of labels"),
+        (5, r"'label' holds 5, which is not a list of labels; give one, or a string with \| between two$"),
+        ({"a": 1}, r"which is not a list of labels"),
         (["a", None], r"'label' has a label without a name; delete it from the list$"),
         ("a||b", r"'label' has a label without a name"),
-        ([["a"]], r"'label' holds \['a'\], which is no label; give a string$"),
+        ([["a"]], r"'label' holds \['a'\], which is not a label; give a string$"),
         (["\ud83d"], r"'label' has half a character"),
     ],
 )
@@ -146,28 +146,28 @@ def test_words_of_white_space_that_separates_nothing_are_words():
         (
             "classification",
             {},
-            r"data.text_column='text' is no column of a.csv; it has texts, label; did you mean",
+            r"data.text_column='text' is not a column of a.csv; it has texts, label; did you mean",
         ),
         (
             "classification",
             {"text_column": "words"},
-            r"data.text_column='words' is no column of a.csv; it has tex",
+            r"data.text_column='words' is not a column of a.csv; it has tex",
         ),
         (
             "classification",
             {"text_column": "texts", "pair_column": "b"},
-            r"data.pair_column='b' is no column",
+            r"data.pair_column='b' is not a column",
         ),
         ("classification", {"text_column": "texts", "label_column": "lable"}, r"; did you mean label\?$"),
         (
             "seq2seq",
             {"text_column": "texts"},
-            r"data.target_column='target' is no column of a.csv; it has texts",
+            r"data.target_column='target' is not a column of a.csv; it has texts",
         ),
         (
             "question_answering",
             {},
-            r"objective=question_answering reads the column 'question', which is no column",
+            r"objective=question_answering reads the column 'question', which is not a column",
         ),
     ],
 )
@@ -182,7 +182,7 @@ def test_every_file_must_have_the_columns():
         Row({"test": "a", "label": "x"}, "row 1", "b.csv"),
     ]
     with pytest.raises(
-        ValueError, match=r"^data.text_column='text' is no column of b.csv; it has test, label"
+        ValueError, match=r"^data.text_column='text' is not a column of b.csv; it has test, label"
     ):
         list(make_examples(iter(rows), DataConfig(), "classification"))
 
@@ -192,7 +192,7 @@ def test_every_file_must_have_the_columns():
     [
         ("classification", {"text": " "}, {}, r"the text in 'text' is empty; fill it, or delete the row$"),
         ("classification", {"text": None}, {}, r"the text in 'text' is empty; fill it"),
-        ("classification", {"text": 5}, {}, r"'text' holds 5, which is no text; give a string$"),
+        ("classification", {"text": 5}, {}, r"'text' holds 5, which is not text; give a string$"),
         ("classification", {"text": "\ud83d"}, {}, r"'text' has half a character at place 0\); correct"),
         (
             "classification",
@@ -201,7 +201,12 @@ def test_every_file_must_have_the_columns():
             r" has no label in the column 'label'; give it one, or delete the row$",
         ),
         ("classification", {"label": None}, {}, r" has no label in the column 'label'"),
-        ("classification", {"label": math.inf}, {}, r"'label' holds inf, which is no label; give a string$"),
+        (
+            "classification",
+            {"label": math.inf},
+            {},
+            r"'label' holds inf, which is not a label; give a string$",
+        ),
         ("classification", {"label": "x\ud83d"}, {}, r"'label' has half a character at place 1\); correct"),
         (
             "classification",
@@ -209,26 +214,31 @@ def test_every_file_must_have_the_columns():
             {"label_type": "number"},
             r"1e\+39 in 'label' is beyond float32; scale",
         ),
-        ("classification", {"label": 10**400}, {"label_type": "number"}, r"in 'label' is no number"),
+        ("classification", {"label": 10**400}, {"label_type": "number"}, r"in 'label' is not a number"),
         ("classification", {"label": math.inf}, {"label_type": "number"}, r"'inf' in 'label'|inf in 'label'"),
-        ("classification", {"label": ["x"]}, {}, r"'label' holds \['x'\], which is no label; give a string$"),
+        (
+            "classification",
+            {"label": ["x"]},
+            {},
+            r"'label' holds \['x'\], which is not a label; give a string$",
+        ),
         (
             "classification",
             {"label": "good"},
             {"label_type": "number"},
-            r"the label 'good' in 'label' is no number",
+            r"the label 'good' in 'label' is not a number",
         ),
         (
             "classification",
             {"label": "nan"},
             {"label_type": "number"},
-            r"the label 'nan' in 'label' is no number",
+            r"the label 'nan' in 'label' is not a number",
         ),
         (
             "token_classification",
             {"text": "a b"},
             {},
-            r"'text' holds 'a b', no list of words; give a .jsonl with",
+            r"'text' holds 'a b', which is not a list of words; give a .jsonl with",
         ),
         ("token_classification", {"text": []}, {}, r"'text' holds no words; fill it, or delete the row$"),
         (
@@ -268,19 +278,19 @@ def test_a_row_that_cannot_be_used_is_named(objective, row, fields, message):
         ({"context": ""}, r"the text in 'context' is empty"),
         (
             {"answers": [{"text": "fox", "answer_start": 3}]},
-            r"does not stand at character 3 of its context; it stan",
+            r"is not at character 3 of its context; it is at",
         ),
         (
             {"answers": [{"text": "cat", "answer_start": 4}]},
-            r"the answer 'cat' does not stand at character 4 of its",
+            r"the answer 'cat' is not at character 4 of its",
         ),
         (
             {"answers": [{"text": "", "answer_start": 4}]},
-            r"the answer '' does not stand at character 4 .*correct or",
+            r"the answer '' is not at character 4 .*correct or",
         ),
         (
             {"answers": [{"text": ".", "answer_start": -1}]},
-            r"does not stand at character -1 .*it stands at 7: corr",
+            r"is not at character -1 .*it is at 7: corr",
         ),
         ({"answers": [{"text": "fox"}]}, r"cannot be read \(answers .* have no text and answer_start\)"),
         (
@@ -289,11 +299,11 @@ def test_a_row_that_cannot_be_used_is_named(objective, row, fields, message):
         ),
         (
             {"answers": [{"text": "fox", "answer_start": 10**30}]},
-            r"does not stand at character 1000.*stands at 4",
+            r"is not at character 1000.*it is at 4",
         ),
         (
             {"answers": [{"text": " fox", "answer_start": 4}]},
-            r"does not stand at character 4 .*it stands at 3: c",
+            r"is not at character 4 .*it is at 3: c",
         ),
         ({"is_impossible": "false"}, r"is_impossible='false' is neither true nor false; give one of them$"),
         ({"answers": "fox"}, r"cannot be read \(answers 'fox' have no text and answer_start\)"),

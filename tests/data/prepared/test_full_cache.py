@@ -93,7 +93,7 @@ class Writer:
         ),
         (
             "open() failed: No such file or directory; opening a",
-            r"\(No such file or directory\); see that it stays",
+            r"\(No such file or directory\); make sure that it stays",
         ),
         (
             "open() failed: Read-only file system; opening a",
@@ -103,7 +103,10 @@ class Writer:
             "open() failed: Permission denied; opening a",
             r"\(Permission denied\); set FLAXMILL_CACHE to one that can",
         ),
-        ("something\nelse", r"\(something else\); see that it stays, or set FLAXMILL_CACHE to another place"),
+        (
+            "something\nelse",
+            r"\(something else\); make sure that it stays, or set FLAXMILL_CACHE to another place",
+        ),
     ],
 )
 def test_what_array_record_cannot_write_is_one_line(tmp_path, config, monkeypatch, where, message, said):
@@ -140,7 +143,7 @@ def test_a_cache_that_vanishes_is_said(tmp_path, config, monkeypatch):
 
     monkeypatch.setattr(preparation, "build_dataset", vanish)
     with pytest.raises(
-        OSError, match=r"\(No such file or directory\); see that it stays, or set FLAXMILL_CACHE"
+        OSError, match=r"\(No such file or directory\); make sure that it stays, or set FLAXMILL_CACHE"
     ):
         prepare_in(tmp_path / "cache", config)
 

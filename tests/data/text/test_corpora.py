@@ -216,10 +216,10 @@ def test_an_archive_of_text_is_the_text(tmp_path):
     [
         (
             {"txt": "a"},
-            r"^data\.text_column='text' is no column of row 2 of .*; it has txt; did you mean txt\?, or ",
+            r"^data\.text_column='text' is not a column of row 2 of .*; it has txt; did you mean txt\?, or ",
         ),
-        ({"text": 5}, r"^row 2 of .*a\.jsonl: 'text' holds 5, which is no text; give a string$"),
-        ({"text": ["a"]}, r"^row 2 of .*'text' holds \['a'\], which is no text"),
+        ({"text": 5}, r"^row 2 of .*a\.jsonl: 'text' holds 5, which is not text; give a string$"),
+        ({"text": ["a"]}, r"^row 2 of .*'text' holds \['a'\], which is not text"),
         ({"text": "\ud83d"}, r"^row 2 of .* cannot be read \('text' has half a character at place 0\)"),
     ],
 )

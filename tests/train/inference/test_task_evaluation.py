@@ -111,7 +111,7 @@ def test_other_data_have_columns_of_their_own_or_no_labels(trained, tmp_path, fl
     assert same[0] == same[1]
     code, _, err = flaxmill("eval", trained("classification"), "--data", other, "--text-column", "input")
     assert (code, err.count("\n")) == (2, 1)
-    assert "'label' is no column of" in err
+    assert "'label' is not a column of" in err
     code, _, err = flaxmill("eval", trained("classification"), "--unlabelled")
     assert code == 2
     assert "add --data FILE" in err
