@@ -145,6 +145,11 @@ def _check_labels(config: DataConfig) -> None:
             f"data.class_weights={config.class_weights!r} weighs examples by their only label, but with "
             "data.label_type=multi_label an example has any number of labels; leave it empty"
         )
+    if config.class_weights and config.label_type == "number":
+        raise ValueError(
+            f"data.class_weights={config.class_weights!r} weighs categories, and data.label_type=number has "
+            "none; leave it empty"
+        )
     if config.labels and config.label_type == "number":
         raise ValueError(f"data.labels={config.labels!r} are categories; use data.label_type=category")
     if len(set(config.labels)) < len(config.labels):

@@ -147,7 +147,7 @@ def _check_objective(experiment: "Experiment", definition: Objective) -> None:
     )
     share, data = experiment.label_smoothing, experiment.data
     require(0 <= share < 1, f"label_smoothing={share} must be in [0, 1)")
-    has_classes = definition.head != "qa" and data.label_type == "category"
+    has_classes = definition.head != "qa" and (not definition.is_task or data.label_type == "category")
     require(
         share == 0 or has_classes,
         f"label_smoothing={share} spreads a class over others, but objective={experiment.objective} with "

@@ -51,6 +51,8 @@ def test_weights_of_labels_need_one_label_an_example():
         ValueError, match=r"^data\.class_weights=\(1\.0, 2\.0\) weighs examples by their only label"
     ):
         DataConfig(label_type="multi_label", class_weights=(1.0, 2.0))
+    with pytest.raises(ValueError, match=r"^data\.class_weights=\(1\.0, 2\.0\) weighs categories, and data"):
+        DataConfig(label_type="number", class_weights=(1.0, 2.0))
 
 
 def test_the_defaults_are_those_of_the_smallest_config():

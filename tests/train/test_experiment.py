@@ -332,3 +332,10 @@ def test_no_field_is_an_optional_dataclass():
 def test_more_steps_than_can_be_counted_are_refused():
     with pytest.raises(ValueError, match=r"^steps=2147483648 is above 2147483647; use that or less"):
         Experiment(steps=2**31)
+
+
+def test_text_may_be_smoothed_whatever_the_labels_of_examples_would_be():
+    smoothed = Experiment(label_smoothing=0.1, data=DataConfig(label_type="number"))
+    assert smoothed.label_smoothing == 0.1
+    with pytest.raises(ValueError, match="does not choose one class"):
+        dataclasses.replace(smoothed, objective="classification")

@@ -10,11 +10,13 @@ from typing import Any, Self, TypeVar
 import jax
 
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
+from flaxmill.train.checkpoint.agreement import together
 from flaxmill.train.checkpoint.config import CheckpointConfig, choose_kept
+from flaxmill.train.checkpoint.damage import load_manifest
 from flaxmill.train.checkpoint.directory import DAMAGED, clear, drop, find_steps, make_writable, set_aside
-from flaxmill.train.checkpoint.manifest import make_manifest, named_leaves
+from flaxmill.train.checkpoint.manifest import DefectError, make_manifest, named_leaves
 from flaxmill.train.checkpoint.store import COMMIT_FILE, PARAMS, quiet_orbax, save_failure, start_save
-from flaxmill.train.checkpoint.stored import StoredCheckpoint, open_stored
+from flaxmill.train.checkpoint.stored import StoredCheckpoint
 from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
 
 __all__ = ["COMMIT_FILE", "PARAMS", "CheckpointConfig", "Checkpoints"]
@@ -182,7 +184,13 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self._path(step)} is not a checkpoint; there are {self.steps() or 'none'}"
             )
-        return open_stored(step, self._path(step), lambda: self._advice(step))
+        path, advice = self._path(step), lambda: self._advice(step)
+        with together(path, advice):
+            try:
+                manifest = load_manifest(path)
+            except DefectError as defect:
+                raise DamagedCheckpointError(f"{path} is damaged: {defect}", advice()) from None
+        return StoredCheckpoint(step, path, manifest["arrays"], manifest["metadata"], advice)
 
     def _agreed_steps(self) -> list[int]:
         """The steps as process 0 sees them: a file system may show them to others late."""

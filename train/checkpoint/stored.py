@@ -12,10 +12,9 @@ from flaxmill.train.checkpoint.damage import (
     find_damaged_arrays,
     find_damaged_files,
     join_problems,
-    load_manifest,
 )
 from flaxmill.train.checkpoint.fit import check_fits
-from flaxmill.train.checkpoint.manifest import DefectError, find_changed, join, named_leaves
+from flaxmill.train.checkpoint.manifest import find_changed, join, named_leaves
 from flaxmill.train.checkpoint.store import PARAMS, in_words, load_leaves, system_failure
 from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
 
@@ -40,39 +39,19 @@ class StoredCheckpoint(NamedTuple):
     advice: Callable[[], str]
     """What to do if it is damaged."""
 
-    def restore(self, abstract_state: State) -> State:
+    def restore(
+        self, abstract_state: State, *, arrays: Mapping[str, Any] | None = None, partial: bool = False
+    ) -> State:
         """The whole state.
 
         Args:
           abstract_state: ShapeDtypeStructs with the shardings that the arrays get, on any mesh.
+          arrays: the stored arrays that make up this state; None: all of them.
+          partial: load a part of what was saved together.
         """
-        return self._load(self.arrays, abstract_state)
-
-    def restore_params(self, abstract_params: State, *, without: tuple[str, ...] = ()) -> State:
-        """The parameters alone.
-
-        Args:
-          without: groups at the top of params, such as "mlm", that are neither loaded nor compared; groups
-            of these names in `abstract_params`, then a dict, are left out of the result.
-        """
-        arrays = {name: array for name, array in self.arrays.items() if name.startswith(f"{PARAMS}/")}
-        if not without:
-            return self._load(arrays, {PARAMS: abstract_params})[PARAMS]
-        assert isinstance(abstract_params, dict)
-        groups = {name.split("/")[1] for name in arrays}
-        if unknown := sorted(set(without) - groups - set(abstract_params)):
-            raise CheckpointError(
-                f"{self.path} has no params {', '.join(unknown)} to leave out; "
-                f"it has {', '.join(sorted(groups))}"
-            )
-        arrays = {name: array for name, array in arrays.items() if name.split("/")[1] not in without}
-        kept: Any = {group: tree for group, tree in abstract_params.items() if group not in without}
-        return self._load(arrays, {PARAMS: kept}, partial=True)[PARAMS]
-
-    def _load(self, arrays: Mapping[str, Any], abstract: State, *, partial: bool = False) -> State:
-        wanted = named_leaves(abstract)
+        arrays, wanted = self.arrays if arrays is None else arrays, named_leaves(abstract_state)
         check_fits(arrays, wanted, str(self.path))
-        # Files come first: Orbax could not say what is damaged, and would leave its tasks behind.
+        # First, since Orbax could not say what is damaged, and would leave its tasks behind.
         with together(self.path, self.advice):
             self._refuse(find_damaged_files(self.path, map(join, wanted)))
         with together(self.path, self.advice):
@@ -84,7 +63,28 @@ class StoredCheckpoint(NamedTuple):
         changed = {name: arrays[name] for name in find_changed(arrays, leaves)}
         with together(self.path, self.advice):
             self._explain_changed(changed)
-        return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[leaf] for leaf in wanted])
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[leaf] for leaf in wanted])
+
+    def restore_params(self, abstract_params: State, *, without: tuple[str, ...] = ()) -> State:
+        """The parameters alone.
+
+        Args:
+          without: groups at the top of params, such as "mlm", that are neither loaded nor compared; groups
+            of these names in `abstract_params`, then a dict, are left out of the result.
+        """
+        arrays = {name: array for name, array in self.arrays.items() if name.startswith(f"{PARAMS}/")}
+        if not without:
+            return self.restore({PARAMS: abstract_params}, arrays=arrays)[PARAMS]
+        assert isinstance(abstract_params, dict)
+        groups = {name.split("/")[1] for name in arrays}
+        if unknown := sorted(set(without) - groups - set(abstract_params)):
+            raise CheckpointError(
+                f"{self.path} has no params {', '.join(unknown)} to leave out; "
+                f"it has {', '.join(sorted(groups))}"
+            )
+        arrays = {name: array for name, array in arrays.items() if name.split("/")[1] not in without}
+        kept: Any = {group: tree for group, tree in abstract_params.items() if group not in without}
+        return self.restore({PARAMS: kept}, arrays=arrays, partial=True)[PARAMS]
 
     def _explain_failure(
         self, error: Exception, arrays: Mapping[str, Any], wanted: Mapping[LeafPath, Any]
@@ -110,13 +110,3 @@ class StoredCheckpoint(NamedTuple):
         if problems:
             damage = f"{self.path} is damaged: {join_problems(problems)}"
             raise DamagedCheckpointError(damage, self.advice())
-
-
-def open_stored(step: int, path: Path, advice: Callable[[], str]) -> StoredCheckpoint:
-    """Read the manifest of the checkpoint at `path`, once; raises what loading it would."""
-    with together(path, advice):
-        try:
-            manifest = load_manifest(path)
-        except DefectError as defect:
-            raise DamagedCheckpointError(f"{path} is damaged: {defect}", advice()) from None
-    return StoredCheckpoint(step, path, manifest["arrays"], manifest["metadata"], advice)

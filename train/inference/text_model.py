@@ -89,7 +89,7 @@ def read_prompts(model: TextModel, prompts: Sequence[str]) -> list[list[int]]:
     for number, prompt in enumerate(prompts, start=1):
         place = half_character(prompt)
         if place is not None:
-            raise ValueError(f"prompt {number} is no UTF-8 at character {place}; give it as UTF-8")
+            raise ValueError(f"prompt {number} is not UTF-8 at character {place}; give it as UTF-8")
     return list(encode_texts(lambda texts: [*map(model.read, texts)], prompts, lambda n: f"prompt {n}"))
 
 

@@ -156,7 +156,7 @@ def test_mistakes_are_one_line(gpt, flaxmill, tmp_path):
     assert "SOURCE and a PROMPT come first, neither is given" in _refusal(flaxmill)
     assert "no prompt is given" in _refusal(flaxmill, run)
     assert "a prompt is empty" in _refusal(flaxmill, run, "")
-    assert "prompt 2 is no UTF-8 at character 2; give" in _refusal(flaxmill, run, "ab", "ab\udcff", "--json")
+    assert "prompt 2 is not UTF-8 at character 2; give" in _refusal(flaxmill, run, "ab", "ab\udcff", "--json")
     assert "temperature=-1.0 must be 0" in _refusal(flaxmill, run, "The", "--temperature", -1)
     assert "num_beams=2 draws nothing" in _refusal(flaxmill, run, "The", "--num-beams", 2, "--temperature", 1)
     assert "stop='' would end" in _refusal(flaxmill, run, "The", "--stop", "")
