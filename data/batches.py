@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.draws import MASKED_PLACES, ROW_ORDER, bits, permute
+from flaxmill.data.draws import ROW_DRAWS, ROW_ORDER, bits, permute
 from flaxmill.data.example_batches import NO_EXAMPLE, check_class_weights
 from flaxmill.data.objectives import ObjectiveData, data_of, find_function
 from flaxmill.data.prepared.dataset import Dataset
@@ -74,7 +74,7 @@ class Batches:
         """Rows start..stop-1 of the batch at a step: the rows that one of several hosts reads.
 
         Every batch has int32 [n,T] tokens, mask, positions and documents. The objective decides what else it
-        has; weights are float32, the rest int32 unless another type is given:
+        has. Floats, and `weights` whatever their type, become float32; the rest becomes int32:
 
           text          targets and weights [n,T]; sentence pairs also segments [n,T] and nsp_labels [n]
                         (1 = random); the hybrid also causal [n] (1 = attends causally); prefix LM also
@@ -98,7 +98,7 @@ class Batches:
         stored = self._dataset.read(self._split, places)
         batch = self._make(Rows(self._source, stored, places, numbers, keys))
         for name, values in batch.items():
-            is_float = name == "weights" or values.dtype == np.float32
+            is_float = name == "weights" or np.issubdtype(values.dtype, np.floating)
             values = values.astype(np.float32 if is_float else np.int32, copy=False)
             batch[name] = values if exists.all() else _blank(name, values, exists)
         batch["tokens"] = np.where(batch["mask"] > 0, batch["tokens"], np.int32(self._pad_id))
@@ -121,7 +121,7 @@ class Batches:
         return _Located(place, self._keys(epoch, place))
 
     def _keys(self, epoch: np.ndarray, place: np.ndarray) -> np.ndarray:
-        return bits(MASKED_PLACES, self._seed, epoch, place)
+        return bits(ROW_DRAWS, self._seed, epoch, place)
 
 
 def _check(
@@ -130,9 +130,11 @@ def _check(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is below 1; use 1 or more")
     own = find_function(data.settings)(config) if data.settings is not None else {}
-    if dataset.sequence_length != own.get("sequence_length", config.sequence_length):
+    length = own.get("sequence_length", config.sequence_length)
+    if dataset.sequence_length != length:
+        stored = "" if length == config.sequence_length else f", rows of {length} stored tokens,"
         raise ValueError(
-            f"data.sequence_length={config.sequence_length} but {dataset.directory} holds rows of "
+            f"data.sequence_length={config.sequence_length}{stored} but {dataset.directory} holds rows of "
             f"{dataset.sequence_length}; prepare the data with these settings"
         )
     if dataset.layout not in data.layouts:

@@ -50,8 +50,8 @@ def mask_tokens(
     chosen = _choose(may_mask, num_masked, most, keys)
 
     row, place = np.nonzero(chosen)
-    fate = draws.uniform(keys[row], 1, place)
-    random_word = (draws.uniform(keys[row], 2, place) * vocab_size).astype(tokens.dtype)
+    fate = draws.uniform(keys[row], draws.MASK_FATE, place)
+    random_word = (draws.uniform(keys[row], draws.MASK_WORD, place) * vocab_size).astype(tokens.dtype)
     replacement = np.where(fate < _MASK_SHARE + _KEPT_SHARE, tokens[row, place], random_word)
     masked = tokens.copy()
     masked[row, place] = np.where(fate < _MASK_SHARE, mask_id, replacement)
@@ -64,7 +64,7 @@ def _choose(may_mask: np.ndarray, num_masked: np.ndarray, most: int, keys: np.nd
     # The low bits name the place, so that no two draws are equal; the upper bits stay random.
     place_bits = np.uint64((1 << num_places.bit_length()) - 1)
     places = np.arange(num_places, dtype=np.uint64)
-    order = (draws.bits(keys[:, None], 0, places) >> np.uint64(1) & ~place_bits) | places
+    order = (draws.bits(keys[:, None], draws.MASK_ORDER, places) >> np.uint64(1) & ~place_bits) | places
     order = np.where(may_mask, order, np.uint64(0xFFFF_FFFF_FFFF_FFFF))
     smallest = np.sort(np.partition(order, most - 1, axis=1)[:, :most], axis=1)
     last = np.take_along_axis(smallest, np.maximum(num_masked - 1, 0)[:, None], axis=1)

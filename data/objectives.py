@@ -14,6 +14,10 @@ SpecialToken = Literal["mask", "cls", "sep", "closing"]
 """The roles of special tokens."""
 
 
+TEXT_LAYOUTS: tuple[Layout, ...] = ("packed", "pairs")
+"""Layouts of text; the others hold labelled examples."""
+
+
 class ExampleKind(NamedTuple):
     """The labelled examples that a task learns from."""
 
@@ -130,7 +134,7 @@ OBJECTIVES: dict[str, ObjectiveData] = {
         "flaxmill.data.span_corruption:corrupt",
         special_tokens=("closing",),
         added_tokens=SENTINELS,
-        settings="flaxmill.data.span_corruption:stored_settings",
+        settings="flaxmill.data.span_corruption:row_settings",
         target_length="flaxmill.data.span_corruption:target_length",
     ),
     "prefix_lm": ObjectiveData(("packed",), "flaxmill.data.text_batches:prefix"),
@@ -158,7 +162,8 @@ def has_labels(config: DataConfig, objective: str) -> bool:
 
 
 def layout_of(objective: str, has_encoder: bool = False) -> Layout:
-    """The layout of the rows that an objective reads; objectives that read packed rows share one dataset.
+    """The layout of the rows that an objective reads; causal, masked, hybrid and prefix rows share one
+    dataset.
 
     Args:
       has_encoder: the model is an encoder-decoder, which matters only for seq2seq.

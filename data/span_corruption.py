@@ -6,17 +6,16 @@ Raffel et al. 2020, section 3.1.4; the lengths and the split into spans are as i
 
 # n rows, L tokens of a text, S spans of a row, U tokens of a target
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.draws import bits
+from flaxmill.data.draws import SPAN_NOISE, SPAN_TEXT, bits
 from flaxmill.data.example_batches import decoder_inputs, read_left_to_right, target_tokens
 from flaxmill.data.objectives import SENTINELS
 from flaxmill.data.stored_rows import Batch, Rows
-
-_NOISE, _TEXT = 1, 2  # the two uses of a row's draws
 
 
 class Lengths(NamedTuple):
@@ -27,7 +26,8 @@ class Lengths(NamedTuple):
     target: int
 
 
-def lengths_of(config: DataConfig) -> Lengths:
+@functools.lru_cache(maxsize=16)
+def span_lengths(config: DataConfig) -> Lengths:
     """The lengths of the longest text that, when corrupted, fits into data.sequence_length."""
     text = config.sequence_length
     while _corrupted(text, config).inputs > config.sequence_length:
@@ -39,13 +39,13 @@ def lengths_of(config: DataConfig) -> Lengths:
     return _corrupted(text, config)
 
 
-def stored_settings(config: DataConfig) -> dict[str, Any]:
+def row_settings(config: DataConfig) -> dict[str, Any]:
     """Settings of the stored rows: they are whole texts, longer than what the encoder reads.
 
     Raises:
       ValueError: a row has more spans than there are sentinels.
     """
-    text = lengths_of(config).text
+    text = span_lengths(config).text
     num_spans = _num_spans(text, config)
     if num_spans > len(SENTINELS):
         raise ValueError(
@@ -58,7 +58,7 @@ def stored_settings(config: DataConfig) -> dict[str, Any]:
 
 def target_length(config: DataConfig) -> int:
     """The most tokens of a target."""
-    return lengths_of(config).target
+    return span_lengths(config).target
 
 
 def corrupt(rows: Rows) -> Batch:
@@ -69,7 +69,7 @@ def corrupt(rows: Rows) -> Batch:
     config, source = rows.source.config, rows.source
     tokens, documents, _ = (values[:, :-1] for values in rows.unpack())
     sizes = (documents > 0).sum(1)
-    lengths = lengths_of(config)
+    lengths = span_lengths(config)
     inputs = np.zeros((len(tokens), config.sequence_length), np.int32)
     targets = np.zeros((len(tokens), lengths.target), np.int32)
     num_inputs, num_targets = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.int64)
@@ -92,8 +92,8 @@ def corrupt(rows: Rows) -> Batch:
 def noise_mask(keys: np.ndarray, size: int, config: DataConfig) -> np.ndarray:
     """bool [n, size]: the corrupted places. Spans of text and of noise take turns, text first."""
     num_noise, num_spans = _num_noise(size, config), _num_spans(size, config)
-    noise = _segment_lengths(keys, _NOISE, num_noise, num_spans)
-    text = _segment_lengths(keys, _TEXT, size - num_noise, num_spans)
+    noise = _segment_lengths(keys, SPAN_NOISE, num_noise, num_spans)
+    text = _segment_lengths(keys, SPAN_TEXT, size - num_noise, num_spans)
     lengths = np.stack([text, noise], axis=2).reshape(len(keys), -1)
     ends = np.cumsum(lengths, axis=1)
     starts = np.zeros((len(keys), size + 1), np.int64)

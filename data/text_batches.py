@@ -2,15 +2,13 @@
 
 import numpy as np
 
-from flaxmill.data.draws import uniform
+from flaxmill.data.draws import PREFIX_LENGTH, uniform
 from flaxmill.data.masking import Masked, mask_tokens
 from flaxmill.data.stored_rows import Batch, Rows
 from flaxmill.data.text.packing import next_in_document
 from flaxmill.data.text.pairs import segments_of
 
 # n rows of a batch, T tokens of a row
-
-_PREFIX = 3  # a use of a row's draws that masking does not have
 
 
 def causal(rows: Rows) -> Batch:
@@ -24,23 +22,23 @@ def causal(rows: Rows) -> Batch:
 def masked(rows: Rows) -> Batch:
     """Masked rows: masked places predict what was there (Devlin et al. 2019, A.1)."""
     tokens, documents, positions = (values[:, :-1] for values in rows.unpack())
-    masked = _mask(rows, tokens, documents > 0)
-    targets = np.where(masked.chosen, tokens, 0)
-    return assemble(masked.tokens, documents, positions, targets, masked.chosen)
+    drawn = _mask(rows, tokens, documents > 0)
+    targets = np.where(drawn.chosen, tokens, 0)
+    return assemble(drawn.tokens, documents, positions, targets, drawn.chosen)
 
 
 def hybrid(rows: Rows) -> Batch:
-    """Causal rows and masked rows; masked rows have targets one place earlier, as a causal head has them."""
+    """Causal rows, and masked rows whose targets are one place earlier, as a causal head has them."""
     tokens, documents, positions = rows.unpack()
     has_next = next_in_document(documents)
-    causal = _is_causal(rows.numbers, rows.source.config.causal_fraction)[:, None]
-    masked = _mask(rows, tokens[:, :-1], documents[:, :-1] > 0)
-    next_is_masked = np.pad(masked.chosen[:, 1:], ((0, 0), (0, 1)))
-    weights = has_next & (causal | next_is_masked)
-    inputs = np.where(causal, tokens[:, :-1], masked.tokens)
+    is_causal = _is_causal(rows.numbers, rows.source.config.causal_fraction)[:, None]
+    drawn = _mask(rows, tokens[:, :-1], documents[:, :-1] > 0)
+    next_is_masked = np.pad(drawn.chosen[:, 1:], ((0, 0), (0, 1)))
+    weights = has_next & (is_causal | next_is_masked)
+    inputs = np.where(is_causal, tokens[:, :-1], drawn.tokens)
     targets = np.where(weights, tokens[:, 1:], 0)
     batch = assemble(inputs, documents[:, :-1], positions[:, :-1], targets, weights)
-    return batch | {"causal": causal[:, 0]}
+    return batch | {"causal": is_causal[:, 0]}
 
 
 def pairs(rows: Rows) -> Batch:
@@ -48,10 +46,10 @@ def pairs(rows: Rows) -> Batch:
     stored = rows.stored
     tokens = stored["tokens"].astype(np.int32)
     mask, segments = segments_of(stored["first_length"], stored["second_length"], tokens.shape[1])
-    masked = _mask(rows, tokens, mask > 0)
+    drawn = _mask(rows, tokens, mask > 0)
     positions = np.arange(tokens.shape[1]) * mask
-    targets = np.where(masked.chosen, tokens, 0)
-    batch = assemble(masked.tokens, mask, positions, targets, masked.chosen)
+    targets = np.where(drawn.chosen, tokens, 0)
+    batch = assemble(drawn.tokens, mask, positions, targets, drawn.chosen)
     return batch | {"segments": segments, "nsp_labels": stored["label"]}
 
 
@@ -60,11 +58,11 @@ def prefix(rows: Rows) -> Batch:
     least one token and not the whole row (T5's `prefix_lm`, Raffel et al. 2020, 3.2.1)."""
     batch = causal(rows)
     size = batch["mask"].sum(1)
-    prefix = 1 + (uniform(rows.keys, _PREFIX) * np.maximum(size - 1, 1)).astype(np.int32)
+    length = 1 + (uniform(rows.keys, PREFIX_LENGTH) * np.maximum(size - 1, 1)).astype(np.int32)
     # The next token comes after the prefix.
-    predicts = np.arange(1, batch["tokens"].shape[1] + 1) >= prefix[:, None]
+    predicts = np.arange(1, batch["tokens"].shape[1] + 1) >= length[:, None]
     weights = batch["weights"] & predicts
-    return batch | {"weights": weights, "targets": np.where(weights, batch["targets"], 0), "prefix": prefix}
+    return batch | {"weights": weights, "targets": np.where(weights, batch["targets"], 0), "prefix": length}
 
 
 def assemble(

@@ -1,4 +1,23 @@
-"""The Transformer: configuration, parameters, forward pass."""
+"""The Transformer: configuration, parameters, forward pass.
+
+fields         the fields of a ModelConfig
+config         ModelConfig, which checks them
+config_checks  what it refuses
+transformer    embeddings, an encoder if there is one, the stack, and the heads: read this first
+stack          a stack of layers, run as its plan says
+layer_plan     how a stack is cut for compiling
+layer          one layer
+heads          heads, poolers and classifiers
+params         trees of parameters
+functional     the model as pure functions: initialise, count, describe, apply
+adapters       LoRA adapters, added and merged
+
+layers/       the parts of a layer
+generation/   tokens from tokens
+config_json/  Hugging Face's config.json, key by key
+families/     one file for each family of models
+huggingface/  weights in and out
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

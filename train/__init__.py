@@ -1,6 +1,37 @@
 """Training: everything that an experiment file names.
 
-from flaxmill.train import DataConfig, Experiment, ModelConfig, train
+    from flaxmill.train import DataConfig, Experiment, ModelConfig, train
+
+experiment       everything that decides what a run computes
+resolution       what an experiment leaves open, filled in from its data
+loop             the training loop: read this first
+job              what a run is made of, opened and checked
+input_pipeline   from a prepared dataset to global arrays, read ahead
+step             one update of the weights
+state            what training carries from step to step
+recorder         a step's metrics as a row
+saving           what a save writes, and the last one
+evaluation       losses on held-out rows
+best             the best evaluation
+spikes           losses that stand out
+rollback         back to a checkpoint, past the batches that led to a spike
+failures         failures that end a run in one line
+named_configs    the experiments in configs/, and in files of users
+overrides        `--model.num-layers 12`
+command_line     the program `flaxmill`
+caches           where prepared data and compiled programs are kept
+jax_environment  JAX's refusals, explained
+plain_paths      directories under other names, for libraries that misread theirs
+
+objectives/     what is minimised
+optimizer/      from gradients to updates
+checkpoint/     checkpoints, written whole and checked when they are read
+run/            a run's directory: how it begins, and how it leaves
+metrics/        what a run measures, and where it says so
+inference/      evaluation and generation
+parity/         `flaxmill parity`
+verify_resume/  `flaxmill verify-resume`
+commands/       a file for each command
 """
 
 import importlib

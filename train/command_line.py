@@ -23,7 +23,7 @@ COMMANDS = {
     "import": "import HF_DIR RUN [--field value ...]          make a run from a Hugging Face model",
     "export": "export RUN HF_DIR [--step N]                   write a run's weights for Hugging Face",
     "parity": "parity DIRECTORY [--json]                      compare a model with PyTorch",
-    "checkpoints": "checkpoints RUN [--json]                       list checkpoints: whole or damaged",
+    "checkpoints": "checkpoints RUN [--quick] [--json]             list checkpoints: whole or damaged",
     "verify-resume": "verify-resume [CONFIG | FILE.py] [--json]      prove that resume is exact",
     "configs": "configs                                        list the experiments",
 }

@@ -141,7 +141,7 @@ def _check_local(experiment: Experiment) -> None:
 
 def _check_objective(experiment: "Experiment", definition: Objective) -> None:
     require(
-        experiment.z_loss == 0 or definition.is_over_vocabulary,
+        experiment.z_loss == 0 or definition.gives_log_z,
         f"z_loss={experiment.z_loss} needs a loss over the vocabulary, which "
         f"objective={experiment.objective} does not have; leave it 0",
     )

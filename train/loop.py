@@ -36,6 +36,7 @@ from flaxmill.train.run.bad_batches import write_bad_batches
 from flaxmill.train.run.directory import CHECKPOINTS, Allowed, open_run_directory, write_config
 from flaxmill.train.run.restoring import Origin, Start
 from flaxmill.train.saving import Saver
+from flaxmill.train.state import TrainState
 from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
@@ -173,8 +174,10 @@ def _train_from(
     signals = Signals(job.mesh, job.stop, saver.is_overdue)
     evaluate_at = functools.partial(_evaluate, job=job, steps=steps, recorder=recorder, signals=signals)
 
-    # If the run was stopped right after this step, its evaluation is still missing: do it now.
-    evaluated = evaluate_at(first, state.params) if first and _evaluates_at(first, experiment) else None
+    # If the run was stopped right after this step, its evaluation may be missing: do it now. A run that waits
+    # for nothing better ends here, and with an evaluation.
+    evaluates = first > 0 and (_evaluates_at(first, experiment) or best.is_waited_out)
+    evaluated = evaluate_at(first, state.params) if evaluates else None
 
     done, last = first, first if best.is_waited_out else experiment.steps
     job.peers.at(first, "compiling")
@@ -191,7 +194,7 @@ def _train_from(
         # All processes learn at the same step that one of them was told to stop.
         asked = signals.agreed(recorder.signals)
         if asked.stop:
-            return TrainResult(saver.leave(done, state), done, True, {})
+            return _leave(done, state, saver, job)
 
         # Save before the evaluation: a run killed while it evaluates loses nothing.
         evaluates = _evaluates_at(done, experiment)
@@ -202,19 +205,25 @@ def _train_from(
         if evaluates:
             evaluated = evaluate_at(done, state.params)
             if evaluated is None:
-                return TrainResult(saver.leave(done, state), done, True, {})
+                return _leave(done, state, saver, job)
             if done < experiment.steps:
                 progress.say(f"step {done}: {summarize_evaluation(evaluated, experiment.best.metric)}")
             if best.is_waited_out:
                 break
     if evaluated is None:
-        return TrainResult(saver.leave(done, state), done, True, {})
+        return _leave(done, state, saver, job)
 
     # The run is over: all of it is on disk before it says so.
     saver.wait()
     if best.is_followed:
         progress.say(f"{'stopped early: ' if done < experiment.steps else ''}{best.describe()}")
     return _conclude(done, job, steps, state.params, best.metrics or evaluated, progress)
+
+
+def _leave(step: int, state: TrainState, saver: Saver, job: Job) -> TrainResult:
+    """The result of a run that was asked to stop, once all of it is saved."""
+    saver.leave(step, state)
+    return TrainResult(job.directory, step, True, {})
 
 
 def _evaluate(

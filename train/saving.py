@@ -1,6 +1,4 @@
-"""Decides when a run is saved, writes its rows before each save, and saves once more when it is left."""
-
-from pathlib import Path
+"""What a save of a run writes, and in which order; and the last save, as the run is left."""
 
 from flaxmill.train.checkpoint.save_schedule import SaveSchedule
 from flaxmill.train.job import Job
@@ -11,7 +9,7 @@ from flaxmill.train.state import TrainState
 
 
 class Saver:
-    """The saves of one run, from the checkpoint that it started from."""
+    """Saves one run: rows first, then the state, with the counters and the provenance in its metadata."""
 
     def __init__(
         self, job: Job, recorder: Recorder, progress: ProgressLine, restored_step: int | None
@@ -39,16 +37,16 @@ class Saver:
         self._schedule.saved(step)
 
     def wait(self) -> None:
-        """Return when every step that was made is in a checkpoint."""
+        """Return when what was saved last is in a checkpoint."""
         self._job.checkpoints.wait()
         if self._job.stop is not None:
             self._job.stop.saved()
 
-    def leave(self, step: int, state: TrainState) -> Path:
-        """Save a run that was asked to stop, unless this step is saved; returns the run directory."""
+    def leave(self, step: int, state: TrainState) -> None:
+        """Save the state of a run that was asked to stop, unless that is done, and wait for it."""
         if self._schedule.last_step != step:
             self.save(step, state)
         self.wait()
-        directory = self._job.directory
-        self._progress.say(f"stopped after step {step}; the same command continues from {directory}")
-        return directory
+        self._progress.say(
+            f"stopped after step {step}; the same command continues from {self._job.directory}"
+        )

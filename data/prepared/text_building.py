@@ -141,7 +141,7 @@ def build_dataset(
 ) -> None:
     """Fills an empty directory with a dataset; the manifest comes last. Raises ValueError on empty splits."""
     format_ = record_format(settings, tokenizer.vocab_size, num_labels=0)
-    make_rows = _PackedRows if layout == "packed" else _PairRows
+    make_rows = {"packed": _PackedRows, "pairs": _PairRows}[layout]
     row_length: int = settings["sequence_length"]
     rows = {split: make_rows(directory, split, format_, config, row_length) for split in SPLITS}
     digest = _stream(corpus, tokenizer, rows, log)

@@ -13,7 +13,7 @@ class Visibility(NamedTuple):
 
     documents: jax.Array
     """int32 [B,T]: the document of each query. It sees only keys of its own document; 0 is padding."""
-    causal: bool | jax.Array
+    causal: bool | jax.Array  # False: a token also sees the tokens after it
     """True: a token sees itself and the tokens before it. bool [B]: the same, in rows where it is True."""
     window: int | None = None
     """Causal: a token sees itself and window - 1 tokens before it. Else: window // 2 on either side."""
@@ -31,6 +31,7 @@ def attention_mask(visible: Visibility) -> jax.Array:
     key_documents_BS = documents_BT if visible.key_documents is None else visible.key_documents
     mask_BTS = documents_BT[:, :, None] == key_documents_BS[:, None, :]
     distance_TS = jnp.arange(documents_BT.shape[1])[:, None] - jnp.arange(key_documents_BS.shape[1])[None, :]
+    assert visible.prefix is None or causal is True, "only causal rows have a prefix"
     if causal is True:
         return mask_BTS & (_before(distance_TS, window) | _within_prefix(distance_TS, visible))
     if causal is False:
@@ -58,4 +59,4 @@ def _within_prefix(distance_TS: jax.Array, visible: Visibility) -> bool | jax.Ar
 
 
 def _on_either_side(distance_TS: jax.Array, window: int | None) -> jax.Array:
-    return jnp.abs(distance_TS) <= (distance_TS.size if window is None else window // 2)
+    return jnp.ones_like(distance_TS, bool) if window is None else jnp.abs(distance_TS) <= window // 2

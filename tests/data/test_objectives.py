@@ -46,7 +46,7 @@ def test_a_function_may_stand_for_its_place():
 def test_an_unknown_objective_is_refused_with_those_there_are():
     for find in (data_of, objective_of):
         with pytest.raises(
-            ValueError, match=r"^objective='x' is unknown; use one of causal, mlm, .*prefix_lm$"
+            ValueError, match=rf"^objective='x' is unknown; use one of {', '.join(OBJECTIVES)}$"
         ):
             find("x")
 

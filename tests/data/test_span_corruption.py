@@ -11,7 +11,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.draws import bits
 from flaxmill.data.objectives import SENTINELS
 from flaxmill.data.prepared.preparation import prepare
-from flaxmill.data.span_corruption import lengths_of, noise_mask, stored_settings, target_length
+from flaxmill.data.span_corruption import noise_mask, row_settings, span_lengths, target_length
 from flaxmill.data.text.held_out import Split
 
 
@@ -48,18 +48,18 @@ def test_the_lengths_are_those_of_t5(sequence_length, mask_rate, mean_span_lengt
     config = DataConfig(
         sequence_length=sequence_length, mask_rate=mask_rate, mean_span_length=mean_span_length
     )
-    lengths = lengths_of(config)
+    lengths = span_lengths(config)
     assert (lengths.text, lengths.target) == (text, target)
     assert lengths.inputs <= sequence_length
     assert target_length(config) == target
-    assert stored_settings(config) == {"sequence_length": text}
+    assert row_settings(config) == {"sequence_length": text}
 
 
 @pytest.mark.parametrize("sequence_length", [8, 9, 64, 100, 511])
 @pytest.mark.parametrize("mask_rate", [0.05, 0.15, 0.5, 0.9])
 def test_no_longer_text_would_fit(sequence_length, mask_rate):
     config = DataConfig(sequence_length=sequence_length, mask_rate=mask_rate)
-    text = lengths_of(config).text
+    text = span_lengths(config).text
     assert text >= sequence_length - 1
 
     def inputs(size):
@@ -178,4 +178,4 @@ def test_more_spans_than_sentinels_are_refused():
     with pytest.raises(
         ValueError, match=r"makes 166 spans a row, and there are 100 sentinels; raise data.mean"
     ):
-        stored_settings(config)
+        row_settings(config)

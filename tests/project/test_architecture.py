@@ -98,6 +98,14 @@ def test_a_room_says_what_it_holds(room):
         assert module.rpartition(".")[2].endswith("Config"), f"a room's __init__ imports {module}"
 
 
+@pytest.mark.parametrize("folder", [ROOT / name for name in MAY_IMPORT if name != "configs"], ids=relative)
+def test_a_folder_says_what_it_holds(folder):
+    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    files = [path.stem for path in folder.glob("*.py") if path.name != "__init__.py"]
+    rooms = [f"{room.name}/" for room in ROOMS if room.parent == folder]
+    assert sorted(re.findall(r"^(\w+/?)  ", said, re.MULTILINE)) == sorted(files + rooms)
+
+
 def test_rooms_import_one_way():
     list(graphlib.TopologicalSorter(make_rooms.find_arrows()).static_order())  # CycleError names the circle
 

@@ -154,7 +154,19 @@ ROW = Objective(DATA, head="lm", terms=("x",), sums="flaxmill.train.objectives.l
     [
         ("causal", ROW, "'causal' is one of flaxmill's own; give yours another name"),
         ("mine", ROW._replace(terms=()), "'mine' has no terms"),
-        ("mine", ROW._replace(head="x"), "'mine' has the head 'x', which is unknown; use one of lm, "),
+        (
+            "mine",
+            ROW._replace(head="x"),
+            "'mine' has the head 'x', which no objective trains; use one of lm, ",
+        ),
+        ("mine", ROW._replace(head="none"), "'mine' has the head 'none', which no objective trains"),
+        (
+            "mine",
+            ROW._replace(data=DATA._replace(layouts=("labelled",))),
+            "'labelled' without saying `examples`",
+        ),
+        ("mine", ROW._replace(data=DATA._replace(special_tokens=("bos",))), "needs the token 'bos', unknown"),
+        ("mine", ROW._replace(data=OBJECTIVES["classification"].data), "lacks `predict` or `measure`"),
         ("mine", ROW._replace(data=DATA._replace(layouts=("x",))), "'mine' reads the layout 'x', which is"),
     ],
 )
@@ -164,8 +176,11 @@ def test_a_row_that_cannot_be_used_is_refused(name, row, message):
     assert "mine" not in OBJECTIVES
 
 
-def test_z_loss_needs_what_it_is_made_of(experiment, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^z_loss=0.1 needs log_z_squared among the sums of objective=two_ahead"
-    ):
-        train(dataclasses.replace(experiment, run_dir=str(tmp_path / "run"), z_loss=0.1))
+def test_z_loss_needs_what_it_is_made_of(file, flaxmill, tmp_path):
+    code, _, err = flaxmill("train", str(file), "--z-loss", "0.1", "--run-dir", str(tmp_path / "run"))
+    assert code == 2
+    assert err == (
+        "flaxmill: error: z_loss=0.1 needs a loss over the vocabulary, which objective=two_ahead does not "
+        "have; leave it 0\n"
+    )
+    assert not (tmp_path / "run").exists()

@@ -1,9 +1,9 @@
-"""Checkpoints of one run: written whole, proved whole, read back on any mesh.
+"""Checkpoints of one run: written whole, checked when they are read, on any mesh.
 
-checkpoints    save, wait, load the newest, restore: read this first
+checkpoints    save, wait, open one, load the newest: read this first
 stored         one checkpoint, opened once: its metadata, and how it is restored
 store          the only module that touches Orbax
-manifest       what a checkpoint says about itself
+manifest       what a checkpoint says about itself, and which loaded arrays differ from it
 digest         one number for an array, the same on every mesh
 agreement      one verdict in all processes
 damage         which files or arrays are not what was saved

@@ -58,11 +58,11 @@ class StoredCheckpoint(NamedTuple):
             try:
                 leaves = load_leaves(self.path, wanted, partial=partial)
             except Exception as error:
-                self._explain_failure(error, arrays, wanted)
+                self._raise_cause(error, arrays, wanted)
                 raise
         changed = {name: arrays[name] for name in find_changed(arrays, leaves)}
         with together(self.path, self.advice):
-            self._explain_changed(changed)
+            self._check_unchanged(changed)
         return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[leaf] for leaf in wanted])
 
     def restore_params(self, abstract_params: State, *, without: tuple[str, ...] = ()) -> State:
@@ -86,7 +86,7 @@ class StoredCheckpoint(NamedTuple):
         kept: Any = {group: tree for group, tree in abstract_params.items() if group not in without}
         return self.restore({PARAMS: kept}, arrays=arrays, partial=True)[PARAMS]
 
-    def _explain_failure(
+    def _raise_cause(
         self, error: Exception, arrays: Mapping[str, Any], wanted: Mapping[LeafPath, Any]
     ) -> None:
         """Orbax loads all arrays at once; read them one by one to see why that failed."""
@@ -98,7 +98,7 @@ class StoredCheckpoint(NamedTuple):
         # Each array alone is whole, so something else failed, such as memory: no reason to go back.
         raise CheckpointError(f"{self.path} could not be loaded: {in_words(error)}") from error
 
-    def _explain_changed(self, changed: Mapping[str, Any]) -> None:
+    def _check_unchanged(self, changed: Mapping[str, Any]) -> None:
         self._refuse(find_damaged_arrays(self.path, changed))
         if changed:
             raise CheckpointError(

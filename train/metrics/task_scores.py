@@ -41,7 +41,7 @@ def classification_scores(
 
 def counted_scores(sums: Mapping[str, Any]) -> dict[str, float]:
     """The scores of `classification_scores`, without the majority, or of `multi_label_scores`, from what
-    `task_sums` counts; no scores where it counts nothing."""
+    the sums of task_losses.py count; no scores where they count nothing."""
     if "label_counts" in sums:
         return _label_set_scores(sums["label_counts"])
     if "confusion" not in sums:

@@ -79,21 +79,23 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
     parts: Sums = {}
     total = 0.0
     for term in row.terms:
-        # A batch may lack a term's places altogether; its sum is then 0, and so is the term.
-        weight = jnp.maximum(denominators[f"{term}_weight"], 1)
+        weight = _not_zero(denominators[f"{term}_weight"])
         parts[f"{term}_loss"] = numerators[term] / weight
         if f"{term}_correct" in numerators:  # a regression has none
             is_alone = row.is_task and len(row.terms) == 1
             parts["accuracy" if is_alone else f"{term}_accuracy"] = numerators[f"{term}_correct"] / weight
         total += shares[term] * parts[f"{term}_loss"]
     if z_loss:
-        if "log_z_squared" not in numerators:
-            raise ValueError(f"z_loss={z_loss} needs log_z_squared among the sums of objective={objective}")
-        parts["z_loss"] = z_loss * numerators["log_z_squared"] / jnp.maximum(denominators["places"], 1)
+        parts["z_loss"] = z_loss * numerators["log_z_squared"] / _not_zero(denominators["places"])
         total += parts["z_loss"]
     if len(row.terms) == 1 and not z_loss:
         del parts[f"{row.terms[0]}_loss"]
     return {"loss": total} | parts
+
+
+def _not_zero(weight: jax.Array) -> jax.Array:
+    """A batch may lack a term's places altogether; its sum is then 0, and so is the term."""
+    return jnp.where(weight > 0, weight, 1)
 
 
 def token_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
@@ -105,7 +107,7 @@ def token_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
 def masked_pair_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
     """Sums of BERT's two terms: masked words, and whether the second sentence is random."""
     hidden_BTD = model(batch, options.key)
-    sums = _next_sentence_sums(model, hidden_BTD, batch)
+    sums = _next_sentence_sums(model, hidden_BTD, batch, options)
     return sums | _token_sums(model, hidden_BTD, batch, options, ("mlm",))
 
 
@@ -152,11 +154,11 @@ def _token_sums(
     return sums
 
 
-def _next_sentence_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch) -> Sums:
+def _next_sentence_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch, options: SumOptions) -> Sums:
     assert model.nsp is not None
     with jax.named_scope("next_sentence_loss"):
         logits = model.next_sentence_logits(model.pool(hidden_BTD, batch["documents"]))
-        weights = place_weights("nsp", batch)
+        weights = find_function(options.objective.weights)("nsp", batch)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["nsp_labels"])
         correct = logits.argmax(-1) == batch["nsp_labels"]
         return {"nsp": (weights * nll).sum(), "nsp_correct": (weights * correct).sum()}
@@ -172,7 +174,7 @@ def _gather_predicted(hidden_BTD: jax.Array, batch: Batch, num_places: int) -> t
 def token_losses(
     model: Transformer, hidden: jax.Array, targets: jax.Array, options: SumOptions
 ) -> TokenLosses:
-    """Losses of targets [...] over the vocabulary, from hidden states [..., D], with label smoothing."""
+    """Losses of targets [B,T] over the vocabulary, from hidden states [B,T,D], with label smoothing."""
     table_VD, bias_V = model.output_table()
     decoded, size = model.before_output(hidden), model.config.vocab_size
     assert size is not None

@@ -3,13 +3,14 @@
 A user's own objective is a row too; `define_objective` adds it.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from flaxmill.data.config import Layout
 from flaxmill.data.objectives import OBJECTIVES as DATA_OBJECTIVES
-from flaxmill.data.objectives import ObjectiveData, Reference
+from flaxmill.data.objectives import TEXT_LAYOUTS, ObjectiveData, Reference, SpecialToken
 from flaxmill.model.fields import Head
 
 
@@ -25,6 +26,8 @@ class Objective(NamedTuple):
     sums: Reference
     """(model, batch, SumOptions) -> Sums: for each TERM the weighted sum of losses, and TERM_correct if an
     answer is right or wrong; `log_z_squared` for a loss over the vocabulary; and counts, if it has any."""
+    gives_log_z: bool = False
+    """Whether log_z_squared is among the sums, which `z_loss` needs."""
     causal: bool | None = False
     """Whether its model attends causally; None: either will do, and both ways is the default."""
     encoder: Literal["none", "may", "must"] = "none"
@@ -38,7 +41,8 @@ class Objective(NamedTuple):
     shares: Reference = "flaxmill.train.objectives.losses:whole_terms"
     """(terms, denominators) -> {term: scalar}: the share of each term in the loss."""
     counts: Reference = "flaxmill.train.objectives.losses:right_answers"
-    """(terms, ModelConfig) -> {name: array}: the other sums, in their shapes, with any values."""
+    """(terms, ModelConfig) -> {name: array}: the sums besides the terms, TERM_correct among them, in their
+    shapes, with any values. What `best.metric` may name follows from them."""
     scores: Reference = "flaxmill.train.metrics.task_scores:counted_scores"
     """(Sums of an evaluation) -> {name: value}: what an evaluation reports besides losses."""
     predict: Reference | None = None
@@ -57,11 +61,6 @@ class Objective(NamedTuple):
         """Whether it learns from labelled examples."""
         return self.data.examples is not None
 
-    @property
-    def is_over_vocabulary(self) -> bool:
-        """Whether it decides among tokens, and not among classes or places."""
-        return self.head in ("lm", "mlm", "mlm_nsp")
-
 
 _LOSSES = "flaxmill.train.objectives.losses"
 _TASK_LOSSES = "flaxmill.train.objectives.task_losses"
@@ -76,6 +75,7 @@ OBJECTIVES: dict[str, Objective] = {
         head="lm",
         terms=("causal",),
         sums=f"{_LOSSES}:token_sums",
+        gives_log_z=True,
         causal=True,
         sample=_CONTINUATION,
     ),
@@ -84,6 +84,7 @@ OBJECTIVES: dict[str, Objective] = {
         head="mlm",
         terms=("mlm",),
         sums=f"{_LOSSES}:token_sums",
+        gives_log_z=True,
         sample=_FILLED_TEXT,
     ),
     "mlm_nsp": Objective(
@@ -91,6 +92,7 @@ OBJECTIVES: dict[str, Objective] = {
         head="mlm_nsp",
         terms=("mlm", "nsp"),  # BERT: the sum of both (Devlin et al. 2019, A.2)
         sums=f"{_LOSSES}:masked_pair_sums",
+        gives_log_z=True,
         sample=_FILLED_TEXT,
     ),
     "hybrid": Objective(
@@ -98,6 +100,8 @@ OBJECTIVES: dict[str, Objective] = {
         head="lm",
         terms=("mlm", "causal"),  # GPT-BERT: each weighs as much as its share of the rows
         sums=f"{_LOSSES}:token_sums",
+        gives_log_z=True,
+        causal=False,  # a batch says which of its rows are causal
         mixes_directions=True,
         shares=f"{_LOSSES}:shares_of_rows",
         sample=_CONTINUATION,
@@ -137,6 +141,7 @@ OBJECTIVES: dict[str, Objective] = {
         head="lm",
         terms=("seq2seq",),
         sums=f"{_LOSSES}:token_sums",
+        gives_log_z=True,
         causal=True,
         encoder="may",
         predict=f"{_PREDICTIONS}:predict_texts",
@@ -147,6 +152,7 @@ OBJECTIVES: dict[str, Objective] = {
         head="lm",
         terms=("span_corruption",),
         sums=f"{_LOSSES}:token_sums",
+        gives_log_z=True,
         causal=True,
         encoder="must",
         sample="flaxmill.train.inference.samples:written_target",
@@ -156,6 +162,7 @@ OBJECTIVES: dict[str, Objective] = {
         head="lm",
         terms=("prefix_lm",),
         sums=f"{_LOSSES}:token_sums",
+        gives_log_z=True,
         causal=True,
         mixes_directions=True,
         reads_prefix=True,
@@ -176,18 +183,31 @@ def define_objective(name: str, objective: Objective, *, file: str) -> str:
     """
     if name in _OWN:
         raise ValueError(f"objective {name!r} is one of flaxmill's own; give yours another name")
-    if not objective.terms:
-        raise ValueError(f"objective {name!r} has no terms; name at least one term of its loss")
-    if odd := [layout for layout in objective.data.layouts if layout not in get_args(Layout)]:
-        raise ValueError(
-            f"objective {name!r} reads the layout {odd[0]!r}, which is unknown; use one of "
-            f"{', '.join(get_args(Layout))}"
+    data = objective.data
+    require = functools.partial(_require, name)
+    require(bool(objective.terms), "has no terms; name at least one term of its loss")
+    known = ", ".join(get_args(Layout))
+    for layout in data.layouts:
+        require(
+            layout in get_args(Layout), f"reads the layout {layout!r}, which is unknown; use one of {known}"
         )
-    if objective.head not in get_args(Head):
-        raise ValueError(
-            f"objective {name!r} has the head {objective.head!r}, which is unknown; use one of "
-            f"{', '.join(get_args(Head))}"
+        is_text = layout in TEXT_LAYOUTS
+        require(
+            is_text or data.examples is not None, f"reads the layout {layout!r} without saying `examples`"
         )
+        require(
+            not is_text or data.examples is None, f"reads `examples`, which layout {layout!r} does not hold"
+        )
+    heads = [head for head in get_args(Head) if head != "none"]
+    require(
+        objective.head in heads,
+        f"has the head {objective.head!r}, which no objective trains; use one of {', '.join(heads)}",
+    )
+    for token in data.special_tokens:
+        tokens = ", ".join(get_args(SpecialToken))
+        require(token in get_args(SpecialToken), f"needs the token {token!r}, unknown; use some of {tokens}")
+    is_scored = objective.predict is not None and objective.measure is not None
+    require(data.examples is None or is_scored, "learns from examples and lacks `predict` or `measure`")
     path = Path(file).absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     DATA_OBJECTIVES[name] = objective.data
@@ -219,3 +239,8 @@ def objective_for(head: Head | None, has_encoder: bool = False) -> str | None:
     unfit = "none" if has_encoder else "must"
     fit = (name for name, row in OBJECTIVES.items() if row.head == head and row.encoder != unfit)
     return next(fit, None)
+
+
+def _require(name: str, condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(f"objective {name!r} {what}")
