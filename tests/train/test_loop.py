@@ -11,6 +11,7 @@ from launching import poison
 
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.train import loop, recorder, train
+from flaxmill.train.best import BestConfig
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
 from flaxmill.train.input_pipeline import make_batches
@@ -298,6 +299,24 @@ def test_an_evaluation_that_is_told_to_stop_is_left_and_made_again(small, tmp_pa
     for kind in ("loss", "eval_loss"):
         found, expected = rows_of(result.directory, kind), rows_of(straight, kind)
         assert [(row["step"], row[kind]) for row in found] == [(row["step"], row[kind]) for row in expected]
+
+
+def test_a_run_that_has_waited_long_enough_ends_wherever_it_continues(small, stop_after):
+    """It was saved between evaluations, and its patience was lowered afterwards."""
+    experiment = small(
+        steps=8,
+        eval_every=2,
+        checkpoint=CheckpointConfig(every=3),
+        best=BestConfig(metric="eval_loss"),
+        optimizer=OptimizerConfig(learning_rate=1e-30),  # nothing gets better
+    )
+    stopped = train(experiment, stop=stop_after(5))
+    assert (stopped.preempted, stopped.step) == (True, 5)
+    impatient = dataclasses.replace(experiment, best=BestConfig(metric="eval_loss", patience=1))
+    ended = train(impatient)
+    assert not ended.preempted
+    assert ended.step == 5
+    assert ended.metrics["eval_loss"] > 0
 
 
 def test_the_clock_saves_between_the_steps_that_are_due(small, monkeypatch):

@@ -29,11 +29,13 @@ def loss_of(objective, config, batch):
     return combine(objective, 0.0, sums, denominators(objective, batch)), params
 
 
-def test_weighed_classes_are_torchs():
+@pytest.mark.parametrize("scale", [1.0, 0.01])  # however little all of them weigh together
+def test_weighed_classes_are_torchs(scale):
     import torch
 
     config = ModelConfig(**SHAPE, head="classification", num_labels=3)
     labels, class_weights = np.array([0, 2, 1, 1, 0, 2], np.int32), np.array([1.0, 0.2, 5.0], np.float32)
+    class_weights *= np.float32(scale)
     batch = make_batch(labels=labels, weights=class_weights[labels])
     metrics, params = loss_of("classification", config, batch)
     logits = torch.tensor(np.asarray(apply(config, params, batch)["logits"]))
