@@ -140,10 +140,10 @@ class Checkpoints:
     ) -> Result | None:
         """What `load` makes of the newest checkpoint that is whole; None if there is none at all.
 
+        Damaged ones are passed over, reported to `say` and renamed to STEP.damaged; none is deleted.
+
         Args:
           only: which steps count; None: all.
-
-        Damaged ones are passed over, reported to `say` and renamed to STEP.damaged; none is deleted.
 
         Raises:
           DamagedCheckpointError: none is whole, or `config.fallback` is off and the newest is not.
@@ -173,7 +173,7 @@ class Checkpoints:
         return None
 
     def open(self, step: int) -> StoredCheckpoint:
-        """The checkpoint of `step`, its manifest read and agreed on.
+        """The checkpoint of `step`, once every process has read its manifest.
 
         Raises:
           DamagedCheckpointError: its manifest is not what was saved.

@@ -1,4 +1,4 @@
-"""One checkpoint of a run, opened: its manifest was read once, and all processes agree on it."""
+"""One checkpoint of a run, opened: every process has read its manifest, once."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
