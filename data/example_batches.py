@@ -21,33 +21,36 @@ def labelled(rows: Rows) -> Batch:
     batch["weights"] = _label_weights(stored["label"], source)
     if source.dataset.settings["pair_column"] is None:
         del batch["segments"]
-    return batch
+    return _numbered(batch, rows)
 
 
 def tagged(rows: Rows) -> Batch:
-    """Words with their tags; each tag is at its word's first piece."""
+    """Words with their tags, each at the first piece of its word."""
     tags = rows.stored["tags"]
-    return _inputs(rows.stored) | {"targets": np.where(tags >= 0, tags, 0), "weights": tags >= 0}
+    batch = _inputs(rows.stored) | {"targets": np.where(tags >= 0, tags, 0), "weights": tags >= 0}
+    return _numbered(batch, rows)
 
 
 def answers(rows: Rows) -> Batch:
     """Questions, and windows over their contexts, with the answer's place in the window."""
     stored = rows.stored
-    return _inputs(stored) | {
+    batch = _inputs(stored) | {
         "segments": stored["segments"],
         "starts": stored["start"],
         "ends": stored["end"],
         "weights": np.ones(len(stored["start"]), bool),
     }
+    return _numbered(batch, rows)
 
 
 def seq2seq(rows: Rows) -> Batch:
     """A source and its target: apart for an encoder-decoder, in one row for a decoder."""
+    stored = rows.stored
     if rows.source.dataset.layout == "prompts":
-        return _prompts(rows.stored)
-    return _inputs(rows.stored) | decoder_inputs(
-        rows.stored["target"].astype(np.int32), rows.stored["target_length"], target_tokens(rows.source)
-    )
+        return _numbered(_prompts(stored), rows)
+    targets = stored["target"].astype(np.int32)
+    written = decoder_inputs(targets, stored["target_length"], target_tokens(rows.source))
+    return _numbered(_inputs(stored) | written, rows)
 
 
 class TargetTokens(NamedTuple):
@@ -78,6 +81,10 @@ def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> 
             f"the {len(labels)} labels ({', '.join(labels)})"
         )
     return np.asarray(weights or (1.0,) * len(labels), np.float32)
+
+
+def _numbered(batch: Batch, rows: Rows) -> Batch:
+    return batch | {"example_numbers": rows.stored["number"]}
 
 
 def _label_weights(labels: np.ndarray, source: Source) -> np.ndarray:

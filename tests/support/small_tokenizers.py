@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import (
     AddedToken,
@@ -27,7 +28,14 @@ TEXT = (
     "The quick brown fox jumps over the lazy dog. A question has an answer in its context, or none at all! "
     "Café prices rose by 3.5% in 2024; who wrote that? Déjà vu: the answer is forty-two."
 )
+WORDS = TEXT.split()
 KINDS = ("bert", "roberta", "gpt2", "llama", "t5")
+
+
+def draw_texts(seed: int, num: int = 40, longest: int = 30) -> list[str]:
+    """Texts of random words."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) for _ in range(num)]
 
 
 @functools.cache

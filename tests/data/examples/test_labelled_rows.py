@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from small_tokenizers import KINDS, TEXT, directory_of, ours, theirs, write
+from small_tokenizers import KINDS, TEXT, directory_of, draw_texts, ours, theirs, write
 from tokenizers import models
 
 from flaxmill.data.config import DataConfig
@@ -14,12 +14,6 @@ from flaxmill.data.examples.labelled_rows import make_labelled_encoder
 from flaxmill.data.tokenization import Tokenizer
 
 LENGTH = 24
-WORDS = TEXT.split()
-
-
-def draw_texts(seed: int, num: int = 40, longest: int = 30) -> list[str]:
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, rng.integers(1, longest))) for _ in range(num)]
 
 
 def make_examples(*columns: list[str], wanted: object = "yes") -> list[Example]:

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from small_tokenizers import TEXT, ours, theirs
-from test_labelled_rows import draw_texts
+from small_tokenizers import TEXT, draw_texts, ours, theirs
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.example import Example

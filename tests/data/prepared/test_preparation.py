@@ -155,7 +155,7 @@ def test_the_majority_share_of_pairs_is_that_of_the_labels(tmp_path):
 def _prepare_in_process(config, cache, before=""):
     code = (
         "import os, signal, time\nfrom pathlib import Path\n"
-        "from flaxmill.data import building, finishing, preparation\n"
+        "from flaxmill.data.prepared import finishing, preparation\n"
         "from flaxmill.data.config import DataConfig\n"
         f"{before}\n"
         f"preparation.prepare({config!r}, 'causal', cache=Path({str(cache)!r}))"
