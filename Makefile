@@ -50,5 +50,6 @@ fuzz: $(TESTABLE)
 soak: $(INSTALLED)
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
+# All that need only this machine: soak has a target of its own, and finetuning reads texts that you name.
 bench: $(TESTABLE)
-	set -e; for benchmark in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done
+	set -e; for benchmark in $(filter-out benchmarks/soak.py benchmarks/finetuning.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done

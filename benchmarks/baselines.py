@@ -1,8 +1,8 @@
-"""What simple methods reach on the held-out part of the embedded examples: the scores that a model must beat.
+"""Scores simple methods on the held-out embedded examples: a model must beat these scores.
 
     python benchmarks/baselines.py [TASK ...]
 
-Prints a line a baseline with its scores. It needs scikit-learn, rouge-score and sacrebleu, not JAX.
+Prints one line per baseline, with its scores. It needs scikit-learn, rouge-score and sacrebleu, not JAX.
 """
 
 import collections
@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from flaxmill.data.embedded_examples import TASKS, embedded_examples
+from flaxmill.data.embedded_tasks.tasks import TASKS, embedded_examples
 
 Examples = list[dict[str, Any]]
 Scores = dict[str, float]
@@ -99,7 +99,7 @@ def answer(train: Examples, valid: Examples) -> Iterator[tuple[str, Scores]]:
 def summarize(train: Examples, valid: Examples) -> Iterator[tuple[str, Scores]]:
     """The first sentence below the definition's head, the words of its name, and the most frequent target."""
     wanted = [example["target"] for example in valid]
-    scorer = RougeScorer(["rougeL"])  # it drops signs, so it is of no use in translation
+    scorer = RougeScorer(["rougeL"])  # it drops signs, so it cannot score translation
 
     def scores(found: list[str]) -> Scores:
         rouge = [scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(wanted, found, strict=True)]

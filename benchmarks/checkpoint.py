@@ -1,11 +1,11 @@
-"""What checkpoints cost: the stall by a save, the digest, and a restore beside the disk's own speed.
+"""Measures what checkpoints cost: the stall by a save, the digest, and a restore compared with the disk.
 
     python benchmarks/checkpoint.py [DIRECTORY]
 
 Saves a state of 500 MB (parameters and two moments of AdamW) below DIRECTORY (default: the system's temporary
-one) and restores it. The stall is the time that `save` takes without its digest: the rest is written while
-training goes on. Files are dropped from the page cache before each restore and before each plain read of the
-same files; both take turns. Prints medians; the exit status is 1 if a bar is missed. It needs Linux.
+directory) and restores it. The stall is the time that `save` takes without its digest: the rest is written
+while training goes on. Files are dropped from the page cache before each restore and before each plain read
+of the same files; both take turns. Prints medians; the exit status is 1 if a bar is missed. It needs Linux.
 """
 
 import os
@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxmill.train import checkpoint
-from flaxmill.train.checkpoint import CheckpointConfig, Checkpoints
-from flaxmill.train.checkpoint_store import load_leaves
-from flaxmill.train.digest import compute_digests
-from flaxmill.train.manifest import join, named_leaves
+from flaxmill.train.checkpoint import checkpoints as checkpoint
+from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint.digest import compute_digests
+from flaxmill.train.checkpoint.manifest import join, named_leaves
+from flaxmill.train.checkpoint.store import load_leaves
 
 STALL_BAR_SECONDS, DIGEST_BAR, RESTORE_BAR = 0.1, 1e9, 0.5
 SAVES, REPETITIONS = 10, 5
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def make_state() -> dict[str, Any]:
-    """A GPT's parameters, stacked by layer, and what AdamW carries of them."""
+    """A GPT's parameters, stacked by layer, and AdamW's two moments of them."""
     layers, dim = NUM_LAYERS, EMBED_DIM
     shapes = {
         "embed": {"tokens": (VOCAB_SIZE, dim)},
@@ -71,7 +71,7 @@ def make_state() -> dict[str, Any]:
 
 
 def report_saves(checkpoints: Checkpoints, state: Any) -> bool:
-    """Whether the stall is too long."""
+    """Print what a save costs; returns whether the stall is too long."""
     digests, stalls, commits = [], [], []
     make_manifest = checkpoint.make_manifest
 
@@ -94,7 +94,7 @@ def report_saves(checkpoints: Checkpoints, state: Any) -> bool:
 
 
 def report_digest(state: Any, size: int) -> bool:
-    """Whether the digest is too slow."""
+    """Print the speed of the digest; returns whether it is too slow."""
     leaves = {join(path): leaf for path, leaf in named_leaves(state).items()}
     times = [measured(lambda: compute_digests(leaves))[0] for _ in range(SAVES)]
     speed = size / statistics.median(times)
@@ -103,7 +103,7 @@ def report_digest(state: Any, size: int) -> bool:
 
 
 def report_restores(checkpoints: Checkpoints, state: Any, size: int) -> bool:
-    """Whether a restore is too slow beside the disk."""
+    """Print the speed of a restore; returns whether it is too slow compared with the disk."""
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     step = checkpoints.latest_step()
     assert step is not None
@@ -111,14 +111,14 @@ def report_restores(checkpoints: Checkpoints, state: Any, size: int) -> bool:
     sides: dict[str, Callable[[], Any]] = {
         "disk": lambda: read_files(path),
         "loaded": lambda: load_leaves(path, named_leaves(wanted)),
-        "restored": lambda: checkpoints.restore(step, wanted),
+        "restored": lambda: checkpoints.open(step).restore(wanted),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for repetition in range(REPETITIONS + 1):
         for name, side in sides.items():
             drop_from_page_cache(path)
             seconds, _ = measured(lambda side=side: jax.block_until_ready(side()))
-            if repetition:  # the first compiles
+            if repetition:  # the first restore compiles
                 times[name].append(seconds)
     speeds = {name: size / statistics.median(found) for name, found in times.items()}
     ratios = {name: speed / speeds["disk"] for name, speed in speeds.items()}

@@ -1,4 +1,4 @@
-"""Tokens a second that one core delivers: packed causal rows, and sentence pairs with dynamic masking.
+"""Measures tokens a second from one core: packed causal rows, and sentence pairs with dynamic masking.
 
     python benchmarks/data_rate.py
 
@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 
 from flaxmill.data.batches import Batches
-from flaxmill.data.config import DataConfig, Objective
-from flaxmill.data.preparation import prepare
+from flaxmill.data.config import DataConfig
+from flaxmill.data.prepared.preparation import prepare
 
-BARS: dict[Objective, float] = {"causal": 1e6, "mlm_nsp": 2e5}
+BARS: dict[str, float] = {"causal": 1e6, "mlm_nsp": 2e5}
 BATCH_SIZE = 256
 SECONDS = 3.0
 
 
-def measure(objective: Objective, cache: Path) -> float:
+def measure(objective: str, cache: Path) -> float:
     """Real (unpadded) tokens a second of consecutive training batches, files open and warm."""
     config = DataConfig(tokenizer="wordpiece" if objective == "mlm_nsp" else "bpe")
     dataset = prepare(config, objective, cache=cache, log=lambda line: print(f"  {line}"))

@@ -1,8 +1,8 @@
-"""What the written-out gradient of `dense` saves on a CPU: the primitive against plain `x @ w`.
+"""Measures what the written-out gradient of `dense` saves on a CPU, compared with plain `x @ w`.
 
 Command: python benchmarks/dense_gradient.py
-Gradients of one GELU MLP, 384 -> 1536 -> 384 on 1,024 tokens, and of a small GPT's whole loss; both sides
-in one run, taking turns; medians.
+It computes gradients of one GELU MLP, 384 -> 1536 -> 384 on 1,024 tokens, and of a small GPT's whole loss.
+Both sides take turns in one run, and medians are printed.
 """
 
 import statistics
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from flaxmill.model import ModelConfig, init_params
-from flaxmill.model import dense as dense_module
-from flaxmill.model.dense import dense
-from flaxmill.train.objectives import denominators, numerators
+from flaxmill.model.layers import dense as dense_module
+from flaxmill.model.layers.dense import dense
+from flaxmill.train.objectives.losses import denominators, numerators
 
 ROUNDS = 30
 BAR = 1.0  # the primitive must not be slower than plain
@@ -57,7 +57,7 @@ def gpt_gradient(product: Callable) -> Callable[[], object]:
         sums = numerators("causal", config, params, batch, max_predictions=None)
         return sums["causal"] / denominators("causal", batch)["causal_weight"]
 
-    # The product is looked up while the loss is traced, so it is replaced for that long.
+    # The product is looked up while the loss is traced, so it is replaced only during tracing.
     with mock.patch.object(dense_module, "dense", product):
         gradient = jax.jit(jax.grad(loss)).lower(params).compile()
     return lambda: gradient(params)

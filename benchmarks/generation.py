@@ -1,11 +1,12 @@
-"""Greedy decoding beside transformers' `generate`: GPT-2's 124M shape, random weights, float32, one CPU.
+"""Compares greedy decoding with transformers': GPT-2's 124M shape, random weights, float32, one CPU.
 
 Command: python benchmarks/generation.py [ROUNDS [THREADS]]
-Needs PyTorch and transformers (the extra `parity`). Batches of 1 and 8 prompts of 32 tokens, 128 new tokens
-each; both sides in one run on the same weights and prompts, taking turns; medians. What binds both is reading
-the weights once a step, so bytes a second stand beside the peak that a plain sum over memory reaches here.
-CPU time is given too: beside other work it moves less than the time that passes, in which threads wait for
-each other. THREADS are PyTorch's; to hold both sides to one, also start with `taskset -c 0`.
+It needs PyTorch and transformers (the extra `parity`). It decodes batches of 1 and 8 prompts of 32 tokens,
+with 128 new tokens each. Both sides take turns in one run, on the same weights and prompts; medians are
+printed. Both are bound by reading the weights once a step, so bytes a second are compared with the peak that
+a plain sum over memory reaches on this machine. CPU time is printed too: on a busy machine it varies less
+than wall time, during which threads wait for each other. THREADS are PyTorch's; to limit both sides to one
+thread, also start with `taskset -c 0`.
 """
 
 import os
@@ -24,19 +25,19 @@ import transformers
 from flaxmill.model import GenerationConfig, Generator, ModelConfig, load_huggingface
 
 PROMPT_TOKENS, NEW_TOKENS = 32, 128
-BARS = {1: 0.8, 8: 1.0}  # of transformers' tokens a second, by batch
+BARS = {1: 0.8, 8: 1.0}  # least ratio to transformers' tokens a second, by batch
 PEAK_BYTES = 2**29
 
 
 class Taken(NamedTuple):
-    """Seconds that passed, and seconds of CPU."""
+    """Seconds of wall time, and seconds of CPU time."""
 
     wall: float
     cpu: float
 
 
 class Contestants(NamedTuple):
-    """The same weights on both sides."""
+    """Both sides, with the same weights."""
 
     ours: Generator
     config: ModelConfig

@@ -1,4 +1,4 @@
-"""What importing a checkpoint costs: memory beside the file's size, time beside safetensors' own load.
+"""Measures an import's memory, compared with the file's size, and its time, compared with safetensors' load.
 
     python benchmarks/import_weights.py
 
@@ -6,7 +6,7 @@ Writes a GPT-2 (stored as this project stores it, but fused) and a LLaMA (every 
 more to a temporary directory, and loads each in fresh processes, in turns with `safetensors.numpy.load_file`
 and one copy of every tensor. Prints medians: growth of peak anonymous memory (mapped file pages can be
 dropped at any time and do not count) over the file's size, and seconds of both sides; the exit status is 1
-if a bar is missed. Linux alone tells anonymous memory apart.
+if a bar is missed. It needs Linux, which reports anonymous memory separately.
 """
 
 import json
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from flaxmill.model import ModelConfig, load_huggingface, save_huggingface
-from flaxmill.model.apply import abstract_params
+from flaxmill.model.functional import abstract_params
 
 MEMORY_BAR, TIME_BAR = 1.3, 3.0
 REPETITIONS = 5
@@ -59,7 +59,7 @@ def write_model(directory: str, config: ModelConfig) -> None:
 
 
 def report(name: str, directory: Path) -> bool:
-    """Whether a bar was missed."""
+    """Print both ratios of a model; returns whether a bar was missed."""
     size = (directory / "model.safetensors").stat().st_size
     sides: dict[str, list[dict[str, float]]] = {"ours": [], "safetensors": []}
     for repetition in range(REPETITIONS + 1):

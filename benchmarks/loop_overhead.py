@@ -1,11 +1,11 @@
-"""What the training loop costs beside the compiled step: reading, placing, logging, the progress line.
+"""Measures what the training loop adds to the compiled step: reading, placing, logging, the progress line.
 
     python benchmarks/loop_overhead.py
 
 Trains the same small GPT in turns with the real loop and with nothing but the compiled step on batches that
-are on the device already, and prints the wall time a step of each (medians over repetitions), the median of
-their ratios and the bar; the exit status is 1 if it is missed. Compilation, evaluation and saving are left
-out. Run it on an idle machine: a step should take about 0.1 s.
+are already on the device. Prints the wall time per step of each (medians over repetitions), the median of
+their ratios and the bar; the exit status is 1 if the bar is missed. Compilation, evaluation and saving are
+left out. Run it on an idle machine: a step should take about 0.1 s.
 """
 
 import contextlib
@@ -20,18 +20,17 @@ from pathlib import Path
 import jax
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.preparation import prepare
-from flaxmill.model.apply import abstract_params
+from flaxmill.data.prepared.preparation import prepare
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.sharding.placement import place_rows
-from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.checkpoint import CheckpointConfig
-from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
+from flaxmill.train.checkpoint.checkpoints import CheckpointConfig
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.loop import train
-from flaxmill.train.optimizer import make_optimizer
+from flaxmill.train.optimizer.optimizers import make_optimizer
 from flaxmill.train.resolution import resolve
 from flaxmill.train.state import init_state
 from flaxmill.train.step import make_train_step
@@ -53,7 +52,7 @@ EXPERIMENT = Experiment(
 
 
 class StopWatch:
-    """Asked by the loop after every step, it notes the time, and ends the run when enough were taken."""
+    """The loop asks it after every step: it notes the time, and ends the run when it has enough times."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -64,7 +63,7 @@ class StopWatch:
         return len(self.times) > WARM_STEPS + STEPS
 
     def started(self) -> None:
-        """The first step is made; it is not among those that are timed."""
+        """The loop calls this after the first step, which is not timed."""
 
     def saved(self) -> None: ...
 

@@ -1,11 +1,11 @@
-"""Whether a run that trains, saves and evaluates for long stays as it was: memory, files and step time.
+"""Checks that memory, open files and step time stay flat while a run trains, saves and evaluates for long.
 
     python benchmarks/soak.py [--minutes 20]
 
 Trains a small GPT in a process of its own with a save every 20 s and evaluations in between, and looks every
-few seconds at its resident memory and open files, and at the step times in its metrics. Its first quarter
-is warm-up; of the second and the last it prints the medians. The bars: resident memory grows by less than 2%,
-file descriptors not at all, step time by less than 10%; the exit status is 1 if one is missed.
+few seconds at its resident memory and open files, and at the step times in its metrics. The first quarter is
+warm-up; the medians of the second and the last quarter are printed. The bars: resident memory grows by less
+than 2%, file descriptors not at all, step time by less than 10%; the exit status is 1 if one is missed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from flaxmill.train.metrics import read_metrics
+from flaxmill.train.metrics.metrics_file import read_metrics
 
 SAMPLE_SECONDS = 2.0
 PATIENCE_SECONDS = 120
@@ -35,7 +35,7 @@ COMMAND = [
 
 
 class Sample(NamedTuple):
-    """What /proc says of the process, some seconds after its first step."""
+    """What /proc says about the process, some seconds after its first step."""
 
     seconds: float
     resident_bytes: int
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def watch(process: subprocess.Popen, metrics: Path, seconds: float) -> list[Sample]:
-    """Samples from the first step on."""
+    """Take samples from the first step on."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (metrics.exists() and metrics.stat().st_size):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -84,7 +84,7 @@ def watch(process: subprocess.Popen, metrics: Path, seconds: float) -> list[Samp
 
 
 def report(samples: list[Sample], run_dir: Path) -> int:
-    """Print the medians of two quarters; 1 if a bar is missed."""
+    """Print the medians of two quarters; returns 1 if a bar is missed."""
     rows = list(read_metrics(run_dir / "metrics.jsonl"))
     step_seconds = [row["step_seconds"] for row in rows if "step_seconds" in row]
     num_evaluations = sum("eval_loss" in row for row in rows)

@@ -1,1 +1,1 @@
-"""Named experiments, one a file; `flaxmill configs` lists them."""
+"""Named experiments, one in each file; `flaxmill configs` lists them."""

@@ -5,10 +5,7 @@ Cost:     33e9 tokens, about 2e19 FLOPs (6 a parameter and token); rows of 128, 
 Expected: 110,106,428 parameters; MLM + NSP loss 11.16 at step 0.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import DataConfig, Experiment, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="bert_base",

@@ -8,7 +8,7 @@ Expected: 336,226,108 parameters.
 from dataclasses import replace
 
 from flaxmill.configs import bert_base
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import OptimizerConfig
 
 config = replace(
     bert_base.config,

@@ -5,11 +5,7 @@ Cost:     100 s of CPU time; no accelerator and no network.
 Expected: held-out accuracy 0.71; from a bert_tiny run 0.82. Majority 0.50, bag of words 0.71.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.train.best import BestConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import BestConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="classify_pairs",

@@ -5,10 +5,7 @@ Cost:     10.5e9 tokens, about 8e18 FLOPs (6 a parameter and token).
 Expected: 124,439,808 parameters; loss 10.98 at step 0 (ln V + d sigma^2 / 2).
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import DataConfig, Experiment, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="gpt2_124m",

@@ -5,11 +5,7 @@ Cost:     35 s on two CPU cores; no accelerator and no network.
 Expected: held-out loss 4.51 nats, 2.07 bits a byte; single tokens have 6.30 nats, counted pairs 4.23.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.train.checkpoint_config import CheckpointConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import CheckpointConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="gpt_tiny",

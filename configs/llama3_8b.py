@@ -1,21 +1,17 @@
 """LLaMA-3-8B (Grattafiori et al. 2024), on text that you give.
 
 Command:  flaxmill train llama3_8b --data.files 'text/*.txt' --data.tokenizer llama3/tokenizer.json
-Cost:     210e9 tokens, about 1e22 FLOPs (6 a parameter and token); state takes 12 bytes each.
+Cost:     210e9 tokens, about 1e22 FLOPs (6 a parameter and token); the state takes 12 bytes a parameter.
 Expected: 8,030,261,248 parameters.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.sharding.mesh import MeshConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import DataConfig, Experiment, MeshConfig, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="llama3_8b",
     objective="causal",
     steps=50_000,
-    batch_size=512,  # of 8,192 tokens: 4 million
+    batch_size=512,  # rows of 8,192 tokens: 4 million in all
     eval_every=1000,
     eval_batches=10,
     model=ModelConfig(

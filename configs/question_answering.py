@@ -5,11 +5,7 @@ Cost:     160 s of CPU time after the 180 s of bert_tiny; no accelerator and no 
 Expected: held-out exact match 0.50, F1 0.58. Never answering: 0.15; the nearest sentence: F1 0.31.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.train.best import BestConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import BestConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="question_answering",

@@ -5,11 +5,7 @@ Cost:     250 s of CPU time; no accelerator and no network.
 Expected: 0.99 of the held-out expressions exactly right (flaxmill eval). Operands, then operators: 0.04.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.train.best import BestConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import BestConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="seq2seq",

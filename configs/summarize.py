@@ -4,14 +4,10 @@ Command:  flaxmill train summarize --init-from CODE --run-dir RUN
           CODE: flaxmill train gpt_tiny --data.embedded code --data.sequence-length 128
                 --batch-size 16 --steps 5000 (code without docstrings)
 Cost:     180 s of CPU time after the 1,100 s of CODE; no accelerator and no network.
-Expected: held-out ROUGE-L 0.18 (flaxmill eval); copying the first sentence has 0.12.
+Expected: held-out ROUGE-L 0.18 (flaxmill eval); copying the first sentence gets 0.12.
 """
 
-from flaxmill.data.config import DataConfig
-from flaxmill.model.config import ModelConfig
-from flaxmill.train.best import BestConfig
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train import BestConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig
 
 config = Experiment(
     name="summarize",

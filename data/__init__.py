@@ -1,0 +1,27 @@
+"""What is read: from text and labelled examples to the batch of a step. NumPy in and out; no JAX.
+
+config              the settings of the data
+objectives          a row for each objective: what it reads
+batches             the batch of a step: read this first
+stored_rows         the stored rows of a batch, as the functions that make batches are given them
+text_batches        batches of text, for each objective
+span_corruption     T5's batches
+example_batches     batches of labelled examples, for each task
+masking             which places are masked, and by what
+draws               random draws without a generator: the same on every host and after every restart
+special_tokens      whether a tokenizer has the special tokens that an objective needs
+tokenization        the Tokenizer
+tokenizer_training  a dataset's tokenizer, loaded or trained
+show                a batch as text
+show_examples       rows of labelled examples as text
+card                a dataset described
+json_text           values as JSON
+spelling            "did you mean"
+
+text/            documents to rows of tokens
+examples/        labelled examples to rows of tokens
+embedded_tasks/  labelled examples from the running Python's own source
+prepared/        datasets on disk
+files/           files as rows and lines
+tokenizer/       what a tokenizer's files say
+"""

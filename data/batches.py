@@ -1,47 +1,37 @@
-"""batch(step): stored rows, ordered, masked and collated as a pure function of (seed, step, row)."""
+"""Makes the batch of a step: rows ordered, masked and collated as a pure function of (seed, step, row)."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from flaxmill.data.config import TASK_OBJECTIVES, DataConfig, Objective
-from flaxmill.data.dataset import LAYOUTS, Dataset
-from flaxmill.data.draws import MASKED_PLACES, ROW_ORDER, bits, permute
-from flaxmill.data.example_batches import (
-    NO_EXAMPLE,
-    check_class_weights,
-    make_example_batch,
-    target_tokens,
-)
-from flaxmill.data.held_out import Split
-from flaxmill.data.masking import Masked, mask_tokens, max_predictions
-from flaxmill.data.packing import next_in_document, unpack_rows
-from flaxmill.data.pairs import segments_of
-from flaxmill.data.tokenization import special_lookup
+from flaxmill.data.config import DataConfig
+from flaxmill.data.draws import ROW_DRAWS, ROW_ORDER, bits, permute
+from flaxmill.data.example_batches import NO_EXAMPLE, check_class_weights
+from flaxmill.data.objectives import ObjectiveData, data_of, find_function
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.special_tokens import lacking_tokens
+from flaxmill.data.stored_rows import Batch, Rows, Source
+from flaxmill.data.text.held_out import Split
 
-# B rows of a batch, T tokens of a row, n rows of those read at once.
-
-Batch = dict[str, np.ndarray]
+# B rows of a batch, T tokens of a row, n rows read at once.
 
 
-class _Source(NamedTuple):
-    """Which stored row each row of a batch is, how often that row was seen before, and its mask draws."""
+class _Located(NamedTuple):
+    """For each row of a batch: the number of its stored row, and the key of its random draws."""
 
-    row: np.ndarray
-    epoch: np.ndarray
+    places: np.ndarray
     keys: np.ndarray
 
 
 class Batches:
     """Batches of a split, by random access.
 
-    Training repeats for ever, shuffled anew each epoch; epoch e of sentence pairs is plan e mod
-    pair_copies. The held-out split goes through once in order; beyond its end rows are empty (mask,
-    weights and documents 0). Row r of a batch depends on (seed, step * batch_size + r) alone, so hosts
-    that read only their rows see the same batch as one host that reads all.
+    Training repeats for ever, in another order each epoch; epoch e of sentence pairs is plan e mod
+    pair_copies. The held-out split is read once, in order; rows beyond its end are empty (mask, weights and
+    documents 0). Row r of a batch depends on (seed, step * batch_size + r) alone, so hosts that read only
+    their rows see the same batch as one host that reads all.
 
-    Raises ValueError where the config does not fit the dataset.
+    Raises ValueError if the config does not fit the dataset.
     """
 
     def __init__(
@@ -50,30 +40,28 @@ class Batches:
         split: Split,
         *,
         config: DataConfig,
-        objective: Objective,
+        objective: str,
         batch_size: int,
         seed: int,
         decoder_start_id: int | None = None,
     ):
-        """decoder_start_id: what an encoder-decoder's decoder reads first; None: the pad token."""
-        _check(dataset, config, objective, batch_size)
+        """decoder_start_id: the first token that a decoder reads; None: the pad token, else the end token."""
+        data = data_of(objective)
+        _check(dataset, config, objective, data, batch_size)
         self.num_rows: int = dataset.statistics[split]["num_rows"]
         self.num_batches = -(-self.num_rows // batch_size)
-        masks = objective in ("mlm", "mlm_nsp")
-        # Most places of a row that are predicted; None: any place may be.
-        self.max_predictions = max_predictions(config.sequence_length, config.mask_rate) if masks else None
+        bound = data.max_predictions
+        # The most places of a row that are predicted; None: every place may be.
+        self.max_predictions: int | None = None if bound is None else find_function(bound)(config)
         self.batch_size = batch_size
         self.tokenizer = dataset.tokenizer
         self._dataset = dataset
         self._split: Split = split
-        self._config = config
-        self._objective: Objective = objective
+        self._source = Source(dataset, split, config, decoder_start_id)
+        self._make = find_function(data.batch)
         self._seed = seed
         # Without a pad token any id will do, since nothing attends to padding.
         self._pad_id = dataset.tokenizer.pad_id or 0
-        self._is_special = special_lookup(dataset.tokenizer)
-        self._decoder = target_tokens(dataset, decoder_start_id)
-        self._class_weights = check_class_weights(config.class_weights, dataset.labels)
         # Rows of plan c are _plan_ends[c] .. _plan_ends[c+1]-1; packed rows are one plan.
         rows_per_plan = dataset.statistics[split].get("rows_per_copy", [self.num_rows])
         self._plan_ends = np.cumsum([0, *rows_per_plan])
@@ -83,161 +71,83 @@ class Batches:
         return self.rows(step, 0, self.batch_size)
 
     def rows(self, step: int, start: int, stop: int) -> Batch:
-        """Rows start..stop-1 of the batch at a step: what one of several hosts reads.
+        """Rows start..stop-1 of the batch at a step: the rows that one of several hosts reads.
 
-        int32 [n,T]: tokens, mask, positions, documents, targets; float32 [n,T]: weights. Sentence pairs
-        add segments [n,T] and nsp_labels [n] (1 = random), the hybrid causal [n] (1 = attends causally).
+        Every batch has int32 [n,T] tokens, mask, positions and documents. The objective decides what else it
+        has. Floats, and `weights` whatever their type, become float32; the rest becomes int32:
 
-        Labelled examples have the first four, right-padded, and example_numbers [n], the number of the
-        row's example in its split, -1 beyond the end of a held-out one; besides, segments [n,T] where two
-        texts are read, and
-        classification: labels, int32 [n], -1 where unknown; of data.label_type=number float32 [n]; of
-        multi_label float32 [n,C], 1 for each of C labels that applies, else 0, all 0 where none does; and
-        weights [n], 0 where data.label_column=None leaves the labels unknown;
-        token_classification: targets [n,T], the class of a word at its first piece, where weights are 1;
-        question_answering: starts and ends [n], first and last token of the answer, 0 where it is not here,
-        and weights [n], 1;
-        seq2seq, encoder-decoder: decoder_tokens, decoder_mask, targets and weights [n,U];
-        seq2seq, decoder: targets and weights [n,T], 1 on the target and its end token alone.
+          text          targets and weights [n,T]; sentence pairs also segments [n,T] and nsp_labels [n]
+                        (1 = random); the hybrid also causal [n] (1 = attends causally); prefix LM also
+                        prefix [n]; span corruption has what seq2seq has for an encoder-decoder
+          all examples  example_numbers [n], the number of the row's example in its split, -1 beyond the end
+                        of a held-out split; segments [n,T] if two texts are read; rows are right-padded
+          classification        labels [n], -1 if unknown, and weights [n], 0 if data.label_column=None leaves
+                                the labels unknown; with data.label_type=number labels are float32 [n];
+                                with multi_label float32 [n,C], 1 for each of C labels that applies
+          token_classification  targets [n,T], the class of a word at its first piece, where weights are 1
+          question_answering    starts and ends [n], the first and last token of the answer, 0 if it is not
+                                in this window, and weights [n], 1
+          seq2seq               decoder_tokens, decoder_mask, targets and weights [n,U] for an
+                                encoder-decoder; targets and weights [n,T] for a decoder, weights 1 only
+                                on the target and its end token
         """
         assert 0 <= start < stop <= self.batch_size
         numbers = step * self.batch_size + np.arange(start, stop, dtype=np.int64)
         exists = np.ones(len(numbers), bool) if self._split == "train" else numbers < self.num_rows
-        source = self._locate(np.where(exists, numbers, 0))
-        make: dict[Objective, Callable[[_Source, np.ndarray], Batch]] = {
-            "causal": self._causal,
-            "mlm": self._masked,
-            "hybrid": self._hybrid,
-            "mlm_nsp": self._pairs,
-        }
-        batch = make.get(self._objective, self._examples)(source, numbers)
+        places, keys = self._locate(np.where(exists, numbers, 0))
+        stored = self._dataset.read(self._split, places)
+        batch = self._make(Rows(self._source, stored, places, numbers, keys))
         for name, values in batch.items():
-            is_float = name == "weights" or values.dtype == np.float32
+            is_float = name == "weights" or np.issubdtype(values.dtype, np.floating)
             values = values.astype(np.float32 if is_float else np.int32, copy=False)
             batch[name] = values if exists.all() else _blank(name, values, exists)
         batch["tokens"] = np.where(batch["mask"] > 0, batch["tokens"], np.int32(self._pad_id))
         return batch
 
-    def _locate(self, numbers: np.ndarray) -> _Source:
+    def _locate(self, numbers: np.ndarray) -> _Located:
         if self._split == "valid":
-            epoch = np.zeros_like(numbers)
-            return _Source(numbers, epoch, self._mask_keys(epoch, numbers))
+            return _Located(numbers, self._keys(np.zeros_like(numbers), numbers))
         num_plans = len(self._plan_ends) - 1
         cycle, within = np.divmod(numbers, self._plan_ends[-1])
         plan = np.searchsorted(self._plan_ends, within, side="right") - 1
         epoch = cycle * num_plans + plan
-        row = np.empty_like(numbers)
-        # A batch spans one epoch or two, more only where it is larger than the data.
+        place = np.empty_like(numbers)
+        # A batch spans one epoch or two, more only if it is larger than the data.
         for one in np.unique(epoch):
             begin, end = self._plan_ends[one % num_plans], self._plan_ends[one % num_plans + 1]
-            places = within[epoch == one] - begin
-            row[epoch == one] = begin + permute(places, int(end - begin), ROW_ORDER, self._seed, int(one))
-        return _Source(row, epoch, self._mask_keys(epoch, row))
+            index = within[epoch == one] - begin
+            order = permute(index, int(end - begin), ROW_ORDER, self._seed, int(one))
+            place[epoch == one] = begin + order
+        return _Located(place, self._keys(epoch, place))
 
-    def _mask_keys(self, epoch: np.ndarray, row: np.ndarray) -> np.ndarray:
-        return bits(MASKED_PLACES, self._seed, epoch, row)
-
-    def _read_packed(self, source: _Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        stored = self._dataset.read(self._split, source.row)
-        num_tokens = self._dataset.statistics[self._split]["num_tokens"]
-        return unpack_rows(stored, source.row, num_tokens, self._dataset.sequence_length)
-
-    def _causal(self, source: _Source, numbers: np.ndarray) -> Batch:
-        tokens, documents, positions = self._read_packed(source)
-        has_next = next_in_document(documents)
-        return _assemble(
-            tokens[:, :-1],
-            documents[:, :-1],
-            positions[:, :-1],
-            np.where(has_next, tokens[:, 1:], 0),
-            has_next,
-        )
-
-    def _masked(self, source: _Source, numbers: np.ndarray) -> Batch:
-        tokens, documents, positions = (values[:, :-1] for values in self._read_packed(source))
-        masked = self._mask(tokens, documents > 0, source.keys)
-        targets = np.where(masked.chosen, tokens, 0)
-        return _assemble(masked.tokens, documents, positions, targets, masked.chosen)
-
-    def _hybrid(self, source: _Source, numbers: np.ndarray) -> Batch:
-        """Causal rows, and masked rows whose targets stand one place earlier, where a causal head is."""
-        tokens, documents, positions = self._read_packed(source)
-        has_next = next_in_document(documents)
-        causal = _is_causal(numbers, self._config.causal_fraction)[:, None]
-        masked = self._mask(tokens[:, :-1], documents[:, :-1] > 0, source.keys)
-        next_is_masked = np.pad(masked.chosen[:, 1:], ((0, 0), (0, 1)))
-        weights = has_next & (causal | next_is_masked)
-        inputs = np.where(causal, tokens[:, :-1], masked.tokens)
-        batch = _assemble(
-            inputs, documents[:, :-1], positions[:, :-1], np.where(weights, tokens[:, 1:], 0), weights
-        )
-        return batch | {"causal": causal[:, 0]}
-
-    def _pairs(self, source: _Source, numbers: np.ndarray) -> Batch:
-        stored = self._dataset.read(self._split, source.row)
-        tokens = stored["tokens"].astype(np.int32)
-        mask, segments = segments_of(stored["first_length"], stored["second_length"], tokens.shape[1])
-        masked = self._mask(tokens, mask > 0, source.keys)
-        positions = np.arange(tokens.shape[1]) * mask
-        targets = np.where(masked.chosen, tokens, 0)
-        batch = _assemble(masked.tokens, mask, positions, targets, masked.chosen)
-        return batch | {"segments": segments, "nsp_labels": stored["label"]}
-
-    def _examples(self, source: _Source, numbers: np.ndarray) -> Batch:
-        stored = self._dataset.read(self._split, source.row)
-        return make_example_batch(stored, self._dataset, self._decoder, self._class_weights)
-
-    def _mask(self, tokens: np.ndarray, is_real: np.ndarray, keys: np.ndarray) -> Masked:
-        mask_id = self.tokenizer.mask_id
-        assert mask_id is not None
-        return mask_tokens(
-            tokens,
-            is_real,
-            self._is_special,
-            mask_rate=self._config.mask_rate,
-            mask_id=mask_id,
-            vocab_size=self._dataset.vocab_size,
-            keys=keys,
-        )
+    def _keys(self, epoch: np.ndarray, place: np.ndarray) -> np.ndarray:
+        return bits(ROW_DRAWS, self._seed, epoch, place)
 
 
-def _check(dataset: Dataset, config: DataConfig, objective: Objective, batch_size: int) -> None:
+def _check(
+    dataset: Dataset, config: DataConfig, objective: str, data: ObjectiveData, batch_size: int
+) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is below 1; use 1 or more")
-    if dataset.sequence_length != config.sequence_length:
+    own = find_function(data.settings)(config) if data.settings is not None else {}
+    length = own.get("sequence_length", config.sequence_length)
+    if dataset.sequence_length != length:
+        stored = "" if length == config.sequence_length else f", rows of {length} stored tokens,"
         raise ValueError(
-            f"data.sequence_length={config.sequence_length} but {dataset.directory} holds rows of "
+            f"data.sequence_length={config.sequence_length}{stored} but {dataset.directory} holds rows of "
             f"{dataset.sequence_length}; prepare the data with these settings"
         )
-    if dataset.layout not in LAYOUTS[objective]:
+    if dataset.layout not in data.layouts:
         raise ValueError(
             f"objective={objective} cannot read the {dataset.layout} rows of {dataset.directory}; "
             "prepare the data for this objective"
         )
-    masks = objective != "causal" and objective not in TASK_OBJECTIVES
-    if masks and dataset.tokenizer.mask_id is None:
+    if "[MASK]" in lacking_tokens(dataset.tokenizer, objective):
         raise ValueError(
             f"objective={objective} needs a mask token, which the tokenizer in {dataset.directory} lacks; "
             "use data.tokenizer=bpe or wordpiece"
         )
-
-
-def _is_causal(numbers: np.ndarray, fraction: float) -> np.ndarray:
-    """Spreads the causal rows evenly: row g is one iff floor((g+1) f) > floor(g f)."""
-    return np.floor((numbers + 1) * fraction) > np.floor(numbers * fraction)
-
-
-def _assemble(
-    tokens: np.ndarray, documents: np.ndarray, positions: np.ndarray, targets: np.ndarray, weights: np.ndarray
-) -> Batch:
-    return {
-        "tokens": tokens,
-        "mask": documents > 0,
-        "positions": positions,
-        "documents": documents,
-        "targets": targets,
-        "weights": weights,
-    }
+    check_class_weights(config.class_weights, dataset.labels)
 
 
 def _blank(name: str, values: np.ndarray, exists: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from flaxmill.data.dataset import Dataset
-from flaxmill.data.held_out import Split
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.text.held_out import Split
 
 _COUNTS = {"label_counts", "applied_counts"}
 _SPLIT_NAMES: dict[Split, str] = {"train": "training", "valid": "held out"}
@@ -54,7 +54,7 @@ def _describe_examples(statistics: dict[str, Any], dataset: Dataset) -> list[str
         lines.append(f"{num_labels / num_examples:.2f} labels an example; {num_without:,} have none")
     if "label_mean" in statistics:
         lines.append(
-            f"labels of mean {statistics['label_mean']:.4g}, deviation {statistics['label_std']:.4g}"
+            f"labels have mean {statistics['label_mean']:.4g}, deviation {statistics['label_std']:.4g}"
         )
     return lines
 
@@ -67,7 +67,7 @@ def _sizes(statistics: dict[str, Any], what: str) -> str:
 
 
 def _describe_labels(dataset: Dataset) -> list[str]:
-    """A line a label: its number, its name, and how often it stands in either split."""
+    """A line for each label: its number, its name, and its count in each split."""
     width = max(len("label"), *(len(label) for label in dataset.labels))
     lines = [f"{'':>5}  {'label':{width}}  {'training':>16}  {'held out':>16}"]
     columns = [_shares(dataset.statistics[split]) for split in _SPLIT_NAMES]
@@ -77,7 +77,7 @@ def _describe_labels(dataset: Dataset) -> list[str]:
 
 
 def _shares(statistics: dict[str, Any]) -> list[str]:
-    """Of the labels there are, or of the examples where one may have several."""
+    """Each label's count and share: of all labels, or of all examples where one may have several labels."""
     is_multi = "applied_counts" in statistics
     counts = statistics["applied_counts"] if is_multi else statistics["label_counts"]
     total = max(statistics["num_examples"] if is_multi else sum(counts), 1)

@@ -1,44 +1,22 @@
-"""What is read and how it is cut: the settings of tokenizing, packing, pairing and masking."""
+"""The settings of the data: what is read, and how it is tokenized, packed, paired and masked."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Objective = Literal[
-    "causal",
-    "mlm",
-    "mlm_nsp",
-    "hybrid",
-    "classification",
-    "token_classification",
-    "question_answering",
-    "seq2seq",
-]
-# Those that read labelled examples, a row or more of their own each; the others read text.
-TASK_OBJECTIVES: tuple[Objective, ...] = (
-    "classification",
-    "token_classification",
-    "question_answering",
-    "seq2seq",
-)
+Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
+"""How rows are stored (data/prepared/layouts.py)."""
 LabelType = Literal["category", "number", "multi_label"]
 Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
 Framing = Literal["template", "end", "spelled"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
-EMBEDDED_TASKS: dict[str, tuple[EmbeddedTask, ...]] = {
-    "classification": ("classification", "areas", "pairs"),
-    "token_classification": ("tags",),
-    "question_answering": ("answers",),
-    "seq2seq": ("summaries", "translation"),
-}
-"""The examples inside the running Python that each objective can learn from; by itself the first."""
 
 TRAINED = ("bpe", "wordpiece", "bytes")
 """Tokenizers that are trained on the data; any other is a path."""
 
-# [CLS] A [SEP] B [SEP] with the shortest short pair (2 pieces) fits in this, and little less would be a row.
+# [CLS] A [SEP] B [SEP] with the shortest short pair (2 pieces) fits in this; hardly any shorter row would do.
 MIN_SEQUENCE_LENGTH = 8
 # One token and the end token.
 MIN_TARGET_LENGTH = 2
@@ -50,13 +28,13 @@ class DataConfig:
     """The corpus, its tokenizer and the shape of its rows; a value that no run could use is a ValueError."""
 
     files: tuple[str, ...] = ()
-    """Files or globs; empty: the corpus embedded in the running Python, or examples made from it. Text, or
-    tables of it: .csv, .tsv, .jsonl, .json, .parquet; labelled examples: these, .conll, SQuAD's .json, or
-    tfds:NAME. Each may be .gz, .bz2, .xz or .zst."""
+    """Files or globs; empty: the corpus embedded in the running Python, or examples made from it. Text comes
+    from text files, or from tables: .csv, .tsv, .jsonl, .json, .parquet. Labelled examples come from tables,
+    .conll, SQuAD's .json, or tfds:NAME. Each may be .gz, .bz2, .xz or .zst."""
     valid_files: tuple[str, ...] = ()
-    """Held-out text or examples; empty: a share of those of `files`."""
+    """Held-out text or examples; empty: a share of `files` is held out."""
     valid_fraction: float = 0.05
-    """Share of the documents or examples that is held out where there are no valid_files."""
+    """Share of the documents or examples that is held out if there are no valid_files."""
     text_column: str = "text"
     """Tables: the column of the text, of the list of words, or of a seq2seq source."""
     pair_column: str | None = None
@@ -67,44 +45,46 @@ class DataConfig:
     """Seq2seq: the column of the text to write; None: unknown, for prediction."""
     label_type: LabelType = "category"
     """category: a label is one of a set of strings; number: it is a number to predict (regression);
-    multi_label: a list of any of these strings, or none of them, in CSV and TSV with | between two."""
+    multi_label: a list of any of these strings, which may be empty; CSV and TSV put | between two."""
     labels: tuple[str, ...] = ()
-    """The categories in the order of their numbers; empty: those of the training examples, sorted."""
+    """The categories in the order of their numbers; empty: the categories found in `files`, sorted."""
     class_weights: tuple[float, ...] = ()
-    """Classification: what each label's examples count in the loss, in the order of `labels`; empty: 1."""
+    """Classification: the weight in the loss of each label's examples, in the order of `labels`; empty: 1."""
     quotes: Quotes = "double"
-    """CSV and TSV: double: a field may stand in double quotes; none: they are text, as in GLUE's files."""
+    """CSV and TSV: double: double quotes may enclose a field; none: they are text, as in GLUE's files."""
     documents: Documents = "files"
-    """files: a file is a document, a long one is cut to pieces of at most 32 KiB; blank_lines: Google
+    """files: a file is a document, a long one is cut into pieces of at most 32 KiB; blank_lines: Google
     BERT's format, one sentence a line and a blank line after each document."""
     embedded: EmbeddedText | EmbeddedTask = "all"
-    """Which part of the embedded corpus: its documentation, its source code, or both; of examples made from
-    it, all: the first that the objective learns from."""
+    """The part of the embedded corpus that is read: its documentation, its source code, or both. For examples
+    made from it, all means the first kind that the objective learns from."""
     tokenizer: str = "bpe"
     """bpe, wordpiece, bytes, or the path of a tokenizer.json, vocab.txt, vocab.json with merges.txt or
     SentencePiece model, or of the directory that holds one."""
     vocab_size: int = 2048
-    """What a trained tokenizer aims at; a loaded one has the size it has."""
+    """The size that a trained tokenizer aims at; a loaded one keeps its own size."""
     framing: Framing = "template"
-    """Around a document of text: template: what the tokenizer's own template puts there, such as LLaMA's <s>,
-    and an end token; end: the end token alone; spelled: as end, with the tokens' roles told by their
-    spelling, as version 0.1.0 did."""
+    """What is put around a document of text. template: what the tokenizer's own template puts there, such as
+    LLaMA's <s>, and an end token; end: the end token alone; spelled: as end, but the tokens' spelling tells
+    their roles, as in version 0.1.0."""
     markup: bool | None = None
-    """Read a special token that a text spells as that token; None: in labelled examples, as transformers
-    does, and not in text, where it could end a document."""
+    """Whether a special token that a text spells is read as that token. None: it is in labelled examples, as
+    in transformers, and is not in text, where it could end a document."""
     sequence_length: int = 128
     """Tokens of a row."""
     target_length: int = 64
-    """Seq2seq: most tokens of a target, its end token included."""
+    """Seq2seq: the most tokens of a target, its end token included."""
     stride: int = 64
     """Question answering: tokens that neighbouring windows over a long context share."""
     separator: str = "\n"
-    """Between prompt and target, and between the texts of a pair, where the tokenizer has no template of
-    its own: a special token's name, or text."""
+    """What is put between prompt and target, and between the texts of a pair, if the tokenizer has no
+    template of its own: a special token's name, or text."""
     mask_rate: float = 0.15
-    """Share of a row's tokens to predict, where words are masked."""
+    """Share of a row's tokens to predict, where words are masked or spans corrupted."""
+    mean_span_length: float = 3.0
+    """Span corruption: tokens of a corrupted span, on average."""
     causal_fraction: float = 0.5
-    """Share of the rows trained causally, where the objective is the hybrid."""
+    """Hybrid: the share of the rows that are trained causally."""
     pair_copies: int = 4
     """Sentence pairs: plans cut from each document; epoch e reads plan e mod pair_copies."""
     short_pair_probability: float = 0.1
@@ -131,6 +111,7 @@ class DataConfig:
         _check_labels(self)
         _require_range("valid_fraction", self.valid_fraction, 1e-6, 0.9)
         _require_range("mask_rate", self.mask_rate, 0.0, 1.0, open_ends=True)
+        _require_range("mean_span_length", self.mean_span_length, 1.0, 1000.0)
         _require_range("causal_fraction", self.causal_fraction, 0.0, 1.0)
         _require_range("short_pair_probability", self.short_pair_probability, 0.0, 1.0)
         _require_least("vocab_size", self.vocab_size, 1)
@@ -151,13 +132,6 @@ class DataConfig:
         return self.markup is not False
 
 
-def has_labels(config: DataConfig, objective: str) -> bool:
-    """Whether the objective chooses among categories."""
-    return objective == "token_classification" or (
-        objective == "classification" and config.label_type != "number"
-    )
-
-
 def _check_labels(config: DataConfig) -> None:
     for field in ("text_column", "pair_column", "label_column", "target_column"):
         if getattr(config, field) == "":
@@ -168,8 +142,13 @@ def _check_labels(config: DataConfig) -> None:
         )
     if config.class_weights and config.label_type == "multi_label":
         raise ValueError(
-            f"data.class_weights={config.class_weights!r} weighs examples by their only label, and those of "
-            "data.label_type=multi_label have any number; leave it empty"
+            f"data.class_weights={config.class_weights!r} weighs examples by their only label, but with "
+            "data.label_type=multi_label an example has any number of labels; leave it empty"
+        )
+    if config.class_weights and config.label_type == "number":
+        raise ValueError(
+            f"data.class_weights={config.class_weights!r} weighs categories, and data.label_type=number has "
+            "none; leave it empty"
         )
     if config.labels and config.label_type == "number":
         raise ValueError(f"data.labels={config.labels!r} are categories; use data.label_type=category")

@@ -11,7 +11,13 @@ import numpy as np
 Keys = int | np.ndarray
 
 # Each use of randomness has its own first key, so that equal seeds never share draws.
-HELD_OUT, TOKENIZER_SAMPLE, PAIR_PLAN, ROW_ORDER, MASKED_PLACES, EMBEDDED_EXAMPLES = range(1, 7)
+HELD_OUT, TOKENIZER_SAMPLE, PAIR_PLAN, ROW_ORDER, ROW_DRAWS, EMBEDDED_EXAMPLES = range(1, 7)
+
+# The uses of a row's key, `bits(key, use, ...)`. An objective of a user's own begins with OWN_DRAWS.
+MASK_ORDER, MASK_FATE, MASK_WORD = 0, 1, 2
+SPAN_NOISE, SPAN_TEXT = 1, 2  # no row is masked and corrupted
+PREFIX_LENGTH = 3
+OWN_DRAWS = 16
 
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
@@ -37,10 +43,11 @@ def to_uniform(bits_: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, size: int, *keys: int) -> np.ndarray:
-    """Where a random permutation of range(size), chosen by the keys, sends each index; O(1) memory.
+    """The places to which a random permutation of range(size), chosen by the keys, sends each index.
 
-    A Feistel network permutes a rectangle that is hardly larger than size; places beyond it walk on until
-    they fall inside (Black and Rogaway 2002, "generalised Feistel" and "cycle walking").
+    It needs O(1) memory. A Feistel network permutes a rectangle that is hardly larger than size. Places
+    beyond size walk on until they fall inside (Black and Rogaway 2002, "generalised Feistel" and "cycle
+    walking").
     """
     assert size >= 1
     width = math.isqrt(size - 1) + 1

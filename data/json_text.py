@@ -1,4 +1,4 @@
-"""Values as JSON that every reader takes, whatever a file's columns held."""
+"""Values as JSON that every reader accepts, whatever a file's columns held."""
 
 import json
 from typing import Any
@@ -7,8 +7,8 @@ from typing import Any
 def dump_json(value: Any, *, ascii_only: bool = False) -> str:
     """The value on one line.
 
-    A number that is not finite is null, which is all that JSON has for it; half a surrogate pair, for which
-    UTF-8 has no bytes, is escaped; a value of another type is its `str`.
+    A number that is not finite becomes null, since JSON has nothing else for it. Half a surrogate pair, for
+    which UTF-8 has no bytes, is escaped. A value of a type that JSON lacks becomes its `str`.
 
     Args:
       ascii_only: escape all other characters too, for a terminal that may not have them.

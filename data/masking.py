@@ -1,16 +1,17 @@
-"""Which places are masked and by what (Devlin et al. 2019), drawn for a whole batch at once."""
+"""Draws which places are masked and by what (Devlin et al. 2019), for a whole batch at once."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from flaxmill.data import draws
+from flaxmill.data.config import DataConfig
 
 _MASK_SHARE, _KEPT_SHARE = 0.8, 0.1
 
 
 class Masked(NamedTuple):
-    """tokens [n,T] as the model sees them, and chosen [n,T]: the places whose original it must predict."""
+    """tokens [n,T] as the model sees them; chosen [n,T]: the places where it must predict the original."""
 
     tokens: np.ndarray
     chosen: np.ndarray
@@ -19,6 +20,11 @@ class Masked(NamedTuple):
 def max_predictions(sequence_length: int, mask_rate: float) -> int:
     """The most places that mask_tokens masks in a row of this length: 19 of 128 at a rate of 0.15."""
     return min(sequence_length, max(1, round(mask_rate * sequence_length)))
+
+
+def most_masked(config: DataConfig) -> int:
+    """The most places that are masked in a row of this config."""
+    return max_predictions(config.sequence_length, config.mask_rate)
 
 
 def mask_tokens(
@@ -31,10 +37,10 @@ def mask_tokens(
     vocab_size: int,
     keys: np.ndarray,
 ) -> Masked:
-    """Masks round(mask_rate * length) of each row's places, at least 1, length counting special tokens.
+    """Masks round(mask_rate * length) of each row's places, at least 1; length counts special tokens.
 
-    Special tokens (looked up in is_special [vocab_size]) are never chosen. Of the chosen, 80% become
-    the mask, 10% stay, 10% become a word drawn from the whole vocabulary, each piece on its own.
+    Special tokens (looked up in is_special [vocab_size]) are never chosen. 80% of the chosen
+    become the mask, 10% stay, 10% become a word drawn from the whole vocabulary, each piece on its own.
     keys: uint64 [n], one for each row's draws.
     """
     may_mask = is_real & ~is_special[tokens]
@@ -44,8 +50,8 @@ def mask_tokens(
     chosen = _choose(may_mask, num_masked, most, keys)
 
     row, place = np.nonzero(chosen)
-    fate = draws.uniform(keys[row], 1, place)
-    random_word = (draws.uniform(keys[row], 2, place) * vocab_size).astype(tokens.dtype)
+    fate = draws.uniform(keys[row], draws.MASK_FATE, place)
+    random_word = (draws.uniform(keys[row], draws.MASK_WORD, place) * vocab_size).astype(tokens.dtype)
     replacement = np.where(fate < _MASK_SHARE + _KEPT_SHARE, tokens[row, place], random_word)
     masked = tokens.copy()
     masked[row, place] = np.where(fate < _MASK_SHARE, mask_id, replacement)
@@ -58,7 +64,7 @@ def _choose(may_mask: np.ndarray, num_masked: np.ndarray, most: int, keys: np.nd
     # The low bits name the place, so that no two draws are equal; the upper bits stay random.
     place_bits = np.uint64((1 << num_places.bit_length()) - 1)
     places = np.arange(num_places, dtype=np.uint64)
-    order = (draws.bits(keys[:, None], 0, places) >> np.uint64(1) & ~place_bits) | places
+    order = (draws.bits(keys[:, None], draws.MASK_ORDER, places) >> np.uint64(1) & ~place_bits) | places
     order = np.where(may_mask, order, np.uint64(0xFFFF_FFFF_FFFF_FFFF))
     smallest = np.sort(np.partition(order, most - 1, axis=1)[:, :most], axis=1)
     last = np.take_along_axis(smallest, np.maximum(num_masked - 1, 0)[:, None], axis=1)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flaxmill.data.show_examples import describe_example, one_line
+from flaxmill.data.show_examples import describe_example, describe_target, one_line
 from flaxmill.data.tokenization import Tokenizer
 
 _MAX_PREDICTIONS_SHOWN = 12
@@ -14,12 +14,19 @@ def describe_batch(
     batch: dict[str, np.ndarray], tokenizer: Tokenizer, rows: int = 2, labels: Sequence[str] = ()
 ) -> str:
     """The first rows of a batch: each document's text with its masked places, and what is predicted; or each
-    labelled example and its label, `labels` being the names of the categories."""
+    labelled example and its label. `labels` are the names of the categories."""
     num_rows, length = batch["tokens"].shape
     if "example_numbers" in batch:
         blocks = [f"{num_rows} rows of {length} tokens, {int(batch['mask'].sum())} real"]
         shown = range(min(rows, num_rows))
         blocks += ["\n".join(describe_example(batch, row, tokenizer, labels)) for row in shown]
+        return "\n\n".join(blocks)
+    if "decoder_tokens" in batch:
+        num_real, num_targets = int(batch["mask"].sum()), int((batch["weights"] > 0).sum())
+        blocks = [f"{num_rows} rows of {length} tokens, {num_real} real, {num_targets} to write"]
+        for row in range(min(rows, num_rows)):
+            title = f"row {row}: {int(batch['mask'][row].sum())} tokens"
+            blocks.append("\n".join([title, *describe_target(batch, row, tokenizer)]))
         return "\n\n".join(blocks)
     num_real, num_predicted = int(batch["mask"].sum()), int((batch["weights"] > 0).sum())
     blocks = [f"{num_rows} rows of {length} tokens, {num_real} real, {num_predicted} predicted"]
@@ -48,6 +55,8 @@ def _row_title(batch: dict[str, np.ndarray], row: int) -> str:
         f"{int(batch['mask'][row].sum())} tokens",
         f"{int((batch['weights'][row] > 0).sum())} predictions",
     ]
+    if "prefix" in batch:
+        parts.append(f"the first {int(batch['prefix'][row])} seen both ways")
     if "causal" in batch:
         parts.append("causal" if batch["causal"][row] else "masked next token")
     if "nsp_labels" in batch:

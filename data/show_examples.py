@@ -17,7 +17,7 @@ def describe_example(batch: Batch, row: int, tokenizer: Tokenizer, labels: Seque
     number = int(batch["example_numbers"][row])
     lines = [f"row {row}: {'no example' if number < 0 else f'example {number}'}, {int(is_real.sum())} tokens"]
     if "decoder_tokens" in batch:
-        return [*lines, *_describe_target(batch, row, tokenizer)]
+        return [*lines, *describe_target(batch, row, tokenizer)]
     if "labels" in batch:
         label = batch["labels"][row]
         answer = [f"  labels: {_names(label, labels)}" if label.ndim else f"  label: {_name(label, labels)}"]
@@ -31,7 +31,7 @@ def describe_example(batch: Batch, row: int, tokenizer: Tokenizer, labels: Seque
 
 
 def one_line(text: str) -> str:
-    """Line ends and tabs as they are spelled in a string."""
+    """The text with line ends and tabs as a string literal spells them."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -68,7 +68,8 @@ def _describe_tags(batch: Batch, row: int, tokenizer: Tokenizer, labels: Sequenc
     return lines + ([f"  and {more} more tags"] if more > 0 else [])
 
 
-def _describe_target(batch: Batch, row: int, tokenizer: Tokenizer) -> list[str]:
+def describe_target(batch: Batch, row: int, tokenizer: Tokenizer) -> list[str]:
+    """Lines on one row of an encoder-decoder's batch: its source, and what is to be written."""
     source = batch["tokens"][row][batch["mask"][row] > 0]
     behind = batch["decoder_tokens"][row][batch["decoder_mask"][row] > 0]
     target = batch["targets"][row][batch["weights"][row] > 0]

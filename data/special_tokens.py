@@ -1,34 +1,42 @@
-"""Which special tokens an objective needs, and that a tokenizer has them."""
+"""The special tokens that an objective needs, and whether a tokenizer has them."""
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.objectives import SpecialToken, data_of
 from flaxmill.data.tokenization import Tokenizer
 
-# Objectives that frame two texts in [CLS] and [SEP].
-_FRAMED = ("mlm_nsp", "question_answering")
+_NAMES: dict[SpecialToken, str] = {
+    "mask": "[MASK]",
+    "cls": "[CLS]",
+    "sep": "[SEP]",
+    "closing": "<|endoftext|> or </s>",
+}
 
 
 def check_trained_specials(config: DataConfig, objective: str) -> None:
-    """Refuses before the training of a tokenizer what require_special_tokens would refuse after it."""
-    if objective in _FRAMED and config.tokenizer in ("bpe", "bytes"):
+    """Raises, before a tokenizer is trained, what require_special_tokens would raise afterwards."""
+    if data_of(objective).frames_two_texts and config.tokenizer in ("bpe", "bytes"):
         raise _lacks(["[CLS]", "[SEP]"], objective, config)
 
 
 def require_special_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> None:
     """Raises ValueError, naming the tokens that the tokenizer lacks."""
-    needed = {}
-    if objective in ("mlm", "mlm_nsp", "hybrid"):
-        needed |= {"[MASK]": tokenizer.mask_id}
-    if objective in _FRAMED:
-        needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
-    if objective == "seq2seq":
-        needed |= {"<|endoftext|> or </s>": tokenizer.closing_id}
-    if missing := [name for name, id_ in needed.items() if id_ is None]:
+    if missing := lacking_tokens(tokenizer, objective):
         raise _lacks(missing, objective, config)
 
 
+def lacking_tokens(tokenizer: Tokenizer, objective: str) -> list[str]:
+    """The names of the special tokens that the objective needs and the tokenizer lacks."""
+    data = data_of(objective)
+    lacking = [_NAMES[role] for role in data.special_tokens if getattr(tokenizer, f"{role}_id") is None]
+    if data.added_tokens:
+        # The first missing name is enough to say it.
+        lacking += [name for name in data.added_tokens if name not in tokenizer.added_names][:1]
+    return lacking
+
+
 def _lacks(missing: list[str], objective: str, config: DataConfig) -> ValueError:
+    trained = "wordpiece" if data_of(objective).frames_two_texts else "bpe"
     return ValueError(
         f"objective={objective} needs the tokens {', '.join(missing)}, which data.tokenizer="
-        f"{config.tokenizer!r} lacks; use data.tokenizer={'wordpiece' if objective in _FRAMED else 'bpe'}, "
-        "or one that has them"
+        f"{config.tokenizer!r} lacks; use data.tokenizer={trained}, or one that has them"
     )

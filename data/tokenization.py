@@ -11,23 +11,23 @@ from typing import Any, Literal
 import numpy as np
 import tokenizers
 
-from flaxmill.data.encoding_failures import is_panic
-from flaxmill.data.tokenizer_reading import READABLE, TOKENIZER_NAMES, find_tokenizer, read_tokenizer
-from flaxmill.data.tokenizer_roles import Frame, Roles, find_roles, roles_by_spelling, template_frame
-from flaxmill.data.tokenizer_settings import ROLES, SETTINGS_FILES, TokenizerSettings, read_settings
-from flaxmill.data.trials import try_reading
+from flaxmill.data.tokenizer.failures import is_panic
+from flaxmill.data.tokenizer.reading import READABLE, TOKENIZER_NAMES, find_tokenizer, read_tokenizer
+from flaxmill.data.tokenizer.roles import Frame, Roles, find_roles, roles_by_spelling, template_frame
+from flaxmill.data.tokenizer.settings import ROLES, SETTINGS_FILES, TokenizerSettings, read_settings
+from flaxmill.data.tokenizer.trials import try_reading
 
 _VERY_LONG = 1_000_000
-# An embedding has as many rows: this many of a width of 1,024 are 64 GB.
+# An embedding has as many rows: this many rows of width 1,024 are 64 GB.
 _LARGEST_ID = 2**24
-# Of a settings file, what is about another place, or no longer true of what is written.
+# Keys of a settings file about another place, or no longer true of the tokenizer that is written.
 _NOT_KEPT = {"name_or_path", "tokenizer_file", "special_tokens_map_file", "init_inputs", "vocab_file"}
 
 
 class Tokenizer:
     """A tokenizers.Tokenizer with the ids that data needs.
 
-    roles: ids of special tokens by role (bos, eos, unk, sep, pad, cls, mask), those that it has.
+    roles: ids of special tokens by role (bos, eos, unk, sep, pad, cls, mask), as far as it has them.
     settings: what transformers' tokenizer_config.json says of it.
     """
 
@@ -37,7 +37,7 @@ class Tokenizer:
         settings: TokenizerSettings | None = None,
         roles: Roles | None = None,
     ):
-        """roles: None: as the settings have them."""
+        """Without `roles`, they are as the settings have them."""
         self.inner = inner
         # Text that spells "<|endoftext|>" must not end a document; `as_markup` is for texts that may.
         inner.encode_special_tokens = True
@@ -68,8 +68,8 @@ class Tokenizer:
         """The tokenizer that reads texts; do not change it.
 
         Args:
-          markup: a special token that a text spells is that token, as transformers' AutoTokenizer has it;
-            else it is text like any other, as a corpus that nobody has checked wants it.
+          markup: read a special token that a text spells as that token, as transformers' AutoTokenizer does;
+            else it is text like any other, which is right for a corpus that nobody has checked.
         """
         return self._marked_up if markup and not self.settings.get("split_special_tokens") else self.inner
 
@@ -81,12 +81,12 @@ class Tokenizer:
 
     @property
     def unknown_settings(self) -> list[str]:
-        """Keys of the tokenizer_config.json beside its file that nobody knows: a newer feature, or a typo."""
+        """Unknown keys of the tokenizer_config.json beside its file: a newer feature, or a typo."""
         return self._files.unknown_keys
 
     @property
     def max_length(self) -> int | None:
-        """The longest text that its settings allow; None: they say nothing, or transformers' "very long"."""
+        """The longest text that its settings allow; None if not stated, or transformers' "very long"."""
         stated = self.settings.get("model_max_length", self.settings.get("max_len"))
         return stated if isinstance(stated, int) and 0 < stated < _VERY_LONG else None
 
@@ -118,6 +118,13 @@ class Tokenizer:
         named = (self.pad_id, self.mask_id, self.cls_id, self.sep_id, self.end_id)
         return frozenset(special | {id_ for id_ in named if id_ is not None})
 
+    @cached_property
+    def added_names(self) -> frozenset[str]:
+        """The spellings of its special tokens."""
+        return frozenset(
+            token.content for token in self.inner.get_added_tokens_decoder().values() if token.special
+        )
+
     def spells_special(self, text: str) -> bool:
         """Whether a text holds the spelling of a special token."""
         return self._special_spellings is not None and self._special_spellings.search(text) is not None
@@ -130,12 +137,12 @@ class Tokenizer:
 
     @cached_property
     def template(self) -> Frame:
-        """What its own template puts before and after a text."""
+        """The ids that its own template puts before and after a text."""
         return template_frame(self.inner)
 
     @property
     def is_bert_like(self) -> bool:
-        """Whether texts stand between [CLS] and [SEP], of a tokenizer whose template does not say."""
+        """Whether texts go between [CLS] and [SEP], if the tokenizer's template does not say."""
         return self.cls_id is not None and self.sep_id is not None and not self._is_causal
 
     @property
@@ -144,7 +151,7 @@ class Tokenizer:
 
     @property
     def closing_id(self) -> int | None:
-        """What ends a text: the last token of the template, or [SEP] where texts stand between [CLS] and
+        """The id that ends a text: the template's last token, or [SEP] where texts go between [CLS] and
         [SEP], else the end token."""
         if self.template.after:
             return self.template.after[-1]
@@ -160,9 +167,9 @@ class Tokenizer:
         return self._files.values
 
     def settings_with_roles(self) -> dict[str, Any]:
-        """Content for a tokenizer_config.json: those settings, and every role spelled."""
+        """Content for a tokenizer_config.json: `settings`, and the spelling of every role."""
         kept = {key: value for key, value in self.settings.items() if key not in _NOT_KEPT}
-        # A role that a class has by itself and this tokenizer has not is taken away by a null.
+        # A null takes away a role that the class has by default and this tokenizer has not.
         absent = {f"{role}_token": None for role in self._files.named_tokens}
         spelled = {
             f"{role}_token": self.inner.id_to_token(self.roles[role]) for role in ROLES if role in self.roles
@@ -171,7 +178,7 @@ class Tokenizer:
 
     @property
     def roles_spelled_otherwise(self) -> list[str]:
-        """Roles whose token the settings spell as one that the vocabulary lacks, which transformers adds."""
+        """Roles with a token in the settings that the vocabulary lacks; transformers would add the token."""
         named = self._files.named_tokens
         return [role for role in self.roles if role in named and self.inner.token_to_id(named[role]) is None]
 
@@ -201,13 +208,13 @@ class Tokenizer:
         file = find_tokenizer(path) if path.is_dir() else path
         if file is None or not file.is_file():
             raise ValueError(
-                f"data.tokenizer={str(path)!r} is no {'tokenizer' if path.is_dir() else 'file'}; use bpe, "
+                f"data.tokenizer={str(path)!r} is not a {'tokenizer' if path.is_dir() else 'file'}; use bpe, "
                 f"wordpiece, bytes, or the path of {READABLE}"
             )
         settings = read_settings(file.parent)
         beside = tuple(file.with_name(name) for name in (*TOKENIZER_NAMES, "merges.txt", *SETTINGS_FILES))
         try:
-            if not is_trusted and (reason := try_reading("flaxmill.data.tokenizer_trial", file, beside)):
+            if not is_trusted and (reason := try_reading("flaxmill.data.tokenizer.trial", file, beside)):
                 raise ValueError(reason)
             inner = read_tokenizer(file, settings)
             _check_ids(inner)
@@ -222,12 +229,12 @@ class Tokenizer:
 
 
 def _check_ids(inner: tokenizers.Tokenizer) -> None:
-    """Raises ValueError where they are none that a model's embedding has, each for one token."""
+    """Raises ValueError unless a model's embedding can have the ids, each for one token."""
     tokens = inner.get_vocab(with_added_tokens=True)
     if not inner.get_vocab_size():
         raise ValueError("its vocabulary is empty")
     token_of = {id_: token for token, id_ in tokens.items()}
-    if len(token_of) < len(tokens):  # it would be written with one of them
+    if len(token_of) < len(tokens):  # a written tokenizer would have only one of them
         token, id_ = next((token, id_) for token, id_ in tokens.items() if token_of[id_] != token)
         raise ValueError(f"{token!r:.40} and {token_of[id_]!r:.40} have the same id, {id_}")
     if (largest := max(token_of)) > _LARGEST_ID:
@@ -235,10 +242,10 @@ def _check_ids(inner: tokenizers.Tokenizer) -> None:
 
 
 def canonical_json(tokenizer: Tokenizer) -> str:
-    """Equal for equal tokenizers whatever the order of their file's keys: what a fingerprint hashes.
+    """What a fingerprint hashes: a text equal for equal tokenizers, whatever the order of their file's keys.
 
-    Roles that rows are made with count where they are not those that the spellings tell, so that digests of
-    version 0.1.0 hold.
+    The roles that rows are made with are added only where they differ from what the spellings tell, so that
+    digests of version 0.1.0 hold.
     """
     text = json.dumps(json.loads(tokenizer.to_json()), sort_keys=True, ensure_ascii=False)
     ids = _ids_in_rows(tokenizer)

@@ -1,7 +1,7 @@
 """A dataset's tokenizer: loaded, or trained so that equal text gives equal ids."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -9,10 +9,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.draws import TOKENIZER_SAMPLE, uniform
-from flaxmill.data.held_out import SplitCorpus
+from flaxmill.data.text.held_out import SplitCorpus
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.tokenizer_reading import count_capitals, word_piece
-from flaxmill.data.tokenizer_settings import TokenizerSettings
+from flaxmill.data.tokenizer.reading import count_capitals, word_piece
+from flaxmill.data.tokenizer.settings import TokenizerSettings
 
 BYTE_LEVEL_SPECIALS = ("<|endoftext|>", "<|mask|>")
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -21,24 +21,36 @@ WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SAMPLE_BYTES_PER_ENTRY = 2048
 _MAX_WORDPIECE_ALPHABET = 1000
 _MIN_WORDPIECE_VOCABULARY = 128
-# A few capitals are names in an uncased vocabulary; of a cased one a third of the words have them.
+# An uncased vocabulary has a few capitals, in names; in a cased one a third of the words have them.
 _CASED_SHARE = 0.1
 
 
-def make_tokenizer(config: DataConfig, corpus: SplitCorpus, log: Callable[[str], None]) -> Tokenizer:
-    """Loads the config's tokenizer, or trains it on a sample of the training split."""
+def make_tokenizer(
+    config: DataConfig, corpus: SplitCorpus, log: Callable[[str], None], added_tokens: Sequence[str] = ()
+) -> Tokenizer:
+    """Loads the config's tokenizer, or trains it on a sample of the training split.
+
+    Args:
+      added_tokens: special tokens that a trained tokenizer gets after its vocabulary.
+    """
     if config.tokenizer not in TRAINED:
         return load_tokenizer(config, log)
+    inner = _train(config, corpus, log)
+    inner.add_special_tokens(list(added_tokens))
+    return Tokenizer(inner)
+
+
+def _train(config: DataConfig, corpus: SplitCorpus, log: Callable[[str], None]) -> tokenizers.Tokenizer:
     if config.tokenizer == "bytes":
-        return Tokenizer(_train_byte_level([], len(_byte_alphabet()) + len(BYTE_LEVEL_SPECIALS)))
+        return _train_byte_level([], len(_byte_alphabet()) + len(BYTE_LEVEL_SPECIALS))
     check_vocab_size(config)
     log(f"training a {config.tokenizer} tokenizer of {config.vocab_size} entries on {corpus.name}")
     train = _train_byte_level if config.tokenizer == "bpe" else _train_wordpiece
-    return Tokenizer(train(list(_sample(config, corpus)), config.vocab_size))
+    return train(list(_sample(config, corpus)), config.vocab_size)
 
 
 def load_tokenizer(config: DataConfig, log: Callable[[str], None]) -> Tokenizer:
-    """The tokenizer of a file, its roles as data.framing asks. Raises ValueError where it cannot be read."""
+    """The tokenizer of a file, with roles as data.framing asks. Raises ValueError if it cannot be read."""
     tokenizer = Tokenizer.load(config.tokenizer, by_spelling=config.framing == "spelled")
     if unknown := tokenizer.unknown_settings:
         keys = ", ".join(unknown)

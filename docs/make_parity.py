@@ -2,8 +2,8 @@
 
     JAX_PLATFORMS=cpu python docs/make_parity.py WORK
 
-WORK is a directory for models and measurements: what is there is not measured again. Needs the extra `parity`
-and matplotlib.
+WORK is a directory for models and measurements: what is there is not measured again. The script needs the
+extra `parity` and matplotlib.
 """
 
 import json
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def replace(page: str, name: str, text: str) -> str:
-    """Put `text` between the marks that hold a made part."""
+    """Put `text` between the two marks of the part `name`."""
     start, end = f"<!-- made: {name} -->\n", f"<!-- end: {name} -->"
     before, rest = page.split(start)
     return before + start + text + "\n" + end + rest.split(end)[1]
@@ -46,7 +46,7 @@ def replace(page: str, name: str, text: str) -> str:
 
 def make_table(work: Path) -> str:
     """A row for each small model with the largest differences over all its batches."""
-    from flaxmill.train.parity_models import SMALL
+    from flaxmill.train.parity.small_models import SMALL
 
     head = (
         "model", "batches", "hidden", "logits", "loss (rel.)", "gradients (rel.)", "5 steps",
@@ -61,9 +61,9 @@ def make_table(work: Path) -> str:
 
 
 def make_factor(work: Path) -> str:
-    """How many times torch's own rounding the two sides were apart, at most."""
-    from flaxmill.train.parity import ROUNDING
-    from flaxmill.train.parity_models import SMALL
+    """The largest difference between the two sides, as a multiple of torch's own rounding."""
+    from flaxmill.train.parity.comparison import ROUNDING
+    from flaxmill.train.parity.small_models import SMALL
 
     factors = []
     for name in SMALL:
@@ -75,21 +75,23 @@ def make_factor(work: Path) -> str:
     usual = [factor for factor in factors if factor <= ROUNDING]
     rest = len(factors) - len(usual)
     other = (
-        f"; torch rounded {rest} more almost to zero, and they were within 2^-24 of the norm" if rest else ""
+        f"; for {rest} more, which torch rounded almost to zero, it was within 2^-24 of the norm"
+        if rest
+        else ""
     )
     return (
-        f"Of the {len(factors)} tensors that float64 judged, counting every batch, the one furthest apart in "
-        f"float32 was {max(usual):.1f} times torch's own rounding away{other}."
+        f"Float64 judged {len(factors)} tensors, counting every batch. The largest difference in float32 was "
+        f"{max(usual):.1f} times torch's own rounding{other}."
     )
 
 
 def measured(work: Path, name: str) -> list[dict[str, Any]]:
-    """The checks of SMALL[name], measured or as they were."""
+    """The checks of SMALL[name], measured now unless `work` holds them already."""
     path = work / f"{name}.json"
     if not path.exists():
-        from flaxmill.train.parity import compare_directory
-        from flaxmill.train.parity_models import make_reference
-        from flaxmill.train.parity_report import as_json
+        from flaxmill.train.parity.comparison import compare_directory
+        from flaxmill.train.parity.report import as_json
+        from flaxmill.train.parity.small_models import make_reference
 
         make_reference(name, work / name)
         path.write_text(json.dumps([as_json(check) for check in compare_directory(work / name)]))
@@ -122,7 +124,7 @@ def columns(checks: list[dict[str, Any]]) -> list[str]:
 
 
 def largest(checks: list[dict[str, Any]], field: str) -> str:
-    """Over the checks, with what float64 says where float32 is outside its tolerance."""
+    """The largest value of `field`, and the largest float64 difference if float32 was out of tolerance."""
     if not checks:
         return ""
     in_float64 = [max(check["float64"]["tensors"].values()) for check in checks if "float64" in check]
@@ -147,7 +149,7 @@ def by_float64(checks: list[dict[str, Any]]) -> str:
 
 def make_example(work: Path) -> str:
     """What the command prints."""
-    measured(work, EXAMPLE)  # makes the model
+    measured(work, EXAMPLE)  # this makes the model
     path = work / "example.txt"
     if not path.exists():
         command = [sys.executable, "-c", "from flaxmill.train.command_line import main; main()"]
@@ -159,8 +161,8 @@ def make_example(work: Path) -> str:
 
 
 def make_curve(work: Path, name: str, variant: str, title: str) -> str:
-    """Draw the losses of both sides, and say how far apart they are."""
-    from flaxmill.train.parity_curves import Curves, training_curves
+    """Draw the losses of both sides; returns the picture and a line on how far apart they are."""
+    from flaxmill.train.parity.curves import Curves, training_curves
 
     path = work / f"curves_{name}.json"
     if not path.exists():
@@ -175,7 +177,7 @@ def make_curve(work: Path, name: str, variant: str, title: str) -> str:
 
 
 def draw(ours: list[float], theirs: list[float], title: str, path: Path) -> None:
-    """Both curves, and below them their relative difference on a logarithmic axis."""
+    """Draw both curves, and below them their relative difference on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("svg")

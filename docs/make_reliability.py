@@ -1,8 +1,9 @@
-"""Runs the tests of faults and writes what their users saw as the table in docs/reliability.md.
+"""Runs the tests of faults and writes what a user sees into the table in docs/reliability.md.
 
     python docs/make_reliability.py
 
-Needs the extra `test`. As root it fills and locks file systems of its own; else the kernel's limits serve.
+The script needs the extra `test`. As root, the tests fill and lock file systems of their own; otherwise they
+use the kernel's limits.
 """
 
 import json
@@ -22,7 +23,7 @@ HEAD = ("what goes wrong", "what is said", "exit code", "what is lost", "test")
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "faults.jsonl"
-        tests = sorted(map(str, (ROOT / "tests").glob("test_faults*.py")))
+        tests = sorted(map(str, (ROOT / "tests").rglob("test_faults*.py")))
         subprocess.run(
             [sys.executable, "-m", "pytest", "-q", *tests],
             cwd=ROOT,

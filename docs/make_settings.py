@@ -1,4 +1,4 @@
-"""Writes what becomes of every key of config.json into docs/weights.md, from the families' own tables.
+"""Writes into docs/weights.md what becomes of every key of config.json, from the families' own tables.
 
 python docs/make_settings.py
 """
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flaxmill.model.families import FAMILIES
+from flaxmill.model.families.table import FAMILIES
 
 PAGE = Path(__file__).parent / "weights.md"
 START, END = "<!-- made: settings -->\n", "<!-- end: settings -->"
@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def make_tables() -> str:
-    """One table of the keys of all families, and one of what each has of its own."""
+    """One table of the keys that all families share, and one of the keys that only some have."""
     shared = _shared()
     lines = ["| in every family | keys |", "| --- | --- |"]
     lines += [f"| {meaning} | {keys} |" for meaning, keys in _rows(shared)]
@@ -37,7 +37,7 @@ def make_tables() -> str:
 
 
 def _meanings(family: str) -> dict[str, dict[str, Any]]:
-    """By what becomes of them, keys with the only value that they may have, or with what they stand for."""
+    """{meaning: {key: the only value that it may have, or the key that it stands for}}"""
     settings = FAMILIES[family].settings
     meanings: dict[str, dict[str, Any]] = {"read": dict.fromkeys(settings.read)}
     meanings["read as another key"] = dict(settings.aliases)

@@ -1,17 +1,34 @@
-"""The Transformer: configuration, parameters, forward pass."""
+"""The Transformer: configuration, parameters, forward pass.
+
+fields         the fields of a ModelConfig
+config         ModelConfig, which checks them
+config_checks  what it refuses
+transformer    embeddings, an encoder if there is one, the stack, and the heads: read this first
+stack          a stack of layers, run as its plan says
+layer_plan     how a stack is cut for compiling
+layer          one layer
+heads          heads, poolers and classifiers
+params         trees of parameters
+functional     the model as pure functions: initialise, count, describe, apply
+adapters       LoRA adapters, added and merged
+
+layers/       the parts of a layer
+generation/   tokens from tokens
+config_json/  Hugging Face's config.json, key by key
+families/     one file for each family of models
+huggingface/  weights in and out
+"""
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flaxmill.model.adapters import merge_lora
-    from flaxmill.model.apply import abstract_params, apply, count_params, init_params, logical_axes
     from flaxmill.model.config import ModelConfig
-    from flaxmill.model.generation import Generator, generate
-    from flaxmill.model.generation_config import GenerationConfig
-    from flaxmill.model.huggingface import load_huggingface, save_huggingface
+    from flaxmill.model.functional import abstract_params, apply, count_params, init_params, logical_axes
+    from flaxmill.model.generation.config import GenerationConfig
+    from flaxmill.model.generation.generator import Generator, generate
+    from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface
 
 __all__ = [
     "GenerationConfig",
@@ -29,34 +46,23 @@ __all__ = [
 ]
 
 _MODULES = {
-    "GenerationConfig": "generation_config",
-    "Generator": "generation",
+    "GenerationConfig": "generation.config",
+    "Generator": "generation.generator",
     "ModelConfig": "config",
-    "abstract_params": "apply",
-    "apply": "apply",
-    "count_params": "apply",
-    "generate": "generation",
-    "init_params": "apply",
-    "load_huggingface": "huggingface",
-    "logical_axes": "apply",
+    "abstract_params": "functional",
+    "apply": "functional",
+    "count_params": "functional",
+    "generate": "generation.generator",
+    "init_params": "functional",
+    "load_huggingface": "huggingface.directory",
+    "logical_axes": "functional",
     "merge_lora": "adapters",
-    "save_huggingface": "huggingface",
+    "save_huggingface": "huggingface.directory",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: config files import this package, and must not wait for JAX.
+    # Imported on demand: config files import this package and must not wait for JAX.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-class _Package(ModuleType):
-    """Has as `apply` the function, in whose place an import of its module would put the module."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        is_module = name == "apply" and isinstance(value, ModuleType)
-        super().__setattr__(name, value.apply if is_module else value)
-
-
-sys.modules[__name__].__class__ = _Package

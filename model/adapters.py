@@ -1,4 +1,4 @@
-"""Adapters of LoRA and the weights they stand beside: added to a base model, and merged into it."""
+"""LoRA adapters: adds them to a base model, and merges them into its weights."""
 
 # L layers, I flattened input dims, R rank, O flattened output dims
 
@@ -8,21 +8,22 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from flaxmill.model.apply import Params, abstract_params, init_params, logical_axes, unflatten
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.lora import LORA_A, LORA_B, is_adapter, without_lora
-from flaxmill.model.weight_places import flatten, group_of
+from flaxmill.model.functional import abstract_params, init_params, logical_axes
+from flaxmill.model.layers.lora import LORA_A, LORA_B, is_adapter, without_lora
+from flaxmill.model.params import Params, flatten, group_of, unflatten
 from flaxmill.sharding.rules import parameter_sharding
 
 
 def with_fresh_adapters(
     config: ModelConfig, params: Params, key: jax.Array, mesh: Mesh | None = None
 ) -> Params:
-    """Params of the base model, `without_lora(config)`, with adapters of `config` that change nothing yet.
+    """Adds the adapters of `config` to params of its base model; they change nothing yet.
 
     Args:
-      key: draws them, as `init_params` does; nothing else is computed.
-      mesh: where they shall live.
+      params: of the base model, `without_lora(config)`.
+      key: draws the adapters, as `init_params` does; nothing else is computed.
+      mesh: where the adapters are placed.
     """
     assert config.lora_rank is not None
     paths = [path for path in flatten(abstract_params(config)) if is_adapter(path)]
@@ -42,9 +43,9 @@ def with_fresh_adapters(
 
 
 def merge_lora(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """The base model's config, and params in which kernels have taken in their adapters: the same function.
+    """The base model's config, and params with each adapter merged into its kernel: the same function.
 
-    Without LoRA both are returned as they are. Arrays stay where they live.
+    Without LoRA both are returned as they are. Arrays stay on their devices.
     """
     if config.lora_rank is None:
         return config, params

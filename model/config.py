@@ -2,270 +2,23 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 from flaxmill.model.config_checks import check_model
-
-VOCAB_MULTIPLE = 128  # embeddings are stored padded to this, so that any tensor axis divides them
-
-Head = Literal["lm", "mlm", "mlm_nsp", "classification", "token_classification", "qa", "none"]
-Family = Literal[
-    "bert",
-    "roberta",
-    "modernbert",
-    "gpt2",
-    "gpt_neo",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "t5",
-    "marian",
-]
-LayerKind = Literal["global", "local"]
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-LoraTarget = Literal["query", "key", "value", "out", "up", "gate", "down"]
+from flaxmill.model.fields import ModelFields
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(ModelFields):
     """One Transformer. Fields left `None` follow from the data, the objective or another field."""
 
-    family: Family | None = None
-    """Whose names and config.json an export takes; None: those of the first family that fits."""
-    vocab_size: int | None = None
-    """True number of token ids; None: as many as the tokenizer has."""
-    max_positions: int | None = None
-    """Longest row that learned positions can address; None: the data's sequence length."""
-    position_offset: int = 0
-    """Rows of the position table that stand before position 0 (RoBERTa: 2)."""
-    num_layers: int = 2
-    embed_dim: int = 128
-    num_heads: int = 4
-    num_kv_heads: int | None = None
-    """Key-value heads of grouped-query attention (Ainslie et al. 2023); None: num_heads."""
-    head_dim: int | None = None
-    """None: embed_dim / num_heads."""
-    mlp_dim: int | None = None
-    """None: 4 x embed_dim."""
-    encoder_layers: int | None = None
-    """Layers of the encoder that the (decoder's) layers attend to; None: there is no encoder."""
-    encoder_num_heads: int | None = None
-    """None: num_heads."""
-    encoder_mlp_dim: int | None = None
-    """None: as the decoder's."""
-    causal: bool | None = None
-    """True: a token attends to itself and what precedes it; None: as the objective needs."""
-    head: Head | None = None
-    """lm: next token; mlm: BERT's transform + decoder; mlm_nsp: also pooler and next-sentence head;
-    classification: of a row; token_classification; qa: start and end of an answer; none: hidden states."""
-    num_labels: int | None = None
-    """Classes of a classification or token_classification head; None: as many as the data's labels, or 2."""
-    problem_type: ProblemType | None = None
-    """What a classification head's outputs are: scores of which the largest wins, scores that are each true
-    or not, or numbers; None: numbers if there is one output, else the first."""
-    pooling: Literal["first", "last", "mean"] | None = None
-    """What classification reads: the first token, the last real one, or the mean of the real ones; None:
-    the last where attention is causal, else the first."""
-    pooler: Literal["none", "tanh", "transform"] | None = None
-    """Before the classifier: nothing, BERT's tanh projection, or projection, activation and norm
-    (ModernBERT); None: tanh for mlm_nsp and for classification of the first token."""
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_position: Literal["pre", "post"] = "pre"
-    norm_epsilon: float = 1e-5
-    embedding_norm: bool = False
-    """Normalise the sum of the embeddings, as BERT does."""
-    first_attention_norm: bool = True
-    """False: the first layer's attention reads its input as it is (ModernBERT)."""
-    parallel_residual: bool = False
-    """Attention and MLP both read the layer's input (GPT-NeoX)."""
-    positions: Literal["learned", "sinusoidal", "rotary", "relative"] = "learned"
-    """relative: a learned bias for each head and bucket of distances (T5)."""
-    scale_embeddings: bool | None = None
-    """Multiply token embeddings by sqrt(embed_dim); None: where positions are sinusoidal."""
-    rope_theta: float = 10_000.0
-    local_rope_theta: float | None = None
-    """Of local layers; None: rope_theta."""
-    rotary_fraction: float = 1.0
-    """Share of each head's dimensions that rotary positions turn, from the first on."""
-    rope_scaling: Literal["none", "linear", "dynamic", "yarn", "longrope", "llama3"] = "none"
-    """Stretch rotary positions: linear: all by rope_factor (Chen et al. 2023); dynamic: by a theta that grows
-    with the length; yarn (Peng et al. 2023), llama3: slow turns alone; longrope (Ding et al. 2024): each
-    turn by a factor of its own."""
-    rope_scaled_layers: Literal["all", "global"] = "all"
-    """Which layers rope_scaling stretches."""
-    rope_factor: float = 1.0
-    rope_low_frequency_factor: float = 1.0
-    """llama3: turns slower than this many in rope_original_positions are stretched in full."""
-    rope_high_frequency_factor: float = 4.0
-    """llama3: turns faster than this many in rope_original_positions are left alone."""
-    rope_original_positions: int = 8192
-    """llama3, yarn, longrope: the context length before the stretching; dynamic: the longest without it."""
-    rope_attention_factor: float | None = None
-    """yarn, longrope: multiplies queries and keys; None: what the papers take from the other values."""
-    rope_beta_fast: float = 32.0
-    """yarn: turns faster than this many in rope_original_positions are left alone."""
-    rope_beta_slow: float = 1.0
-    """yarn: turns slower than this many in rope_original_positions are stretched in full."""
-    rope_truncate: bool = True
-    """yarn: the two limits fall on whole pairs of dimensions."""
-    rope_short_factors: tuple[float, ...] = ()
-    """longrope: what each turn is divided by in rows of up to rope_original_positions tokens."""
-    rope_long_factors: tuple[float, ...] = ()
-    """longrope: the same in longer rows."""
-    relative_buckets: int = 32
-    relative_max_distance: int = 128
-    """Distances from here on share the last bucket."""
-    layer_pattern: tuple[LayerKind, ...] = ()
-    """Attention of the layers, repeated over them: global, or local within `window`; (): all global."""
-    window: int | None = None
-    """What a token of a local layer sees: itself and window - 1 before; not causal: window // 2 each side."""
-    attention_scale: float | None = None
-    """Factor of the attention logits; None: 1 / sqrt(head_dim)."""
-    qk_norm: bool = False
-    """RMS-normalise each head's queries and keys (Qwen3)."""
-    num_segments: int = 0
-    """Segment (token type) embeddings; 0: none."""
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
-    """gelu is the exact erf form, gelu_tanh its approximation."""
-    gated_mlp: bool = False
-    """Multiply the activation by a second projection (Shazeer 2020)."""
-    use_bias: bool = True
-    """Biases wherever the next four do not say otherwise."""
-    qkv_bias: bool | None = None
-    attention_out_bias: bool | None = None
-    mlp_bias: bool | None = None
-    norm_bias: bool | None = None
-    tie_embeddings: bool = True
-    """The head reuses the token embeddings."""
-    scale_head: bool = False
-    """Multiply what the lm head reads by 1 / sqrt(embed_dim) (T5, where the head is tied)."""
-    head_bias: bool = False
-    """A bias on the lm head's logits (Marian)."""
-    pad_id: int | None = None
-    """Token ids that an export names in its config.json; None: the tokenizer's."""
-    bos_id: int | None = None
-    eos_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
-    """All ids that end a text where there are several, eos_id the first of them; (): eos_id alone."""
-    decoder_start_id: int | None = None
-    initializer: Literal["bert", "gpt2", "normal", "xavier"] = "gpt2"
-    """bert: truncated normal; gpt2: normal, residual projections / sqrt(2 L); xavier: uniform."""
-    initializer_std: float = 0.02
-    dropout: float = 0.0
-    attention_dropout: float | None = None
-    """Dropout of attention probabilities; None: as dropout."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Compute dtype. Weights, norms, softmax and loss stay float32; float64, for numerical checks alone,
-    needs float64 parameters and JAX's x64 mode."""
-    lora_rank: int | None = None
-    """Train low-rank factors beside frozen projections (LoRA, Hu et al. 2021) of this rank; None: no LoRA."""
-    lora_alpha: float = 16.0
-    """The product of the factors counts lora_alpha / lora_rank times."""
-    lora_targets: tuple[LoraTarget, ...] = ()
-    """Projections that have factors, of attention (also to an encoder) and MLP, in every layer; (): query and
-    value, as the paper has it."""
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    """auto: splash on TPU, cuDNN on GPU, XLA elsewhere and where those cannot serve."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass keeps of a layer: all, its matrix products, or only its input."""
-    scan_layers: bool = True
-    """Compile one layer and loop over it; False unrolls: longer to compile, faster for few layers."""
-
     def __post_init__(self) -> None:
-        check_model(self)  # type: ignore[arg-type]  # pyright reads this file under two names
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-    @property
-    def dim_per_head(self) -> int:
-        return self.embed_dim // self.num_heads if self.head_dim is None else self.head_dim
-
-    @property
-    def hidden_dim(self) -> int:
-        """Width of the MLP between its two projections."""
-        return 4 * self.embed_dim if self.mlp_dim is None else self.mlp_dim
-
-    @property
-    def attention_dropout_rate(self) -> float:
-        return self.dropout if self.attention_dropout is None else self.attention_dropout
-
-    @property
-    def rotary_dim(self) -> int:
-        """Dimensions of a head that rotary positions turn."""
-        return int(self.dim_per_head * self.rotary_fraction)
-
-    @property
-    def logits_factor(self) -> float:
-        """What attention logits are multiplied by."""
-        return self.dim_per_head**-0.5 if self.attention_scale is None else self.attention_scale
-
-    @property
-    def scales_embeddings(self) -> bool:
-        sinusoidal = self.positions == "sinusoidal"
-        return sinusoidal if self.scale_embeddings is None else self.scale_embeddings
-
-    @property
-    def lora_projections(self) -> tuple[LoraTarget, ...]:
-        return self.lora_targets or ("query", "value")
-
-    @property
-    def pooled_place(self) -> Literal["first", "last", "mean"]:
-        if self.pooling is not None:
-            return self.pooling
-        return "last" if self.causal else "first"
-
-    @property
-    def pooler_kind(self) -> Literal["none", "tanh", "transform"]:
-        if self.pooler is not None:
-            return self.pooler
-        pools = self.head == "mlm_nsp" or (self.head == "classification" and self.pooled_place == "first")
-        return "tanh" if pools else "none"
-
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """Token ids that end a text."""
-        return self.eos_ids or (() if self.eos_id is None else (self.eos_id,))
-
-    @property
-    def num_classes(self) -> int | None:
-        """Outputs of the task head; None: it has none."""
-        if self.head == "qa":
-            return 2  # start and end
-        if self.head in ("classification", "token_classification"):
-            return 2 if self.num_labels is None else self.num_labels
-        return None
-
-    @property
-    def problem(self) -> ProblemType | None:
-        """What a classification head solves: `problem_type`, or what follows; None: there is no such head."""
-        if self.head != "classification":
-            return None
-        if self.problem_type is not None:
-            return self.problem_type
-        return "regression" if self.num_classes == 1 else "single_label_classification"
-
-    @property
-    def turns_by_length(self) -> bool:
-        """Whether rotary positions turn otherwise in longer rows."""
-        return self.positions == "rotary" and self.rope_scaling in ("dynamic", "longrope")
-
-    def has_bias(self, part: Literal["qkv", "attention_out", "mlp", "norm"]) -> bool:
-        own = getattr(self, f"{part}_bias")
-        return self.use_bias if own is None else own
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the stored embedding: vocab_size rounded up to a multiple of VOCAB_MULTIPLE."""
-        assert self.vocab_size is not None, "vocab_size is resolved before the model is made"
-        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        check_model(self)
+        if self.encoder_layers is not None:
+            encoder_config(self)  # checks the encoder's own sizes: JAX would refuse them without their names
 
 
 def encoder_config(config: ModelConfig) -> ModelConfig:
-    """What describes the encoder's stack of an encoder-decoder: the decoder's fields, and its own sizes."""
+    """The config of an encoder-decoder's encoder: the decoder's fields, with the encoder's own sizes."""
     assert config.encoder_layers is not None
     return dataclasses.replace(
         config,
@@ -273,6 +26,7 @@ def encoder_config(config: ModelConfig) -> ModelConfig:
         num_heads=config.encoder_num_heads or config.num_heads,
         mlp_dim=config.encoder_mlp_dim or config.hidden_dim,
         causal=False,
+        bidirectional_prefix=None,
         head="none",
         scale_head=False,
         head_bias=False,

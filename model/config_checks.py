@@ -1,18 +1,17 @@
-"""What a ModelConfig refuses, with the value, the rule and the fix."""
+"""Checks the fields of a ModelConfig; each error names the value, the rule and the fix."""
 
 import difflib
 import functools
 import types
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-if TYPE_CHECKING:
-    from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import ModelFields
 
 LARGEST = 3.4e38
-"""Of float32, nearly."""
+"""Nearly the largest float32."""
 
 
-def check_model(config: "ModelConfig") -> None:
+def check_model(config: ModelFields) -> None:
     """Raises ValueError where fields are out of range or contradict each other."""
     _check_choices(config)
     _check_numbers(config)
@@ -22,11 +21,12 @@ def check_model(config: "ModelConfig") -> None:
     _check_layers(config)
     _check_head(config)
     _check_lora(config)
+    _check_prefix(config)
     if config.encoder_layers is not None:
         _check_encoder(config)
 
 
-def _check_choices(config: "ModelConfig") -> None:
+def _check_choices(config: ModelFields) -> None:
     for name, choices in _choices(type(config)).items():
         value = getattr(config, name)
         _require(
@@ -36,8 +36,8 @@ def _check_choices(config: "ModelConfig") -> None:
 
 
 @functools.cache
-def _choices(cls: type["ModelConfig"]) -> dict[str, tuple[Any, ...]]:
-    """The values of each field that is one of some words, and None where that may stand for them."""
+def _choices(cls: type[ModelFields]) -> dict[str, tuple[Any, ...]]:
+    """The words that each Literal field may have, and None if the field may be None."""
     found = {}
     for name, hint in get_type_hints(cls).items():
         parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -47,7 +47,7 @@ def _choices(cls: type["ModelConfig"]) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def _check_numbers(config: "ModelConfig") -> None:
+def _check_numbers(config: ModelFields) -> None:
     for name in ("num_layers", "embed_dim", "num_heads", "rope_original_positions"):
         _require(getattr(config, name) >= 1, f"model.{name}={getattr(config, name)} must be at least 1")
     for name in (
@@ -86,10 +86,10 @@ def _check_numbers(config: "ModelConfig") -> None:
     for name, value in vars(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
         fit = all(abs(number) <= LARGEST for number in numbers if isinstance(number, float))
-        _require(fit, f"model.{name}={value} is beyond float32, in which it is computed with; give less")
+        _require(fit, f"model.{name}={value} is beyond float32, which the model computes in; give less")
 
 
-def _check_heads(config: "ModelConfig") -> None:
+def _check_heads(config: ModelFields) -> None:
     _require(
         config.head_dim is not None or config.embed_dim % config.num_heads == 0,
         f"model.embed_dim={config.embed_dim} does not divide over model.num_heads={config.num_heads}; "
@@ -102,20 +102,25 @@ def _check_heads(config: "ModelConfig") -> None:
     )
 
 
-def _check_encoder(config: "ModelConfig") -> None:
-    """Its stack has sizes of its own, which would be refused inside of JAX otherwise."""
-    from flaxmill.model.config import encoder_config
+def _check_prefix(config: ModelFields) -> None:
+    _require(
+        not config.bidirectional_prefix or config.causal is not False,
+        f"model.bidirectional_prefix=True needs a causal model, and model.causal={config.causal}; leave one "
+        "None",
+    )
 
+
+def _check_encoder(config: ModelFields) -> None:
+    """Checks the encoder's heads by the names that users give; `encoder_config` checks its other sizes."""
     num_heads = config.encoder_num_heads or config.num_heads
     _require(
         config.head_dim is not None or config.embed_dim % num_heads == 0,
         f"model.embed_dim={config.embed_dim} does not divide over model.encoder_num_heads={num_heads}; "
         "use a multiple or set model.head_dim",
     )
-    encoder_config(config)
 
 
-def _check_positions(config: "ModelConfig") -> None:
+def _check_positions(config: ModelFields) -> None:
     fraction = config.rotary_fraction
     _require(0 < fraction <= 1, f"model.rotary_fraction={fraction} must be above 0 and at most 1")
     _require(
@@ -135,7 +140,7 @@ def _check_positions(config: "ModelConfig") -> None:
     )
 
 
-def _check_rotary_scaling(config: "ModelConfig") -> None:
+def _check_rotary_scaling(config: ModelFields) -> None:
     kind, original = config.rope_scaling, config.rope_original_positions
     low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
     _require(
@@ -146,7 +151,7 @@ def _check_rotary_scaling(config: "ModelConfig") -> None:
     slow, fast = config.rope_beta_slow, config.rope_beta_fast
     _require(
         kind != "yarn" or slow <= fast < float("inf"),
-        f"model.rope_beta_slow={slow} must be at most model.rope_beta_fast={fast}, which is a finite number",
+        f"model.rope_beta_slow={slow} must be at most model.rope_beta_fast={fast}, which must be finite",
     )
     theta = min(config.rope_theta, config.local_rope_theta or config.rope_theta)
     _require(kind != "yarn" or theta > 1, f"rope_scaling=yarn needs a model.rope_theta above 1, not {theta}")
@@ -169,7 +174,7 @@ def _check_rotary_scaling(config: "ModelConfig") -> None:
     )
 
 
-def _check_layers(config: "ModelConfig") -> None:
+def _check_layers(config: ModelFields) -> None:
     kinds = ("global", "local")
     _require(
         all(kind in kinds for kind in config.layer_pattern),
@@ -197,7 +202,7 @@ def _check_layers(config: "ModelConfig") -> None:
     )
 
 
-def _check_head(config: "ModelConfig") -> None:
+def _check_head(config: ModelFields) -> None:
     _require(
         config.head != "mlm_nsp" or config.pooler_kind == "tanh",
         f"model.pooler={config.pooler} contradicts model.head=mlm_nsp, which needs tanh; leave it None",
@@ -209,12 +214,12 @@ def _check_head(config: "ModelConfig") -> None:
     )
     _require(
         not (config.scale_head or config.head_bias) or config.head in (None, "lm"),
-        f"model.scale_head and model.head_bias are of the lm head, not of model.head={config.head}; "
+        f"model.scale_head and model.head_bias belong to the lm head, not to model.head={config.head}; "
         "leave them False",
     )
 
 
-def _check_lora(config: "ModelConfig") -> None:
+def _check_lora(config: ModelFields) -> None:
     rank, targets = config.lora_rank, config.lora_targets
     known = get_args(get_args(get_type_hints(type(config))["lora_targets"])[0])
     if unknown := [target for target in targets if target not in known]:

@@ -1,4 +1,4 @@
-"""What stands on the Transformer's body: language-model heads, poolers and classifiers."""
+"""The heads on the Transformer's body: language-model heads, poolers and classifiers."""
 
 # B batch, T tokens, P predicted places, D model, V vocab
 
@@ -7,21 +7,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.dense import Dense
-from flaxmill.model.dtypes import sum_dtype
-from flaxmill.model.initializers import Parameter, kernel_initializer, make_parameter
-from flaxmill.model.mlp import activation
-from flaxmill.model.norms import Norm
+from flaxmill.model.layers.dense import Dense
+from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.initializers import Parameter, kernel_initializer, make_parameter
+from flaxmill.model.layers.mlp import activation
+from flaxmill.model.layers.norms import Norm
 from flaxmill.sharding.rules import constrain
 
 HEAD_PARAMETERS = ("lm_head", "mlm", "pooler", "nsp", "classifier")
-"""Groups at the top of the parameters that are not the body's."""
+"""Top-level groups of the parameters that do not belong to the body."""
 NUM_NSP_CLASSES = 2  # 0: the second segment follows the first; 1: it is random
 
 
 class LanguageModelHead(nnx.Module):
-    """An output matrix of its own, [V, D] like the embedding, so that one loss serves tied and untied; and
-    a bias of the logits."""
+    """An untied output matrix, [V, D] like the embedding so that one loss serves tied and untied; and a bias
+    of the logits. Either may be absent."""
 
     def __init__(self, key: jax.Array, config: ModelConfig) -> None:
         self.kernel = None if config.tie_embeddings else _output_kernel(key, config)
@@ -29,7 +29,7 @@ class LanguageModelHead(nnx.Module):
 
 
 class MaskedLanguageModelHead(nnx.Module):
-    """BERT's: dense, activation, norm; the decoder is tied to the embedding and has its own bias."""
+    """BERT's head: dense, activation, norm; the decoder, tied to the embedding or not, has its own bias."""
 
     def __init__(self, key: jax.Array, config: ModelConfig) -> None:
         keys = jax.random.split(key, 2)
@@ -40,8 +40,8 @@ class MaskedLanguageModelHead(nnx.Module):
         self.bias = _output_bias(config)
 
     def __call__(self, hidden_BPD: jax.Array) -> jax.Array:
-        """What the decoder multiplies, same shape."""
-        # Held to the rows' devices: else the partitioner gathers the batch instead of the small weights.
+        """The decoder's input, in the same shape."""
+        # Keep rows on their devices: else the partitioner gathers the batch instead of the small weights.
         hidden_BPD = constrain(hidden_BPD, "batch", None, None)
         hidden_BPD = activation(self.activation)(self.transform(hidden_BPD))
         return constrain(self.norm(hidden_BPD), "batch", None, None)
@@ -57,7 +57,7 @@ class Pooler(nnx.Module):
         self.norm = None if is_tanh else Norm(config)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Of [..., D], same shape."""
+        """[..., D] in and out."""
         x = activation(self.activation)(self.transform(x))
         return x if self.norm is None else self.norm(x)
 
@@ -75,7 +75,7 @@ def task_classifier(key: jax.Array, config: ModelConfig) -> Dense:
 
 
 def pool(config: ModelConfig, hidden_BTD: jax.Array, documents_BT: jax.Array) -> jax.Array:
-    """[B,D]: what `config.pooled_place` takes of a row; its padding has document number 0."""
+    """[B,D]: what `config.pooled_place` takes from each row; padding has document number 0."""
     if config.pooled_place == "first" or config.head == "mlm_nsp":
         return constrain(hidden_BTD[:, 0], "batch", None)
     is_real_BT = documents_BT > 0

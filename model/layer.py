@@ -3,40 +3,39 @@
 # B batch, T query tokens, S key tokens, D model, N heads, K key-value heads, H head dim, F mlp
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from flax import nnx
 
-from flaxmill.model.attention import attention
-from flaxmill.model.config import LayerKind, ModelConfig
-from flaxmill.model.dense import Dense
-from flaxmill.model.dropout import dropout, split_key
-from flaxmill.model.initializers import kernel_initializer
-from flaxmill.model.lora import lora_of
-from flaxmill.model.mlp import MLP
-from flaxmill.model.norms import Norm
-from flaxmill.model.positions import Turns, rotary
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
+from flaxmill.model.layers.attention import attention
+from flaxmill.model.layers.dense import Dense
+from flaxmill.model.layers.dropout import dropout, split_key
+from flaxmill.model.layers.initializers import kernel_initializer
+from flaxmill.model.layers.lora import lora_of
+from flaxmill.model.layers.mlp import MLP
+from flaxmill.model.layers.norms import Norm
+from flaxmill.model.layers.positions import Turns, rotary
+from flaxmill.model.layers.visibility import Visibility
 from flaxmill.sharding.rules import constrain
 
 Attend = Callable[[jax.Array], jax.Array]
-"""From normed hidden states [B,T,D] to what is added to them."""
+"""Maps normed hidden states [B,T,D] to what is added to them."""
 
 
-class Surroundings(NamedTuple):
-    """What all layers of a stack attend by."""
+class AttentionInputs(NamedTuple):
+    """What attention depends on besides hidden states; all layers of a stack share it."""
 
-    documents: jax.Array
-    """[B,T]; 0 is padding."""
-    causal: bool | jax.Array
+    visible: Visibility
+    """Who sees whom in a layer without a window."""
     turns: dict[LayerKind, Turns]
-    """Of rotary positions, else empty."""
-    bias: jax.Array | None
-    """[N,T,T] of relative positions."""
+    """Turns of rotary positions; empty for other positions."""
     encoded: jax.Array | None = None
-    """[B,S,D]: an encoder's output, for cross-attention."""
+    """[B,S,D]: the encoder's output, for cross-attention."""
     encoded_documents: jax.Array | None = None
-    """[B,S]."""
+    """[B,S]: the documents of the encoder's tokens."""
 
 
 class Attention(nnx.Module):
@@ -63,22 +62,20 @@ class Attention(nnx.Module):
         self,
         x_BTD: jax.Array,
         keys_BSD: jax.Array,
-        *,
+        visible: Visibility,
         turns: Turns | None,
         key: jax.Array | None,
-        **visible: Any,
     ) -> jax.Array:
-        """Attend from `x_BTD` to `keys_BSD`; `visible` says who sees whom, as `attention` takes it."""
-        q_BTNH = self.queries(x_BTD, turns)
-        return self.mix(q_BTNH, *self.keys_and_values(keys_BSD, turns), key=key, **visible)
+        """[B,T,D]: what `x_BTD` reads from `keys_BSD`."""
+        return self.mix(self.queries(x_BTD, turns), *self.keys_and_values(keys_BSD, turns), visible, key)
 
     def queries(self, x_BTD: jax.Array, turns: Turns | None) -> jax.Array:
-        """[B,T,N,H], turned as their positions ask."""
+        """[B,T,N,H], turned by their positions."""
         q_BTNH = constrain(self.query(x_BTD), "batch", "tokens", "heads", "head_dim")
         return _placed(q_BTNH, self.query_norm, turns)
 
     def keys_and_values(self, keys_BSD: jax.Array, turns: Turns | None) -> tuple[jax.Array, jax.Array]:
-        """Both [B,S,K,H], the keys turned as their positions ask."""
+        """Both [B,S,K,H]; the keys are turned by their positions."""
         k_BSKH = constrain(self.key(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
         v_BSKH = constrain(self.value(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
         return _placed(k_BSKH, self.key_norm, turns), v_BSKH
@@ -88,30 +85,29 @@ class Attention(nnx.Module):
         q_BTNH: jax.Array,
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
-        *,
+        visible: Visibility,
         key: jax.Array | None = None,
-        **visible: Any,
     ) -> jax.Array:
-        """[B,T,D]: what the queries read of the values."""
+        """[B,T,D]: what the queries read from the values."""
         mixed_BTNH = attention(
             q_BTNH,
             k_BSKH,
             v_BSKH,
+            visible,
             scale=self.config.logits_factor,
             dropout_rate=self.config.attention_dropout_rate,
             key=key,
             backend=self.config.attention,
-            **visible,
         )
         return self.project(mixed_BTNH)
 
     def project(self, mixed_BTNH: jax.Array) -> jax.Array:
-        """[B,T,D] of what the heads have read."""
+        """[B,T,D]: projects what the heads have read."""
         return self.out(constrain(mixed_BTNH, "batch", "tokens", "heads", "head_dim"))
 
 
 class Layer(nnx.Module):
-    """Self-attention, attention to an encoder's output where there is one, and MLP."""
+    """Self-attention, attention to an encoder's output if there is an encoder, and MLP."""
 
     def __init__(
         self, key: jax.Array, config: ModelConfig, *, attention_norm: bool = True, crosses: bool = False
@@ -126,22 +122,26 @@ class Layer(nnx.Module):
         self.mlp = MLP(keys[2], config)
 
     def __call__(
-        self, x_BTD: jax.Array, around: Surroundings, kind: LayerKind, key: jax.Array | None
+        self, x_BTD: jax.Array, inputs: AttentionInputs, kind: LayerKind, key: jax.Array | None
     ) -> jax.Array:
+        """Hidden states [B,T,D] after this layer; a key turns dropout on."""
         keys = split_key(key, 5)
-        turns, visible = around.turns.get(kind), self.visible(around, kind)
-        attend = lambda x_BTD: self.attention(x_BTD, x_BTD, turns=turns, key=keys[0], **visible)  # noqa: E731
-        attend_encoded = lambda x_BTD: self._attend_encoded(x_BTD, around, keys[3])  # noqa: E731
+        visible, turns = self.visible(inputs, kind), inputs.turns.get(kind)
+
+        def attend(x_BTD: jax.Array) -> jax.Array:
+            return self.attention(x_BTD, x_BTD, visible, turns, keys[0])
+
+        def attend_encoded(x_BTD: jax.Array) -> jax.Array:
+            assert self.cross_attention is not None
+            assert inputs.encoded is not None
+            encoded = Visibility(visible.documents, causal=False, key_documents=inputs.encoded_documents)
+            return self.cross_attention(x_BTD, inputs.encoded, encoded, None, keys[3])
+
         return self.connect(x_BTD, attend, attend_encoded, (keys[1], keys[4], keys[2]))
 
-    def visible(self, around: Surroundings, kind: LayerKind) -> dict[str, Any]:
-        """Who sees whom in self-attention, as `attention` takes it."""
-        return dict(
-            documents_BT=around.documents,
-            causal=around.causal,
-            window=self.config.window if kind == "local" else None,
-            bias_NTS=around.bias,
-        )
+    def visible(self, inputs: AttentionInputs, kind: LayerKind) -> Visibility:
+        """Who sees whom in this layer's self-attention."""
+        return inputs.visible._replace(window=self.config.window if kind == "local" else None)
 
     def connect(
         self,
@@ -150,39 +150,33 @@ class Layer(nnx.Module):
         attend_encoded: Attend,
         keys: tuple[jax.Array | None, ...] = (None, None, None),
     ) -> jax.Array:
-        """Norms, residual connections and MLP around two functions that attend; `attend_encoded` is used
-        where the layer attends to an encoder. The keys drop out what attend, attend_encoded and MLP give."""
+        """Adds what attention, attention to an encoder if the layer has it, and the MLP give.
+
+        Args:
+          attend, attend_encoded: read the tokens themselves, and the encoder's output.
+          keys: turn on dropout of what these two and the MLP add.
+        """
         if self.config.parallel_residual:
-            y_BTD = self._drop(attend(_normed(self.attention_norm, x_BTD)), keys[0])
-            y_BTD = y_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)), keys[2])
-            return constrain(x_BTD + y_BTD, "batch", "tokens", None)
+            attended_BTD = self._drop(attend(_normed(self.attention_norm, x_BTD)), keys[0])
+            x_BTD = x_BTD + (attended_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)), keys[2]))
+            return constrain(x_BTD, "batch", "tokens", None)
+        add = self._add_normed if self.config.norm_position == "pre" else self._norm_sum
         with jax.named_scope("attention_block"):
-            x_BTD = self._block(x_BTD, attend, self.attention_norm, keys[0])
+            x_BTD = add(x_BTD, attend, self.attention_norm, keys[0])
         if self.cross_attention is not None:
             with jax.named_scope("cross_attention_block"):
-                x_BTD = self._block(x_BTD, attend_encoded, self.cross_attention_norm, keys[1])
+                x_BTD = add(x_BTD, attend_encoded, self.cross_attention_norm, keys[1])
         with jax.named_scope("mlp_block"):
-            x_BTD = self._block(x_BTD, self.mlp, self.mlp_norm, keys[2])
+            x_BTD = add(x_BTD, self.mlp, self.mlp_norm, keys[2])
         return constrain(x_BTD, "batch", "tokens", None)
 
-    def _block(self, x_BTD: jax.Array, run: Attend, norm: Norm | None, key: jax.Array | None) -> jax.Array:
-        """x + run(norm(x)), or norm(x + run(x)) where the norm comes after."""
-        if self.config.norm_position == "pre":
-            return x_BTD + self._drop(run(_normed(norm, x_BTD)), key)
-        return _normed(norm, x_BTD + self._drop(run(x_BTD), key))
+    def _add_normed(
+        self, x_BTD: jax.Array, run: Attend, norm: Norm | None, key: jax.Array | None
+    ) -> jax.Array:
+        return x_BTD + self._drop(run(_normed(norm, x_BTD)), key)
 
-    def _attend_encoded(self, x_BTD: jax.Array, around: Surroundings, key: jax.Array | None) -> jax.Array:
-        assert self.cross_attention is not None
-        assert around.encoded is not None
-        return self.cross_attention(
-            x_BTD,
-            around.encoded,
-            turns=None,
-            key=key,
-            documents_BT=around.documents,
-            key_documents_BS=around.encoded_documents,
-            causal=False,
-        )
+    def _norm_sum(self, x_BTD: jax.Array, run: Attend, norm: Norm | None, key: jax.Array | None) -> jax.Array:
+        return _normed(norm, x_BTD + self._drop(run(x_BTD), key))
 
     def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
         return dropout(x_BTD, self.config.dropout, key)

@@ -6,14 +6,15 @@ attention pattern (GPT-Neo: global, local), and one period is compiled however m
 
 from typing import NamedTuple
 
-from flaxmill.model.config import LayerKind, ModelConfig
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
 
 LAYER_GROUPS = ("first_layers", "layers", "last_layers")
 """Keys of params below which every array has a leading layer dimension."""
 
 
 class LayerPlan(NamedTuple):
-    """Attention kinds of the first layers, of one period and how often it runs, and of the last layers."""
+    """Attention kinds of the first layers, one period (run `num_periods` times) and the last layers."""
 
     first: tuple[LayerKind, ...]
     period: tuple[LayerKind, ...]
@@ -29,7 +30,7 @@ class LayerPlan(NamedTuple):
 def plan_layers(config: ModelConfig) -> LayerPlan:
     """Cut the stack so that all that repeats is in periods."""
     pattern, kinds = layer_pattern(config), layer_kinds(config)
-    num_first = 0 if config.first_attention_norm else 1  # a layer of other parts cannot be stacked
+    num_first = 0 if config.first_attention_norm else 1  # a layer with other parts cannot be stacked
     rest = kinds[num_first:]
     num_periods = len(rest) // len(pattern)
     split = num_periods * len(pattern)
@@ -39,12 +40,12 @@ def plan_layers(config: ModelConfig) -> LayerPlan:
 
 
 def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
-    """What config.layer_pattern stands for."""
+    """`config.layer_pattern`, or global attention alone where it is empty."""
     return config.layer_pattern if config.layer_pattern else ("global",)
 
 
 def layer_kinds(config: ModelConfig) -> tuple[LayerKind, ...]:
-    """Of every layer, in order of depth."""
+    """The kind of each layer, from the first to the last."""
     pattern = layer_pattern(config)
     return tuple(pattern[index % len(pattern)] for index in range(config.num_layers))
 

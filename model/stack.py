@@ -1,4 +1,4 @@
-"""A stack of layers, run as its plan says: what repeats as a scan, the rest unrolled."""
+"""A stack of layers, run as its plan says: repeated layers in a scan, the rest unrolled."""
 
 # B batch, T tokens, D model, L layers of a group, P layers of a period
 
@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxmill.model.config import LayerKind, ModelConfig
-from flaxmill.model.layer import Layer, Surroundings
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
+from flaxmill.model.layer import AttentionInputs, Layer
 from flaxmill.model.layer_plan import layer_pattern, plan_layers
-from flaxmill.model.norms import Norm
-from flaxmill.model.positions import RelativeBias, document_lengths, rotary_turns
+from flaxmill.model.layers.norms import Norm
+from flaxmill.model.layers.positions import RelativeBias, Turns, document_lengths, rotary_turns
+from flaxmill.model.layers.visibility import Visibility
 
 Batch = dict[str, jax.Array]
 
@@ -50,39 +52,41 @@ class Stack(nnx.Module):
         encoded_documents_BS: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states [B,T,D] of embedded tokens; `batch` holds their documents and positions."""
-        around = self.surroundings(batch, encoded_BSD, encoded_documents_BS)
-        x_BTD = self._run_layers(x_BTD, around, key)
+        inputs = self.attention_inputs(batch, encoded_BSD, encoded_documents_BS)
+        x_BTD = self._run_layers(x_BTD, inputs, key)
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
-    def surroundings(
+    def attention_inputs(
         self, batch: Batch, encoded_BSD: jax.Array | None, encoded_documents_BS: jax.Array | None
-    ) -> Surroundings:
-        """What the layers attend by, of a batch's documents and positions."""
+    ) -> AttentionInputs:
+        """What the layers' attention depends on, from a batch's documents and positions."""
         config = self.config
         assert config.causal is not None, "causal is resolved before the model is made"
         positions_BT, num_tokens = batch["positions"], batch["positions"].shape[1]
-        kinds = set(layer_pattern(config)) if config.positions == "rotary" else set()
+        kinds: set[LayerKind] = set(layer_pattern(config)) if config.positions == "rotary" else set()
         by_length = config.turns_by_length
         lengths_BT = document_lengths(batch["documents"], positions_BT) if by_length else None
-        return Surroundings(
+        visible = Visibility(
             documents=batch["documents"],
             causal=batch["causal"].astype(bool) if "causal" in batch else config.causal,
-            turns={kind: rotary_turns(config, kind, positions_BT, lengths_BT) for kind in sorted(kinds)},
+            prefix=batch.get("prefix"),
             bias=self.relative_bias(num_tokens, num_tokens) if self.relative_bias else None,
-            encoded=encoded_BSD,
-            encoded_documents=encoded_documents_BS,
         )
+        turns: dict[LayerKind, Turns] = {
+            kind: rotary_turns(config, kind, positions_BT, lengths_BT) for kind in sorted(kinds)
+        }
+        return AttentionInputs(visible, turns, encoded_BSD, encoded_documents_BS)
 
-    def _run_layers(self, x_BTD: jax.Array, around: Surroundings, key: jax.Array | None) -> jax.Array:
+    def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, key: jax.Array | None) -> jax.Array:
         config, plan = self.config, plan_layers(self.config)
         first = repeated = last = None
         if key is not None:
             keys = jax.random.split(key, config.num_layers)
             first, repeated, last = jnp.split(keys, [len(plan.first), config.num_layers - len(plan.last)])
-        unroll = functools.partial(_run_each, config, around)
+        unroll = functools.partial(_run_each, config, inputs)
         x_BTD = unroll(x_BTD, self.first_layers, first, plan.first)
         if config.scan_layers and self.layers is not None:
-            x_BTD = _scan_periods(config, around, x_BTD, self.layers, repeated, plan.period)
+            x_BTD = _scan_periods(config, inputs, x_BTD, self.layers, repeated, plan.period)
         else:
             x_BTD = unroll(x_BTD, self.layers, repeated, plan.period * plan.num_periods)
         return unroll(x_BTD, self.last_layers, last, plan.last)
@@ -90,40 +94,40 @@ class Stack(nnx.Module):
 
 def _run_each(
     config: ModelConfig,
-    around: Surroundings,
+    inputs: AttentionInputs,
     x_BTD: jax.Array,
     layers: Layer | None,
     keys: jax.Array | None,
     kinds: tuple[LayerKind, ...],
     in_scan: bool = False,
 ) -> jax.Array:
-    """The layers one after the other, each compiled by itself."""
+    """Run the layers one after another, each compiled separately."""
     for index, kind in enumerate(kinds):
         layer, key = jax.tree.map(lambda leaf, index=index: leaf[index], (layers, keys))
-        run = _remat(lambda layer, x, key, kind=kind: layer(x, around, kind, key), config, in_scan)
+        run = _remat(lambda layer, x, key, kind=kind: layer(x, inputs, kind, key), config, in_scan)
         x_BTD = run(layer, x_BTD, key)
     return x_BTD
 
 
 def _scan_periods(
     config: ModelConfig,
-    around: Surroundings,
+    inputs: AttentionInputs,
     x_BTD: jax.Array,
     layers: Layer,
     keys: jax.Array | None,
     period: tuple[LayerKind, ...],
 ) -> jax.Array:
-    """A loop over periods: what is compiled does not grow with depth, and windows stay static."""
+    """Loop over periods: the compiled program does not grow with depth, and windows stay static."""
 
     def run(x_BTD: jax.Array, layers_and_keys: tuple[Layer, jax.Array | None]):
-        return _run_each(config, around, x_BTD, *layers_and_keys, period, in_scan=True), None
+        return _run_each(config, inputs, x_BTD, *layers_and_keys, period, in_scan=True), None
 
     split = lambda leaf: leaf.reshape(-1, len(period), *leaf.shape[1:])  # noqa: E731
     return jax.lax.scan(run, x_BTD, jax.tree.map(split, (layers, keys)))[0]
 
 
 def _remat(run: Callable[..., Any], config: ModelConfig, in_scan: bool) -> Callable[..., Any]:
-    """Choose what the backward pass finds stored; prevent_cse is for unrolled layers alone."""
+    """Choose what is stored for the backward pass; prevent_cse is only for unrolled layers."""
     if config.remat == "none":
         return run
     policies = jax.checkpoint_policies

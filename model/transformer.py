@@ -1,4 +1,4 @@
-"""The Transformer: embeddings, an encoder where there is one, the stack of layers, and the heads."""
+"""The Transformer: embeddings, an encoder if it has one, the stack of layers, and the heads."""
 
 # B batch, T tokens, S tokens that an encoder reads, D model
 
@@ -6,9 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from flaxmill.model.config import ModelConfig, encoder_config
-from flaxmill.model.dropout import dropout, split_key
-from flaxmill.model.dtypes import sum_dtype
-from flaxmill.model.embeddings import Embeddings
 from flaxmill.model.heads import (
     LanguageModelHead,
     MaskedLanguageModelHead,
@@ -17,14 +14,17 @@ from flaxmill.model.heads import (
     pool,
     task_classifier,
 )
+from flaxmill.model.layers.dropout import dropout, split_key
+from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.embeddings import Embeddings
 from flaxmill.model.stack import Batch, Stack
 from flaxmill.sharding.rules import constrain
 
-DECODER = "decoder_"  # begins the names of what a batch holds for an encoder-decoder's decoder
+DECODER = "decoder_"  # an encoder-decoder's batch has the decoder's arrays under names that begin so
 
 
 class Transformer(Stack):
-    """The (decoder's) stack of layers, with all that stands before and after it."""
+    """The (decoder's) stack of layers, with all that comes before and after it."""
 
     def __init__(self, key: jax.Array, config: ModelConfig) -> None:
         if config.head is None or config.causal is None or config.vocab_size is None:
@@ -48,7 +48,7 @@ class Transformer(Stack):
     def __call__(
         self, batch: Batch, key: jax.Array | None = None, encoded_BSD: jax.Array | None = None
     ) -> jax.Array:
-        """Hidden states [B,T,D] of a completed batch (`complete_batch`); a key turns dropout on.
+        """Hidden states [B,T,D] for a completed batch (`complete_batch`); a key turns dropout on.
 
         With an encoder they are the decoder's; `encoded_BSD`, if given, is what `encode` returned.
         """
@@ -61,7 +61,7 @@ class Transformer(Stack):
         return self.run(x_BTD, own, layers_key, encoded_BSD, batch["documents"])
 
     def encode(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """Hidden states [B,S,D] of the encoder, of a completed batch."""
+        """The encoder's hidden states [B,S,D] for a completed batch."""
         assert self.encoder is not None
         embed_key, layers_key = split_key(key, 2)
         with jax.named_scope("encoder"):
@@ -76,7 +76,7 @@ class Transformer(Stack):
         return table[...], None if own.bias is None else own.bias[...]
 
     def before_output(self, hidden: jax.Array) -> jax.Array:
-        """What the output table multiplies, of hidden states [..., D]."""
+        """What the output table multiplies, from hidden states [..., D]."""
         if self.mlm is not None:
             return self.mlm(hidden)
         return hidden * self.config.embed_dim**-0.5 if self.config.scale_head else hidden
@@ -112,8 +112,8 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def complete_batch(config: ModelConfig, batch: Batch) -> Batch:
-    """Derive what a batch leaves out: mask, documents, positions, segments; also of an encoder-decoder's
-    `decoder_tokens`, under names that begin with `decoder_`.
+    """Derive what a batch leaves out: documents, positions, segments; for an encoder-decoder also documents
+    and positions of `decoder_tokens`, under names that begin with `decoder_`.
 
     Without `documents` a row is one document, and padding (mask 0) is document 0. Positions count from the
     first token of each document, so that left padding or packing moves nothing.
@@ -136,7 +136,7 @@ def complete_batch(config: ModelConfig, batch: Batch) -> Batch:
 
 
 def decoder_batch(batch: Batch) -> Batch:
-    """What of a batch is the decoder's, under the names that one stack knows."""
+    """The decoder's part of a batch, under the names that a stack knows."""
     return {name.removeprefix(DECODER): value for name, value in batch.items() if name.startswith(DECODER)}
 
 

@@ -44,7 +44,7 @@ def make_mesh(config: MeshConfig) -> "Mesh":
     Raises:
       ValueError: the mesh asks for more devices than there are, or does not divide them.
     """
-    import jax  # which no config file waits for
+    import jax  # here, so that no config file waits for it
 
     devices = jax.devices()
     sizes = _fill_free_axis(config, len(devices))

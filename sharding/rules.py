@@ -9,23 +9,28 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 MeshAxes = str | tuple[str, ...] | None
 LogicalAxes = Sequence[str | None]
 
+# The axes of a mesh:
+#   data    each device has other rows, and all parameters; gradients are summed over it
+#   fsdp    each device has other rows too, and a part of the parameters, gathered before each use
+#   tensor  each device computes a part of every layer: some heads, some of the MLP, some of the vocabulary
+
 PARAMETER_RULES: Mapping[str, MeshAxes] = {
-    "layers": None,
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
-    "positions": None,
-    "segments": None,
+    "layers": None,  # layers run one after the other, on all devices
+    "vocab": "tensor",  # the largest matrix; its logits are never whole on a device
+    "embed": "fsdp",  # what every matrix has, so that all of them are stored in parts
+    "heads": "tensor",  # a head attends by itself
+    "kv_heads": "tensor",  # with its queries
+    "head_dim": None,  # a head is whole
+    "mlp": "tensor",  # each hidden unit is computed by itself; the second product sums them
+    "positions": None,  # a table of positions is small
+    "segments": None,  # as is one of segments
     "features": None,  # small vectors and second dimensions that stay whole
 }
 
 ACTIVATION_RULES: Mapping[str, MeshAxes] = {
-    "batch": ("data", "fsdp"),
-    "tokens": None,
-    "embed": None,
+    "batch": ("data", "fsdp"),  # both axes have rows of their own
+    "tokens": None,  # a row is whole: every token may attend to every other
+    "embed": None,  # parameters are gathered along it
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,
@@ -48,20 +53,20 @@ def partition_spec(
     entries = [None if axis is None else mesh_axes(axis, rules, mesh) for axis in axes]
     _check_collisions(axes, entries)
     if shape is not None:
-        assert len(shape) == len(axes), f"shape {shape} has not the dimensions {axes}"
+        assert len(shape) == len(axes), f"shape {shape} does not have the dimensions {axes}"
         for axis, entry, size in zip(axes, entries, shape, strict=True):
             _check_divides(axis, entry, size, mesh)
     return PartitionSpec(*entries)
 
 
 def mesh_axes(axis: str, rules: Mapping[str, MeshAxes], mesh: Mesh | AbstractMesh) -> MeshAxes:
-    """What splits a logical axis on this mesh; mesh axes that the mesh lacks are left out."""
+    """The mesh axes that split a logical axis; axes that the mesh lacks are left out."""
     kept = tuple(name for name in _as_tuple(rules[axis]) if name in mesh.shape)
     return kept if isinstance(rules[axis], tuple) else kept[0] if kept else None
 
 
 def num_shards(entry: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
-    """Into how many parts these mesh axes split a dimension."""
+    """The number of parts into which these mesh axes split a dimension."""
     return math.prod(mesh.shape[name] for name in _as_tuple(entry))
 
 
@@ -79,7 +84,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def platform() -> str:
-    """cpu, gpu or tpu: what is compiled for, which is the mesh's platform where one is in use."""
+    """cpu, gpu or tpu: the platform to compile for, which is the mesh's if a mesh is in use."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = jax.default_backend() if device is None or device.platform is None else device.platform
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)

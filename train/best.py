@@ -1,11 +1,11 @@
-"""The evaluation that was best so far: whose checkpoint stays, and when no better one is waited for."""
+"""Tracks the best evaluation, keeps its checkpoint, and ends the run when nothing better comes."""
 
 import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flaxmill.train.metrics import has_step
+from flaxmill.train.metrics.metrics_file import has_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,32 +13,36 @@ class BestConfig:
     """Which evaluation is the best, and how long to wait for a better one."""
 
     metric: str | None = None
-    """A value of the evaluations, as eval_accuracy, whose best checkpoint stays and is what is used of the
-    run; of losses the lowest is best, of others the highest. None: the newest checkpoint is used."""
+    """A value of the evaluations, such as eval_accuracy. The checkpoint with the best value is kept, and is
+    the one that is used; the lowest loss is best, and the highest of any other value. None: the newest
+    checkpoint is used."""
     patience: int | None = None
     """End the run after so many evaluations in a row without a better value; None: never."""
 
     def __post_init__(self) -> None:
         if self.metric is not None and not self.metric.startswith("eval_"):
             raise ValueError(
-                f"best.metric={self.metric} is no value of an evaluation; use eval_{self.metric}"
+                f"best.metric={self.metric} is not a value of an evaluation; use eval_{self.metric}"
             )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"best.patience={self.patience} must be at least 1, or None")
         if self.patience is not None and self.metric is None:
             raise ValueError(
-                f"best.patience={self.patience} needs a value to watch; set best.metric, as eval_loss"
+                f"best.patience={self.patience} needs a value to watch; set best.metric, such as eval_loss"
             )
 
 
 class Best:
-    """Follows the evaluations of a run; its `metadata` in a checkpoint makes a resumed run decide alike."""
+    """Follows the evaluations of a run.
+
+    A checkpoint keeps its `metadata`, so that a resumed run decides the same way.
+    """
 
     def __init__(self, config: BestConfig, metadata: dict[str, Any]) -> None:
         self._config = config
         state = metadata.get("best") or {"step": None, "metrics": {}, "waited": 0, "seen": None}
         self.step: int | None = state["step"]
-        """The best evaluation's; None: there was none yet."""
+        """The step of the best evaluation; None: there was none yet."""
         self.metrics: dict[str, float] = state["metrics"]
         self._waited: int = state["waited"]
         self._seen: int | None = state["seen"]
@@ -49,16 +53,16 @@ class Best:
 
     @property
     def is_waited_out(self) -> bool:
-        """Whether the run shall end."""
+        """Whether the run must end."""
         return self._config.patience is not None and self._waited >= self._config.patience
 
     def metadata(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint keeps."""
         state = {"step": self.step, "metrics": self.metrics, "waited": self._waited, "seen": self._seen}
         return {"best": state} if self.is_followed else {}
 
     def update(self, step: int, metrics: dict[str, float]) -> None:
-        """Take an evaluation; one that a resumed run makes again counts once."""
+        """Take an evaluation; if a resumed run repeats it, it counts once."""
         if self._config.metric is None or step == self._seen:
             return
         self._seen = step
@@ -82,8 +86,8 @@ class Best:
 
 
 def is_better(metric: str, value: float | None, best: float | None) -> bool:
-    """Whether a value beats the best so far, None: there is none; what is not finite never does."""
-    # What stands in a row may have been changed by hand; a whole number of 400 digits is no float.
+    """Whether a value beats the best so far (None: there is none); a value that is not finite never does."""
+    # A row may have been changed by hand, and an integer of 400 digits does not fit a float.
     if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return False
     if best is None:
@@ -92,13 +96,13 @@ def is_better(metric: str, value: float | None, best: float | None) -> bool:
 
 
 def find_best_step(config: BestConfig, rows: Iterable[dict[str, Any]], steps: Collection[int]) -> int | None:
-    """Of these steps, which have checkpoints, that of the best evaluation in the rows of metrics.jsonl.
+    """The step, among those with a checkpoint, that has the best evaluation in the rows of metrics.jsonl.
 
-    None: no metric is followed, or no checkpoint of these was evaluated.
+    Returns None if no metric is followed, or none of these checkpoints was evaluated.
     """
     if config.metric is None:
         return None
-    # Of a step that was evaluated again, after a rollback, the last value is that of its checkpoint.
+    # After a rollback a step is evaluated twice; the checkpoint on disk belongs to the later value.
     values = {row["step"]: row[config.metric] for row in rows if has_step(row) and config.metric in row}
     found = None
     for step in sorted(values.keys() & set(steps)):
@@ -108,11 +112,11 @@ def find_best_step(config: BestConfig, rows: Iterable[dict[str, Any]], steps: Co
 
 
 def check_best(config: BestConfig, names: Collection[str], eval_every: int | None) -> None:
-    """Refuse what could never be followed.
+    """Refuse a metric that could never be followed.
 
     Args:
       config: with a metric.
-      names: what the run's evaluations give.
+      names: the values that the run's evaluations give.
 
     Raises:
       ValueError: the metric is none of them, or no evaluation comes before the end.

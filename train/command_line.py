@@ -1,4 +1,4 @@
-"""The command `flaxmill`: finds the command, and turns its end into an exit code and at most one line."""
+"""The program `flaxmill`: finds the command, and turns its end into an exit code and at most one line."""
 
 import importlib
 import os
@@ -8,12 +8,11 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
-from flaxmill.train.failures import RunError
+from flaxmill.sharding.processes.stop_signal import EXIT_BY_SIGNAL, StopSignal
+from flaxmill.train.commands.terminal import plain_logging, take_streams, write_failure
+from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, RunError
 from flaxmill.train.jax_environment import explain
-from flaxmill.train.preemption import EXIT_BY_SIGNAL, StopSignal
-from flaxmill.train.terminal import plain_logging, take_streams, write_failure
 
-EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
 _MAX_CHARACTERS = 2000
 
 COMMANDS = {
@@ -21,10 +20,10 @@ COMMANDS = {
     "data": "data prepare|show|card [CONFIG | FILE.py]      prepare or describe data, or show a batch of it",
     "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
     "generate": "generate SOURCE PROMPT [--field value ...]     text from a run or a Hugging Face directory",
-    "import": "import HF_DIR RUN [--field value ...]          make a run of a Hugging Face model",
+    "import": "import HF_DIR RUN [--field value ...]          make a run from a Hugging Face model",
     "export": "export RUN HF_DIR [--step N]                   write a run's weights for Hugging Face",
     "parity": "parity DIRECTORY [--json]                      compare a model with PyTorch",
-    "checkpoints": "checkpoints RUN [--json]                       list checkpoints: whole or damaged",
+    "checkpoints": "checkpoints RUN [--quick] [--json]             list checkpoints: whole or damaged",
     "verify-resume": "verify-resume [CONFIG | FILE.py] [--json]      prove that resume is exact",
     "configs": "configs                                        list the experiments",
 }
@@ -61,10 +60,10 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(error: BaseException) -> Outcome | None:
-    """None: the error is a defect, which is shown with its traceback."""
+    """How this error ends the command; None: it is a defect, which is shown with its traceback."""
     if isinstance(error, KeyboardInterrupt):
         return Outcome(EXIT_BY_SIGNAL + signal.SIGINT, "flaxmill: interrupted")
-    if isinstance(error, RunError | OSError):  # a full disk or a lost mount is no defect to trace
+    if isinstance(error, RunError | OSError):  # a full disk or a lost mount is not a defect to trace
         return Outcome(EXIT_FAILURE, _one_line(error))
     if isinstance(error, ValueError | RuntimeError | AssertionError) and (refusal := explain(error)):
         code = EXIT_MISTAKE if refusal.is_mistake else EXIT_FAILURE
@@ -89,7 +88,7 @@ def _run_to_code(arguments: list[str], is_program: bool) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """What the error says, whatever it quotes: no escape of a terminal, and no file as a whole."""
+    """What the error says, whatever it quotes, without terminal escapes and never as long as a file."""
     text = " ".join(str(error).split()) or type(error).__name__
     if not text.isprintable():
         text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
@@ -100,7 +99,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit; in a job of many processes that did not end together, without JAX's wait for the others."""
+    """Exit; a process of a job that did not end together skips JAX's wait for the others."""
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -124,14 +123,14 @@ def _run_command(arguments: list[str], is_program: bool) -> int:
     if command == "train":
         return _train(rest, is_program)
     # The commands import JAX and more; help and mistakes need not wait for that.
-    module = importlib.import_module(f"flaxmill.train.{command.replace('-', '_')}_command")
+    module = importlib.import_module(f"flaxmill.train.commands.{command.replace('-', '_')}_command")
     return module.run(rest) or EXIT_DONE
 
 
 def _train(arguments: list[str], is_program: bool) -> int:
-    # Before the imports below, which take a second: a signal then is as good as a later one.
+    # This comes before the imports below, which take a second: a signal then is as good as a later one.
     with StopSignal(until_exit=is_program) as stop:
-        from flaxmill.train import train_command
+        from flaxmill.train.commands import train_command
 
         return train_command.run(arguments, stop)
 

@@ -1,4 +1,4 @@
-"""Losses on held-out text, beside what counting words would reach."""
+"""Measures losses on held-out rows, and shows them beside what counting would reach."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
-from flaxmill.model.apply import Params
+from flaxmill.data.objectives import find_function
+from flaxmill.model.params import Params
+from flaxmill.sharding.processes.step_signals import Signals
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import read_ahead
-from flaxmill.train.objectives import TERMS, Sums, combine
-from flaxmill.train.signals import Signals
+from flaxmill.train.objectives.losses import Sums, combine
+from flaxmill.train.objectives.table import objective_of
 from flaxmill.train.step import EvalStep
-from flaxmill.train.task_metrics import counted_scores
 
 
 def evaluate(
@@ -27,8 +28,8 @@ def evaluate(
     signals: Signals | None = None,
     tell: Callable[[int], None] = lambda number: None,
 ) -> dict[str, float] | None:
-    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows, and of
-    categories the scores that counting gives.
+    """`eval_loss` and its parts over the first `experiment.eval_batches` batches of held-out rows, and for
+    categories the scores that follow from counts.
 
     Args:
       signals: asked after every batch; when they say stop the evaluation is given up and None returned.
@@ -51,21 +52,17 @@ def evaluate(
 
 
 def evaluation_names(experiment: Experiment) -> list[str]:
-    """What `evaluate` gives, of a resolved experiment."""
-    terms, num_classes = TERMS[experiment.objective], experiment.model.num_classes or 0
-    sums: Sums = dict.fromkeys([*terms, *(f"{term}_weight" for term in terms)], 1.0)
-    sums |= {"rows": 1.0, "causal_rows": 1.0, "log_z_squared": 1.0}
-    if num_classes != 1:
-        sums |= dict.fromkeys((f"{term}_correct" for term in terms), 1.0)
-    if experiment.model.problem == "multi_label_classification":
-        sums |= {"classification_correct": 1.0, "label_counts": np.ones((num_classes, 3))}
-    elif experiment.objective in ("classification", "token_classification") and num_classes != 1:
-        sums["confusion"] = np.eye(num_classes)
+    """What `evaluate` gives for a resolved experiment."""
+    definition = experiment.definition
+    sums: Sums = dict.fromkeys(("rows", "causal_rows", "places", "log_z_squared"), 1.0)
+    sums |= {name: 1.0 for term in definition.terms for name in (term, f"{term}_weight")}
+    sums |= find_function(definition.counts)(definition.terms, experiment.model)
     return [f"eval_{name}" for name in _measures(experiment, (sums, sums))]
 
 
 def _measures(experiment: Experiment, totals: tuple[Sums, Sums]) -> dict[str, Any]:
-    return combine(experiment.objective, experiment.z_loss, *totals) | counted_scores(totals[0])
+    scores = find_function(experiment.definition.scores)
+    return combine(experiment.objective, experiment.z_loss, *totals) | scores(totals[0])
 
 
 def _add(totals: tuple[Sums, Sums], sums: Any) -> None:
@@ -78,7 +75,7 @@ def _add(totals: tuple[Sums, Sums], sums: Any) -> None:
 def compare_with_counting(
     metrics: dict[str, float], objective: str, statistics: dict[str, Any]
 ) -> dict[str, float]:
-    """Add what counting reaches on the same text: entropies, the share of the commonest label, the variance
+    """Add what counting reaches on the same data: entropies, the share of the commonest label, the variance
     of numbers; and bits per byte and perplexity for causal models."""
     compared = dict(metrics)
     for name in ("unigram_entropy", "bigram_entropy", "nsp_majority"):
@@ -88,7 +85,8 @@ def compare_with_counting(
         compared["eval_majority"] = max(counts) / sum(counts)
     if "label_std" in statistics:
         compared["eval_variance"] = statistics["label_std"] ** 2
-    causal = metrics.get("eval_causal_loss", metrics["eval_loss"] if objective == "causal" else None)
+    is_causal = objective_of(objective).terms == ("causal",)
+    causal = metrics.get("eval_causal_loss", metrics["eval_loss"] if is_causal else None)
     if causal is not None and statistics["num_bytes"]:
         num_targets = statistics["num_tokens"] - statistics.get("num_leading", 0)
         tokens_per_byte = num_targets / statistics["num_bytes"]
@@ -98,7 +96,7 @@ def compare_with_counting(
 
 
 def summarize_evaluation(metrics: dict[str, float], followed: str | None) -> str:
-    """One line of an evaluation on the way: the loss, and the value that the best checkpoint follows."""
+    """One line on an evaluation during training: the loss, and the value that the best checkpoint follows."""
     loss = f"held-out loss {metrics['eval_loss']:.3f}"
     if followed is None or followed == "eval_loss":
         return loss
@@ -132,6 +130,8 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
             f"held-out answers: start found {metrics['eval_start_accuracy']:.3f}, "
             f"end {metrics['eval_end_accuracy']:.3f}, loss {metrics['eval_loss']:.3f} nats"
         )
+    if not lines and "eval_variance" not in metrics:
+        lines.append(f"held-out loss {metrics['eval_loss']:.3f}{_parts_of(metrics)}")
     if "eval_variance" in metrics:
         lines.append(
             f"held-out squared error {metrics['eval_loss']:.4f}, variance {metrics['eval_variance']:.4f}"
@@ -144,3 +144,10 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
             f"bigram {get('eval_bigram_entropy') or math.nan:.3f}"
         )
     return "\n".join(lines)
+
+
+def _parts_of(metrics: dict[str, float]) -> str:
+    """The terms of the loss and their accuracies, for an objective that no line above is about."""
+    names = [name for name in metrics if name.endswith(("_loss", "_accuracy")) and name != "eval_loss"]
+    parts = [f"{name.removeprefix('eval_').replace('_', ' ')} {metrics[name]:.3f}" for name in names]
+    return f" nats: {', '.join(parts)}" if parts else " nats"

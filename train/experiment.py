@@ -7,51 +7,32 @@ import types
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from flaxmill.data.config import DataConfig, Objective
-from flaxmill.data.encoding_failures import half_character
-from flaxmill.data.local_paths import local_path, refuse_remote
-from flaxmill.data.tfds_rows import PREFIX
-from flaxmill.model.config import Head, ModelConfig
+from flaxmill.data.config import DataConfig
+from flaxmill.data.files.local_paths import local_path, refuse_remote
+from flaxmill.data.files.tfds_rows import PREFIX
+from flaxmill.data.tokenizer.failures import half_character
+from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
-from flaxmill.train.checkpoint_config import CheckpointConfig
-from flaxmill.train.optimizer_config import OptimizerConfig
+from flaxmill.train.checkpoint.config import CheckpointConfig
+from flaxmill.train.metrics.trackers import TRACKERS
+from flaxmill.train.objectives.table import OBJECTIVES, Objective, objective_of
+from flaxmill.train.optimizer.config import OptimizerConfig
 from flaxmill.train.spikes import SpikeConfig
-from flaxmill.train.trackers import TRACKERS
 
 if TYPE_CHECKING:
     import jax
 
-HEAD_OF_OBJECTIVE: dict[str, Head] = {
-    "causal": "lm",
-    "hybrid": "lm",
-    "mlm": "mlm",
-    "mlm_nsp": "mlm_nsp",
-    "classification": "classification",
-    "token_classification": "token_classification",
-    "question_answering": "qa",
-    "seq2seq": "lm",
-}
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
 MAX_STEPS = 2**31 - 1  # the state counts them in 32 bits
-OBJECTIVE_OF_HEAD: dict[Head, Objective] = {
-    "lm": "causal",
-    "mlm": "mlm",
-    "mlm_nsp": "mlm_nsp",
-    "classification": "classification",
-    "token_classification": "token_classification",
-    "qa": "question_answering",
-}
-"""What trains a model that comes with a head."""
 DERIVED_FIELDS = (
     *("model.vocab_size", "model.max_positions", "model.head", "model.causal"),
     *("model.num_labels", "model.problem_type", "model.pooling", "data.labels"),
+    *("objective_file", "objective_sha256", "model.bidirectional_prefix"),
 )
 """Fields that `resolve` fills in where they are None or empty."""
-CLASS_OBJECTIVES = ("classification", "token_classification", "question_answering")
-"""Those whose head decides among classes or places, not tokens of the vocabulary."""
 REMOVED_FIELDS = ("tensorboard",)
-"""Fields of earlier versions that decided nothing of what a run computes."""
+"""Fields of earlier versions that did not change what a run computes."""
 TEXTS = ("prompt", "data.separator")
 """Fields that a tokenizer reads."""
 FORMER_VALUES: dict[str, Any] = {"data.framing": "spelled", "data.markup": False}
@@ -64,9 +45,15 @@ class Experiment:
 
     name: str = "experiment"
     """What the run is called; names its directory under runs/."""
-    objective: Objective = "causal"
-    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either; of
-    labelled examples: classification, token_classification, question_answering, seq2seq."""
+    objective: str = "causal"
+    """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either;
+    span_corruption: T5's; prefix_lm: next token after a prefix; for labelled examples classification,
+    token_classification, question_answering, seq2seq; or the name of an objective of your own, which the
+    config file defines."""
+    objective_file: str | None = None
+    """The file that defines an objective of your own; training fills it in."""
+    objective_sha256: str | None = None
+    """The digest of that file; training fills it in."""
     steps: int = 1000
     """Updates of the weights; warm-up and decay are fractions of it."""
     batch_size: int = 8
@@ -76,8 +63,8 @@ class Experiment:
     seed: int = 0
     """Draws the initial weights, the order of the rows, the masks and dropout."""
     init_from: str | None = None
-    """A run or a Hugging Face directory whose parameters this run starts from, all but a head that it does
-    not share; where no field of the model's body is set, and no tokenizer, it has theirs."""
+    """A run or a Hugging Face directory. This run starts from its parameters, except a head that the two do
+    not share. If no field of the model's body is set, and no tokenizer, both are taken from there too."""
     run_dir: str | None = None
     """Where the run is kept, and continued from; None: a fresh directory under runs/."""
     log_every: int = 10
@@ -98,7 +85,7 @@ class Experiment:
     log_digests: bool = False
     """Add to each row a digest of its step's batch and the random key in use, for comparing runs."""
     trackers: tuple[str, ...] = ()
-    """Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, aim."""
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, aim."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -116,17 +103,11 @@ class Experiment:
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
         require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be in [0, {MAX_SEED}]")
         require(self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 or more")
-        require(
-            self.z_loss == 0 or self.objective not in CLASS_OBJECTIVES,
-            f"z_loss={self.z_loss} needs a loss over the vocabulary, unlike that of "
-            f"objective={self.objective}; leave it 0",
-        )
         for name, value in flatten(self).items():
             is_number = not isinstance(value, float) or math.isfinite(value)
-            require(is_number, f"{name}={value} is no finite number; give one")
+            require(is_number, f"{name}={value} is not a finite number; give one")
             is_text = name not in TEXTS or half_character(str(value)) is None
-            require(is_text, f"{name}={value!r} is no UTF-8; give it as UTF-8")
-        _check_label_smoothing(self)
+            require(is_text, f"{name}={value!r} is not UTF-8; give it as UTF-8")
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} microbatches; "
@@ -136,11 +117,15 @@ class Experiment:
         require(
             not unknown, f"trackers={', '.join(unknown)} is unknown; use one or more of {', '.join(TRACKERS)}"
         )
-        require(
-            self.objective in HEAD_OF_OBJECTIVE,
-            f"objective={self.objective!r} is unknown; use one of {', '.join(HEAD_OF_OBJECTIVE)}",
-        )
+        # A run of a user's own objective may be read without the file that defines it.
+        if self.objective in OBJECTIVES or self.objective_file is None:
+            _check_objective(self, self.definition)
         _check_local(self)
+
+    @property
+    def definition(self) -> Objective:
+        """The row of its objective. Raises ValueError if the file that defines it has not been run."""
+        return objective_of(self.objective, self.objective_file)
 
 
 def _check_local(experiment: Experiment) -> None:
@@ -154,21 +139,26 @@ def _check_local(experiment: Experiment) -> None:
     refuse_remote(experiment.data.tokenizer, "data.tokenizer")
 
 
-def _check_label_smoothing(experiment: "Experiment") -> None:
+def _check_objective(experiment: "Experiment", definition: Objective) -> None:
+    require(
+        experiment.z_loss == 0 or definition.gives_log_z,
+        f"z_loss={experiment.z_loss} needs a loss over the vocabulary, which "
+        f"objective={experiment.objective} does not have; leave it 0",
+    )
     share, data = experiment.label_smoothing, experiment.data
     require(0 <= share < 1, f"label_smoothing={share} must be in [0, 1)")
-    has_classes = experiment.objective != "question_answering" and data.label_type == "category"
+    has_classes = definition.head != "qa" and (not definition.is_task or data.label_type == "category")
     require(
         share == 0 or has_classes,
-        f"label_smoothing={share} spreads a class over others, which objective={experiment.objective} with "
-        f"data.label_type={data.label_type} has not; leave it 0",
+        f"label_smoothing={share} spreads a class over others, but objective={experiment.objective} with "
+        f"data.label_type={data.label_type} does not choose one class; leave it 0",
     )
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with the paths of what it reads absolute: a run may continue from elsewhere.
+    """The experiment with absolute paths to what it reads: a run may continue from elsewhere.
 
-    Its own directory stays as it is called, but for a `~` that no shell has expanded.
+    The path of its own directory is kept, except that a `~` that no shell has expanded is expanded.
     """
     data = experiment.data
     is_path = any(mark in data.tokenizer for mark in ("/", os.sep, "."))
@@ -181,6 +171,23 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     run_dir = str(local_path(experiment.run_dir, "run_dir")) if experiment.run_dir else None
     data = dataclasses.replace(data, **paths)
     return dataclasses.replace(experiment, run_dir=run_dir, init_from=init_from, data=data)
+
+
+def with_definition(experiment: Experiment) -> Experiment:
+    """The experiment with the file that defines its objective, if it is a user's own, and its digest."""
+    definition = experiment.definition
+    return dataclasses.replace(experiment, objective_file=definition.file, objective_sha256=definition.sha256)
+
+
+def describe_changed_objective(experiment: Experiment) -> str | None:
+    """How the file that defines the objective of a run has changed since; None: it has not."""
+    definition = experiment.definition
+    if definition.sha256 == experiment.objective_sha256:
+        return None
+    return (
+        f"{definition.file}, which defines objective={experiment.objective}, has changed since this run was "
+        "trained"
+    )
 
 
 def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
@@ -229,10 +236,10 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Experiment:
-    """The experiment that `to_dict` wrote; a field absent from it does as before it was added.
+    """The experiment that `to_dict` wrote. An absent field does what was done before the field was added.
 
     Raises:
-      ValueError: an unknown field, a value of another type, or one that the experiment itself refuses.
+      ValueError: an unknown field, a value of another type, or a value that the experiment itself refuses.
     """
     return _from_dict(Experiment, values, "")
 

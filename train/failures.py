@@ -1,4 +1,6 @@
-"""Failures that end a run in one line and exit code 1: nobody's mistake, and no defect to trace."""
+"""Failures that end a run in one line and exit code 1: neither a user's mistake nor a defect to trace."""
+
+EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
 
 
 class RunError(RuntimeError):
@@ -9,7 +11,7 @@ class DivergenceError(RunError):
     """Too many steps in a row had a loss or gradient that was not finite, or the loss spiked too often."""
 
     def __init__(self, message: str, batches: list[int]) -> None:
-        """Keep the numbers of the batches behind it."""
+        """Keep the numbers of the batches that caused it."""
         super().__init__(message)
         self.batches = batches
 

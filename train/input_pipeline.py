@@ -10,26 +10,30 @@ from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import TRAINED, DataConfig
-from flaxmill.data.dataset import Dataset
-from flaxmill.data.held_out import Split
-from flaxmill.data.preparation import prepare
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.text.held_out import Split
 from flaxmill.sharding.placement import local_rows, place_rows
 from flaxmill.sharding.rules import platform
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.run_directory import TOKENIZER_FILE
+from flaxmill.train.run.directory import TOKENIZER_FILE
 
 BATCHES_AHEAD = 2
 
 
 def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]) -> Dataset:
-    """The experiment's dataset, of rows as its model reads them, from the cache or made there."""
-    has_encoder = experiment.model.encoder_layers is not None
+    """The experiment's dataset, with rows as its model reads them, from the cache or made there."""
+    may_encode = experiment.definition.encoder != "none"
+    has_encoder = may_encode and experiment.model.encoder_layers is not None
     data = _with_kept_tokenizer(experiment)
     return prepare(data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder)
 
 
 def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
-    """The run's own copy of a tokenizer whose file is gone, as may be what the run started from."""
+    """The data config, with the run's own copy of a tokenizer if its file is gone.
+
+    The file may be gone together with the model that the run started from.
+    """
     data, kept = experiment.data, Path(experiment.run_dir or "") / TOKENIZER_FILE
     if experiment.run_dir is None or data.tokenizer in TRAINED or Path(data.tokenizer).is_file():
         return data
@@ -37,7 +41,7 @@ def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
 
 
 def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batches:
-    """The rows of one split; held-out ones in batches that fit where a microbatch of training does."""
+    """The rows of one split; held-out rows are in batches that fit wherever a training microbatch does."""
     rows = experiment.batch_size if split == "train" else eval_batch_size(experiment)
     return Batches(
         dataset,
@@ -62,13 +66,13 @@ def read_ahead(
 
     Step s reads batch s + `batch_offset`.
     """
-    import grain  # costs as much to import as JAX's parts that it shares
+    import grain  # importing it costs as much as the parts of JAX that it shares
 
     if first >= last:  # Grain refuses an empty range
         return
     start, stop = local_rows(mesh, batches.batch_size)
     read = lambda step: (step, batches.rows(step + batch_offset, start, stop))  # noqa: E731
-    # Where the device is the CPU a reading thread only takes its cores; dispatch is asynchronous anyway.
+    # If the device is the CPU, a reading thread only takes its cores; dispatch is asynchronous anyway.
     threads = 0 if platform() == "cpu" else 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * BATCHES_AHEAD)
     steps = iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options))

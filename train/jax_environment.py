@@ -1,22 +1,24 @@
-"""JAX's refusals of what the environment says, in one line that names the variable."""
+"""Explains JAX's refusals of what the environment says, in one line that names the variable."""
 
 import os
 import re
 import traceback
 from typing import NamedTuple
 
-_ADVICE = re.compile(r" \(set JAX_PLATFORMS=.*", re.DOTALL)  # JAX's own, which suits no refusal of others
+_ADVICE = re.compile(
+    r" \(set JAX_PLATFORMS=.*", re.DOTALL
+)  # JAX's own advice, which does not suit other refusals
 
 
 class Refusal(NamedTuple):
-    """A line, and whether it is a mistake in what was given, or may pass."""
+    """A line, and whether it tells of a mistake in what was given, or of something that may pass."""
 
     text: str
     is_mistake: bool
 
 
 def explain(error: BaseException) -> Refusal | None:
-    """Why JAX found no devices, or took a variable for nonsense; None: the error is another one."""
+    """Why JAX found no devices, or could not read a variable's value; None: the error is another one."""
     frames = list(traceback.walk_tb(error.__traceback__))
     raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
     if raised_in == "jax._src.xla_bridge" and isinstance(error, RuntimeError | AssertionError):
@@ -33,7 +35,7 @@ def _explain_devices(error: BaseException) -> Refusal:
         if value and is_bad(value):
             is_mistake = "in use" not in reason
             return Refusal(f"{name}={value} gives JAX no device: {reason}; {_FIXES[name]}", is_mistake)
-    return Refusal(f"JAX finds no device: {reason}; JAX_PLATFORMS=cpu computes without", False)
+    return Refusal(f"JAX finds no device: {reason}; JAX_PLATFORMS=cpu computes without one", False)
 
 
 def _explain_value(text: str) -> Refusal | None:
@@ -41,10 +43,10 @@ def _explain_value(text: str) -> Refusal | None:
     name = text.split()[-1].strip("'\"").upper() if text else ""
     if name not in os.environ:
         return None
-    return Refusal(f"{name}={os.environ[name]} is no value that JAX knows; correct it, or unset it", True)
+    return Refusal(f"{name}={os.environ[name]} is not a value that JAX knows; correct it, or unset it", True)
 
 
 _FIXES = {
     "JAX_NUM_CPU_DEVICES": "set it to 1 or more, or unset it",
-    "JAX_PLATFORMS": "unset it, or name what this machine has, as JAX_PLATFORMS=cpu",
+    "JAX_PLATFORMS": "unset it, or name what this machine has, such as JAX_PLATFORMS=cpu",
 }

@@ -1,4 +1,4 @@
-"""What a run is made of, opened and checked: data, mesh, run directory, and where its rows go."""
+"""Opens and checks what a run is made of: data, mesh, run directory, and where its rows go."""
 
 import json
 from contextlib import ExitStack
@@ -9,35 +9,42 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxmill.data.dataset import Dataset
-from flaxmill.model.apply import count_params
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.model.functional import count_params
 from flaxmill.sharding.mesh import make_mesh
-from flaxmill.sharding.processes import agree_on, any_process, is_main
+from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
+from flaxmill.sharding.processes.step_signals import Stop
+from flaxmill.sharding.processes.watch import Peers
 from flaxmill.train.best import check_best
-from flaxmill.train.cache_directory import cache_directory
-from flaxmill.train.checkpoint import Checkpoints
-from flaxmill.train.compilation_cache import enable_compilation_cache
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
+from flaxmill.train.checkpoint.checkpoints import Checkpoints
 from flaxmill.train.evaluation import evaluation_names
-from flaxmill.train.experiment import Experiment, check_mesh, from_dict, to_dict, with_absolute_paths
-from flaxmill.train.init_from import adopt_source
+from flaxmill.train.experiment import (
+    Experiment,
+    check_mesh,
+    from_dict,
+    to_dict,
+    with_absolute_paths,
+    with_definition,
+)
 from flaxmill.train.input_pipeline import prepare_data
-from flaxmill.train.metrics import MetricsWriter
-from flaxmill.train.peers import Peers
-from flaxmill.train.progress import short_number, warn
-from flaxmill.train.provenance import versions
+from flaxmill.train.metrics.metrics_file import MetricsWriter
+from flaxmill.train.metrics.progress import short_number, warn
+from flaxmill.train.metrics.trackers import Trackers, check_installed
+from flaxmill.train.optimizer.freezing import count_trained
 from flaxmill.train.resolution import resolve, resolve_before_data
-from flaxmill.train.restoring import Start
-from flaxmill.train.run_directory import (
+from flaxmill.train.run.directory import (
     IMPORTED_STEP,
     METRICS_FILE,
+    Allowed,
     check_run_directory,
     describe,
     differences,
     lock_run_directory,
 )
-from flaxmill.train.signals import Stop
-from flaxmill.train.trackers import Trackers, check_installed
-from flaxmill.train.trainable import count_trained
+from flaxmill.train.run.provenance import versions
+from flaxmill.train.run.restoring import Start
+from flaxmill.train.run.source import adopt_source
 
 
 class Job(NamedTuple):
@@ -54,25 +61,23 @@ class Job(NamedTuple):
     peers: Peers
 
 
-def prepare_all(
-    experiment: Experiment, extend: bool, allow_other_data: bool
-) -> tuple[Experiment, Mesh, Dataset]:
+def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, Mesh, Dataset]:
     """The resolved experiment with its mesh and data, each check made as early as it can be."""
     check_installed(experiment.trackers)
-    experiment = adopt_source(with_absolute_paths(experiment))
+    experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
     cache = cache_directory()
     enable_compilation_cache(cache)
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
-    check_run_directory(experiment, extend=extend)  # before the data is prepared, which may take long
-    _check_model(resolve_before_data(experiment))  # which would be a pity after it
+    check_run_directory(experiment, allowed)  # before the data is prepared, which may take long
+    _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
     log = print if is_main() else say_nothing
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)
     _check_model(experiment)
-    check_run_directory(experiment, extend=extend)
-    _check_alike(experiment, dataset, {"extend": extend, "allow_other_data": allow_other_data})
+    check_run_directory(experiment, allowed)
+    _check_alike(experiment, dataset, allowed)
     return experiment, mesh, dataset
 
 
@@ -83,15 +88,15 @@ def _check_model(experiment: Experiment) -> None:
         check_best(experiment.best, evaluation_names(experiment), experiment.eval_every)
 
 
-def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool]) -> None:
-    """Refuse to start where the processes were not given the same: they would hang, or train on other rows.
+def _check_alike(experiment: Experiment, dataset: Dataset, allowed: Allowed) -> None:
+    """Refuse to start if the processes were given different things: they would hang, or train on other rows.
 
     Raises:
-      ValueError: in every process; where it differs from process 0, saying how.
+      ValueError: in every process; a process that differs from process 0 says how.
     """
     own = {
         "config": to_dict(experiment),
-        "flags": flags,
+        "flags": allowed._asdict(),
         "dataset": dataset.fingerprint,
         "versions": versions(),
     }
@@ -101,20 +106,22 @@ def _check_alike(experiment: Experiment, dataset: Dataset, flags: dict[str, bool
     if main["config"] != own["config"]:
         how.append(describe(differences(from_dict(main["config"]), experiment)))
     if any_process(bool(how)):
-        where = f"process 0 -> here: {'; '.join(how)}" if how else "another one says how"
-        raise ValueError(f"the processes of this job were not started alike ({where}); start all alike")
+        where = f"process 0 -> here: {'; '.join(how)}" if how else "another process says how"
+        raise ValueError(
+            f"the processes of this job were not started the same way ({where}); start all the same way"
+        )
 
 
 def open_outputs(
-    stack: ExitStack, directory: Path, experiment: Experiment, extend: bool
+    stack: ExitStack, directory: Path, experiment: Experiment, allowed: Allowed
 ) -> tuple[MetricsWriter, Trackers]:
-    """Lock the run; where its rows go.
+    """Lock the run, and open the files and trackers for its rows.
 
     Raises:
-      ValueError: another job has the run, or has made another of it before this one got the lock.
+      ValueError: another job has the run, or has changed it into another run before this job got the lock.
     """
     stack.enter_context(lock_run_directory(directory))
-    check_run_directory(experiment, extend=extend)
+    check_run_directory(experiment, allowed)  # again: another job may have changed it before the lock
     writer = stack.enter_context(MetricsWriter(directory / METRICS_FILE))
     trackers = Trackers(experiment.trackers, directory, directory.name, to_dict(experiment), warn)
     stack.enter_context(trackers)
@@ -147,4 +154,4 @@ def describe_job(job: Job, start: Start) -> str:
 
 
 def say_nothing(text: str) -> None:
-    """What the other processes have to say."""
+    """Print nothing, in the processes that are not the main one."""

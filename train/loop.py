@@ -1,6 +1,7 @@
 """The training loop, top to bottom: mesh, data, model, state or restore, step, log, save, evaluate."""
 
 import dataclasses
+import functools
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +10,12 @@ import jax
 import optax
 
 from flaxmill.data.batches import Batches
-from flaxmill.data.config import TASK_OBJECTIVES
-from flaxmill.model.apply import Params, abstract_params
-from flaxmill.sharding.processes import agree_on, is_main
-from flaxmill.train.bad_batches import write_bad_batches
-from flaxmill.train.checkpoint import Checkpoints
+from flaxmill.model.functional import abstract_params
+from flaxmill.model.params import Params
+from flaxmill.sharding.processes.coordination import agree_on, is_main
+from flaxmill.sharding.processes.step_signals import Signals, Stop
+from flaxmill.sharding.processes.watch import Peers
+from flaxmill.train.checkpoint.checkpoints import Checkpoints
 from flaxmill.train.evaluation import (
     compare_with_counting,
     describe_evaluation,
@@ -22,26 +24,25 @@ from flaxmill.train.evaluation import (
 )
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
+from flaxmill.train.inference.samples import sample_text
 from flaxmill.train.input_pipeline import make_batches, read_ahead
 from flaxmill.train.job import Job, describe_job, open_outputs, prepare_all, say_nothing
-from flaxmill.train.optimizer import make_optimizer
-from flaxmill.train.peers import Peers
-from flaxmill.train.progress import ProgressLine, warn
-from flaxmill.train.provenance import provenance
+from flaxmill.train.metrics.progress import ProgressLine, warn
+from flaxmill.train.optimizer.optimizers import make_optimizer
+from flaxmill.train.optimizer.schedule import describe_jump
 from flaxmill.train.recorder import LossSpike, Recorder
-from flaxmill.train.restoring import Start, restore_or_init
 from flaxmill.train.rollback import describe_rollback, roll_back
-from flaxmill.train.run_directory import CHECKPOINTS, open_run_directory, write_config
-from flaxmill.train.samples import sample_text
-from flaxmill.train.save_schedule import SaveSchedule
-from flaxmill.train.schedule import describe_jump
-from flaxmill.train.signals import Signals, Stop
+from flaxmill.train.run.bad_batches import write_bad_batches
+from flaxmill.train.run.directory import CHECKPOINTS, Allowed, open_run_directory, write_config
+from flaxmill.train.run.restoring import Origin, Start
+from flaxmill.train.saving import Saver
+from flaxmill.train.state import TrainState
 from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
-class Result(NamedTuple):
-    """Where the run is, how far it came, and what the last evaluation said, or the best where the run follows
-    one (empty when preempted)."""
+class TrainResult(NamedTuple):
+    """Where the run is, how far it came, and the metrics of its last evaluation. They are the best
+    evaluation's if the run follows one, and empty if it was preempted."""
 
     directory: Path
     step: int
@@ -54,15 +55,17 @@ def train(
     *,
     extend: bool = False,
     allow_other_data: bool = False,
+    allow_other_objective: bool = False,
     stop: Stop | None = None,
     peers: Peers | None = None,
     heading: str = "",
-) -> Result:
-    """Train, or continue, one experiment; all processes of a job call it alike.
+) -> TrainResult:
+    """Train, or continue, one experiment; all processes of a job call it in the same way.
 
     Args:
       extend: allow more `steps` than the run directory's config has.
       allow_other_data: continue on a text or tokenizer other than the checkpoint's.
+      allow_other_objective: continue though the file that defines the objective has changed.
       stop: asked after every step; when it says so the run saves and returns with `preempted`.
       peers: is told how far this process has come.
       heading: printed first, once the experiment has passed its checks.
@@ -73,13 +76,14 @@ def train(
       CheckpointError, OSError: no checkpoint is whole, or one could not be written.
     """
     peers = peers or Peers(heartbeat_seconds=60, stall_seconds=1800)
-    experiment, mesh, dataset = prepare_all(experiment, extend, allow_other_data)
+    allowed = Allowed(extend, allow_other_data, allow_other_objective)
+    experiment, mesh, dataset = prepare_all(experiment, allowed)
     directory = Path(agree_on(str(open_run_directory(experiment)) if is_main() else ""))
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
     with ExitStack() as stack:
         writer = trackers = None
-        if is_main():  # all processes write the checkpoints together, and it alone the rest
-            writer, trackers = open_outputs(stack, directory, experiment, extend)
+        if is_main():  # all processes write the checkpoints together; the main one alone writes the rest
+            writer, trackers = open_outputs(stack, directory, experiment, allowed)
             if heading:
                 print(heading, flush=True)
         stack.enter_context(jax.set_mesh(mesh))
@@ -88,28 +92,24 @@ def train(
         return _run(job, allow_other_data)
 
 
-def _run(job: Job, allow_other_data: bool) -> Result:
-    """Train from the newest checkpoint; after a spike of the loss, again."""
-    experiment, mesh, dataset = job.experiment, job.mesh, job.dataset
+def _run(job: Job, allow_other_data: bool) -> TrainResult:
+    """Train from where the run starts; after a spike of the loss, again from before the spike."""
+    experiment = job.experiment
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
     steps = _make_steps(job, optimizer)
-
-    def restore(*, only_scheduled: bool = False) -> Start:
-        job.peers.at(0, "restoring")
-        return restore_or_init(
-            experiment,
-            optimizer,
-            mesh,
-            dataset,
-            job.checkpoints,
-            allow_other_data=allow_other_data,
-            only_scheduled=only_scheduled,
-            warn=warn if is_main() else say_nothing,
-        )
-
-    start = restore()
-    if is_main():  # not before: what is refused above must leave the run as it was
-        write_config(job.directory, experiment, dataset.tokenizer)
+    origin = Origin(
+        experiment,
+        optimizer,
+        job.mesh,
+        job.dataset,
+        job.checkpoints,
+        allow_other_data=allow_other_data,
+        warn=warn if is_main() else say_nothing,
+    )
+    job.peers.at(0, "restoring")
+    start = origin.start()
+    if is_main():  # only now: if anything above refuses, the run directory must stay untouched
+        write_config(job.directory, experiment, job.dataset.tokenizer)
     with ProgressLine(int(start.state.step), experiment.steps, quiet=not is_main()) as progress:
         progress.say(describe_job(job, start))
         old_steps = start.metadata.get("config", {}).get("steps", experiment.steps)
@@ -117,17 +117,24 @@ def _run(job: Job, allow_other_data: bool) -> Result:
             progress.say(jump)
         while True:
             recorder = Recorder(
-                experiment, mesh, job.writer, job.trackers, progress, start.metadata, steps.max_predictions
+                experiment,
+                job.mesh,
+                job.writer,
+                job.trackers,
+                progress,
+                start.metadata,
+                steps.max_predictions,
             )
             try:
                 return _train_from(start, job, steps, recorder, progress)
             except DivergenceError as error:
                 raise _with_batches(error, job, steps.train_batches) from None
             except LossSpike as found:
-                spike = found.with_traceback(None)  # which holds the state: two need not fit at once
-            course, start = start.metadata, None
+                spike = found.with_traceback(None)  # a traceback holds the state: two need not fit at once
+            before, start = start.metadata, None
             job.checkpoints.wait()
-            start, row = roll_back(spike, course, restore(only_scheduled=True))
+            job.peers.at(0, "restoring")
+            start, row = roll_back(spike, before, origin.start(only_scheduled=True))
             job.checkpoints.abandon_after(row["step"])
             recorder.write(row)
             progress.say(describe_rollback(row))
@@ -157,73 +164,66 @@ def _make_steps(job: Job, optimizer: optax.GradientTransformation) -> _Steps:
     )
 
 
-def _train_from(start: Start, job: Job, steps: _Steps, recorder: Recorder, progress: ProgressLine) -> Result:
-    """Steps, rows, saves and evaluations from a state to the end of the run."""
-    experiment, mesh, checkpoints, peers = job.experiment, job.mesh, job.checkpoints, job.peers
+def _train_from(
+    start: Start, job: Job, steps: _Steps, recorder: Recorder, progress: ProgressLine
+) -> TrainResult:
+    """Step, record, save and evaluate from a state to the end of the run."""
+    experiment, best = job.experiment, recorder.best
     state, first = start.state, int(start.state.step)
-    schedule = SaveSchedule(experiment.checkpoint, start.checkpoint_step)
-    signals = Signals(mesh, job.stop, lambda: schedule.is_overdue() and not checkpoints.saving)
+    saver = Saver(job, recorder, progress, start.checkpoint_step)
+    signals = Signals(job.mesh, job.stop, saver.is_overdue)
+    evaluate_at = functools.partial(_evaluate, job=job, steps=steps, recorder=recorder, signals=signals)
 
-    def save(step: int) -> None:
-        recorder.flush()
-        recorder.sync()  # every row below a checkpoint's step is on disk before it commits
-        peers.at(step, "saving")
-        checkpoints.best_step = recorder.best.step
-        checkpoints.save(step, state, recorder.metadata() | provenance(experiment, job.dataset, mesh))
-        schedule.saved(step)
+    # If the run was stopped right after this step, its evaluation may be missing: do it now. A run that waits
+    # for nothing better ends here, and with an evaluation.
+    evaluates = first > 0 and (_evaluates_at(first, experiment) or best.is_waited_out)
+    evaluated = evaluate_at(first, state.params) if evaluates else None
 
-    def leave(step: int) -> Result:
-        if schedule.last_step != step:
-            save(step)
-        _wait_until_saved(job)
-        progress.say(f"stopped after step {step}; the same command continues from {job.directory}")
-        return Result(job.directory, step, True, {})
-
-    def evaluate_now(step: int) -> dict[str, float] | None:
-        return _evaluate(step, state.params, job, steps, recorder, signals)
-
-    # A run that was stopped here had no time left for its evaluation.
-    evaluated = evaluate_now(first) if first and _evaluates_at(first, experiment) else None
-    last = first if recorder.best.is_waited_out else experiment.steps
-    peers.at(first, "compiling")
-    batches = read_ahead(steps.train_batches, mesh, first, last, recorder.batch_offset)
+    done, last = first, first if best.is_waited_out else experiment.steps
+    job.peers.at(first, "compiling")
+    batches = read_ahead(steps.train_batches, job.mesh, first, last, recorder.batch_offset)
     for step, batch, data_seconds in batches:
         state, metrics = steps.train_step(state, batch, signals.inputs())
         if job.stop is not None:
             job.stop.started()
         recorder.record(step, metrics, data_seconds)
         done = step + 1
-        peers.at(done, "training")
-        checkpoints.raise_if_failed()  # not only at the next save, which may be hours away
+        job.peers.at(done, "training")
+        job.checkpoints.raise_if_failed()  # not only at the next save, which may be hours away
+
+        # All processes learn at the same step that one of them was told to stop.
         asked = signals.agreed(recorder.signals)
         if asked.stop:
-            return leave(done)
+            return _leave(done, state, saver, job)
+
+        # Save before the evaluation: a run killed while it evaluates loses nothing.
         evaluates = _evaluates_at(done, experiment)
-        if schedule.is_due(done, asked.save) or done == last or (evaluates and recorder.best.is_followed):
-            save(done)
+        if saver.is_due(done, asked.save) or done == last or (evaluates and best.is_followed):
+            saver.save(done, state)
+
+        # The last step is evaluated too. If a signal ends an evaluation, it is made when the run continues.
         if evaluates:
-            evaluated = evaluate_now(done)
+            evaluated = evaluate_at(done, state.params)
             if evaluated is None:
-                return leave(done)
-            progress.say(f"step {done}: {summarize_evaluation(evaluated, experiment.best.metric)}")
-            if recorder.best.is_waited_out:
-                last = done
+                return _leave(done, state, saver, job)
+            if done < experiment.steps:
+                progress.say(f"step {done}: {summarize_evaluation(evaluated, experiment.best.metric)}")
+            if best.is_waited_out:
                 break
-    if not recorder.best.is_waited_out:  # such a run ends with an evaluation
-        evaluated = evaluate_now(last)
     if evaluated is None:
-        return leave(last)
-    _wait_until_saved(job)
-    if recorder.best.is_followed:
-        progress.say(f"{'stopped early: ' if last < experiment.steps else ''}{recorder.best.describe()}")
-    return _conclude(last, job, steps, state.params, recorder.best.metrics or evaluated, progress)
+        return _leave(done, state, saver, job)
+
+    # The run is over: all of it is on disk before it says so.
+    saver.wait()
+    if best.is_followed:
+        progress.say(f"{'stopped early: ' if done < experiment.steps else ''}{best.describe()}")
+    return _conclude(done, job, steps, state.params, best.metrics or evaluated, progress)
 
 
-def _wait_until_saved(job: Job) -> None:
-    """Return when every step that was made stands in a checkpoint."""
-    job.checkpoints.wait()
-    if job.stop is not None:
-        job.stop.saved()
+def _leave(step: int, state: TrainState, saver: Saver, job: Job) -> TrainResult:
+    """The result of a run that was asked to stop, once all of it is saved."""
+    saver.leave(step, state)
+    return TrainResult(job.directory, step, True, {})
 
 
 def _evaluate(
@@ -239,27 +239,27 @@ def _evaluate(
 
 def _conclude(
     step: int, job: Job, steps: _Steps, params: Params, evaluated: dict[str, float], progress: ProgressLine
-) -> Result:
-    """The last evaluation, or the best, beside what counting reaches, and a sample."""
+) -> TrainResult:
+    """Print the last evaluation, or the best, beside what counting reaches, and a sample."""
     experiment, dataset = job.experiment, job.dataset
     compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
     progress.say(describe_evaluation(compared))
-    # It decodes on one host; of labelled examples `flaxmill eval` writes down what was predicted.
-    if jax.process_count() == 1 and experiment.objective not in TASK_OBJECTIVES:
+    # A sample is decoded on one host; for labelled examples `flaxmill eval` writes the predictions.
+    if jax.process_count() == 1 and experiment.definition.sample is not None:
         sample = sample_text(experiment, params, steps.valid_batches, dataset.tokenizer, job.mesh)
         progress.say(f"\n{sample}")
     progress.say(f"\nsaved in {job.directory}")
-    return Result(job.directory, step, False, compared)
+    return TrainResult(job.directory, step, False, compared)
 
 
 def _with_batches(error: DivergenceError, job: Job, batches: Batches) -> DivergenceError:
-    """The error, with the place where its batches were written, which all processes wait for."""
+    """The error, with the place where its batches were written; all processes wait until they are."""
     written = agree_on(write_bad_batches(job.directory, batches, error.batches) if is_main() else "")
     numbers = ", ".join(map(str, error.batches))
     return DivergenceError(f"{error}; batch {numbers}: {written}", error.batches)
 
 
 def _evaluates_at(step: int, experiment: Experiment) -> bool:
-    """Whether an evaluation on the way is due after this many updates; the last comes at the end anyway."""
+    """Whether an evaluation is due after this many updates: every `eval_every`, and after the last."""
     every = experiment.eval_every
-    return every is not None and step % every == 0 and step < experiment.steps
+    return step == experiment.steps or (every is not None and step % every == 0)

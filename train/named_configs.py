@@ -1,4 +1,4 @@
-"""The experiments in configs/, found by their files, and those in files of the user's."""
+"""Finds the experiments in configs/ by their files, and experiments in a user's own files."""
 
 import ast
 import importlib
@@ -10,10 +10,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.local_paths import local_path
+from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.spelling import did_you_mean
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.run_directory import CONFIG_FILE, read_config
+from flaxmill.train.run.directory import CONFIG_FILE, read_config
 
 DEFAULT_CONFIG = "gpt_tiny"
 CONFIG_USAGE = "[CONFIG | FILE.py]"
@@ -21,7 +21,7 @@ PACKAGE = "flaxmill.configs"
 
 
 def list_configs() -> dict[str, str]:
-    """{name: first line of its docstring} of every file in configs/, without running any."""
+    """{name: first line of its docstring} for every file in configs/, without running any."""
     package = importlib.import_module(PACKAGE)
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     return {name: _summary(name) for name in names}
@@ -45,9 +45,19 @@ def load_config(name_or_path: str) -> Experiment:
     return importlib.import_module(f"{PACKAGE}.{name_or_path}").config
 
 
+def run_definitions(name_or_path: str | None) -> None:
+    """Run the file that defines the objective of the run that a command reads; None: there is no file.
+
+    Raises:
+      ValueError: as `load_config` does.
+    """
+    if name_or_path is not None:
+        load_config(name_or_path)
+
+
 def take_config(arguments: list[str]) -> tuple[Experiment, list[str]]:
-    """The config that the first argument names, if it is no flag, else that of the run in --run-dir, else the
-    default; and the other arguments."""
+    """The config that the first argument names, if it is not a flag, else the config of the run in --run-dir,
+    else the default; and the other arguments."""
     if arguments and not arguments[0].startswith("-"):
         return load_config(arguments[0]), arguments[1:]
     run_dir = _run_dir(arguments)

@@ -1,4 +1,4 @@
-"""Fields set from the command line, `--model.num-layers 12`: parsed by tyro, refused in one line."""
+"""Sets fields from the command line, `--model.num-layers 12`: tyro parses them, one line refuses mistakes."""
 
 import contextlib
 import copy
@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 import tyro
 
-from flaxmill.data.local_paths import local_path
+from flaxmill.data.files.local_paths import local_path
 
 Config = TypeVar("Config")
 
@@ -32,10 +32,10 @@ def override(
 ) -> Config:
     """`default` with the fields that `arguments` set. `--help` prints all fields and raises SystemExit(0).
 
-    Flags are written with hyphens (underscores do too); a truth value is `--x` or `--no-x`; a flag of a list
-    appends to it and may be repeated, and the value None empties the list first. `program` is what errors
-    call the command, `usage` what follows it in the help before its flags; without a `description` the help
-    opens with the docstring of the config.
+    Flags are written with hyphens (underscores work too). A truth value is `--x` or `--no-x`. A flag of a
+    list appends to it and may be repeated; the value None empties the list first. Errors call the command
+    `program`, and in the help `usage` follows it, before its flags. Without a `description` the help opens
+    with the docstring of the config.
 
     Raises:
       ValueError: an unknown field, a missing or bad value, or values that the config itself refuses.
@@ -93,7 +93,7 @@ def _about_lists(types_of_flags: dict[str, Any]) -> str:
     if not flags:
         return ""
     return (
-        " A flag that is repeatable adds one value to a list, and the value None empties the list: "
+        " A repeatable flag adds one value to a list, and the value None empties the list: "
         f"--{flags[0]} None."
     )
 
@@ -121,10 +121,10 @@ def _with_emptied(config: Config, emptied: set[str], prefix: str = "") -> Config
 def _read_flags(
     arguments: list[str], types_of_flags: dict[str, Any], program: str
 ) -> tuple[list[str], set[str]]:
-    """Check each flag and its value alone, and write them as tyro reads them without doubt: --flag=value.
+    """Check each flag and its value, and write them in the form that tyro cannot misread: --flag=value.
 
     Returns:
-      them, and the flags of the lists that are to be emptied first.
+      the flags in that form, and the flags of the lists that are to be emptied first.
     """
     normalised: list[str] = []
     emptied: set[str] = set()
@@ -196,7 +196,7 @@ def _check_value(flag: str, hint: Any, value: str) -> None:
 
 
 def _allowed(hint: Any) -> str:
-    """What values a type has, in words."""
+    """The values that a type allows, in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_allowed(argument) for argument in arguments)
@@ -209,7 +209,7 @@ def _allowed(hint: Any) -> str:
 
 
 def _raise_cause(stop: SystemExit, complaint: str) -> NoReturn:
-    """Raise the config's own ValueError, which tyro turns into a box and an exit, as what it was."""
+    """Raise the config's own ValueError again: tyro has turned it into a box and an exit."""
     cause: BaseException | None = stop
     while cause is not None and not isinstance(cause, ValueError):
         cause = cause.__context__

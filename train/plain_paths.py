@@ -1,7 +1,7 @@
-"""Directories whose names Orbax and TensorStore misread or refuse get another name: a link to them.
+"""Gives directories another name, a link, where Orbax and TensorStore misread or refuse their own.
 
 Orbax lists what it wrote by globs and takes what is mounted at /s3 for a bucket; TensorStore opens no path
-with a backslash. And neither minds what it opens.
+with a backslash. And neither checks what it opens.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _links: dict[str, str] = {}
 
 
 def plain(path: Path, misread: Collection[str] = _MISREAD) -> Path:
-    """The path itself, or one through a link to its parent, a directory, that means the same to all.
+    """The path itself, or a path through a link to its parent directory that means the same to all.
 
     Args:
       misread: characters that the reader takes for something else.
@@ -29,7 +29,7 @@ def plain(path: Path, misread: Collection[str] = _MISREAD) -> Path:
     if not set(misread) & set(str(path)) and not is_taken_for_bucket(path):
         return path
     real = str(path.parent)
-    # By its content, so that all processes of a job have the same one; old ones are used again.
+    # Named by what it leads to, so that all processes of a job have the same link; old links are used again.
     link = _own_directory() / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
     if not _leads_to(link, real):
         partial = link.with_name(f"{link.name}.{os.getpid()}")
@@ -42,7 +42,7 @@ def plain(path: Path, misread: Collection[str] = _MISREAD) -> Path:
 
 
 def find_strange(directory: Path) -> Path | None:
-    """A pipe, a socket, a device, or a link to one or to nowhere: what a reader may wait at for ever.
+    """Find a pipe, a socket, a device, or a link to one or to nowhere: a reader may wait for it for ever.
 
     Raises:
       OSError: a directory cannot be read.
@@ -60,24 +60,24 @@ def find_strange(directory: Path) -> Path | None:
 def _leads_to_file(entry: os.DirEntry) -> bool:
     try:
         return entry.is_file() or entry.is_dir()
-    except OSError:  # of a link to itself
+    except OSError:  # a link to itself
         return False
 
 
 def is_taken_for_bucket(path: Path) -> bool:
-    """Whether libraries read an absolute path as one of a cloud's: /s3/name as s3://name."""
+    """Whether libraries read an absolute path as a bucket of a cloud: /s3/name as s3://name."""
     return path.parts[1:2] != () and path.parts[1] in _BUCKETS
 
 
 def with_real_names(text: str) -> str:
-    """What a library says, of the directories that were meant."""
+    """What a library says, with the directories that were meant in place of links."""
     for link, real in _links.items():
         text = text.replace(link, real)
     return text
 
 
 def _own_directory() -> Path:
-    """Where this user's links are, and nobody else can put any."""
+    """The directory of this user's links, where nobody else can put any."""
     places = [place for place in (tempfile.gettempdir(), "/tmp") if not _MISREAD & set(place)]
     directory = Path(places[0] if places else os.sep, f"flaxmill-{os.getuid()}")
     directory.mkdir(mode=0o700, exist_ok=True)

@@ -10,16 +10,16 @@ from jax.sharding import Mesh
 from flaxmill.train.best import Best
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
-from flaxmill.train.flops import peak_flops, step_flops
-from flaxmill.train.metrics import MetricsWriter
-from flaxmill.train.progress import ProgressLine
+from flaxmill.train.metrics.flops import peak_flops, step_flops
+from flaxmill.train.metrics.metrics_file import MetricsWriter
+from flaxmill.train.metrics.progress import ProgressLine
+from flaxmill.train.metrics.trackers import Trackers
 from flaxmill.train.spikes import SpikeDetector
-from flaxmill.train.trackers import Trackers
 
 
 @dataclass
 class _Window:
-    """The steps since the last row: their times are means, since a single step's is mostly noise."""
+    """The steps since the last row: their times are means, because a single step's time is mostly noise."""
 
     num_steps: int = 0
     num_tokens: int = 0
@@ -40,7 +40,7 @@ class _Window:
         }
 
 
-class LossSpike(Exception):  # noqa: N818 (a turn of the run's course, not an error)
+class LossSpike(Exception):  # noqa: N818 (the run goes back, which is not an error)
     """The loss of a step stood out, as `experiment.spike` defines it; its row is not written."""
 
     def __init__(self, step: int, loss: float) -> None:
@@ -72,7 +72,7 @@ class Recorder:
         self._spikes = SpikeDetector(experiment.spike, metadata.get("losses", []))
         self.best = Best(experiment.best, metadata)
         self.signals: list[int] | None = None
-        """What the newest step that was read says of all processes' wishes."""
+        """The flags of all processes, from the newest step that was read."""
         self._flops = step_flops(
             experiment.model, experiment.batch_size, experiment.data.sequence_length, max_predictions
         )
@@ -117,7 +117,7 @@ class Recorder:
         return counters | {"losses": self._spikes.losses} | self.best.metadata()
 
     def record_evaluation(self, step: int, metrics: dict[str, float] | None) -> None:
-        """Write an evaluation, None: it was given up; its time does not count to the next step."""
+        """Write an evaluation (None: it was given up); its time does not count towards the next step."""
         if metrics is not None:
             self.best.update(step, metrics)
             self.write({"step": step, **metrics})
@@ -147,7 +147,7 @@ class Recorder:
             raise DivergenceError(
                 f"loss or gradient was not finite in {limit} steps in a row ({steps}); the weights are those "
                 f"of step {self._skipped_in_row[0][0]}: look at the batches, then continue with a higher "
-                "max_skipped_steps, or start anew with a lower optimizer.learning_rate",
+                "max_skipped_steps, or start again from step 0 with a lower optimizer.learning_rate",
                 [batch for _, batch in self._skipped_in_row],
             )
 
@@ -157,7 +157,7 @@ class Recorder:
             raise LossSpike(step, loss)
         raise DivergenceError(
             f"the loss spiked to {loss:.4g} at step {step}, and spike.max_rollbacks={limit} are used up; "
-            "raise it to continue, or start anew with a lower optimizer.learning_rate",
+            "raise it to continue, or start again from step 0 with a lower optimizer.learning_rate",
             [step + self.batch_offset],
         )
 

@@ -1,12 +1,16 @@
-"""What an experiment leaves open, filled in from its data and tokenizer, and its parts checked together."""
+"""Fills in what an experiment leaves open, from its data and tokenizer, and checks its parts together."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
-from flaxmill.data.config import DataConfig, LabelType, has_labels
-from flaxmill.data.target_rows import check_prompt_room
-from flaxmill.model.config import ModelConfig, ProblemType
-from flaxmill.train.experiment import CLASS_OBJECTIVES, HEAD_OF_OBJECTIVE, Experiment, require
+from flaxmill.data.config import LabelType
+from flaxmill.data.examples.target_rows import check_prompt_room
+from flaxmill.data.objectives import find_function, has_labels
+from flaxmill.data.special_tokens import lacking_tokens
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import ProblemType
+from flaxmill.train.experiment import Experiment, require
+from flaxmill.train.objectives.table import OBJECTIVES
 
 if TYPE_CHECKING:
     from flaxmill.data.tokenization import Tokenizer
@@ -22,19 +26,20 @@ def resolve(experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, .
       ValueError: vocabulary smaller than the tokenizer's, rows longer than the learned positions, a head or
         an attention direction that contradicts the objective, or a special token that the tokenizer lacks.
     """
-    model, objective = experiment.model, experiment.objective
-    _check_specials(objective, tokenizer)
+    model, definition = experiment.model, experiment.definition
+    _check_specials(experiment, tokenizer)
     resolved = dataclasses.replace(
         model,
         vocab_size=_filled(model.vocab_size, tokenizer.vocab_size),
         max_positions=_filled(model.max_positions, _longest_row(experiment)),
-        head=_filled(model.head, HEAD_OF_OBJECTIVE[objective]),
-        causal=_filled(model.causal, objective in ("causal", "seq2seq")),
+        head=_filled(model.head, definition.head),
+        causal=_filled(model.causal, bool(definition.causal)),
+        bidirectional_prefix=True if definition.reads_prefix else model.bidirectional_prefix,
     )
     resolved = dataclasses.replace(resolved, **_task_fields(resolved, experiment, tokenizer, labels))
     _check_vocabulary(resolved, tokenizer)
-    _check_positions(resolved, experiment.data, objective)
-    _check_objective(resolved, objective)
+    _check_positions(resolved, experiment)
+    _check_objective(resolved, experiment)
     data = dataclasses.replace(experiment.data, labels=labels or experiment.data.labels)
     return dataclasses.replace(experiment, model=resolved, data=data)
 
@@ -47,10 +52,10 @@ _PROBLEM_OF_LABELS: dict[LabelType, ProblemType] = {
 
 
 class _AnyTokenizer:
-    """A tokenizer that lacks nothing: what is refused with it is refused with every one."""
+    """A tokenizer that lacks nothing: what is refused with it is refused with every tokenizer."""
 
     vocab_size = 1
-    mask_id = cls_id = sep_id = 0
+    cls_id = 0
 
 
 def resolve_before_data(experiment: Experiment) -> Experiment:
@@ -69,21 +74,28 @@ def resolve_before_data(experiment: Experiment) -> Experiment:
 
 def _longest_row(experiment: Experiment) -> int:
     """Tokens of the longest row that a stack reads; an encoder-decoder reads sources and targets apart."""
-    model, data = experiment.model, experiment.data
-    reads_apart = experiment.objective == "seq2seq" and model.encoder_layers is not None
-    # Other positions than learned ones have no table that must reach the target's end.
-    is_longest = reads_apart and model.positions == "learned"
-    return max(data.sequence_length, data.target_length) if is_longest else data.sequence_length
+    model, length = experiment.model, experiment.data.sequence_length
+    target = _target_length(experiment)
+    # Only learned positions have a table, which must reach the target's end.
+    has_table = target is not None and model.encoder_layers is not None and model.positions == "learned"
+    return max(length, target) if target is not None and has_table else length
+
+
+def _target_length(experiment: Experiment) -> int | None:
+    """The most tokens of a target that is separate from what is read; None: there is no such target."""
+    find = experiment.definition.data.target_length
+    return None if find is None else find_function(find)(experiment.data)
 
 
 def _task_fields(
     model: ModelConfig, experiment: Experiment, tokenizer: "Tokenizer", labels: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Classes of the head, and what it reads of a row that has neither a [CLS] nor a direction."""
-    if experiment.objective not in ("classification", "token_classification"):
+    """The head's classes, and its pooling of a row that has neither a [CLS] nor a direction."""
+    head = experiment.definition.head
+    if head not in ("classification", "token_classification"):
         return {}
     num_labels = len(labels) or 2
-    is_row, label_type = experiment.objective == "classification", experiment.data.label_type
+    is_row, label_type = head == "classification", experiment.data.label_type
     if is_row and label_type == "number":
         num_labels = 1
     require(
@@ -99,7 +111,7 @@ def _task_fields(
 
 
 def _problem_type(model: ModelConfig, label_type: LabelType) -> ProblemType | None:
-    """What is said of the head in config.json; labels of which one applies, and numbers, need no saying."""
+    """The head's problem_type for config.json; with one label to an example, or numbers, it may stay None."""
     problem = _PROBLEM_OF_LABELS[label_type]
     require(
         model.problem_type in (None, problem),
@@ -113,15 +125,16 @@ def _filled(value: Any, derived: Any) -> Any:
     return derived if value is None else value
 
 
-def _check_specials(objective: str, tokenizer: "Tokenizer") -> None:
-    needed = {"[MASK]": tokenizer.mask_id} if objective in ("mlm", "mlm_nsp", "hybrid") else {}
-    if objective == "mlm_nsp":
-        needed |= {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
-    lacking = [token for token, token_id in needed.items() if token_id is None]
+def _check_specials(experiment: Experiment, tokenizer: "Tokenizer") -> None:
+    """Checks all but tasks: preparation checks those, since a task's model may be imported without [CLS]."""
+    if experiment.definition.is_task or isinstance(tokenizer, _AnyTokenizer):
+        return
+    lacking = lacking_tokens(tokenizer, experiment.objective)
+    trained = "wordpiece" if experiment.definition.data.frames_two_texts else "bpe"
     require(
         not lacking,
-        f"objective={objective} needs the token {' and '.join(lacking)}, which the tokenizer lacks; "
-        f"use data.tokenizer={'wordpiece' if objective == 'mlm_nsp' else 'bpe'}, or another objective",
+        f"objective={experiment.objective} needs the token {' and '.join(lacking)}, which the tokenizer "
+        f"lacks; use data.tokenizer={trained}, or another objective",
     )
 
 
@@ -134,13 +147,14 @@ def _check_vocabulary(model: ModelConfig, tokenizer: "Tokenizer") -> None:
     )
 
 
-def _check_positions(model: ModelConfig, data: DataConfig, objective: str) -> None:
+def _check_positions(model: ModelConfig, experiment: Experiment) -> None:
     assert model.max_positions is not None
-    if objective == "seq2seq" and model.encoder_layers is None:
+    data, target = experiment.data, _target_length(experiment)
+    if experiment.definition.is_task and target is not None and model.encoder_layers is None:
         check_prompt_room(data)  # prompt and target share a row
     lengths = {"data.sequence_length": data.sequence_length}
-    if objective == "seq2seq":
-        lengths["data.target_length"] = data.target_length
+    if target is not None:
+        lengths["data.target_length"] = target
     for name, length in lengths.items():
         require(
             model.positions != "learned" or length <= model.max_positions,
@@ -149,33 +163,44 @@ def _check_positions(model: ModelConfig, data: DataConfig, objective: str) -> No
         )
 
 
-def _check_objective(model: ModelConfig, objective: str) -> None:
+def _check_objective(model: ModelConfig, experiment: Experiment) -> None:
+    objective, definition = experiment.objective, experiment.definition
     require(
-        model.encoder_layers is None or objective == "seq2seq",
+        model.encoder_layers is None or definition.encoder != "none",
         f"model.encoder_layers={model.encoder_layers} makes an encoder-decoder, which objective={objective} "
         "cannot train; leave it None",
     )
-    head = HEAD_OF_OBJECTIVE[objective]
-    # What reads a whole row may do so from either side, or from one.
-    causal = model.causal if objective in CLASS_OBJECTIVES else objective in ("causal", "seq2seq")
     require(
-        model.head in HEAD_OF_OBJECTIVE.values(),
-        f"model.head={model.head} is trained by no objective; use {head} with objective={objective}",
+        model.encoder_layers is not None or definition.encoder != "must",
+        f"model.encoder_layers=None makes no encoder-decoder, which objective={objective} needs; give it the "
+        "number of the encoder's layers",
+    )
+    causal = model.causal if definition.causal is None else definition.causal
+    require(
+        model.head in {row.head for row in OBJECTIVES.values()},
+        f"model.head={model.head} is trained by no objective; use {definition.head} with "
+        f"objective={objective}",
     )
     require(
-        model.head == head,
-        f"model.head={model.head} contradicts objective={objective}, which needs {head}; leave it None",
+        model.head == definition.head,
+        f"model.head={model.head} contradicts objective={objective}, which needs {definition.head}; "
+        "leave it None",
     )
     require(
         model.causal == causal,
         f"model.causal={model.causal} contradicts objective={objective}, which needs {causal}; leave it None",
     )
     require(
-        objective != "hybrid" or model.positions != "relative",
-        "model.positions=relative cannot serve objective=hybrid: its distances are told apart otherwise in "
-        "causal rows; use rotary or learned",
+        definition.reads_prefix or not model.bidirectional_prefix,
+        f"model.bidirectional_prefix=True contradicts objective={objective}, which has no prefix; leave it "
+        "None",
     )
     require(
-        objective != "mlm_nsp" or model.num_segments != 1,
+        not definition.mixes_directions or model.positions != "relative",
+        f"model.positions=relative cannot serve objective={objective}: it tells distances apart "
+        "differently in causal rows; use rotary or learned",
+    )
+    require(
+        definition.head != "mlm_nsp" or model.num_segments != 1,
         "model.num_segments=1 is too few for the two segments of objective=mlm_nsp; use 2, or 0 for none",
     )

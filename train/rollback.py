@@ -1,4 +1,4 @@
-"""Back to the last whole checkpoint when the loss stands out, past the batches that came before it.
+"""When the loss spikes, goes back to the newest whole checkpoint due by steps, and skips the batches between.
 
 Chowdhery et al. 2022 (PaLM), section 5.1: rewind, skip the batches around the spike, go on.
 """
@@ -6,18 +6,19 @@ Chowdhery et al. 2022 (PaLM), section 5.1: rewind, skip the batches around the s
 from typing import Any
 
 from flaxmill.train.recorder import LossSpike
-from flaxmill.train.restoring import Start
+from flaxmill.train.run.restoring import Start
 
 
 def roll_back(spike: LossSpike, course: dict[str, Any], restored: Start) -> tuple[Start, dict[str, Any]]:
-    """Where to go on from, and the row that records it.
+    """The state to continue from, and the row that records the rollback.
 
     Every batch from the checkpoint to the spike is skipped: from now on step s reads batch
-    s + `batch_offset`. All this follows from the checkpoint alone, so a run killed after it does it again;
-    it is one that was due by steps, so a preemption changes nothing either.
+    s + `batch_offset`. All of this is computed from the checkpoint, so a run killed right afterwards repeats
+    it. The checkpoint is one saved on schedule by step, so a save forced by preemption cannot change the
+    result.
 
     Args:
-      course: metadata of the start of the course that met the spike.
+      course: metadata from which the run that met the spike had started.
       restored: the newest checkpoint that was due by steps, or the state that the run began with.
     """
     step, offset = int(restored.state.step), course.get("batch_offset", 0)

@@ -1,4 +1,4 @@
-"""Losses that stand out of those before them (PaLM, Chowdhery et al. 2022, section 5.1).
+"""Finds losses that stand out from those before them (PaLM, Chowdhery et al. 2022, section 5.1).
 
 PaLM's remedy is to go back to a checkpoint and to skip the batches that came before the spike.
 """
@@ -6,7 +6,7 @@ PaLM's remedy is to go back to a checkpoint and to skip the batches that came be
 import math
 from dataclasses import dataclass
 
-# Relative to the mean: the losses of a model that has converged may be all alike, and then the noise of a
+# Relative to the mean: the losses of a model that has converged may all be the same, and then the noise of a
 # sum taken in another order must not be a spike.
 _STD_FLOOR = 1e-3
 MAX_WINDOW = 1000  # its losses are summed at each step and kept in every checkpoint
@@ -17,11 +17,11 @@ class SpikeConfig:
     """When a loss is a spike, and how often to go back; a value that no run could use is a ValueError."""
 
     threshold: float | None = None
-    """Standard deviations above the mean of the last losses that make a spike; None: none is one."""
+    """A loss this many standard deviations above the mean of the last losses is a spike; None: no loss is."""
     window: int = 100
-    """How many of the last losses."""
+    """How many of the last losses to compare with."""
     max_rollbacks: int = 3
-    """Spikes of a run after which it stops."""
+    """How often a run may go back; at the next spike it stops."""
 
     def __post_init__(self) -> None:
         threshold = self.threshold
@@ -40,10 +40,10 @@ class SpikeConfig:
 class SpikeDetector:
     """Compares each loss with the last ones.
 
-    Plain arithmetic on exact floats: a run restarted with the `losses` of a checkpoint decides alike.
+    Plain arithmetic on exact floats: a run restarted with the `losses` of a checkpoint decides the same way.
 
     Args:
-      losses: those of the window, the oldest first.
+      losses: the losses of the window, the oldest first.
     """
 
     def __init__(self, config: SpikeConfig, losses: list[float]) -> None:
@@ -56,9 +56,9 @@ class SpikeDetector:
         return list(self._losses)
 
     def is_spike(self, loss: float) -> bool:
-        """Whether a loss exceeds mean + threshold * std; one that does not joins the history.
+        """Whether a loss exceeds mean + threshold * std; if it does not, it joins the history.
 
-        One that is not finite is neither: its step was skipped, which is counted elsewhere.
+        A loss that is not finite does neither: its step was skipped, which is counted elsewhere.
         """
         threshold = self._config.threshold
         if threshold is None or not math.isfinite(loss):

@@ -1,4 +1,4 @@
-"""What training carries from step to step, born where the mesh wants it."""
+"""The state that training carries from step to step, created directly with its sharding."""
 
 from typing import Any, NamedTuple
 
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flaxmill.model.apply import Params, abstract_params, init_params, logical_axes
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params, init_params, logical_axes
+from flaxmill.model.params import Params, names_of
 from flaxmill.sharding.rules import parameter_sharding
-from flaxmill.train.trainable import names_of
 
 
 class TrainState(NamedTuple):
-    """float32 parameters and optimizer state, this of the trained ones alone; int32 scalars `step` (updates
+    """float32 parameters, and the optimizer state of the trained ones alone; int32 scalars `step` (updates
     done) and `skipped`."""
 
     params: Params

@@ -3,28 +3,35 @@
 # A microbatches, B batch, b rows of a microbatch
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from flaxmill.model.apply import Params, abstract_params
+from flaxmill.model.functional import abstract_params
+from flaxmill.model.params import Params, merge
 from flaxmill.model.transformer import Batch
 from flaxmill.sharding.rules import constrain
-from flaxmill.train.digest import digest_array
+from flaxmill.train.checkpoint.digest import digest_array
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.objectives import Sums, combine, denominators, numerators
-from flaxmill.train.optimizer import clip_gradients
-from flaxmill.train.per_layer import merge
-from flaxmill.train.schedule import make_schedule
+from flaxmill.train.objectives.losses import Sums, combine, denominators, numerators
+from flaxmill.train.optimizer.freezing import Trainable, choose_trainable
+from flaxmill.train.optimizer.optimizers import clip_gradients
+from flaxmill.train.optimizer.schedule import make_schedule
 from flaxmill.train.state import TrainState, param_shardings, state_shardings
-from flaxmill.train.trainable import choose_trainable
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 EvalStep = Callable[..., tuple[Sums, Sums, jax.Array | None]]
+
+
+class Learned(NamedTuple):
+    """What an update changes: the trained parameters, and the optimizer's state."""
+
+    params: Params
+    optimizer: Any
 
 
 def make_train_step(
@@ -36,11 +43,11 @@ def make_train_step(
     """(state, batch, signals=None) -> (state, metrics), compiled at its first call; the old state is donated.
 
     Metrics are scalars: loss and its parts, grad_norm before clipping, learning_rate, num_tokens (real
-    tokens of this batch), skipped (True where the loss or gradient was not finite: the weights and the
-    optimizer then stay as they were) and skipped_steps (how many so far). Of `signals`, int32
-    [devices, wishes], the metric `signals` [wishes] is the maximum over the devices. With
-    `experiment.log_digests` they hold `batch_digest` and `key`, the two words of the step's random key.
-    Of frozen parameters there is no gradient, neither computed nor in grad_norm.
+    tokens of this batch), skipped (True if the loss or gradient was not finite: the weights and the
+    optimizer then stay as they were) and skipped_steps (how many so far). `signals` is int32
+    [devices, flags]; the metric `signals` [flags] is its maximum over devices. With
+    `experiment.log_digests` there are also `batch_digest`, and `key`: the step's random key, two words.
+    Frozen parameters have no gradient: none is computed, and grad_norm counts none.
     """
     schedule = make_schedule(experiment.optimizer, experiment.steps)
     trainable = choose_trainable(experiment.optimizer.freeze, abstract_params(experiment.model))
@@ -51,24 +58,30 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
         trained, frozen = trainable.split(state.params)
-        loss_of = _make_loss(experiment, batch, max_predictions, frozen)
+        totals = denominators(experiment.objective, batch)
+        loss_of = _make_loss(experiment, totals, max_predictions, frozen)
         grads, sums = _accumulate(loss_of, trained, batch, experiment, key, shardings)
         grads = trainable.hold(grads)
-        metrics = combine(
-            experiment.objective, experiment.z_loss, sums, denominators(experiment.objective, batch)
-        )
+        losses = combine(experiment.objective, experiment.z_loss, sums, totals)
         grad_norm = optax.tree.norm(grads)
         learning_rate = schedule(state.step)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+
+        # A step that is not finite leaves everything learned as it was.
+        finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
         with jax.named_scope("update"):
-            old = trained, state.optimizer
-            params, optimizer_state = _update(*old, grads, grad_norm, learning_rate, optimizer, experiment)
-            updated = trainable.hold(params, trained), optimizer_state
-            kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, old)
-        params, optimizer_state = merge(kept[0], frozen), kept[1]
-        new_state = TrainState(params, optimizer_state, state.step + 1, state.skipped + ~finite)
-        metrics |= {"grad_norm": grad_norm, "learning_rate": learning_rate, "skipped": ~finite}
-        metrics |= {"num_tokens": _count_tokens(batch), "skipped_steps": new_state.skipped}
+            old = Learned(trained, state.optimizer)
+            new = _update(old, grads, grad_norm, learning_rate, optimizer, trainable, experiment)
+            learned = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+        params = merge(learned.params, frozen)
+        new_state = TrainState(params, learned.optimizer, state.step + 1, state.skipped + ~finite)
+
+        metrics = losses | {
+            "grad_norm": grad_norm,
+            "learning_rate": learning_rate,
+            "skipped": ~finite,
+            "num_tokens": _count_tokens(batch),
+            "skipped_steps": new_state.skipped,
+        }
         if experiment.log_digests:
             metrics |= {"batch_digest": _digest_batch(batch), "key": jax.random.key_data(key)}
         if signals is not None:
@@ -92,7 +105,7 @@ def _digest_batch(batch: Batch) -> jax.Array:
 
 def make_eval_step(experiment: Experiment, max_predictions: int | None) -> EvalStep:
     """(params, batch, signals=None) -> sums of losses and of weights over the batch, without dropout, and the
-    maximum of the signals over the devices."""
+    maximum of the signals over devices."""
 
     def eval_step(
         params: Params, batch: Batch, signals: jax.Array | None = None
@@ -106,10 +119,9 @@ def make_eval_step(experiment: Experiment, max_predictions: int | None) -> EvalS
     return jax.jit(eval_step)
 
 
-def _make_loss(experiment: Experiment, batch: Batch, max_predictions: int | None, frozen: Params):
-    """The share of the whole batch's loss that a microbatch has, with the sums behind it; a function of the
-    trained parameters."""
-    totals = denominators(experiment.objective, batch)
+def _make_loss(experiment: Experiment, totals: Sums, max_predictions: int | None, frozen: Params):
+    """The function to differentiate: a microbatch's part of the batch's loss, and its sums, from the trained
+    parameters."""
 
     def loss_of(trained: Params, rows: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
         params = merge(trained, frozen)
@@ -161,15 +173,16 @@ def _split_rows(x: jax.Array, num_microbatches: int) -> jax.Array:
 
 
 def _update(
-    params: Params,
-    optimizer_state: Any,
+    old: Learned,
     grads: Params,
     grad_norm: jax.Array,
     learning_rate: jax.Array,
     optimizer: optax.GradientTransformation,
+    trainable: Trainable,
     experiment: Experiment,
-) -> tuple[Params, Any]:
-    """Clip by the global norm, and step."""
+) -> Learned:
+    """Clip by the global norm, and step; frozen layers of stacked arrays stay."""
     grads = clip_gradients(grads, grad_norm, experiment.optimizer.clip_norm)
-    updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
-    return jax.tree.map(lambda p, u: p + learning_rate * u, params, updates), optimizer_state
+    updates, optimizer_state = optimizer.update(grads, old.optimizer, old.params)
+    params = jax.tree.map(lambda p, u: p + learning_rate * u, old.params, updates)
+    return Learned(trainable.hold(params, old.params), optimizer_state)

@@ -1,0 +1,120 @@
+"""The files and TFDS splits that data.files or data.valid_files name, each read once, in order."""
+
+import itertools
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flaxmill.data.files.archives import refuse_binary
+from flaxmill.data.files.local_paths import match_files
+
+_MAX_SHOWN = 3
+
+Log = Callable[[str], None]
+
+
+class Source(NamedTuple):
+    """A file, or a split of a TFDS dataset.
+
+    inventory: entries that tell whether it changed, without reading it.
+    identity: equal for two names of one source.
+    read: starts to read its documents or rows.
+    """
+
+    name: str
+    inventory: list[list]
+    num_bytes: int
+    identity: Hashable
+    read: Callable[[], Iterator[Any]]
+    path: Path | None = None
+
+
+class Sources(NamedTuple):
+    """Sources under the name of their field: "data.files=a.txt, b.txt"."""
+
+    name: str
+    sources: tuple[Source, ...]
+
+    @property
+    def inventory(self) -> list[list]:
+        return [entry for source in self.sources for entry in source.inventory]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(source.num_bytes for source in self.sources)
+
+    def read(self) -> Iterator[Any]:
+        """The documents or rows of all, one source after another."""
+        return itertools.chain.from_iterable(source.read() for source in self.sources)
+
+
+def find_files(patterns: Sequence[str], field: str) -> list[Path]:
+    """Absolute paths that the patterns match, in order.
+
+    Raises ValueError, naming the field, where a pattern matches no file, or a file that cannot hold text.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        matches = match_files(pattern)
+        if not matches:
+            raise ValueError(f"{field}={pattern!r} names no file; give an existing text file or glob")
+        for match in matches:
+            if os.path.isdir(match):
+                if len(matches) > 1:
+                    continue
+                raise ValueError(f"{field}={match!r} is a directory; give its files, as in {match}/*.txt")
+            if not os.path.isfile(match):
+                raise ValueError(
+                    f"{field}={match!r} is a pipe or a device, which cannot be read twice; save it to a file"
+                )
+            refuse_binary(Path(match), field)
+            found[Path(match).absolute()] = None
+    if not found:
+        raise ValueError(f"{field}={list(patterns)!r} match directories only; give text files")
+    return list(found)
+
+
+def make_file_source(
+    path: Path,
+    field: str,
+    read: Callable[[], Iterator[Any]],
+    *,
+    read_as: Sequence[Any] = (),
+    expansion: int = 1,
+) -> Source:
+    """The source of a file.
+
+    Args:
+      read_as: settings that decide what `read` makes of the file and that a dataset does not store otherwise.
+      expansion: bytes of text for a byte of the file.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ValueError(f"{field} cannot be read ({error}); check its permissions") from None
+    inventory = [str(path), stat.st_size, stat.st_mtime_ns, *read_as]
+    # Some network file systems give files no numbers.
+    identity = (stat.st_dev, stat.st_ino) if stat.st_ino else path
+    return Source(str(path), [inventory], stat.st_size * expansion, identity, read, path)
+
+
+def read_once(name: str, sources: Iterable[Source], log: Log) -> Sources:
+    """The sources, each once: second names for a source, which links give, are left out and logged."""
+    # Linux's names are bytes; names that are not UTF-8 could not be printed or stored.
+    name = name.encode("utf-8", "backslashreplace").decode()
+    found: dict[Hashable, Source] = {}
+    again: list[tuple[str, str]] = []
+    for source in sources:
+        first = found.setdefault(source.identity, source)
+        if first.name != source.name:
+            again.append((source.name, first.name))
+    if again:
+        log(f"{name}: {describe_pairs(again, 'is')} under another name, and read once")
+    return Sources(name, tuple(found.values()))
+
+
+def describe_pairs(pairs: Sequence[tuple[str, str]], relation: str) -> str:
+    """Text such as "b.txt is a.txt, d.txt is c.txt and 2 more"."""
+    shown = ", ".join(f"{one} {relation} {other}" for one, other in pairs[:_MAX_SHOWN])
+    return f"{shown} and {len(pairs) - _MAX_SHOWN} more" if len(pairs) > _MAX_SHOWN else shown

@@ -1,0 +1,104 @@
+"""Rows of a prepared TFDS dataset, read without TensorFlow."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from flaxmill.data.files.rows import Row, unreadable
+
+PREFIX = "tfds:"
+"""Begins a dataset's name in place of a file's: tfds:NAME[/CONFIG][:SPLIT], or tfds:DIRECTORY."""
+
+
+class TfdsSplit(NamedTuple):
+    """A split of a prepared dataset; `rows` may be indexed and knows its length."""
+
+    name: str
+    inventory: list
+    num_bytes: int
+    rows: Any
+    features: Any
+
+
+def open_tfds(name: str, is_training: bool) -> TfdsSplit:
+    """Finds a dataset below TFDS_DATA_DIR (absent: ~/tensorflow_datasets); nothing is downloaded.
+
+    Without a split, training reads `train`, and held-out examples are `validation` or else `test`. Raises
+    ValueError where the dataset or split is missing or cannot be read without TensorFlow.
+    """
+    # Imported here: it takes a third of a second.
+    import tensorflow_datasets as tfds
+
+    path, _, split = name.removeprefix(PREFIX).partition(":")
+    try:
+        builder = tfds.builder_from_directory(path) if os.path.isdir(path) else tfds.builder(path)
+        info = builder.info
+    except Exception as error:  # errors of many kinds, ImportError and AssertionError among them
+        raise ValueError(
+            f"{name!r} is not a dataset that TFDS finds ({_first_line(error)}); name one as "
+            "tfds:NAME/CONFIG, or the directory that holds its dataset_info.json"
+        ) from None
+    if not info.splits:
+        raise ValueError(
+            f"{name!r} is not prepared below TFDS_DATA_DIR; prepare it there with file_format='array_record'"
+        )
+    split = split or _default_split(name, list(info.splits), is_training)
+    try:
+        rows = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  (wrapt hides it)
+        num_bytes = int(info.splits[split].num_bytes)
+    except Exception as error:
+        raise ValueError(
+            f"{name!r} cannot be read ({_first_line(error)}); prepare it with file_format='array_record', "
+            f"and name one of its splits: {', '.join(info.splits)}"
+        ) from None
+    return TfdsSplit(
+        f"{PREFIX}{path}:{split}", [info.full_name, split, len(rows)], num_bytes, rows, info.features
+    )
+
+
+def read_tfds(source: TfdsSplit) -> Iterator[Row]:
+    """Rows with text as str and class labels as names; -1, TFDS's unknown label, becomes None."""
+    for number in range(len(source.rows)):
+        where = f"row {number + 1}"
+        try:
+            values = _plain(source.rows[number], source.features)
+        except UnicodeDecodeError as error:
+            place = f"{where} of {source.name}"
+            raise unreadable(place, f"its text is not UTF-8 at byte {error.start}") from None
+        except Exception as error:  # TFDS and ArrayRecord raise many kinds
+            raise ValueError(
+                f"{where} of {source.name} cannot be read ({_first_line(error)}); prepare the dataset again"
+            ) from None
+        yield Row(values, where, source.name)
+
+
+def _default_split(name: str, splits: list[str], is_training: bool) -> str:
+    for split in ("train",) if is_training else ("validation", "test"):
+        if split in splits:
+            return split
+    raise ValueError(
+        f"{name!r} has no split {'train' if is_training else 'validation or test'}; name one of its splits, "
+        f"as in {name}:{splits[0]}"
+    )
+
+
+def _plain(value: Any, feature: Any) -> Any:
+    """Values in Python's own types; a feature tells which numbers stand for names."""
+    import numpy as np  # here, since every config needs PREFIX and need not wait for NumPy
+
+    if isinstance(value, dict):
+        inner = getattr(feature, "feature", feature)
+        return {name: _plain(part, inner[name]) for name, part in value.items()}
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
+        return [_plain(part, getattr(feature, "feature", feature)) for part in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item()
+    if hasattr(feature, "int2str") and isinstance(value, int):
+        return None if value < 0 else feature.int2str(value)
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,216 @@
+"""ArrayRecord shards under the names and with the metadata that make a directory a TFDS dataset."""
+
+import errno
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from array_record.python import (
+    array_record_module,  # pyright: ignore[reportAttributeAccessIssue]  (a compiled module without stubs)
+)
+
+from flaxmill.data.prepared.records import RecordFormat
+
+DATASET_NAME = "flaxmill"
+_SHARD_BYTES = 64 * 1024 * 1024
+# A group of one record is what random access needs; tokens of 2 bytes hardly compress that way.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+# Rows are read in random order, so reading ahead would be wasted.
+_READER_OPTIONS = "readahead_buffer_size:0"
+# ArrayRecord reports the system's errors in words: "write() failed: No space left on device; writing ...".
+_SYSTEM_ERROR = re.compile(r"\w+\(\) failed: ([^;]+)")
+_ERROR_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
+# Far below the usual limit of 1,024 files a process.
+_MAX_OPEN_FILES = 256
+
+
+class Shard(NamedTuple):
+    """A file of a dataset and what it must hold."""
+
+    file: str
+    num_rows: int
+    num_bytes: int
+
+
+class ShardWriter:
+    """Writes rows into shards of a fixed number of rows. Close it to finish the last shard.
+
+    Its methods raise OSError where a shard cannot be written. The final names hold the number of shards,
+    which is known only at the end: see name_shards.
+    """
+
+    def __init__(self, directory: Path, prefix: str, record_format: RecordFormat):
+        self.num_rows = 0
+        self.files: list[tuple[Path, int]] = []
+        self._directory = directory
+        self._prefix = prefix
+        self._format = record_format
+        self._shard_rows = max(1, _SHARD_BYTES // record_format.num_bytes)
+        self._rows_left = 0
+        self._writer: array_record_module.ArrayRecordWriter | None = None
+
+    def write(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Appends rows given as {field: [rows, ...]}."""
+        for record in self._format.encode(rows):
+            if not self._rows_left:
+                self._open_next()
+            assert self._writer is not None
+            with _system_errors():
+                self._writer.write(record)
+            self.num_rows += 1
+            self._rows_left -= 1
+
+    def close(self) -> None:
+        """Finishes the shard being written; its bytes are on the disk afterwards."""
+        if self._writer is None:
+            return
+        with _system_errors():
+            self._writer.close()
+        self._writer = None
+        path, _ = self.files[-1]
+        self.files[-1] = (path, self._shard_rows - self._rows_left)
+        self._rows_left = 0
+        sync(path)
+
+    def _open_next(self) -> None:
+        self.close()
+        path = self._directory / f"{self._prefix}-{len(self.files):05d}.unnamed"
+        self.files.append((path, 0))
+        with _system_errors():
+            self._writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+        self._rows_left = self._shard_rows
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raises ArrayRecord's RuntimeErrors as OSErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = _SYSTEM_ERROR.match(str(error))
+        reason = found[1] if found else " ".join(str(error).split())[:200]
+        raise OSError(_ERROR_NUMBERS.get(reason, 0), reason) from None
+
+
+def name_shards(split: str, writers: Sequence[ShardWriter]) -> list[Shard]:
+    """Renames the closed writers' files, one writer after the other, to their names in the split."""
+    files = [file for writer in writers for file in writer.files]
+    shards = []
+    for number, (path, num_rows) in enumerate(files):
+        name = f"{DATASET_NAME}-{split}.array_record-{number:05d}-of-{len(files):05d}"
+        shards.append(Shard(name, num_rows, path.stat().st_size))
+        path.rename(path.with_name(name))
+    return shards
+
+
+def write_tfds_metadata(
+    directory: Path, record_format: RecordFormat, shards: Mapping[str, Sequence[Shard]], description: str
+) -> None:
+    """Writes dataset_info.json and features.json, so that tfds.builder_from_directory opens the rows."""
+    # Imported here: it takes a third of a second, and reading prepared data never needs it.
+    import tensorflow_datasets as tfds
+    from etils import epath
+
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(directory),
+        dataset_name=DATASET_NAME,
+        filetype_suffix="array_record",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[shard.num_rows for shard in its_shards],
+            num_bytes=sum(shard.num_bytes for shard in its_shards),
+            filename_template=template.replace(split=split),
+        )
+        for split, its_shards in shards.items()
+    ]
+    features = {
+        field.name: tfds.features.Tensor(
+            shape=field.shape, dtype=np.dtype(field.dtype).type, encoding=tfds.features.Encoding.BYTES
+        )
+        for field in record_format.fields
+    }
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=tfds.features.FeaturesDict(features),
+        split_infos=splits,
+        filename_template=template,
+        version="1.0.0",
+        check_data=False,  # its check goes through TensorFlow
+        description=description,
+    )
+
+
+class ShardReader:
+    """Random access to the rows of a split; a file is opened when a row of it is first read.
+
+    array_record's own data source starts a thread for every file of every batch, which takes ten times
+    as long as the reading of a small batch.
+    """
+
+    def __init__(self, directory: Path, shards: Sequence[Shard]):
+        self._paths = [str(directory / shard.file) for shard in shards]
+        self._num_rows = [shard.num_rows for shard in shards]
+        self._ends = np.cumsum([0, *(shard.num_rows for shard in shards)])
+        self._open: OrderedDict[int, array_record_module.ArrayRecordReader] = OrderedDict()
+        # The loop prefetches from one thread while evaluation may read in another.
+        self._lock = threading.Lock()
+
+    def read(self, rows: np.ndarray) -> list[bytes]:
+        """Records of these rows, in this order, read with one call per file.
+
+        Raises:
+          OSError: a file's checksum does not hold, or the file is gone.
+        """
+        records = np.empty(len(rows), object)
+        shards = np.searchsorted(self._ends, rows, side="right") - 1
+        with self._lock:
+            for shard in np.unique(shards).tolist():
+                places = np.flatnonzero(shards == shard)
+                positions = (rows[places] - self._ends[shard]).tolist()
+                try:
+                    records[places] = self._reader(shard).read(positions)
+                except RuntimeError as error:  # from Riegeli, about a checksum or the system
+                    raise _unreadable(Path(self._paths[shard]), error) from error
+        return records.tolist()
+
+    def close(self) -> None:
+        """Closes all files; they open again when they are read."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
+        if shard not in self._open:
+            if len(self._open) == _MAX_OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            reader = array_record_module.ArrayRecordReader(self._paths[shard], _READER_OPTIONS)
+            if reader.num_records() != self._num_rows[shard]:
+                raise RuntimeError(f"{reader.num_records()} rows and not {self._num_rows[shard]}")
+            self._open[shard] = reader
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+def _unreadable(path: Path, error: RuntimeError) -> OSError:
+    if not path.exists():
+        return OSError(f"{path} is gone; the same command prepares it again")
+    reason = " ".join(str(error).split())[:200]
+    return OSError(f"{path} is damaged ({reason}); delete {path.parent} to have it prepared again")
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

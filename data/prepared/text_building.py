@@ -1,0 +1,228 @@
+"""Streams a corpus through the tokenizer into the shards, statistics and manifest of a dataset."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from flaxmill.data.config import DataConfig, Layout
+from flaxmill.data.examples.framing import document_frame
+from flaxmill.data.prepared.finishing import finish_dataset
+from flaxmill.data.prepared.layouts import record_format
+from flaxmill.data.prepared.records import RecordFormat
+from flaxmill.data.prepared.shards import ShardWriter
+from flaxmill.data.text.corpora import Document
+from flaxmill.data.text.entropy import TokenSample, bigram_entropy, unigram_entropy
+from flaxmill.data.text.held_out import Split, SplitCorpus
+from flaxmill.data.text.packing import Packer
+from flaxmill.data.text.pairs import Window, cut_pairs, make_sentence_document
+from flaxmill.data.text.sentences import split_sentences
+from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer.failures import encode_texts
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+# Enough text to keep every core of the tokenizer busy, little enough to be forgotten at once.
+_CHUNK_CHARACTERS = 2_000_000
+_LOG_SECONDS = 10.0
+
+Log = Callable[[str], None]
+
+
+class _SplitTotals:
+    """Counts a split's documents, tokens and bytes while they stream by."""
+
+    def __init__(self):
+        self.num_documents = self.num_tokens = self.num_leading = self.num_bytes = 0
+        self.sample = TokenSample()
+
+    def add(self, document: Document, tokens: np.ndarray, num_leading: int = 0) -> None:
+        """Counts a document. Its first `num_leading` tokens come before the text and are never predicted."""
+        self.num_documents += 1
+        self.num_tokens += len(tokens)
+        self.num_leading += num_leading
+        self.num_bytes += len(document.text.encode())
+        self.sample.add(tokens[num_leading:])
+
+
+class _PackedRows:
+    """Packed rows of one split."""
+
+    def __init__(
+        self, directory: Path, split: Split, format_: RecordFormat, config: DataConfig, row_length: int
+    ):
+        self.totals = _SplitTotals()
+        self.writers = [ShardWriter(directory, split, format_)]
+        self._packer = Packer(row_length)
+        self._config = config
+
+    def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
+        """Frames each document, see `document_frame`."""
+        before, after = document_frame(tokenizer, self._config.framing)
+        texts = [document.text for document in documents]
+        encode = _encoder(tokenizer, self._config)
+        encoded = encode_texts(encode, texts, lambda number: documents[number].place)
+        framed = []
+        for document, ids in zip(documents, encoded, strict=True):
+            if ids:
+                framed.append(np.array([*before, *ids, *after], np.int32))
+                self.totals.add(document, framed[-1], len(before))
+        self.writers[0].write(self._packer.add(framed))
+
+    def finish(self) -> None:
+        self.writers[0].write(self._packer.finish())
+
+
+class _PairRows:
+    """Sentence pairs of one split. Each plan has its own shards, so that a plan's rows are neighbours."""
+
+    def __init__(
+        self, directory: Path, split: Split, format_: RecordFormat, config: DataConfig, row_length: int
+    ):
+        self.totals = _SplitTotals()
+        self._row_length = row_length
+        num_copies = config.pair_copies if split == "train" else 1
+        self.writers = [ShardWriter(directory, f"{split}-{copy}", format_) for copy in range(num_copies)]
+        self.num_random = 0
+        self._config = config
+        self._window = Window()
+        self._special_ids: tuple[int, int] = (0, 0)
+
+    def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
+        assert tokenizer.cls_id is not None
+        assert tokenizer.sep_id is not None
+        self._special_ids = tokenizer.cls_id, tokenizer.sep_id
+        sentences = [split_sentences(document) for document in documents]
+        places = [document.place for document, texts in zip(documents, sentences, strict=True) for _ in texts]
+        flat = [text for texts in sentences for text in texts]
+        ids = iter(encode_texts(_encoder(tokenizer, self._config), flat, places.__getitem__))
+        for document, texts in zip(documents, sentences, strict=True):
+            made = make_sentence_document(self.totals.num_documents, [next(ids) for _ in texts])
+            if len(made.tokens):
+                self.totals.add(document, made.tokens)
+                self._cut(self._window.add(made))
+
+    def finish(self) -> None:
+        self._cut(self._window.finish())
+
+    def _cut(self, window: list) -> None:
+        cls_id, sep_id = self._special_ids
+        for copy, writer in enumerate(self.writers if window else []):
+            rows = cut_pairs(
+                window,
+                seed=self._config.seed,
+                copy=copy,
+                sequence_length=self._row_length,
+                short_pair_probability=self._config.short_pair_probability,
+                cls_id=cls_id,
+                sep_id=sep_id,
+            )
+            self.num_random += int(rows["label"].sum())
+            writer.write(rows)
+
+
+def _encoder(tokenizer: Tokenizer, config: DataConfig) -> Callable[[Sequence[str]], list[list[int]]]:
+    return functools.partial(tokenizer.encode_batch, markup=config.reads_markup_in_text)
+
+
+def build_dataset(
+    directory: Path,
+    *,
+    config: DataConfig,
+    layout: Layout,
+    settings: dict[str, Any],
+    corpus: SplitCorpus,
+    tokenizer: Tokenizer,
+    log: Log,
+) -> None:
+    """Fills an empty directory with a dataset; the manifest comes last. Raises ValueError on empty splits."""
+    format_ = record_format(settings, tokenizer.vocab_size, num_labels=0)
+    make_rows = {"packed": _PackedRows, "pairs": _PairRows}[layout]
+    row_length: int = settings["sequence_length"]
+    rows = {split: make_rows(directory, split, format_, config, row_length) for split in SPLITS}
+    digest = _stream(corpus, tokenizer, rows, log)
+    for split in SPLITS:
+        rows[split].finish()
+        _require_rows(corpus, split, rows[split], layout)
+    finish_dataset(
+        directory,
+        corpus_name=corpus.name,
+        settings=settings,
+        tokenizer=tokenizer,
+        digest=digest,
+        writers={split: rows[split].writers for split in SPLITS},
+        statistics=_statistics(rows, tokenizer),
+    )
+
+
+def _stream(corpus: SplitCorpus, tokenizer: Tokenizer, rows: dict, log: Log) -> Any:
+    """Sends every document to its split's rows; returns the hash of all texts and their splits."""
+    digest = hashlib.sha256()
+    logged = time.monotonic()
+    for chunk in _chunks(corpus.documents()):
+        for split, document in chunk:
+            data = document.text.encode()
+            digest.update(f"{split} {document.sentences} {len(data)}\n".encode())
+            digest.update(data)
+        for split in SPLITS:
+            if documents := [document for its_split, document in chunk if its_split == split]:
+                rows[split].add(documents, tokenizer)
+        if time.monotonic() - logged > _LOG_SECONDS:
+            logged = time.monotonic()
+            num_bytes = sum(its_rows.totals.num_bytes for its_rows in rows.values())
+            log(f"prepared {num_bytes / 1e6:,.0f} of about {corpus.num_bytes / 1e6:,.0f} MB")
+    return digest
+
+
+def _chunks(documents: Iterable[tuple[Split, Document]]) -> Iterator[list[tuple[Split, Document]]]:
+    chunk, size = [], 0
+    for split, document in documents:
+        chunk.append((split, document))
+        size += len(document.text)
+        if size >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _require_rows(corpus: SplitCorpus, split: Split, rows: _PackedRows | _PairRows, layout: Layout) -> None:
+    totals = rows.totals
+    if layout == "pairs" and split == "train" and totals.num_documents == 1:
+        raise ValueError(
+            f"{corpus.name} gives 1 training document, but a random second sentence comes from another one; "
+            "give more files, or data.documents=blank_lines with a blank line between documents"
+        )
+    if not sum(writer.num_rows for writer in rows.writers):
+        raise ValueError(
+            f"{corpus.name} gives no {split} rows ({totals.num_documents} documents, {totals.num_tokens} "
+            f"tokens); give more {'text' if split == 'train' else 'held-out text, see data.valid_files'}"
+        )
+
+
+def _statistics(rows: dict, tokenizer: Tokenizer) -> dict[Split, dict[str, Any]]:
+    statistics: dict[Split, dict[str, Any]] = {}
+    for split, its_rows in rows.items():
+        totals, rows_per_copy = its_rows.totals, [writer.num_rows for writer in its_rows.writers]
+        statistics[split] = {
+            "num_documents": totals.num_documents,
+            "num_tokens": totals.num_tokens,
+            "num_leading": totals.num_leading,
+            "num_bytes": totals.num_bytes,
+            "num_rows": sum(rows_per_copy),
+        }
+        if isinstance(its_rows, _PairRows):
+            statistics[split]["rows_per_copy"] = rows_per_copy
+    valid = rows["valid"]
+    statistics["valid"]["unigram_entropy"] = unigram_entropy(valid.totals.sample)
+    statistics["valid"]["bigram_entropy"] = bigram_entropy(
+        rows["train"].totals.sample, valid.totals.sample, tokenizer.vocab_size
+    )
+    if isinstance(valid, _PairRows):
+        share = valid.num_random / statistics["valid"]["num_rows"]
+        statistics["valid"]["nsp_majority"] = max(share, 1.0 - share)
+    return statistics

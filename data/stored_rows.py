@@ -1,0 +1,57 @@
+"""The stored rows of one batch, as they are given to the function that makes the batch."""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.text.held_out import Split
+from flaxmill.data.text.packing import unpack_rows
+from flaxmill.data.tokenization import Tokenizer, special_lookup
+
+# n rows of a batch, T tokens of a row
+
+Batch = dict[str, np.ndarray]
+
+
+class Source:
+    """A split of a dataset, and the settings that decide how it becomes batches."""
+
+    def __init__(self, dataset: Dataset, split: Split, config: DataConfig, decoder_start_id: int | None):
+        """decoder_start_id: the first token that a decoder reads; None: the tokenizer decides."""
+        self.dataset = dataset
+        self.split: Split = split
+        self.config = config
+        self.decoder_start_id = decoder_start_id
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.dataset.tokenizer
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """bool [vocabulary]: True for special tokens."""
+        return special_lookup(self.tokenizer)
+
+
+class Rows(NamedTuple):
+    """The stored rows of a batch, or of the part of it that one host reads."""
+
+    source: Source
+    stored: dict[str, np.ndarray]
+    """The fields of the dataset's layout, each [n, ...]."""
+    places: np.ndarray
+    """int64 [n]: the number of each stored row in its split."""
+    numbers: np.ndarray
+    """int64 [n]: how many rows of the run come before each row."""
+    keys: np.ndarray
+    """uint64 [n]: the key of each row's random draws, from the seed, the row and how often it was read."""
+
+    def unpack(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, document numbers and positions of packed rows, int32 [n,T+1]; the last place is only a
+        target."""
+        dataset, split = self.source.dataset, self.source.split
+        num_tokens = dataset.statistics[split]["num_tokens"]
+        return unpack_rows(self.stored, self.places, num_tokens, dataset.sequence_length)

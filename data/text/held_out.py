@@ -1,0 +1,170 @@
+"""Draws which documents are held out of training; at least one always is."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+import numpy as np
+
+from flaxmill.data.config import DataConfig, EmbeddedText
+from flaxmill.data.draws import HELD_OUT, uniform
+from flaxmill.data.files.sources import Log, Sources
+from flaxmill.data.text.corpora import Document, text_sources
+from flaxmill.data.text.embedded_corpus import embedded_corpus
+from flaxmill.data.text.overlap import leave_out_copies, leave_out_held_out, may_hold_copies
+
+Split = Literal["train", "valid"]
+Item = TypeVar("Item")
+
+# Two on each side, so that a random second sentence can come from another document.
+_LEAST = 2
+# A draw of its own for each example takes longer than reading it.
+_DRAWS_AT_ONCE = 4096
+
+
+class SplitCorpus(NamedTuple):
+    """A corpus and its held-out part; `documents` streams (split, document) in a fixed order, and `check`
+    reads the first document of each source."""
+
+    name: str
+    inventory: dict[str, list]
+    num_bytes: int
+    documents: Callable[[], Iterator[tuple[Split, Document]]]
+    check: Callable[[], None] = lambda: None
+
+
+class SplitSources(NamedTuple):
+    """Training sources that share nothing with the held-out ones, if these are named.
+
+    Files are compared by what they hold when `train` is first called: an existing dataset needs no reading.
+    """
+
+    name: str
+    inventory: dict[str, list]
+    num_bytes: int
+    train: Callable[[], Sources]
+    valid: Sources | None
+
+
+def say_nothing(line: str) -> None:
+    """A log for callers that only read."""
+
+
+def split_sources(train: Sources, valid: Sources | None, log: Log) -> SplitSources:
+    """Raises ValueError where data.valid_files leaves nothing to train on; for copies, once they are read."""
+    inventory: dict[str, list] = {"files": train.inventory}
+    if valid is not None:
+        train = leave_out_held_out(train, valid, log)
+        inventory = {"files": train.inventory, "valid_files": valid.inventory}
+        if may_hold_copies(train, valid):
+            inventory["copies"] = [["left out"]]
+    num_bytes = train.num_bytes + (0 if valid is None else valid.num_bytes)
+    distinct = functools.cache(lambda: leave_out_copies(train, valid, log))
+    return SplitSources(train.name, inventory, num_bytes, distinct, valid)
+
+
+def split_corpus(config: DataConfig, log: Log = say_nothing) -> SplitCorpus:
+    """The config's documents with their splits. Raises ValueError for missing files; empty
+    files raise it when they are streamed."""
+    train = text_sources(config, "files", log) if config.files else embedded_corpus(_text_part(config))
+    named = split_sources(
+        train, text_sources(config, "valid_files", log) if config.valid_files else None, log
+    )
+
+    def stream() -> Iterator[tuple[Split, Document]]:
+        if named.valid is None:
+            read = lambda: _require_text(named.train())  # noqa: E731
+            yield from draw_split(read, config, split_one=lambda only: _split_text(only, config))
+            return
+        for document in _require_text(named.train()):
+            yield "train", document
+        for document in _require_text(named.valid):
+            yield "valid", document
+
+    def check() -> None:
+        next(stream(), None)
+        for sources in (named.train(), *([named.valid] if named.valid else ())):
+            next(_require_text(sources))
+            for source in sources.sources:
+                next(source.read(), None)
+
+    return SplitCorpus(named.name, named.inventory, named.num_bytes, stream, check)
+
+
+def draw_split(
+    read: Callable[[], Iterator[Item]],
+    config: DataConfig,
+    split_one: Callable[[Item], Iterator[tuple[Split, Item]]],
+) -> Iterator[tuple[Split, Item]]:
+    """Splits items: item n is held out if its own draw says so, so the items need not be counted.
+
+    The draws alone tell how far to look for _LEAST items on each side. A source that ends before that is
+    small, so its items can be ranked: the items with the smallest draws are held out.
+
+    Args:
+      read: starts the items again.
+      split_one: splits the only item of a source with one.
+    """
+    horizon = _horizon(config)
+    count = sum(1 for _ in itertools.islice(read(), horizon))
+    if count == 1:
+        yield from split_one(next(read()))
+        return
+    ranked = np.argsort(uniform(HELD_OUT, config.seed, np.arange(count)))
+    smallest = set(ranked[: _LEAST if count >= 2 * _LEAST else 1].tolist())
+    is_held_out = np.zeros(0, bool)
+    for number, item in enumerate(read()):
+        if count < horizon:
+            held_out = number in smallest
+        else:
+            if number % _DRAWS_AT_ONCE == 0:
+                draws = uniform(HELD_OUT, config.seed, number + np.arange(_DRAWS_AT_ONCE))
+                is_held_out = draws < config.valid_fraction
+            held_out = is_held_out[number % _DRAWS_AT_ONCE]
+        yield ("valid" if held_out else "train"), item
+
+
+def _text_part(config: DataConfig) -> EmbeddedText:
+    known = get_args(EmbeddedText)
+    if config.embedded not in known:
+        raise ValueError(
+            f"data.embedded={config.embedded} holds labelled examples, and this objective learns from text; "
+            f"use {', '.join(known)}"
+        )
+    return config.embedded  # type: ignore[return-value]  # it is one of them
+
+
+def _require_text(sources: Sources) -> Iterator[Document]:
+    documents = sources.read()
+    first = next(documents, None)
+    if first is None:
+        raise ValueError(f"{sources.name} holds no text (0 documents); give files that are not blank")
+    return itertools.chain([first], documents)
+
+
+def _horizon(config: DataConfig) -> int:
+    """The least number of items with at least _LEAST held out and _LEAST not."""
+    draws = np.zeros(0)
+    while min((draws < config.valid_fraction).sum(), (draws >= config.valid_fraction).sum()) < _LEAST:
+        numbers = np.arange(max(64, 2 * len(draws)))
+        draws = uniform(HELD_OUT, config.seed, numbers)
+    held_out = draws < config.valid_fraction
+    return 1 + max(int(np.flatnonzero(side)[_LEAST - 1]) for side in (held_out, ~held_out))
+
+
+def _split_text(document: Document, config: DataConfig) -> Iterator[tuple[Split, Document]]:
+    """Holds out the tail of the only document, cut at a line end or a blank if there is one."""
+    text = document.text
+    wanted = len(text) - max(1, round(len(text) * config.valid_fraction))
+    cuts = (text.rfind(mark, 0, wanted) + 1 for mark in ("\n", " "))
+    # A mark far before the wanted place would hold out most of the text.
+    place = next((cut for cut in cuts if cut > wanted // 2), wanted)
+    head, tail = text[:place], text[place:]
+    if not head.strip() or not tail.strip():
+        raise ValueError(
+            f"the corpus is one document of {len(text)} characters, too short to hold a part of it out; "
+            "give more text or data.valid_files"
+        )
+    yield "train", document._replace(text=head)
+    yield "valid", document._replace(text=tail)

@@ -1,0 +1,209 @@
+"""A model that reads whole prompts once and then token by token, because its layers keep what they read."""
+
+# B batch, P prompt tokens, S source tokens or cache slots, D model, N heads, K key-value heads, H head dim
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import LayerKind
+from flaxmill.model.functional import bind
+from flaxmill.model.generation.layer_cache import LayerCache, append_to_cache, attend_to_cache, fill_cache
+from flaxmill.model.layer import Attend, AttentionInputs, Layer
+from flaxmill.model.layer_plan import LAYER_GROUPS, layer_kinds, layer_slots
+from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.positions import Turns, rotary_turns
+from flaxmill.model.layers.visibility import Visibility
+from flaxmill.model.params import Params
+from flaxmill.model.stack import Batch
+from flaxmill.model.transformer import Transformer, complete_batch
+from flaxmill.sharding.rules import constrain
+
+_MATRICES = ("kernel", "embedding", "lora_a", "lora_b")
+
+
+class UnrolledModel(NamedTuple):
+    """A model without its layers, and its layers one by one.
+
+    Slicing a layer from a stack would copy it at every token, which costs reading the weights twice more.
+    """
+
+    body: Transformer
+    layers: tuple[Layer, ...]
+
+
+class Cache(NamedTuple):
+    """What has been read of each row."""
+
+    layers: tuple[LayerCache, ...]
+    index: jax.Array
+    """int32 []: number of the next token, the same in all rows since prompts are padded on the left."""
+    first: jax.Array
+    """int32 [B]: number of each row's first token."""
+
+
+class Source(NamedTuple):
+    """What a decoder's layers attend to in an encoder's output: documents [B,S], and each layer's keys and
+    values [B,S,K,H]."""
+
+    documents: jax.Array
+    layers: tuple[tuple[jax.Array, jax.Array], ...]
+
+
+def unroll(config: ModelConfig, params: Params) -> UnrolledModel:
+    """The model for decoding: matrices in the compute dtype, layers apart."""
+    body = bind(config, jax.tree_util.tree_map_with_path(functools.partial(_cast, config.dtype), params))
+    groups = {name: getattr(body, name) for name in LAYER_GROUPS}
+    for name in LAYER_GROUPS:
+        setattr(body, name, None)
+    take = lambda group, index: jax.tree.map(lambda leaf: leaf[index], groups[group])  # noqa: E731
+    return UnrolledModel(body, tuple(take(group, index) for group, index in layer_slots(config)))
+
+
+def read_source(model: UnrolledModel, tokens_BS: jax.Array, mask_BS: jax.Array) -> Source:
+    """Run the encoder on sources; mask is 0 at padding and 1 elsewhere."""
+    unread_B1 = jnp.zeros_like(tokens_BS[:, :1])
+    given = {"tokens": tokens_BS, "mask": mask_BS, "decoder_tokens": unread_B1}
+    batch = complete_batch(model.body.config, given)
+    encoded_BSD = model.body.encode(batch)
+
+    def keys_and_values(layer: Layer) -> tuple[jax.Array, jax.Array]:
+        assert layer.cross_attention is not None
+        return layer.cross_attention.keys_and_values(encoded_BSD, None)
+
+    return Source(batch["documents"], tuple(map(keys_and_values, model.layers)))
+
+
+def read_prompt(
+    model: UnrolledModel, tokens_BP: jax.Array, first_B: jax.Array, num_slots: int, source: Source | None
+) -> tuple[jax.Array, Cache]:
+    """float32 logits [B,V] of the token after each prompt, and the cache, for rows of up to `num_slots`.
+
+    Args:
+      tokens_BP: prompts that end at the last place; tokens before number `first_B` are padding.
+      source: what `read_source` returned, for an encoder-decoder.
+    """
+    index_BP = jnp.broadcast_to(jnp.arange(tokens_BP.shape[1]), tokens_BP.shape)
+    batch = _batch(model, tokens_BP, jnp.maximum(index_BP - first_B[:, None], 0))
+    batch["documents"] = (index_BP >= first_B[:, None]).astype(jnp.int32)
+    if model.body.config.bidirectional_prefix:
+        batch["prefix"] = jnp.full(len(tokens_BP), tokens_BP.shape[1], jnp.int32)  # the whole prompt
+    inputs = model.body.attention_inputs(batch, None, None)
+    x_BPD, caches = model.body.embed(batch, None), []
+    for number, (layer, kind) in enumerate(zip(model.layers, layer_kinds(model.body.config), strict=True)):
+        x_BPD, cache = _read_all(layer, kind, x_BPD, inputs, num_slots, _attend_to(source, number, layer))
+        caches.append(cache)
+    index = jnp.int32(tokens_BP.shape[1])
+    return _logits(model.body, x_BPD[:, -1:]), Cache(tuple(caches), index, first_B)
+
+
+def read_token(
+    model: UnrolledModel, tokens_B: jax.Array, cache: Cache, source: Source | None
+) -> tuple[jax.Array, Cache]:
+    """float32 logits [B,V] of the token after `tokens_B`, and the cache that then holds these too."""
+    body, kinds = model.body, layer_kinds(model.body.config)
+    positions_B1 = (cache.index - cache.first)[:, None]
+    batch = _batch(model, tokens_B[:, None], positions_B1)
+    rotating = sorted(set(kinds)) if body.config.positions == "rotary" else []
+    # Turns by the length so far: keys in the cache keep the turns they were read with, as in transformers.
+    turns = {kind: rotary_turns(body.config, kind, positions_B1, positions_B1 + 1) for kind in rotating}
+    x_B1D, caches = body.embed(batch, None), []
+    for number, (layer, kind, kept) in enumerate(zip(model.layers, kinds, cache.layers, strict=True)):
+        bias_NS = None if body.relative_bias is None else body.relative_bias.to_past(kept.keys.shape[2])
+        x_B1D, kept = _read_next(
+            layer,
+            x_B1D,
+            kept,
+            turns.get(kind),
+            _attend_to(source, number, layer),
+            index=cache.index,
+            first_B=cache.first,
+            window=_window(layer, kind),
+            bias_NS=bias_NS,
+        )
+        caches.append(kept)
+    return _logits(body, x_B1D), Cache(tuple(caches), cache.index + 1, cache.first)
+
+
+def _read_all(
+    layer: Layer,
+    kind: LayerKind,
+    x_BPD: jax.Array,
+    inputs: AttentionInputs,
+    num_slots: int,
+    attend_to_source: Attend,
+) -> tuple[jax.Array, LayerCache]:
+    """Run a layer over whole prompts."""
+    attention, turns = layer.attention, inputs.turns.get(kind)
+    kept: list[LayerCache] = []
+
+    def attend(x_BPD: jax.Array) -> jax.Array:
+        k_BPKH, v_BPKH = attention.keys_and_values(x_BPD, turns)
+        kept.append(fill_cache(k_BPKH, v_BPKH, min(num_slots, _window(layer, kind) or num_slots)))
+        return attention.mix(attention.queries(x_BPD, turns), k_BPKH, v_BPKH, layer.visible(inputs, kind))
+
+    return layer.connect(x_BPD, attend, attend_to_source), kept[0]
+
+
+def _read_next(
+    layer: Layer,
+    x_B1D: jax.Array,
+    cache: LayerCache,
+    turns: Turns | None,
+    attend_to_source: Attend,
+    **seen: Any,
+) -> tuple[jax.Array, LayerCache]:
+    """Run a layer over one token of each row; `seen` is what `attend_to_cache` takes."""
+    attention = layer.attention
+    kept: list[LayerCache] = []
+
+    def attend(x_B1D: jax.Array) -> jax.Array:
+        kept.append(append_to_cache(cache, *attention.keys_and_values(x_B1D, turns), seen["index"]))
+        q_B1NH = attention.queries(x_B1D, turns)
+        return attention.project(attend_to_cache(q_B1NH, kept[0], scale=layer.config.logits_factor, **seen))
+
+    return layer.connect(x_B1D, attend, attend_to_source), kept[0]
+
+
+def _attend_to(source: Source | None, number: int, layer: Layer) -> Attend:
+    """The function by which layer `number` reads the source."""
+
+    def attend(x_BTD: jax.Array) -> jax.Array:
+        attention = layer.cross_attention
+        assert attention is not None
+        assert source is not None
+        real_BT = jnp.ones(x_BTD.shape[:2], jnp.int32)
+        visible = Visibility(real_BT, causal=False, key_documents=source.documents)
+        return attention.mix(attention.queries(x_BTD, None), *source.layers[number], visible)
+
+    return attend
+
+
+def _window(layer: Layer, kind: LayerKind) -> int | None:
+    return layer.config.window if kind == "local" else None
+
+
+def _batch(model: UnrolledModel, tokens_BT: jax.Array, positions_BT: jax.Array) -> Batch:
+    batch = {"tokens": tokens_BT, "positions": positions_BT}
+    if model.body.config.num_segments:
+        batch["segments"] = jnp.zeros_like(tokens_BT)
+    return batch
+
+
+def _logits(body: Transformer, x_B1D: jax.Array) -> jax.Array:
+    hidden_B1D = x_B1D if body.final_norm is None else body.final_norm(x_B1D)
+    decoded_BD = body.before_output(hidden_B1D)[:, 0]
+    table_VD, bias_V = body.output_table()
+    # The table comes first: XLA:CPU takes twice the time for few rows times a transposed matrix.
+    logits_BV = jnp.einsum("VD,BD->VB", table_VD, decoded_BD, preferred_element_type=sum_dtype(decoded_BD)).T
+    logits_BV = logits_BV if bias_V is None else logits_BV + bias_V
+    return constrain(logits_BV[:, : body.config.vocab_size], "batch", None)
+
+
+def _cast(dtype: str, path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    """Cast matrices once, not at every token; what is computed in float32 (norms, biases) stays float32."""
+    names = {jax.tree_util.keystr((entry,), simple=True) for entry in path}
+    return leaf.astype(dtype) if names & set(_MATRICES) and "relative_bias" not in names else leaf

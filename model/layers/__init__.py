@@ -1,0 +1,16 @@
+"""The parts of a layer, the embeddings before it, and what all of these share.
+
+attention        softmax attention, and the choice of a kernel
+visibility       who sees whom, as data
+fused_attention  cuDNN on GPU and splash on TPU
+dense            the one matrix product
+mlp              the feed-forward half of a layer
+norms            layer normalisation and RMS normalisation
+embeddings       tokens, learned positions and segments
+positions        sinusoidal, rotary and relative positions
+rotary_scaling   rotary positions for long contexts
+dropout          dropout with explicit keys
+lora             low-rank products beside frozen matrices
+initializers     the first values of weights, with their logical axes
+dtypes           the dtype in which sums are accumulated
+"""

@@ -1,0 +1,112 @@
+"""Attention through one function, and the choice of the kernel that computes it."""
+
+# B batch, T query tokens, S key tokens, N heads, K key-value heads, G = N / K, H head dim
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+
+from flaxmill.model.layers.dropout import dropout
+from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.fused_attention import (
+    cudnn_attention,
+    cudnn_refusal,
+    splash_attention,
+    splash_refusal,
+)
+from flaxmill.model.layers.visibility import Visibility, attention_mask
+from flaxmill.sharding.rules import platform
+
+LOGGER = logging.getLogger("flaxmill.attention")
+MASKED = -1e30  # finite, so that a row without any key gives numbers and not NaN
+
+
+def attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    visible: Visibility,
+    *,
+    scale: float,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+    backend: str = "auto",
+) -> jax.Array:
+    """Softmax attention within documents (Vaswani et al. 2017, eq. 1); softmax in float32.
+
+    Args:
+      backend: auto, xla, cudnn or splash; if it cannot serve the call XLA does, which is logged.
+
+    Returns: [B,T,N,H] in the dtype of the queries.
+    """
+    reason = _common_refusal(visible, dropping=dropout_rate > 0 and key is not None)
+    with jax.named_scope("attention"):
+        match _choose_backend(backend, q_BTNH, k_BSKH, reason):
+            case "cudnn":
+                return cudnn_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale)
+            case "splash":
+                return splash_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale)
+        return xla_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, dropout_rate=dropout_rate, key=key)
+
+
+def xla_attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    visible: Visibility,
+    *,
+    scale: float,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """The reference: materialises [B,N,T,S] logits, runs everywhere."""
+    B, T, N, H = q_BTNH.shape
+    K = k_BSKH.shape[2]
+    # Heads are moved before tokens by hand: XLA:CPU does batched products well in that layout, and its
+    # gradients then need no transposed copy (half the time of the einsum on [B,T,N,H]).
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
+    logits_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=sum_dtype(q_BTNH))
+    logits_BKGTS = logits_BKGTS * scale
+    if visible.bias is not None:
+        logits_BKGTS += visible.bias.reshape(K, N // K, *visible.bias.shape[1:])
+    mask_BTS = attention_mask(visible)
+    logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED)
+    probs_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(q_BTNH.dtype)
+    probs_BKGTS = dropout(probs_BKGTS, dropout_rate, key)
+    mixed_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", probs_BKGTS, v_BKSH)
+    return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _common_refusal(visible: Visibility, *, dropping: bool) -> str | None:
+    """Why no fused backend can serve a call; None if they may."""
+    if dropping:
+        return "it has no attention dropout (model.attention_dropout=0 turns that off)"
+    if not isinstance(visible.causal, bool):
+        return "rows of one batch differ in causality (objective=hybrid)"
+    if visible.prefix is not None:
+        return "the first tokens of its rows see each other (objective=prefix_lm)"
+    if visible.key_documents is not None:
+        return "a padded query of cross-attention sees no key at all"
+    if visible.bias is not None:
+        return "it takes no learned bias of the logits (model.positions=relative)"
+    return None
+
+
+def _choose_backend(requested: str, q_BTNH: jax.Array, k_BSKH: jax.Array, reason: str | None) -> str:
+    wanted = {"tpu": "splash", "gpu": "cudnn"}.get(platform(), "xla") if requested == "auto" else requested
+    if wanted == "xla":
+        return "xla"
+    refusal = cudnn_refusal if wanted == "cudnn" else splash_refusal
+    reason = reason or refusal(q_BTNH, k_BSKH)
+    if reason is None:
+        return wanted
+    _log_fallback(wanted, reason)
+    return "xla"
+
+
+@functools.cache  # once for each reason, not for each layer
+def _log_fallback(wanted: str, reason: str) -> None:
+    LOGGER.warning("attention: %s cannot serve, XLA does: %s", wanted, reason)

@@ -1,0 +1,118 @@
+"""The fused attention kernels: cuDNN on GPU, splash on TPU, run by each device on its own rows and heads."""
+
+# B batch, T tokens, N heads, K key-value heads, H head dim
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxmill.model.layers.visibility import Visibility, reach
+from flaxmill.sharding.rules import ACTIVATION_RULES, partition_spec, platform
+
+LANES = 128  # lanes of a TPU's vector unit: splash works in blocks of so many tokens
+
+
+def cudnn_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
+    """Why cuDNN's fused attention cannot serve these arrays; None if it can."""
+    head_dim, num_tokens = q_BTNH.shape[-1], q_BTNH.shape[1]
+    if platform() != "gpu":
+        return f"it needs a GPU and this is a {platform()}"
+    capability = getattr(jax.devices()[0], "compute_capability", None)
+    if capability is not None and float(capability) < 8:
+        return f"it needs compute capability 8.0 (Ampere) or newer, not {capability}"
+    if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it needs bfloat16, not {q_BTNH.dtype} (model.dtype)"
+    if head_dim % 8 or head_dim > 128:
+        return f"it needs a head dimension that is a multiple of 8 up to 128, not {head_dim}"
+    if num_tokens % 2:
+        return f"it needs an even number of tokens, not {num_tokens}"
+    return None
+
+
+def splash_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
+    """Why TPU splash attention cannot serve these arrays; None if it can."""
+    if platform() != "tpu":
+        return f"it needs a TPU and this is a {platform()}"
+    if q_BTNH.shape[1] % LANES:
+        return f"it needs a multiple of {LANES} tokens, not {q_BTNH.shape[1]}"
+    return None
+
+
+def cudnn_attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    visible: Visibility,
+    *,
+    scale: float,
+) -> jax.Array:
+    """cuDNN flash attention; documents and window go in as a bias, which cuDNN reads and never drops."""
+    causal, window = visible.causal, visible.window
+    assert isinstance(causal, bool), "rows of different causality are XLA's"
+
+    def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
+        mask = documents[:, :, None] == documents[:, None, :]
+        if window is not None:
+            before, after = reach(causal, window)
+            distance = jnp.arange(q.shape[1])[:, None] - jnp.arange(q.shape[1])[None, :]
+            mask &= (distance <= before) & (distance >= -after)
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=mask[:, None], scale=scale, is_causal=causal, implementation="cudnn"
+        )
+
+    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, visible.documents)
+
+
+def splash_attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    visible: Visibility,
+    *,
+    scale: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """TPU splash attention with document numbers as its segment ids; `interpret` runs it without a TPU."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
+    causal, window = visible.causal, visible.window
+
+    def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
+        T, N = q.shape[1:3]
+        full = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
+        mask = full((T, T))
+        if window is not None:
+            mask = splash_attention_mask.LocalMask((T, T), reach(bool(causal), window), 0)
+        kernel = splash_attention_kernel.make_splash_mha(
+            splash_attention_mask.MultiHeadMask([mask] * N),
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+
+        def one_row(q_TNH: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array, documents_T: jax.Array):
+            segments = splash_attention_kernel.SegmentIds(documents_T, documents_T)
+            heads_first = (x.swapaxes(0, 1) for x in (q_TNH * scale, k_TKH, v_TKH))
+            mixed_NTH: Any = kernel(*heads_first, segment_ids=segments)
+            return mixed_NTH.swapaxes(0, 1)
+
+        return jax.vmap(one_row)(q, k, v, documents)
+
+    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, visible.documents)
+
+
+def _on_each_device(attend: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Run on local rows and heads: the partitioner cannot see into the kernels and would gather for them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return attend(*arrays)
+    heads = partition_spec(("batch", "tokens", "heads", None), ACTIVATION_RULES, mesh)
+    documents = partition_spec(("batch", "tokens"), ACTIVATION_RULES, mesh)
+    specs = (heads, heads, heads, documents)
+    # check_vma=False: Pallas and cuDNN calls carry no replication types.
+    return jax.shard_map(attend, in_specs=specs, out_specs=heads, check_vma=False)(*arrays)

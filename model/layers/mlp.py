@@ -1,0 +1,48 @@
+"""The feed-forward half of a layer, gated or not."""
+
+# B batch, T tokens, D model, F mlp
+
+import functools
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.layers.dense import Dense
+from flaxmill.model.layers.initializers import kernel_initializer
+from flaxmill.model.layers.lora import lora_of
+from flaxmill.sharding.rules import constrain
+
+
+class MLP(nnx.Module):
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) when gated (Shazeer 2020)."""
+
+    def __init__(self, key: jax.Array, config: ModelConfig) -> None:
+        keys = jax.random.split(key, 3)
+        width, hidden = (config.embed_dim,), (config.hidden_dim,)
+        make, bias = kernel_initializer(config), config.has_bias("mlp")
+        self.activation = config.activation
+        widen = lambda key, name: Dense(  # noqa: E731
+            key, width, hidden, ("embed", "mlp"), make, bias, lora_of(config, name)
+        )
+        self.up = widen(keys[0], "up")
+        self.gate = widen(keys[1], "gate") if config.gated_mlp else None
+        make_down = kernel_initializer(config, residual=True)
+        lora = lora_of(config, "down")
+        self.down = Dense(keys[2], hidden, width, ("mlp", "embed"), make_down, bias, lora)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        act = activation(self.activation)
+        hidden_BTF = act(self.up(x_BTD)) if self.gate is None else act(self.gate(x_BTD)) * self.up(x_BTD)
+        return self.down(constrain(hidden_BTF, "batch", "tokens", "mlp"))
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    return {
+        "gelu": functools.partial(jax.nn.gelu, approximate=False),
+        "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+        "relu": jax.nn.relu,
+        "silu": jax.nn.silu,
+        "tanh": jax.numpy.tanh,
+    }[name]

@@ -1,0 +1,78 @@
+"""A card shows a dataset's sizes, lengths, the share that was cut, and labels with their counts."""
+
+import dataclasses
+
+import pytest
+from task_files import has_encoder, objective_of, write_task
+
+from flaxmill.data.card import describe_dataset
+from flaxmill.data.config import DataConfig
+from flaxmill.data.prepared.preparation import prepare
+
+
+def card(tmp_path, task, **changes):
+    config = dataclasses.replace(write_task(tmp_path, task), **changes)
+    dataset = prepare(
+        config,
+        objective_of(task),
+        cache=tmp_path / "cache",
+        log=lambda line: None,
+        has_encoder=has_encoder(task),
+    )
+    return describe_dataset(dataset).splitlines(), dataset
+
+
+def test_a_classifier_s_card(tmp_path):
+    lines, dataset = card(tmp_path, "classification", sequence_length=8)
+    train = dataset.statistics["train"]
+    assert lines[0] == f"source       {dataset.corpus}"
+    assert f"fingerprint  {dataset.fingerprint}" in lines
+    assert "rows         labelled, 8 tokens" in lines
+    sizes = f"{train['num_bytes']:,} bytes, {train['num_tokens']:,} tokens, {train['num_rows']:,} rows"
+    assert f"  {train['num_examples']:,} examples, {sizes}" in lines
+    share = train["num_cut"] / train["num_examples"]
+    assert f"  {train['num_cut']} examples ({share:.1%}) had a text cut" in lines
+    table = [line.split() for line in lines[-3:]]
+    assert [(row[0], row[1]) for row in table] == [("0", "animal"), ("1", "other"), ("2", "weather")]
+    assert [int(row[2]) for row in table] == train["label_counts"]
+
+
+def test_shares_of_many_labels_are_those_of_the_examples(tmp_path):
+    lines, dataset = card(tmp_path, "multi_label")
+    train = dataset.statistics["train"]
+    counts, num_examples = train["applied_counts"], train["num_examples"]
+    assert lines[-1].split()[:4] == ["2", "weather", str(counts[2]), f"({counts[2] / num_examples:.1%})"]
+    mean = sum(counts) / num_examples
+    assert f"  {mean:.2f} labels an example; {train['num_without_label']} have none" in lines
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("answers", "questions have an answer"),
+        ("regression", "labels have mean"),
+        ("tagging", "animal"),
+        ("translation", "rows         sources, 64 tokens"),
+    ],
+)
+def test_each_task_tells_what_is_particular_to_it(tmp_path, task, words):
+    assert any(words in line for line in card(tmp_path, task)[0])
+
+
+def test_the_card_of_text(tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "\n\n".join(f"Text number {n} is a text.\nIt has {n} words." for n in range(40))
+    )
+    config = DataConfig(
+        files=(str(tmp_path / "a.txt"),),
+        documents="blank_lines",
+        tokenizer="wordpiece",
+        vocab_size=300,
+        sequence_length=32,
+    )
+    dataset = prepare(config, "mlm_nsp", cache=tmp_path / "cache", log=lambda line: None)
+    text = describe_dataset(dataset)
+    assert f"  {dataset.statistics['train']['num_documents']} documents" in text
+    assert "unigram entropy" in text
+    assert "kind of second sentence" in text
+    assert "label" not in text

@@ -1,0 +1,268 @@
+"""What is fuzzed: for each kind of file, valid files, how they are changed, what reads them, and by which
+commands."""
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fuzz_cases import Target
+from fuzz_mutations import Change, change_bytes, change_header, change_json, change_lines
+from fuzz_reading import (
+    read_dataset,
+    read_model,
+    read_rows,
+    read_run,
+    read_table,
+    read_text_model,
+    read_tokenizer,
+)
+from fuzz_runs import change_manifest, write_dataset, write_run
+from fuzz_seeds import (
+    PACKERS,
+    TABLES,
+    parquet_tables,
+    write_models,
+    write_sharded,
+    write_tokenizers,
+    write_vocabularies,
+)
+
+from flaxmill.data.tokenizer.settings import MEANINGLESS_KEYS, READ_KEYS
+from flaxmill.model.config_json.notes import GENERATION_KEYS
+from flaxmill.model.config_json.rope import ROPE_KEYS
+from flaxmill.model.config_json.values import _ACTIVATIONS
+from flaxmill.model.families.table import FAMILIES
+from flaxmill.train.experiment import Experiment, flatten
+
+CONFIG_KEYS = sorted({key for family in FAMILIES.values() for key in [*family.settings.keys()]})
+ROPE_NAMES = sorted({*ROPE_KEYS, *(key for keys in ROPE_KEYS.values() for key in keys), "rope_theta", "type"})
+WORDS = sorted({*_ACTIVATIONS, *ROPE_KEYS, *FAMILIES, "full_attention", "sliding_attention", "mean", "cls"})
+ARCHITECTURES = sorted({name for family in FAMILIES.values() for name in family.architectures.values()})
+change_config = change_json([*CONFIG_KEYS, *ROPE_NAMES], [*WORDS, *ARCHITECTURES])
+change_settings = change_json(
+    sorted({*READ_KEYS, *MEANINGLESS_KEYS, *GENERATION_KEYS, "image_token"}),
+    ["[CLS]", "<s>", "</s>", "<unk>", "BertTokenizer", "GPT2Tokenizer", "RobertaTokenizer", "left", "right"],
+)
+TOKENIZER_KEYS = (
+    *("model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens", "truncation"),
+    *("padding", "type", "vocab", "merges", "unk_token", "unk_id", "dropout", "byte_fallback", "pattern"),
+    *("Regex", "String", "behavior", "content", "single", "pair", "special_tokens", "ids", "tokens", "id"),
+    *("max_input_chars_per_word", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk"),
+    *("normalizers", "pretokenizers", "precompiled_charsmap", "prepend_scheme", "replacement", "split"),
+    *("add_prefix_space", "trim_offsets", "use_regex", "lowercase", "strip_accents", "normalized", "special"),
+    *("max_length", "stride", "strategy", "direction", "pad_id", "pad_token", "ignore_merges", "invert"),
+)
+TOKENIZER_WORDS = (
+    *("BPE", "WordPiece", "WordLevel", "Unigram", "BertNormalizer", "Sequence", "NFC", "Replace", "Prepend"),
+    *(
+        "Precompiled",
+        "Strip",
+        "Nmt",
+        "ByteLevel",
+        "Metaspace",
+        "Split",
+        "Digits",
+        "Punctuation",
+        "Whitespace",
+    ),
+    *("UnicodeScripts", "FixedLength", "CharDelimiterSplit", "TemplateProcessing", "BertProcessing", "CTC"),
+    *("RobertaProcessing", "Fuse", "ByteFallback", "BPEDecoder", "Isolated", "Removed", "MergedWithNext"),
+    *("(a+)+$", "(.*)*x", "(?=", "\\p{L}+|", "[", "(a|a)*b", "^", "$", "", "(.|\\s)*?z", "\\1", "(?<=a*)b"),
+    *("[CLS]", "<s>", "[UNK]", "Ġ", "##", "AAAA", "/wAA", "ALIgAACEAAAA"),
+)
+change_tokenizer = change_json(TOKENIZER_KEYS, TOKENIZER_WORDS)
+change_rows = change_json(
+    ["text", "label", "pair", "target", "n", "question", "context", "answers", "answer_start", "data", "qas"],
+    ["a", "b", "a|b", "B-PER", "I-", "O", "the", "fox", "|", "||"],
+)
+CHANGE_TEXT = (change_bytes, change_bytes, change_lines)
+DATASET_NAMES = (
+    "shards",
+    "settings",
+    "layout",
+    "statistics",
+    "labels",
+    "vocab_size",
+    "sequence_length",
+    "train",
+)
+change_row = change_json(["step", "loss", "eval_loss", "batch_offset", "num_tokens"])
+change_experiment = change_json(
+    sorted(name.rpartition(".")[2] for name in flatten(Experiment())),
+    ["bytes", "bpe", "causal", "mlm", "lora"],
+)
+TAG = (
+    "flaxmill data card tag_tokens --data.files {inside}/data.conll --data.text-column words "
+    "--data.label-column tags --data.tokenizer {inside}/tokenizer.json --data.sequence-length 24"
+)
+ANSWER = (
+    "flaxmill data card question_answering --data.files {inside}/data.json* --data.stride 4 "
+    "--data.tokenizer {inside}/tokenizer.json --data.sequence-length 24"
+)
+CLASSIFY = (
+    "flaxmill data card classify --data.files {inside}/data.* --data.tokenizer {inside}/tokenizer.json "
+    "--data.sequence-length 24"
+)
+
+
+@functools.cache
+def _models(directory: Path) -> list[Path]:
+    return write_models(directory / "models")
+
+
+@functools.cache
+def _run(directory: Path) -> list[Path]:
+    return write_run(directory / "runs")
+
+
+@functools.cache
+def _dataset(directory: Path) -> list[Path]:
+    return write_dataset(directory / "inside")
+
+
+def _tables(kind: str, suffix: str, pack: Callable[[bytes], bytes] | None = None) -> Callable:
+    """Makes a directory of each table of a kind, with a tokenizer."""
+
+    def make(directory: Path) -> list[Path]:
+        from small_tokenizers import directory_of
+
+        made = []
+        for number, data in enumerate(parquet_tables() if kind == "parquet" else TABLES[kind]):
+            target = shutil.copytree(directory_of("bert"), directory / f"{kind}-{suffix}{number}")
+            (target / f"data.{suffix}").write_bytes(pack(data) if pack else data)
+            made.append(target)
+        return made
+
+    return make
+
+
+def _table(
+    kind: str,
+    suffix: str,
+    objectives: Sequence[str],
+    changes: Sequence[Change],
+    command: str,
+    pack: Any = None,
+) -> Target:
+    read = functools.partial(read_table, objectives=objectives)
+    return Target(_tables(kind, suffix, pack), [f"data.{suffix}"], changes, read, [command])
+
+
+_TEXT_COMMANDS = [
+    "flaxmill generate {inside} fox --max-new-tokens 2",
+    "flaxmill import {inside} {inside}/run",
+    "flaxmill eval {inside} --data {inside}/../text.txt",
+]
+_RUN_COMMANDS = [
+    "flaxmill generate {inside}/run fox --max-new-tokens 2",
+    "flaxmill checkpoints {inside}/run",
+    "flaxmill export {inside}/run {inside}/exported",
+    "flaxmill train --run-dir {inside}/run --steps 3 --extend",
+    "flaxmill eval {inside}/run",
+    "flaxmill data show --run-dir {inside}/run --step 1",
+]
+_CARDS = [
+    f"flaxmill data card {config} --data.files {{inside}}/{file} --data.tokenizer bytes "
+    "--data.sequence-length 24"
+    for config, file in (("gpt_tiny", "text.txt"), ("classify", "rows.jsonl"))
+]
+_PREPARE = "flaxmill data prepare gpt_tiny --data.files {inside}/text.txt --data.documents blank_lines"
+
+
+def _json(*names: str) -> tuple[Change, ...]:
+    return change_json(names), change_json(names), change_bytes
+
+
+TARGETS: dict[str, Target] = {
+    "config.json": Target(
+        _models, ["config.json"], (change_config,) * 4 + (change_bytes,), read_model, _TEXT_COMMANDS
+    ),
+    "settings": Target(
+        _models,
+        ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"],
+        (change_settings,) * 4 + (change_bytes,),
+        read_text_model,
+        _TEXT_COMMANDS,
+    ),
+    "tokenizer.json": Target(
+        write_tokenizers,
+        ["tokenizer.json"],
+        (change_tokenizer,) * 4 + (change_bytes,),
+        read_tokenizer,
+        [f"{_PREPARE} --data.tokenizer {{inside}}"],
+    ),
+    "vocabulary": Target(
+        write_vocabularies,
+        ["vocab.txt", "vocab.json", "merges.txt"],
+        (*CHANGE_TEXT, change_json(), change_bytes),
+        read_tokenizer,
+        [f"{_PREPARE} --data.tokenizer {{inside}}"],
+    ),
+    "safetensors": Target(
+        _models,
+        ["model.safetensors"],
+        (
+            *(change_header(change) for change in _json("dtype", "shape", "data_offsets", "__metadata__")),
+            change_bytes,
+        ),
+        read_model,
+        _TEXT_COMMANDS,
+    ),
+    "index": Target(
+        lambda directory: write_sharded(_models(directory)[:3], directory / "sharded"),
+        ["model.safetensors.index.json"],
+        _json("weight_map", "metadata", "total_size", "wte.weight"),
+        read_model,
+        _TEXT_COMMANDS,
+    ),
+    "csv": _table("csv", "csv", ["classification", "causal", "seq2seq"], CHANGE_TEXT, CLASSIFY),
+    "tsv": _table("tsv", "tsv", ["classification", "mlm", "seq2seq"], CHANGE_TEXT, CLASSIFY),
+    "jsonl": _table(
+        "jsonl",
+        "jsonl",
+        ["classification", "token_classification", "causal", "seq2seq"],
+        (change_rows, *CHANGE_TEXT),
+        CLASSIFY,
+    ),
+    "json": _table(
+        "json",
+        "json",
+        ["classification", "token_classification", "causal", "seq2seq"],
+        (change_rows, *CHANGE_TEXT),
+        CLASSIFY,
+    ),
+    "conll": _table("conll", "conll", ["token_classification"], CHANGE_TEXT, TAG),
+    "squad": _table(
+        "squad", "json", ["question_answering"], (change_rows, change_rows, change_bytes), ANSWER
+    ),
+    "gz": _table("jsonl", "jsonl.gz", ["classification", "causal"], CHANGE_TEXT, CLASSIFY, PACKERS["gz"]),
+    "bz2": _table("csv", "csv.bz2", ["classification", "causal"], CHANGE_TEXT, CLASSIFY, PACKERS["bz2"]),
+    "xz": _table("squad", "json.xz", ["question_answering"], CHANGE_TEXT, ANSWER, PACKERS["xz"]),
+    "parquet": _table(
+        "parquet", "parquet", ["classification", "token_classification", "causal"], (change_bytes,), CLASSIFY
+    ),
+    "metrics.jsonl": Target(
+        _run, ["run/metrics.jsonl"], (change_row, change_row, *CHANGE_TEXT), read_rows, _RUN_COMMANDS[3:]
+    ),
+    "manifest": Target(
+        _run, ["run/checkpoints/*/_CHECKPOINT_METADATA"], (change_manifest,), read_run, _RUN_COMMANDS
+    ),
+    "checkpoint": Target(
+        _run, ["run/checkpoints/*/**/*"], (change_json(), change_bytes, change_bytes), read_run, _RUN_COMMANDS
+    ),
+    "run_config": Target(
+        _run, ["run/config.json"], (change_experiment,) * 4 + (change_bytes,), read_run, _RUN_COMMANDS
+    ),
+    "dataset": Target(
+        _dataset,
+        ["cache/data/*/dataset.json", "cache/data/*/*.json", "cache/data/*/*array_record*"],
+        (change_json(DATASET_NAMES), change_json(DATASET_NAMES), change_bytes),
+        read_dataset,
+        _CARDS,
+    ),
+    "run_directory": Target(_run, (), (), read_run, _RUN_COMMANDS),
+    "dataset_directory": Target(_dataset, (), (), read_dataset, _CARDS),
+    "model_directory": Target(_models, (), (), read_text_model, _TEXT_COMMANDS),
+}

@@ -1,0 +1,90 @@
+"""A few training steps of a tiny model on random rows, without data, files or the loop."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.sharding.placement import place_rows
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
+from flaxmill.train.state import TrainState, init_state
+from flaxmill.train.step import make_train_step
+
+ROWS, TOKENS, VOCABULARY = 8, 12, 101
+
+
+class Taken(NamedTuple):
+    """Host states before and after the steps, and each step's metrics; shared, so do not change them."""
+
+    before: TrainState
+    after: TrainState
+    metrics: list[dict[str, float]]
+
+
+def tiny_model(**changes: Any) -> ModelConfig:
+    """A causal GPT whose stack has all three groups of layers: 1 first, 2 in a period, 1 last."""
+    fields: dict[str, Any] = dict(
+        vocab_size=VOCABULARY,
+        max_positions=TOKENS,
+        num_layers=4,
+        embed_dim=16,
+        num_heads=4,
+        causal=True,
+        head="lm",
+        positions="rotary",
+        first_attention_norm=False,
+        layer_pattern=("global", "local"),
+        window=4,
+    )
+    return ModelConfig(**fields | changes)
+
+
+@functools.cache  # most of the time is compiling
+def take_steps(
+    model: ModelConfig,
+    optimizer: OptimizerConfig,
+    num_steps: int = 3,
+    *,
+    mesh: MeshConfig | None = None,
+    **changes: Any,
+) -> Taken:
+    """Train the model, fresh from seed 0, on random rows."""
+    experiment = Experiment(
+        model=model, optimizer=optimizer, mesh=mesh or MeshConfig(data=1), batch_size=ROWS, steps=8
+    )
+    experiment = dataclasses.replace(experiment, **changes)
+    on_mesh = make_mesh(experiment.mesh)
+    transformation = make_optimizer(optimizer, abstract_params(model))
+    step = make_train_step(experiment, transformation, on_mesh, None)
+    metrics = []
+    with jax.set_mesh(on_mesh):
+        state = init_state(model, transformation, on_mesh, seed=0)
+        before = jax.tree.map(np.array, state)
+        for number in range(num_steps):
+            state, found = step(state, place_rows(on_mesh, random_rows(number), ROWS))
+            metrics.append({name: value.item() for name, value in found.items()})
+    return Taken(before, jax.tree.map(np.array, state), metrics)
+
+
+def random_rows(seed: int) -> dict[str, np.ndarray]:
+    tokens = np.random.default_rng(seed).integers(1, VOCABULARY, (ROWS, TOKENS + 1)).astype(np.int32)
+    ones = np.ones((ROWS, TOKENS), np.int32)
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": ones.astype(np.float32),
+        "mask": ones,
+        "documents": ones,
+        "positions": np.broadcast_to(np.arange(TOKENS, dtype=np.int32), ones.shape).copy(),
+    }
+
+
+def as_jax(rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value) for name, value in rows.items()}

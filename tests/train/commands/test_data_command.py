@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from flaxmill.train.commands.data_command import batch_offset, run
+from flaxmill.train.experiment import Experiment
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch) -> list[str]:
+    """Flags for a corpus of two short documents per file, read as bytes; the cache is its own."""
+    monkeypatch.setenv("FLAXMILL_CACHE", str(tmp_path / "cache"))
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text(f"Document {number} says that {number} is a number.\n" * 40)
+    return [
+        "--data.files",
+        str(tmp_path / "*.txt"),
+        "--data.tokenizer",
+        "bytes",
+        "--data.sequence-length",
+        "32",
+    ]
+
+
+def test_prepare_prints_where_the_dataset_is_and_its_size(flags, capsys):
+    run(["prepare", *flags])
+    first = capsys.readouterr()
+    lines = dict(line.split(None, 1) for line in first.out.splitlines())
+    assert Path(lines["directory"]).is_dir()
+    assert "num_tokens" in lines["train"]
+    assert "unigram_entropy" in lines["valid"]
+    run(["prepare", *flags])
+    assert capsys.readouterr().out == first.out
+
+
+def test_show_prints_the_rows_of_a_step(flags, capsys):
+    run(["show", *flags, "--step", "3", "--rows", "1"])
+    out = capsys.readouterr().out
+    assert out.startswith("step 3, 1 of 8 rows\n")
+    assert "row 0" in out
+    assert "row 1" not in out
+    assert "predicts" in out
+
+
+def test_steps_differ_and_repeat(flags, capsys):
+    def shown(step: str) -> str:
+        run(["show", *flags, "--step", step])
+        return capsys.readouterr().out.partition("\n")[2]
+
+    first, second, again = shown("0"), shown("1"), shown("0")
+    assert first == again != second
+
+
+def test_card_describes_the_data(flags, capsys):
+    run(["card", *flags])
+    out = capsys.readouterr().out
+    assert out.startswith("source       data.files=")
+    assert "held out\n" in out
+    assert "documents" in out
+
+
+def test_statistics_that_are_lists_are_printed(flags, capsys):
+    run(
+        [
+            "prepare",
+            *flags,
+            "--objective",
+            "mlm_nsp",
+            "--data.tokenizer",
+            "wordpiece",
+            "--data.vocab-size",
+            "200",
+        ]
+    )
+    assert "rows_per_copy " in capsys.readouterr().out
+
+
+def test_a_batch_offset_that_is_no_number_counts_for_nothing(tmp_path):
+    rows = ['{"batch_offset": 9}', '{"step": 1, "batch_offset": 3}', '{"step": 1, "batch_offset": "4"}', "[]"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, '{"step": "1", "batch_offset": 5}']))
+    assert batch_offset(Experiment(run_dir=str(tmp_path)), 2) == 3

@@ -1,0 +1,80 @@
+"""The arithmetic of a step is counted, not guessed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flaxmill.model import ModelConfig, abstract_params, apply, count_params
+from flaxmill.model.params import merge
+from flaxmill.train.metrics.flops import peak_flops, step_flops
+from flaxmill.train.optimizer.freezing import choose_trainable
+
+GPT = ModelConfig(
+    vocab_size=512,
+    max_positions=64,
+    num_layers=2,
+    embed_dim=128,
+    num_heads=4,
+    causal=True,
+    head="lm",
+    scan_layers=False,
+)
+GATED = dataclasses.replace(GPT, num_kv_heads=2, gated_mlp=True, mlp_dim=192, tie_embeddings=False)
+
+
+@pytest.mark.parametrize("config", [GPT, GATED], ids=["gpt", "grouped and gated"])
+def test_the_forward_third_agrees_with_what_xla_counts(config):
+    tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+    forward = jax.jit(lambda params, tokens: apply(config, params, {"tokens": tokens})["logits"])
+    cost = forward.lower(abstract_params(config), tokens).compile().cost_analysis()
+    assert cost is not None
+    # XLA also counts norms, softmax and activations: some percent at this width.
+    assert step_flops(config, 4, 64).full / 3 == pytest.approx(cost["flops"], rel=0.06)
+
+
+def test_a_step_of_lora_agrees_with_what_xla_counts():
+    """Frozen matrices have no gradients; their inputs and the adapters have."""
+    targets = ("query", "key", "value", "out", "up", "gate", "down")
+    config = dataclasses.replace(GATED, lora_rank=4, lora_targets=targets)
+    params = abstract_params(config)
+    trained, frozen = choose_trainable((), params).split(params)
+    tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+
+    def loss(trained, frozen, tokens):
+        return apply(config, merge(trained, frozen), {"tokens": tokens})["logits"].sum()
+
+    cost = jax.jit(jax.value_and_grad(loss)).lower(trained, frozen, tokens).compile().cost_analysis()
+    assert cost is not None
+    # XLA leaves out what a sum as a loss makes constant, and counts norms, softmax and activations.
+    assert step_flops(config, 4, 64).full == pytest.approx(cost["flops"], rel=0.1)
+    assert step_flops(config, 4, 64).full < 0.8 * step_flops(GATED, 4, 64).full
+
+
+def test_a_long_model_costs_six_flops_a_weight_and_token():
+    config = ModelConfig(vocab_size=128, max_positions=8, num_layers=8, embed_dim=512, causal=True, head="lm")
+    # Attention over 8 tokens and biases are small beside the weights: below 2 %.
+    assert step_flops(config, 16, 8).full == pytest.approx(6 * count_params(config) * 16 * 8, rel=0.02)
+
+
+def test_causal_attention_counts_half_of_the_pairs():
+    both = step_flops(GPT, 4, 64)
+    pairs = 3 * 4 * 4 * 64 * 64 * 128 * 2  # forward and backward, 4 FLOPs a pair, rows, pairs, width, layers
+    assert both.full - both.causal == pairs / 2
+    encoder = step_flops(dataclasses.replace(GPT, causal=False), 4, 64)
+    assert encoder.full == encoder.causal == both.full
+
+
+def test_a_head_on_few_places_costs_only_those():
+    config = dataclasses.replace(GPT, head="mlm", causal=False)
+    saved = step_flops(config, 4, 64).full - step_flops(config, 4, 64, predictions=10).full
+    assert saved == 3 * 2 * 4 * (64 - 10) * (128 * 512 + 128 * 128)
+
+
+def test_peaks_add_up_over_devices_and_are_unknown_for_a_cpu():
+    assert peak_flops(["NVIDIA H100 80GB HBM3"] * 2) == 2 * 989e12
+    assert peak_flops(["TPU v5 lite"]) == 197e12
+    assert peak_flops(["TPU v5p"]) == peak_flops(["TPU v5"]) == 459e12
+    assert peak_flops(["cpu"]) is None
+    assert peak_flops(["NVIDIA H100 80GB HBM3", "cpu"]) is None

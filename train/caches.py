@@ -1,0 +1,77 @@
+"""Where prepared data and compiled programs are kept between runs."""
+
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+from flaxmill.data.files.local_paths import local_path
+from flaxmill.train.plain_paths import is_taken_for_bucket
+
+
+def cache_directory() -> Path:
+    """FLAXMILL_CACHE, or `flaxmill` in the user's cache directory; made if absent.
+
+    Raises:
+      ValueError: it cannot be made or written.
+    """
+    named = os.environ.get("FLAXMILL_CACHE")
+    directory = local_path(named, "FLAXMILL_CACHE").absolute() if named else _user_cache() / "flaxmill"
+    if is_taken_for_bucket(directory):
+        raise ValueError(
+            f"the cache {directory} is taken for a bucket by the libraries that read it; set FLAXMILL_CACHE "
+            "to a link to it elsewhere"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        writable = os.access(directory, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ValueError(
+            f"the cache {directory} cannot be written; set FLAXMILL_CACHE to a directory that can"
+        )
+    return directory
+
+
+def enable_compilation_cache(cache: Path) -> Path:
+    """Keep every compiled program below `cache`; returns the directory. Call it before compiling."""
+    import jax  # the cache of prepared data does not need it
+
+    directory = cache / "compiled" / _processor()
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    # By default only what took a second to compile is kept, but a start compiles many small programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return directory
+
+
+def _user_cache() -> Path:
+    if sys.platform == "darwin":
+        return _home() / "Library" / "Caches"
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG base directory specification says to ignore relative paths.
+    return Path(named) if os.path.isabs(named) else _home() / ".cache"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # for example in a container that does not list its user
+        raise ValueError("this user has no home directory for a cache; set FLAXMILL_CACHE") from None
+
+
+def _processor() -> str:
+    """A name for the kind of processor.
+
+    JAX's key leaves out the features of the host's processor, and a program compiled for other features
+    warns or fails when it is loaded: machines that share a home directory must not share programs.
+    """
+    features = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        features = next((line for line in lines if line.lower().startswith(("flags", "features"))), features)
+    except OSError:
+        pass  # not Linux: the processor's name has to do
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"

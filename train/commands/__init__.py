@@ -1,0 +1,15 @@
+"""One module for each command, and what commands share.
+
+train_command          `flaxmill train`
+seeds                  the same experiment under several seeds
+data_command           `flaxmill data`
+eval_command           `flaxmill eval`
+generate_command       `flaxmill generate`
+import_command         `flaxmill import`
+export_command         `flaxmill export`
+parity_command         `flaxmill parity`
+checkpoints_command    `flaxmill checkpoints`
+verify_resume_command  `flaxmill verify-resume`
+configs_command        `flaxmill configs`
+terminal               streams whose troubles do not end a command
+"""

@@ -1,0 +1,137 @@
+"""`flaxmill data`: prepares and describes the data of a config, and shows the batch of a step."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from flaxmill.train.caches import cache_directory
+from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
+from flaxmill.train.metrics.metrics_file import has_step, read_metrics
+from flaxmill.train.named_configs import CONFIG_USAGE, take_config
+from flaxmill.train.overrides import INLINE, override
+from flaxmill.train.run.directory import METRICS_FILE
+
+if TYPE_CHECKING:
+    from flaxmill.data.prepared.dataset import Dataset
+
+Arguments = TypeVar("Arguments")
+
+SUMMARIES = {
+    "prepare": "Tokenizes and packs the data of CONFIG, unless that is done; prints its place and size.",
+    "show": "Prints rows of the batch that one step of CONFIG trains on, as text.",
+    "card": "Describes the data of CONFIG: sizes, labels with counts, lengths, the share that is cut.",
+}
+USAGE = """usage: flaxmill data prepare|show|card [CONFIG | FILE.py] [--field value ...]
+
+  prepare  {prepare}
+  show     {show}
+  card     {card}
+
+`flaxmill data prepare --help` (show, card) lists the fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """What `flaxmill data prepare` and `flaxmill data card` take."""
+
+    config: Annotated[Experiment, INLINE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowArguments:
+    """What `flaxmill data show` takes."""
+
+    step: int = 0
+    """The step whose batch is shown; with --run-dir, past the batches that the run's rollbacks skipped."""
+    rows: int = 2
+    """How many of its rows to show."""
+    config: Annotated[Experiment, INLINE]
+
+    def __post_init__(self) -> None:
+        for name, least in (("step", 0), ("rows", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+
+
+def run(arguments: list[str]) -> None:
+    """Run `flaxmill data ACTION`."""
+    action, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if action in ("--help", "-h"):
+        print(USAGE.format(**SUMMARIES))
+    elif action == "prepare":
+        _prepare(rest)
+    elif action == "show":
+        _show(rest)
+    elif action == "card":
+        _card(rest)
+    else:
+        what = f"unknown action {action!r}" if action else "no action"
+        raise ValueError(
+            f"{what} for `flaxmill data`; use prepare, show or card (`flaxmill data --help` explains)"
+        )
+
+
+def _prepare(arguments: list[str]) -> None:
+    config, rest = take_config(arguments)
+    _, dataset = _open(_override("prepare", DataArguments(config=config), rest).config)
+    print(f"directory    {dataset.directory}")
+    print(f"fingerprint  {dataset.fingerprint}")
+    print(f"tokenizer    {dataset.vocab_size:,} ids")
+    for split, numbers in dataset.statistics.items():
+        print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in numbers.items()))
+
+
+def _card(arguments: list[str]) -> None:
+    config, rest = take_config(arguments)
+    _, dataset = _open(_override("card", DataArguments(config=config), rest).config)
+    from flaxmill.data.card import describe_dataset
+
+    print(describe_dataset(dataset))
+
+
+def _show(arguments: list[str]) -> None:
+    config, rest = take_config(arguments)
+    parsed = _override("show", ShowArguments(config=config), rest)
+    from flaxmill.data.show import describe_batch
+    from flaxmill.train.input_pipeline import make_batches
+
+    experiment, dataset = _open(parsed.config)
+    batches = make_batches(dataset, "train", experiment)
+    num_rows = min(parsed.rows, experiment.batch_size)
+    number = parsed.step + batch_offset(experiment, parsed.step)
+    batch = batches.rows(number, 0, num_rows)
+    skipped = f", batch {number} after rollbacks" if number != parsed.step else ""
+    print(f"step {parsed.step}{skipped}, {num_rows} of {experiment.batch_size} rows")
+    print(describe_batch(batch, dataset.tokenizer, rows=num_rows, labels=dataset.labels))
+
+
+def batch_offset(experiment: Experiment, step: int) -> int:
+    """How many batches the run's rollbacks have skipped before this step, according to its metrics.jsonl."""
+    metrics = Path(experiment.run_dir or "") / METRICS_FILE
+    if experiment.run_dir is None or not metrics.is_file():
+        return 0
+    rows = [row for row in read_metrics(metrics) if has_step(row) and row["step"] <= step]
+    offsets = (row.get("batch_offset") for row in reversed(rows))
+    return next((offset for offset in offsets if type(offset) is int), 0)
+
+
+def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:
+    program = f"flaxmill data {action}"
+    return override(default, flags, program=program, usage=CONFIG_USAGE, description=SUMMARIES[action])
+
+
+def _open(experiment: Experiment) -> tuple[Experiment, "Dataset"]:
+    """The experiment as training reads it, and its data; the model to start from may decide the tokenizer."""
+    from flaxmill.train.input_pipeline import prepare_data
+    from flaxmill.train.run.source import adopt_source
+
+    experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
+    log = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    return experiment, prepare_data(experiment, cache_directory(), log)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return "/".join(map(_number, value))
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if value is not None else "none"

@@ -1,0 +1,140 @@
+"""`flaxmill train`: trains a config, or continues its run."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from flaxmill.data.files.local_paths import local_path
+from flaxmill.sharding.processes.launch import find_launch
+from flaxmill.sharding.processes.stop_signal import EXIT_PREEMPTED
+from flaxmill.train.checkpoint.directory import find_steps
+from flaxmill.train.commands.seeds import describe_spread, seeded
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
+from flaxmill.train.overrides import INLINE, override
+from flaxmill.train.run.directory import CHECKPOINTS, describe, differences
+
+if TYPE_CHECKING:
+    from flaxmill.sharding.processes.stop_signal import StopSignal
+    from flaxmill.sharding.processes.watch import Peers
+
+DESCRIPTION = f"""Trains CONFIG, a name that `flaxmill configs` lists, or FILE.py, which defines `config`;
+if neither is given, the config of the run in --run-dir, or {DEFAULT_CONFIG}. CONFIG comes first; its fields
+follow, shown below with the values that it gives them. If --run-dir holds checkpoints, the run continues from
+the newest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """What `flaxmill train` takes."""
+
+    extend: bool = False
+    """Let the run in --run-dir continue to more steps than it was started with."""
+    allow_other_data: bool = False
+    """Let the run in --run-dir continue on a text or tokenizer other than its own."""
+    allow_other_objective: bool = False
+    """Let the run in --run-dir continue though the file that defines its objective has changed."""
+    num_seeds: int | None = None
+    """Train this many runs, of seeds from --seed on, in folders of --run-dir; print means and deviations."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, if there are many; None: as Slurm, Open MPI, JobSet or a TPU pod say."""
+    num_processes: int | None = None
+    """How many processes the job has; None: as above, or one."""
+    process_index: int | None = None
+    """Which of the processes this is, from 0."""
+    heartbeat_seconds: int = 60
+    """Seconds of silence after which another process counts as dead, and all end."""
+    stall_seconds: int = 1800
+    """Seconds without any progress after which the process that is furthest behind counts as stuck."""
+    config: Annotated[Experiment, INLINE]
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat_seconds", "stall_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1 second")
+
+
+def run(arguments: list[str], stop: "StopSignal") -> int:
+    """Train; returns the exit code: 75 where a signal ended it before its last step."""
+    named, rest = take_config(arguments)
+    parsed = override(
+        TrainArguments(config=named),
+        rest,
+        program="flaxmill train",
+        usage=CONFIG_USAGE,
+        description=DESCRIPTION,
+    )
+    config, num_seeds = parsed.config, parsed.num_seeds
+    experiments = [config] if num_seeds is None else seeded(config, num_seeds)
+    stop.prepares(_looks_for_checkpoint(experiments[0]))
+    launch = find_launch(
+        os.environ,
+        coordinator=parsed.coordinator,
+        num_processes=parsed.num_processes,
+        process_index=parsed.process_index,
+    )
+    # All that can be refused without JAX has been refused: importing it takes a second.
+    from flaxmill.sharding.processes.coordination import MeetingStoppedError, start_processes
+    from flaxmill.sharding.processes.watch import Peers
+    from flaxmill.train.metrics.progress import warn
+
+    peers = Peers(heartbeat_seconds=parsed.heartbeat_seconds, stall_seconds=parsed.stall_seconds)
+    if launch is not None:
+        job = f"{config.name} in {config.run_dir or 'a new directory'}"
+        try:
+            start_processes(launch, heartbeat_seconds=parsed.heartbeat_seconds, job=job, say=warn, stop=stop)
+        except MeetingStoppedError as stopped:
+            if not stop.requested:  # else this process has said it itself
+                print(f"flaxmill: {stopped}", file=sys.stderr)
+            return stopped.code
+    with peers:
+        stop.leave = peers.leave
+        return _train_all(experiments, named, parsed, stop, peers)
+
+
+def _train_all(
+    experiments: list[Experiment],
+    named: Experiment,
+    parsed: TrainArguments,
+    stop: "StopSignal",
+    peers: "Peers",
+) -> int:
+    # Import inside the watch: a process that is still loading libraries must already send heartbeats.
+    from flaxmill.sharding.processes.coordination import any_process, is_main
+    from flaxmill.train.loop import train
+
+    results = []
+    for experiment in experiments:
+        if results and any_process(stop.requested):
+            return EXIT_PREEMPTED
+        stop.prepares(_looks_for_checkpoint(experiment))
+        result = train(
+            experiment,
+            extend=parsed.extend,
+            allow_other_data=parsed.allow_other_data,
+            allow_other_objective=parsed.allow_other_objective,
+            stop=stop,
+            peers=peers,
+            heading=_heading(named, experiment),
+        )
+        if result.preempted:
+            return EXIT_PREEMPTED
+        results.append(result.metrics)
+    if len(results) > 1 and is_main():
+        print(f"\n{describe_spread(results)}")
+    return 0
+
+
+def _looks_for_checkpoint(experiment: Experiment) -> Callable[[], bool]:
+    """A function that says whether the run has a checkpoint to continue from."""
+    if experiment.run_dir is None:
+        return lambda: False
+    directory = local_path(experiment.run_dir, "run_dir") / CHECKPOINTS
+    return lambda: bool(find_steps(directory))
+
+
+def _heading(named: Experiment, experiment: Experiment) -> str:
+    changed = differences(named, experiment)
+    return f"{named.name}: {describe(changed) if changed else 'as configured'}"

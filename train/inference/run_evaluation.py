@@ -1,0 +1,176 @@
+"""`flaxmill eval` in Python: measures a run or a Hugging Face model on its held-out data or on other data."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from flaxmill.data.config import MIN_SEQUENCE_LENGTH, DataConfig
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
+from flaxmill.model.params import Params
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
+from flaxmill.train.evaluation import compare_with_counting, evaluate
+from flaxmill.train.experiment import Experiment, check_mesh, describe_changed_objective
+from flaxmill.train.inference.other_data import OtherData, folder_name, on_other_data
+from flaxmill.train.inference.predictions import Model
+from flaxmill.train.inference.task_evaluation import evaluate_examples, is_labelled
+from flaxmill.train.input_pipeline import eval_batch_size, make_batches, prepare_data
+from flaxmill.train.metrics.progress import warn
+from flaxmill.train.resolution import resolve
+from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
+from flaxmill.train.run.importing import imported_experiment
+from flaxmill.train.run.provenance import describe_other_data
+from flaxmill.train.run.restoring import load_params
+from flaxmill.train.run.source import is_huggingface
+from flaxmill.train.step import make_eval_step
+
+# For a Hugging Face model, which says nothing about its training; the last two as in transformers' examples.
+LONGEST_ROW, TARGET_LENGTH, STRIDE = 1024, 128, 128
+
+
+def evaluate_run(
+    source: Path,
+    other: OtherData | None = None,
+    mesh_config: MeshConfig | None = None,
+    output: Path | None = None,
+    lengths: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure a run's checkpoint (the best, or else the newest), or a Hugging Face model.
+
+    Text gives losses and what counting reaches; labelled examples give the scores of the task, and the
+    predictions are written to `output`.
+
+    Args:
+      mesh_config: None: as many devices as divide the rows of an evaluation step.
+      output: None: RUN/eval-STEP, and in it a folder for `other`; for text nothing is written.
+      lengths: fields of DataConfig (sequence_length, target_length, stride) that differ from the run's, or
+        from what a Hugging Face model reaches.
+
+    Raises:
+      ValueError: no such model, no checkpoint in it, its data has changed, or `other` cannot be read.
+    """
+    cache = cache_directory()
+    enable_compilation_cache(cache)
+    experiment = _read_experiment(source, other, lengths or {})
+    devices = math.gcd(eval_batch_size(experiment), jax.device_count())
+    experiment = dataclasses.replace(experiment, mesh=mesh_config or MeshConfig(data=devices))
+    mesh = make_mesh(experiment.mesh)
+    check_mesh(experiment, mesh)
+    params, metadata, step = _load(source, experiment, mesh)
+    dataset = prepare_data(experiment, cache, lambda line: None)
+    changed = describe_other_data(metadata, dataset) if other is None and not lengths else None
+    if changed:
+        raise ValueError(f"{source} {changed}; restore the data, or measure on other data with --data FILE")
+    if is_huggingface(source) or lengths:
+        experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
+    _say_what_is_cut(dataset)
+    output = output or _output(source, step, other)
+    with jax.set_mesh(mesh):
+        measured = _measure(experiment, params, dataset, mesh, output, counts_itself=other is not None)
+    return ({} if is_huggingface(source) else {"step": step}) | measured
+
+
+def _output(source: Path, step: int, other: OtherData | None) -> Path:
+    folder = Path(f"{source.name}-eval") if is_huggingface(source) else source / f"eval-{step}"
+    return folder if other is None else folder / folder_name(other.files)
+
+
+def _say_what_is_cut(dataset: Dataset) -> None:
+    num_cut = dataset.statistics["valid"].get("num_cut", 0)
+    if num_cut and dataset.layout != "answers":  # windows of answers cover a context together
+        warn(
+            f"{num_cut:,} of {dataset.statistics['valid']['num_examples']:,} examples are cut to "
+            f"{dataset.sequence_length} tokens; --sequence-length N reads more of them, if the model can"
+        )
+
+
+def _measure(
+    experiment: Experiment,
+    params: Params,
+    dataset: Dataset,
+    mesh: Mesh,
+    output: Path,
+    counts_itself: bool,
+) -> dict[str, Any]:
+    """Losses or scores; `counts_itself`: what counting reaches was counted on the very data measured."""
+    batches = make_batches(dataset, "valid", experiment)
+    is_task = experiment.definition.is_task
+    measured: dict[str, Any] = {}
+    if not is_task or is_labelled(experiment.data, experiment.objective):
+        metrics = evaluate(
+            make_eval_step(experiment, batches.max_predictions), params, batches, experiment, mesh
+        )
+        assert metrics is not None, "nobody asked it to stop"
+        statistics = dict(dataset.statistics["valid"])
+        if counts_itself:
+            statistics.pop("bigram_entropy", None)
+        compared = compare_with_counting(metrics, experiment.objective, statistics)
+        # The scores of a task say the rest better.
+        measured |= {"eval_loss": metrics["eval_loss"]} if is_task else compared
+    if is_task:
+        model = Model(experiment, params, mesh, dataset.tokenizer)
+        measured |= evaluate_examples(model, batches, output)
+    return measured
+
+
+def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str, Any]) -> Experiment:
+    if not is_huggingface(source):
+        experiment, tokenizer = read_trained_config(source), source / TOKENIZER_FILE
+        if changed := describe_changed_objective(experiment):
+            warn(changed)
+        data = dataclasses.replace(experiment.data, **lengths)
+        experiment = dataclasses.replace(experiment, data=data)
+        _check_lengths(experiment.model, data, lengths)
+    else:
+        if other is None:
+            raise ValueError(f"{source} is not a run, so it has no held-out data; add --data FILE")
+        tokenizer = find_tokenizer(source)
+        if tokenizer is None:
+            raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's own there")
+        model = read_huggingface_config(source)
+        own = _own_lengths(model, Tokenizer.load(tokenizer))
+        experiment = imported_experiment(source, model, tokenizer, {**own, **lengths})
+        _check_lengths(model, experiment.data, lengths)
+    return experiment if other is None else on_other_data(experiment, other, tokenizer)
+
+
+def _check_lengths(model: ModelConfig, data: DataConfig, lengths: Mapping[str, Any]) -> None:
+    """Raise ValueError where a length that was asked for is more than the model, or a row, has."""
+    longest = model.max_positions if model.positions == "learned" else None
+    for name in ("sequence_length", "target_length"):
+        if longest is not None and lengths.get(name, 0) > longest:
+            raise ValueError(
+                f"{name}={lengths[name]} is longer than the {longest} tokens that this model reads; lower it"
+            )
+    if model.head == "qa" and lengths.get("stride", 0) >= data.sequence_length:
+        raise ValueError(
+            f"stride={data.stride} leaves nothing new in a window of sequence_length={data.sequence_length}; "
+            f"lower stride, for example to {data.sequence_length // 3}"
+        )
+
+
+def _own_lengths(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """How much a Hugging Face model reads of a text unless told otherwise, if any machine can compute it."""
+    known = [model.max_positions, tokenizer.max_length, LONGEST_ROW]
+    longest = max(MIN_SEQUENCE_LENGTH, min(length for length in known if length is not None))
+    return {
+        "sequence_length": longest,
+        "target_length": min(TARGET_LENGTH, longest),
+        "stride": min(STRIDE, longest // 3),
+    }
+
+
+def _load(source: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, dict[str, Any], int]:
+    if not is_huggingface(source):
+        return load_params(source, experiment, mesh)
+    with jax.set_mesh(mesh):
+        return load_huggingface(source, mesh=mesh)[1], {}, 0

@@ -1,0 +1,140 @@
+"""A run or a Hugging Face directory with its tokenizer: a model that reads and writes text."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from flaxmill.data.config import Framing
+from flaxmill.data.examples.framing import make_framer, make_prompt_reader, make_prompter
+from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer.failures import encode_texts, half_character
+from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.huggingface.directory import load_huggingface
+from flaxmill.model.params import Params
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.caches import cache_directory, enable_compilation_cache
+from flaxmill.train.experiment import describe_changed_objective
+from flaxmill.train.metrics.progress import warn
+from flaxmill.train.run.decoding_settings import read_decoding, read_generation_settings
+from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
+from flaxmill.train.run.importing import HUGGINGFACE
+from flaxmill.train.run.model_sources import check_model_source
+from flaxmill.train.run.restoring import load_params
+from flaxmill.train.run.source import is_huggingface
+
+
+class TextModel(NamedTuple):
+    """A model that reads and writes text."""
+
+    config: ModelConfig
+    params: Params
+    mesh: Mesh
+    tokenizer: Tokenizer
+    read: Callable[[str], list[int]]
+    """Gives the ids of a prompt, with what came before and after prompts in training."""
+    continues: bool
+    """Whether the model continues a prompt in the same text, instead of answering it with another."""
+    decoding: dict[str, Any]
+    """Fields of GenerationConfig that the model itself decides."""
+
+
+def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, markup: bool = True) -> TextModel:
+    """The weights of a run, its best checkpoint or else its newest, or those of a Hugging Face directory.
+
+    Args:
+      mesh_config: devices to compute on; None: one.
+      markup: read special tokens that a prompt spells as these tokens, unless a run learned from sources
+        where they were text.
+
+    Raises:
+      ValueError: `source` is neither, has no tokenizer, or one that does not fit the model.
+    """
+    check_model_source(source)
+    enable_compilation_cache(cache_directory())
+    mesh = make_mesh(mesh_config or MeshConfig(data=1))
+    is_run = not is_huggingface(source)
+    settings = read_generation_settings(source / HUGGINGFACE if is_run else source)
+    if is_run:
+        experiment = read_trained_config(source)
+        if changed := describe_changed_objective(experiment):
+            warn(changed)
+        config = experiment.model
+        tokenizer = _load_tokenizer(source / TOKENIZER_FILE, source, is_trusted=True)
+        params = load_params(source, experiment, mesh)[0]
+        framing = experiment.data.framing
+        examples = experiment.definition.data.examples
+        separator = experiment.data.separator if examples is not None and examples.writes_text else None
+        # Sources are read as in training. Pretraining guards its texts, but a prompt is not one of them.
+        markup = markup and (separator is None or experiment.data.reads_markup_in_examples)
+    else:
+        with jax.set_mesh(mesh):
+            config, params = load_huggingface(source, mesh=mesh)
+        tokenizer = _load_tokenizer(find_tokenizer(source), source)
+        framing, separator = "template", None
+    _check_vocabulary(config, tokenizer, source)
+    config = with_decoder_start(config, tokenizer, settings.get("decoder_start_token_id"))
+    read = make_reader(config, tokenizer, framing=framing, separator=separator, markup=markup)
+    continues = config.encoder_layers is None and separator is None
+    decoding = read_decoding(settings, config, tokenizer, is_run=is_run)
+    return TextModel(config, params, mesh, tokenizer, read, continues, decoding)
+
+
+def read_prompts(model: TextModel, prompts: Sequence[str]) -> list[list[int]]:
+    """The ids of each prompt. Raises ValueError for a prompt that is not text, or that fails to encode."""
+    for number, prompt in enumerate(prompts, start=1):
+        place = half_character(prompt)
+        if place is not None:
+            raise ValueError(f"prompt {number} is not UTF-8 at character {place}; give it as UTF-8")
+    return list(encode_texts(lambda texts: [*map(model.read, texts)], prompts, lambda n: f"prompt {n}"))
+
+
+def make_reader(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    framing: Framing = "template",
+    separator: str | None = None,
+    markup: bool = True,
+) -> Callable[[str], list[int]]:
+    """A function that turns a prompt into ids, framed as in training.
+
+    A source, or what an encoder reads, is whole, with what its template puts before and after it. What a
+    decoder continues gets only what comes before it, and `separator` after it where targets were trained.
+    """
+    if config.encoder_layers is not None:
+        framer = make_framer(tokenizer, "", closes=True, markup=markup)
+    elif not config.causal and config.head != "lm":
+        framer = make_framer(tokenizer, "", markup=markup)
+    elif separator is not None:
+        framer = make_prompter(tokenizer, separator, markup=markup)
+    else:
+        return make_prompt_reader(tokenizer, framing, markup=markup)
+    return lambda text: framer.encode(text).ids
+
+
+def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer, stated: int | None = None) -> ModelConfig:
+    """The config with the token that an encoder-decoder's decoder reads first: as generation_config.json
+    states, else as in training (data/example_batches.py)."""
+    known = (stated, config.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id, 0)
+    start_id = next(id_ for id_ in known if id_ is not None)
+    return dataclasses.replace(config, decoder_start_id=start_id) if config.encoder_layers else config
+
+
+def _load_tokenizer(file: Path | None, source: Path, *, is_trusted: bool = False) -> Tokenizer:
+    if file is None or not file.is_file():
+        raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's tokenizer there")
+    return Tokenizer.load(file, is_trusted=is_trusted)
+
+
+def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, source: Path) -> None:
+    assert config.vocab_size is not None
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {source} has {tokenizer.vocab_size} ids but the model's vocabulary has "
+            f"{config.vocab_size}; put there the tokenizer that the model was trained with"
+        )

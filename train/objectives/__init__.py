@@ -1,0 +1,7 @@
+"""What is minimised.
+
+table          the objectives, one row each: read this first
+losses         sums over a batch, and how they become the loss
+task_losses    the losses of task heads
+cross_entropy  cross-entropy over a vocabulary that may be split over devices
+"""

@@ -1,0 +1,193 @@
+"""What is minimised: sums over a batch, and how they become the loss and its reported parts.
+
+Every term is sum(weights * nll) / sum(weights). The denominator counts the whole batch on all devices and is
+known before the first microbatch, so accumulation, sharding and padding change nothing.
+"""
+
+# B batch, T tokens, P predicted places, D model
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxmill.data.objectives import find_function
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import bind
+from flaxmill.model.params import Params
+from flaxmill.model.transformer import Batch, Transformer, complete_batch
+from flaxmill.train.objectives.cross_entropy import TokenLosses, cross_entropy
+from flaxmill.train.objectives.table import Objective, objective_of
+
+Sums = dict[str, Any]
+"""Scalars, and counts of a task, by name. All of them add up over batches."""
+
+
+class SumOptions(NamedTuple):
+    """What the sums of an objective depend on besides the model and the batch."""
+
+    objective: Objective
+    max_predictions: int | None = None
+    """The most places of a row with a weight; None: every place may have one. Masked places are gathered
+    before the head, which then reads P of a row's T tokens."""
+    key: jax.Array | None = None
+    """Turns dropout on."""
+    chunk_tokens: int | None = None
+    """As in `cross_entropy`."""
+    label_smoothing: float = 0.0
+    """The share of a target's probability that is spread over the vocabulary or the classes."""
+
+
+def denominators(objective: str, batch: Batch) -> Sums:
+    """What the terms are divided by: float32 sums of weights over the whole batch."""
+    row = objective_of(objective)
+    weights = find_function(row.weights)
+    sums = {f"{term}_weight": weights(term, batch).sum() for term in row.terms}
+    sums |= {"rows": jnp.float32(batch["tokens"].shape[0]), "places": batch["weights"].sum()}
+    if "causal" in batch:
+        sums["causal_rows"] = batch["causal"].sum().astype(jnp.float32)
+    return sums
+
+
+def numerators(
+    objective: str,
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    max_predictions: int | None,
+    key: jax.Array | None = None,
+    chunk_tokens: int | None = None,
+    label_smoothing: float = 0.0,
+) -> Sums:
+    """Weighted sums of losses and of right answers over these rows; SumOptions explains the options."""
+    row = objective_of(objective)
+    options = SumOptions(row, max_predictions, key, chunk_tokens, label_smoothing)
+    return find_function(row.sums)(bind(config, params), complete_batch(config, batch), options)
+
+
+def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums) -> Sums:
+    """`loss`; with several terms or a z_loss also these parts, such as `mlm_loss`, `nsp_loss`, `causal_loss`,
+    `start_loss`, `end_loss`, `z_loss`; accuracies, as TERM_accuracy or, for a task's only term, `accuracy`.
+
+    The loss is linear in the numerators, so that microbatches may be combined one by one and added up.
+    """
+    row = objective_of(objective)
+    shares = find_function(row.shares)(row.terms, denominators)
+    parts: Sums = {}
+    total = 0.0
+    for term in row.terms:
+        weight = _not_zero(denominators[f"{term}_weight"])
+        parts[f"{term}_loss"] = numerators[term] / weight
+        if f"{term}_correct" in numerators:  # a regression has none
+            is_alone = row.is_task and len(row.terms) == 1
+            parts["accuracy" if is_alone else f"{term}_accuracy"] = numerators[f"{term}_correct"] / weight
+        total += shares[term] * parts[f"{term}_loss"]
+    if z_loss:
+        parts["z_loss"] = z_loss * numerators["log_z_squared"] / _not_zero(denominators["places"])
+        total += parts["z_loss"]
+    if len(row.terms) == 1 and not z_loss:
+        del parts[f"{row.terms[0]}_loss"]
+    return {"loss": total} | parts
+
+
+def _not_zero(weight: jax.Array) -> jax.Array:
+    """A batch may lack a term's places altogether; its sum is then 0, and so is the term."""
+    return jnp.where(weight > 0, weight, 1)
+
+
+def token_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
+    """Sums of an objective that predicts tokens, for each of its terms."""
+    hidden_BTD = model(batch, options.key)
+    return _token_sums(model, hidden_BTD, batch, options, options.objective.terms)
+
+
+def masked_pair_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
+    """Sums of BERT's two terms: masked words, and whether the second sentence is random."""
+    hidden_BTD = model(batch, options.key)
+    sums = _next_sentence_sums(model, hidden_BTD, batch, options)
+    return sums | _token_sums(model, hidden_BTD, batch, options, ("mlm",))
+
+
+def place_weights(term: str, batch: Batch) -> jax.Array:
+    """[B,T], or [B] for a decision on the row: how much each place counts for the term."""
+    if term == "nsp":
+        return batch["mask"][:, 0].astype(jnp.float32)  # a row of padding has no sentence to judge
+    if "causal" not in batch:
+        return batch["weights"]
+    is_causal = batch["causal"][:, None].astype(jnp.float32)
+    return batch["weights"] * (is_causal if term == "causal" else 1 - is_causal)
+
+
+def whole_terms(terms: tuple[str, ...], denominators: Mapping[str, Any]) -> dict[str, Any]:
+    """Shares of 1: the loss is the sum of its terms."""
+    return dict.fromkeys(terms, 1.0)
+
+
+def shares_of_rows(terms: tuple[str, ...], denominators: Mapping[str, Any]) -> dict[str, Any]:
+    """Each term's share is the share of its rows, causal or masked, in the batch."""
+    causal = denominators["causal_rows"] / denominators["rows"]
+    return {term: causal if term == "causal" else 1 - causal for term in terms}
+
+
+def right_answers(terms: tuple[str, ...], config: ModelConfig) -> Sums:
+    """The counts of an objective whose answers are right or wrong."""
+    return {f"{term}_correct": 1.0 for term in terms}
+
+
+def _token_sums(
+    model: Transformer, hidden_BTD: jax.Array, batch: Batch, options: SumOptions, terms: tuple[str, ...]
+) -> Sums:
+    if options.max_predictions is not None:
+        hidden_BTD, batch = _gather_predicted(hidden_BTD, batch, options.max_predictions)
+    with jax.named_scope("token_loss"):
+        losses = token_losses(model, hidden_BTD, batch["targets"], options)
+    weights_of = find_function(options.objective.weights)
+    sums: Sums = {}
+    for term in terms:
+        weights = weights_of(term, batch)
+        sums[term] = (weights * losses.nll).sum()
+        sums[f"{term}_correct"] = (weights * losses.correct).sum()
+    sums["log_z_squared"] = (batch["weights"] * losses.log_z**2).sum()
+    return sums
+
+
+def _next_sentence_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch, options: SumOptions) -> Sums:
+    assert model.nsp is not None
+    with jax.named_scope("next_sentence_loss"):
+        logits = model.next_sentence_logits(model.pool(hidden_BTD, batch["documents"]))
+        weights = find_function(options.objective.weights)("nsp", batch)
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["nsp_labels"])
+        correct = logits.argmax(-1) == batch["nsp_labels"]
+        return {"nsp": (weights * nll).sum(), "nsp_correct": (weights * correct).sum()}
+
+
+def _gather_predicted(hidden_BTD: jax.Array, batch: Batch, num_places: int) -> tuple[jax.Array, Batch]:
+    """Keep the `num_places` first places of each row that have a weight, in order; others fill the rest."""
+    order_BP = jnp.argsort(batch["weights"] == 0, axis=1, stable=True)[:, :num_places]
+    picked = {name: jnp.take_along_axis(batch[name], order_BP, axis=1) for name in ("targets", "weights")}
+    return jnp.take_along_axis(hidden_BTD, order_BP[..., None], axis=1), {**batch, **picked}
+
+
+def token_losses(
+    model: Transformer, hidden: jax.Array, targets: jax.Array, options: SumOptions
+) -> TokenLosses:
+    """Losses of targets [B,T] over the vocabulary, from hidden states [B,T,D], with label smoothing."""
+    table_VD, bias_V = model.output_table()
+    decoded, size = model.before_output(hidden), model.config.vocab_size
+    assert size is not None
+    losses = cross_entropy(
+        decoded, table_VD, bias_V, targets, vocab_size=size, chunk_tokens=options.chunk_tokens
+    )
+    label_smoothing = options.label_smoothing
+    if not label_smoothing:
+        return losses
+    # The mean of -log p over the vocabulary, from the mean row of the table instead of all logits.
+    mean_logit = jnp.einsum(
+        "...D,D->...", decoded, table_VD[:size].mean(0), preferred_element_type=jnp.float32
+    )
+    mean_logit += 0.0 if bias_V is None else bias_V[:size].mean()
+    spread = losses.log_z - mean_logit
+    return losses._replace(nll=(1 - label_smoothing) * losses.nll + label_smoothing * spread)

@@ -1,0 +1,307 @@
+"""A run's directory: made or continued, proven writable, never mixed up with another experiment's."""
+
+import fcntl
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from flaxmill.data.files.local_paths import local_path
+from flaxmill.train.experiment import DERIVED_FIELDS, Experiment, flatten, from_dict, to_dict
+
+if TYPE_CHECKING:
+    from flaxmill.data.tokenization import Tokenizer
+
+CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
+TOKENIZER_SETTINGS_FILE = "tokenizer_config.json"
+CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
+LOCK_FILE = ".lock"
+RUNS = Path("runs")
+IMPORTED_STEP = 0
+"""The step of a checkpoint with parameters alone, from elsewhere; a run's own first is of step 1 or later."""
+
+# What may change when a run continues: where it runs and what it reports, not what it computes.
+FREE_FIELDS = frozenset(
+    {
+        *("name", "run_dir", "log_every", "log_digests", "eval_every", "eval_batches", "trackers", "prompt"),
+        *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
+        "objective_file",  # its digest says what it computes
+        *("data.framing", "data.markup"),  # if they change rows, they change the dataset's fingerprint
+    }
+)
+FREE_SECTIONS = ("mesh.", "checkpoint.", "best.")
+# What may change in an imported model before its first step: how it is computed and regularised.
+FREE_OF_IMPORT = frozenset(
+    f"model.{name}" for name in ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
+)
+
+Difference = tuple[str, Any, Any]
+
+
+class Allowed(NamedTuple):
+    """What may differ from the run that continues, because the user said so."""
+
+    extend: bool = False
+    """More `steps`."""
+    other_data: bool = False
+    """Another text or tokenizer."""
+    other_objective: bool = False
+    """A changed file that defines the objective."""
+
+
+NOTHING = Allowed()
+
+
+def check_run_directory(experiment: Experiment, allowed: Allowed = NOTHING, runs: Path = RUNS) -> None:
+    """Check, changing nothing, that the run can be written and continues no other experiment.
+
+    It may be called before the experiment is resolved, to refuse early, and after, to be sure: fields still
+    to be derived count as equal.
+
+    Raises:
+      ValueError: the place cannot be written; or it holds the progress of another config, or imported
+        weights of another model: the message says what differs, old -> new.
+    """
+    directory = _named(experiment) or runs
+    parents = (directory.absolute(), *directory.absolute().parents)
+    try:
+        existing = next(path for path in parents if path.exists())
+    except OSError as error:  # a name that is too long, or a folder that this user may not look into
+        raise _unwritable(directory, _reason(error)) from None
+    if not existing.is_dir():
+        raise _unwritable(directory, f"{existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise _unwritable(directory, f"{existing} is read-only")
+    if experiment.run_dir and _has_progress(directory):
+        _check_continuation(directory, experiment, allowed)
+
+
+def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
+    """The experiment's run_dir, made if absent, or a fresh one below `runs`; proven writable.
+
+    Raises:
+      ValueError: the place cannot be made or written.
+    """
+    directory = _named(experiment)
+    try:
+        if directory is None:
+            directory = _make_fresh(runs, experiment.name)
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise _unwritable(directory or runs, _reason(error)) from None
+    return directory
+
+
+def _check_continuation(directory: Path, experiment: Experiment, allowed: Allowed) -> None:
+    differing = [item for item in differences(read_config(directory), experiment) if not _is_free(item[0])]
+    if _is_untrained_import(directory):
+        _check_import(directory, differing)
+        return
+    if allowed.extend:
+        differing = [item for item in differing if not (item[0] == "steps" and item[2] > item[1])]
+    if allowed.other_objective:
+        differing = [item for item in differing if item[0] != "objective_sha256"]
+    if not differing:
+        return
+    if [name for name, _, _ in differing] == ["objective_sha256"]:
+        raise ValueError(
+            f"{directory} was trained with another version of {experiment.objective_file}, which defines its "
+            "objective; restore it, give another --run-dir, or continue with the file as it is with "
+            "--allow-other-objective"
+        )
+    if [name for name, _, _ in differing] == ["steps"]:
+        _refuse_steps(directory, *differing[0][1:], allowed.extend)
+    raise ValueError(
+        f"{directory} was trained with another config: {describe(differing)}; "
+        "give the old values, or another --run-dir"
+    )
+
+
+def _check_import(directory: Path, differing: list[Difference]) -> None:
+    refused = [(n, a, b) for n, a, b in differing if n.startswith("model.") and n not in FREE_OF_IMPORT]
+    if refused:
+        raise ValueError(
+            f"{directory} holds imported weights of another model: {describe(refused)}; "
+            "leave its model.* as imported, or give another --run-dir"
+        )
+
+
+@contextmanager
+def lock_run_directory(directory: Path) -> Iterator[None]:
+    """Hold the run for this process; the lock ends with the process, however that ends.
+
+    Raises:
+      ValueError: another process trains in the directory, or nothing there can be locked.
+    """
+    try:
+        file = (directory / LOCK_FILE).open("a+", errors="replace")
+    except OSError as error:
+        raise _unwritable(directory, f"{LOCK_FILE}: {_reason(error)}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{directory} is being trained by process {file.read(300).strip()}; wait for it, or give "
+                "another --run-dir"
+            ) from None
+        except OSError as error:  # for example on a network file system mounted without locks
+            raise _unwritable(directory, f"no file there can be locked: {_reason(error)}") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer | None") -> None:
+    """Write config.json and, if there is a tokenizer, its file and settings, each whole or not at all.
+
+    The run is locked, so files that another process left half written are nobody's any more.
+    """
+    for name in (CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_SETTINGS_FILE):
+        for partial in directory.glob(f".*-{name}"):
+            partial.unlink(missing_ok=True)
+    text = json.dumps(to_dict(resolved), indent=2, allow_nan=False) + "\n"
+    _write_whole(directory / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    if tokenizer is not None:
+        _write_whole(directory / TOKENIZER_FILE, tokenizer.save)
+        _write_whole(directory / TOKENIZER_SETTINGS_FILE, tokenizer.save_settings)
+
+
+def read_config(directory: Path) -> Experiment:
+    """The resolved experiment of a run.
+
+    Raises:
+      ValueError: no such run, or a config.json that is damaged or of another version.
+    """
+    path = directory / CONFIG_FILE
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is not a run directory; `ls {RUNS}` shows the runs made here")
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise OSError("it is not a file")
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({_reason(error)}); give a directory that `flaxmill train` made"
+        ) from None
+    except (ValueError, RecursionError) as error:  # JSON's and UTF-8's errors are ValueErrors too
+        raise ValueError(
+            f"{path} is not a config of this version: {error}; restore it, or train again"
+        ) from None
+
+
+def read_trained_config(directory: Path) -> Experiment:
+    """Like `read_config`, where the run's model is to be used.
+
+    It also raises ValueError where the config leaves open what training derives.
+    """
+    experiment = read_config(directory)
+    for name in ("vocab_size", "head", "causal"):
+        if getattr(experiment.model, name) is None:
+            raise ValueError(
+                f"{directory / CONFIG_FILE} does not set model.{name}, as training does; restore it, or "
+                "train again"
+            )
+    return experiment
+
+
+def differences(old: Experiment, new: Experiment) -> list[Difference]:
+    """(dotted name, old, new) of each field that differs; a field that is still to be derived does not."""
+    before, after = flatten(old), flatten(new)
+    return [
+        (name, before[name], value)
+        for name, value in after.items()
+        if before[name] != value and not (name in DERIVED_FIELDS and value in (None, ()))
+    ]
+
+
+def describe(differing: list[Difference]) -> str:
+    """`model.num_layers 2 -> 3, seed 0 -> 1`."""
+    return ", ".join(f"{name} {_text(old)} -> {_text(new)}" for name, old, new in differing)
+
+
+def _named(experiment: Experiment) -> Path | None:
+    return local_path(experiment.run_dir, "run_dir") if experiment.run_dir else None
+
+
+def _unwritable(directory: Path, reason: str) -> ValueError:
+    return ValueError(f"the run directory {directory} cannot be written ({reason}); give another --run-dir")
+
+
+def _make_fresh(runs: Path, name: str) -> Path:
+    if os.sep in name:
+        raise ValueError(
+            f"name={name} must be the name of a directory, without {os.sep}; give --run-dir for a path"
+        )
+    runs.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        try:
+            # Exclusive: of two runs that start at once, one gets the next number.
+            (runs / f"{name}-{number}").mkdir()
+            return runs / f"{name}-{number}"
+        except FileExistsError:
+            number += 1
+
+
+def _has_progress(directory: Path) -> bool:
+    """Whether another config could spoil anything: not if the run died before its first row or save."""
+    return bool(_checkpoint_names(directory)) or _has_rows(directory)
+
+
+def _is_untrained_import(directory: Path) -> bool:
+    return _checkpoint_names(directory) == {str(IMPORTED_STEP)} and not _has_rows(directory)
+
+
+def _checkpoint_names(directory: Path) -> set[str]:
+    checkpoints = directory / CHECKPOINTS
+    return {path.name for path in checkpoints.iterdir()} if checkpoints.is_dir() else set()
+
+
+def _has_rows(directory: Path) -> bool:
+    metrics = directory / METRICS_FILE
+    return metrics.is_file() and metrics.stat().st_size > 0
+
+
+def _is_free(name: str) -> bool:
+    return name in FREE_FIELDS or name.startswith(FREE_SECTIONS)
+
+
+def _refuse_steps(directory: Path, old: int, new: int, extend: bool) -> NoReturn:
+    if new > old:
+        fix = f"add --extend to continue to {new}, or give --steps {old}"
+    else:
+        fix = f"--extend only lengthens a run; give --steps {old}" if extend else f"give --steps {old}"
+    raise ValueError(f"{directory} was trained with steps {old} -> {new}; {fix}, or another --run-dir")
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # else the name may reach the disk before the content
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _text(value: Any) -> str:
+    """A value as one would type it; lists in brackets, and text with blanks in quotes."""
+    if isinstance(value, str):
+        return repr(value) if not value or any(map(str.isspace, value)) else value
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return str(value)
