@@ -1,5 +1,6 @@
 """Makes batches from stored rows of labelled examples, one function for each task."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +71,7 @@ def target_tokens(source: Source) -> TargetTokens:
 
 
 def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> np.ndarray:
-    """A weight for each label, ready to be indexed.
+    """A weight for each label, ready to be indexed: 0, or 1 and more.
 
     Raises:
       ValueError: there are more or fewer weights than labels.
@@ -80,7 +81,10 @@ def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> 
             f"data.class_weights={', '.join(map(str, weights))} must be one number of 0 or more for each of "
             f"the {len(labels)} labels ({', '.join(labels)})"
         )
-    return np.asarray(weights or (1.0,) * len(labels), np.float32)
+    array = np.asarray(weights or (1.0,) * len(labels), np.float32)
+    least = array[array > 0].min(initial=1.0)
+    # A loss does not depend on their scale, and a sum below 1 would be taken for 1; powers of two are exact.
+    return array * np.float32(2.0 ** math.ceil(-math.log2(least)))
 
 
 def _numbered(batch: Batch, rows: Rows) -> Batch:

@@ -58,10 +58,10 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
         trained, frozen = trainable.split(state.params)
-        totals = denominators(experiment.objective, batch)
-        loss_of = _make_loss(experiment, totals, max_predictions, frozen)
+        loss_of = _make_loss(experiment, batch, max_predictions, frozen)
         grads, sums = _accumulate(loss_of, trained, batch, experiment, key, shardings)
         grads = trainable.hold(grads)
+        totals = denominators(experiment.objective, batch)
         losses = combine(experiment.objective, experiment.z_loss, sums, totals)
         grad_norm = optax.tree.norm(grads)
         learning_rate = schedule(state.step)
@@ -119,9 +119,10 @@ def make_eval_step(experiment: Experiment, max_predictions: int | None) -> EvalS
     return jax.jit(eval_step)
 
 
-def _make_loss(experiment: Experiment, totals: Sums, max_predictions: int | None, frozen: Params):
+def _make_loss(experiment: Experiment, batch: Batch, max_predictions: int | None, frozen: Params):
     """The function to differentiate: a microbatch's part of the batch's loss, and its sums, from the trained
     parameters."""
+    totals = denominators(experiment.objective, batch)
 
     def loss_of(trained: Params, rows: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
         params = merge(trained, frozen)

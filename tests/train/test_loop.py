@@ -310,7 +310,7 @@ def test_a_run_that_has_waited_long_enough_ends_wherever_it_continues(small, sto
         best=BestConfig(metric="eval_loss"),
         optimizer=OptimizerConfig(learning_rate=1e-30),  # nothing gets better
     )
-    stopped = train(experiment, stop=stop_after(5))
+    stopped = train(experiment, stop=stop_after(7))
     assert (stopped.preempted, stopped.step) == (True, 5)
     impatient = dataclasses.replace(experiment, best=BestConfig(metric="eval_loss", patience=1))
     ended = train(impatient)

@@ -79,23 +79,20 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
     parts: Sums = {}
     total = 0.0
     for term in row.terms:
-        weight = _not_zero(denominators[f"{term}_weight"])
+        # A batch may lack a term's places altogether; its sum is then 0, and so is the term. Weights that
+        # count are 1 or more, see `check_class_weights`.
+        weight = jnp.maximum(denominators[f"{term}_weight"], 1)
         parts[f"{term}_loss"] = numerators[term] / weight
         if f"{term}_correct" in numerators:  # a regression has none
             is_alone = row.is_task and len(row.terms) == 1
             parts["accuracy" if is_alone else f"{term}_accuracy"] = numerators[f"{term}_correct"] / weight
         total += shares[term] * parts[f"{term}_loss"]
     if z_loss:
-        parts["z_loss"] = z_loss * numerators["log_z_squared"] / _not_zero(denominators["places"])
+        parts["z_loss"] = z_loss * numerators["log_z_squared"] / jnp.maximum(denominators["places"], 1)
         total += parts["z_loss"]
     if len(row.terms) == 1 and not z_loss:
         del parts[f"{row.terms[0]}_loss"]
     return {"loss": total} | parts
-
-
-def _not_zero(weight: jax.Array) -> jax.Array:
-    """A batch may lack a term's places altogether; its sum is then 0, and so is the term."""
-    return jnp.where(weight > 0, weight, 1)
 
 
 def token_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:

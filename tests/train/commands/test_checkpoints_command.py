@@ -150,7 +150,10 @@ def test_what_is_no_run_is_a_mistake(arguments):
 
 
 def test_it_runs_beside_accelerators_without_touching_them(run):
-    code = "import sys; from flaxmill.train import checkpoints_command as c; c.run([sys.argv[1], '--json'])"
+    code = (
+        "import sys; from flaxmill.train.commands import checkpoints_command; "
+        "checkpoints_command.run([sys.argv[1], '--json'])"
+    )
     environment = os.environ | {"JAX_PLATFORMS": "none_such"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(run)], env=environment, capture_output=True, text=True, check=True

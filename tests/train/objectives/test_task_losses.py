@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxmill.data.example_batches import check_class_weights
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import apply, init_params
 from flaxmill.train.objectives.losses import combine, denominators, numerators
@@ -35,7 +36,7 @@ def test_weighed_classes_are_torchs(scale):
 
     config = ModelConfig(**SHAPE, head="classification", num_labels=3)
     labels, class_weights = np.array([0, 2, 1, 1, 0, 2], np.int32), np.array([1.0, 0.2, 5.0], np.float32)
-    class_weights *= np.float32(scale)
+    class_weights = check_class_weights(tuple((class_weights * scale).tolist()), ("a", "b", "c"))
     batch = make_batch(labels=labels, weights=class_weights[labels])
     metrics, params = loss_of("classification", config, batch)
     logits = torch.tensor(np.asarray(apply(config, params, batch)["logits"]))
