@@ -103,6 +103,7 @@ def test_lists_are_emptied_together_and_only_then_checked():
     assert "needs training text beside it" in refusal_of(Experiment(data=data), "--data.files", "None")
 
 
+@pytest.mark.slow
 def test_every_field_can_be_given_the_text_of_its_value():
     flags = flag_types(Experiment)
     for name, value in flatten(Experiment()).items():

@@ -191,6 +191,7 @@ def test_strangers_end_nobody_and_are_said_once_of_each_kind():
         assert "is not a process of flaxmill; it is ignored" in kinds
 
 
+@pytest.mark.slow
 def test_half_open_connections_keep_nobody_out_and_are_closed_in_time():
     with Meeting() as meeting:
         host = meeting.pool.submit(meeting.join, 0, 2)

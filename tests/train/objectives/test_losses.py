@@ -12,6 +12,8 @@ import pytest
 from flaxmill.model import ModelConfig, apply, init_params
 from flaxmill.train.objectives.losses import combine, denominators, numerators
 
+pytestmark = pytest.mark.slow
+
 GPT = ModelConfig(
     vocab_size=101, max_positions=16, num_layers=1, embed_dim=32, num_heads=4, causal=True, head="lm"
 )

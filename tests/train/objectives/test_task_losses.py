@@ -12,6 +12,8 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import apply, init_params
 from flaxmill.train.objectives.losses import combine, denominators, numerators
 
+pytestmark = pytest.mark.slow
+
 SHAPE: dict[str, Any] = {"vocab_size": 50, "max_positions": 16, "num_layers": 1, "embed_dim": 16}
 SHAPE |= {"num_heads": 2, "causal": False, "initializer_std": 0.5}
 

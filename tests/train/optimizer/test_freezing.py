@@ -20,6 +20,8 @@ from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
 from flaxmill.train.state import abstract_state
 from flaxmill.train.step import make_train_step
 
+pytestmark = pytest.mark.slow
+
 MODEL = tiny_model()
 PARAMS = abstract_params(MODEL)
 FROZEN = ("embed/*", "layers.0-1/*", "*/bias")
