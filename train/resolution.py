@@ -126,7 +126,7 @@ def _filled(value: Any, derived: Any) -> Any:
 
 
 def _check_specials(experiment: Experiment, tokenizer: "Tokenizer") -> None:
-    """Checks all but tasks: preparation checks those, since a task's model may be imported without [CLS]."""
+    """Checks all but tasks. Preparation checks them, since a task's model may be imported without [CLS]."""
     if experiment.definition.is_task or isinstance(tokenizer, _AnyTokenizer):
         return
     lacking = lacking_tokens(tokenizer, experiment.objective)
