@@ -9,14 +9,15 @@ span_corruption     T5's batches
 example_batches     batches of labelled examples, for each task
 masking             which places are masked, and by what
 draws               random draws without a generator: the same on every host and after every restart
-special_tokens      whether a tokenizer has the special tokens that an objective needs
+special_tokens      which special tokens an objective needs, and which a decoder reads first
 tokenization        the Tokenizer
 tokenizer_training  a dataset's tokenizer, loaded or trained
 show                a batch as text
 show_examples       rows of labelled examples as text
 card                a dataset described
 json_text           values as JSON
-spelling            "did you mean"
+messages            pieces of error messages: "did you mean", "and 3 more"
+whole_files         files that appear whole or not at all
 
 text/            documents to rows of tokens
 examples/        labelled examples to rows of tokens

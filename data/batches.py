@@ -10,7 +10,7 @@ from flaxmill.data.example_batches import NO_EXAMPLE, check_class_weights
 from flaxmill.data.objectives import ObjectiveData, data_of, find_function
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.special_tokens import lacking_tokens
-from flaxmill.data.stored_rows import Batch, Rows, Source
+from flaxmill.data.stored_rows import BatchSource, NumpyBatch, Rows
 from flaxmill.data.text.held_out import Split
 
 # B rows of a batch, T tokens of a row, n rows read at once.
@@ -57,7 +57,7 @@ class Batches:
         self.tokenizer = dataset.tokenizer
         self._dataset = dataset
         self._split: Split = split
-        self._source = Source(dataset, split, config, decoder_start_id)
+        self._source = BatchSource(dataset, split, config, decoder_start_id)
         self._make = find_function(data.batch)
         self._seed = seed
         # Without a pad token any id will do, since nothing attends to padding.
@@ -66,11 +66,11 @@ class Batches:
         rows_per_plan = dataset.statistics[split].get("rows_per_copy", [self.num_rows])
         self._plan_ends = np.cumsum([0, *rows_per_plan])
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> NumpyBatch:
         """All rows of the batch at a step."""
         return self.rows(step, 0, self.batch_size)
 
-    def rows(self, step: int, start: int, stop: int) -> Batch:
+    def rows(self, step: int, start: int, stop: int) -> NumpyBatch:
         """Rows start..stop-1 of the batch at a step: the rows that one of several hosts reads.
 
         Every batch has int32 [n,T] tokens, mask, positions and documents. The objective decides what else it

@@ -5,17 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxmill.data.stored_rows import Batch, Rows, Source
+from flaxmill.data.special_tokens import decoder_start
+from flaxmill.data.stored_rows import BatchSource, NumpyBatch, Rows
 
 # n rows, T tokens of a row, S of a source, U of a target
-
-Stored = dict[str, np.ndarray]
 
 NO_EXAMPLE = -1
 """`example_numbers` of a row beyond the end of a held-out split."""
 
 
-def labelled(rows: Rows) -> Batch:
+def labelled(rows: Rows) -> NumpyBatch:
     """Texts, or pairs of texts, with their labels."""
     stored, source = rows.stored, rows.source
     batch = _inputs(stored) | {"segments": stored["segments"], "labels": stored["label"]}
@@ -25,14 +24,14 @@ def labelled(rows: Rows) -> Batch:
     return _numbered(batch, rows)
 
 
-def tagged(rows: Rows) -> Batch:
+def tagged(rows: Rows) -> NumpyBatch:
     """Words with their tags, each at the first piece of its word."""
     tags = rows.stored["tags"]
     batch = _inputs(rows.stored) | {"targets": np.where(tags >= 0, tags, 0), "weights": tags >= 0}
     return _numbered(batch, rows)
 
 
-def answers(rows: Rows) -> Batch:
+def answers(rows: Rows) -> NumpyBatch:
     """Questions, and windows over their contexts, with the answer's place in the window."""
     stored = rows.stored
     batch = _inputs(stored) | {
@@ -44,7 +43,7 @@ def answers(rows: Rows) -> Batch:
     return _numbered(batch, rows)
 
 
-def seq2seq(rows: Rows) -> Batch:
+def seq2seq(rows: Rows) -> NumpyBatch:
     """A source and its target: apart for an encoder-decoder, in one row for a decoder."""
     stored = rows.stored
     if rows.source.dataset.layout == "prompts":
@@ -61,13 +60,10 @@ class TargetTokens(NamedTuple):
     pad_id: int
 
 
-def target_tokens(source: Source) -> TargetTokens:
-    """The first token is the model's start token; without one the pad token, as in T5 and Marian, or the end
-    token."""
+def target_tokens(source: BatchSource) -> TargetTokens:
+    """What a decoder reads of the split's targets, apart from the targets themselves."""
     tokenizer = source.tokenizer
-    known = (source.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id)
-    start_id = next((id_ for id_ in known if id_ is not None), 0)
-    return TargetTokens(start_id, tokenizer.pad_id or 0)
+    return TargetTokens(decoder_start(tokenizer, source.decoder_start_id), tokenizer.pad_id or 0)
 
 
 def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> np.ndarray:
@@ -87,32 +83,14 @@ def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> 
     return array * np.float32(2.0 ** math.ceil(-math.log2(least)))
 
 
-def _numbered(batch: Batch, rows: Rows) -> Batch:
-    return batch | {"example_numbers": rows.stored["number"]}
-
-
-def _label_weights(labels: np.ndarray, source: Source) -> np.ndarray:
-    """[n]: how much each example counts; 0 if its label is unknown."""
-    settings = source.dataset.settings
-    if settings["label_column"] is None:
-        return np.zeros(len(labels), np.float32)
-    if settings["label_type"] != "category":
-        return np.ones(len(labels), np.float32)
-    return check_class_weights(source.config.class_weights, source.dataset.labels)[labels]
-
-
-def _inputs(stored: Stored) -> Batch:
-    return read_left_to_right(stored["tokens"].astype(np.int32), stored["length"])
-
-
-def read_left_to_right(tokens: np.ndarray, lengths: np.ndarray) -> Batch:
+def read_left_to_right(tokens: np.ndarray, lengths: np.ndarray) -> NumpyBatch:
     """Inputs [n,T] of right-padded rows with one document each."""
     places = np.arange(tokens.shape[1])
     mask = (places < lengths[:, None]).astype(np.int32)
     return {"tokens": tokens, "mask": mask, "positions": places * mask, "documents": mask}
 
 
-def decoder_inputs(targets: np.ndarray, lengths: np.ndarray, decoder: TargetTokens) -> Batch:
+def decoder_inputs(targets: np.ndarray, lengths: np.ndarray, decoder: TargetTokens) -> NumpyBatch:
     """[n,U]: the start token and then the targets, shifted right, and the targets themselves."""
     has_target = np.arange(targets.shape[1]) < lengths[:, None]
     shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=decoder.start_id)
@@ -126,7 +104,21 @@ def decoder_inputs(targets: np.ndarray, lengths: np.ndarray, decoder: TargetToke
     }
 
 
-def _prompts(stored: Stored) -> Batch:
+def _inputs(stored: dict[str, np.ndarray]) -> NumpyBatch:
+    return read_left_to_right(stored["tokens"].astype(np.int32), stored["length"])
+
+
+def _label_weights(labels: np.ndarray, source: BatchSource) -> np.ndarray:
+    """[n]: how much each example counts; 0 if its label is unknown."""
+    settings = source.dataset.settings
+    if settings["label_column"] is None:
+        return np.zeros(len(labels), np.float32)
+    if settings["label_type"] != "category":
+        return np.ones(len(labels), np.float32)
+    return check_class_weights(source.config.class_weights, source.dataset.labels)[labels]
+
+
+def _prompts(stored: dict[str, np.ndarray]) -> NumpyBatch:
     """A causal batch in which only targets after the prompt count. A row's prompt is its first p tokens,
     where p - 1 is the first place with a weight; if no place has one, it is all real tokens."""
     tokens = stored["tokens"].astype(np.int32)
@@ -137,3 +129,7 @@ def _prompts(stored: Stored) -> Batch:
     is_known = length > prompt_length
     batch = read_left_to_right(tokens[:, :-1], stored["length"] - is_known[:, 0])
     return batch | {"targets": np.where(counts, tokens[:, 1:], 0), "weights": counts}
+
+
+def _numbered(batch: NumpyBatch, rows: Rows) -> NumpyBatch:
+    return batch | {"example_numbers": rows.stored["number"]}

@@ -68,7 +68,7 @@ class ObjectiveData(NamedTuple):
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
 """T5's sentinels: the k-th stands for the k-th corrupted span of a text."""
 
-OBJECTIVES: dict[str, ObjectiveData] = {
+OBJECTIVE_DATA: dict[str, ObjectiveData] = {
     "causal": ObjectiveData(("packed",), "flaxmill.data.text_batches:causal"),
     "mlm": ObjectiveData(
         ("packed",),
@@ -143,9 +143,9 @@ OBJECTIVES: dict[str, ObjectiveData] = {
 
 def data_of(objective: str) -> ObjectiveData:
     """The row of an objective. Raises ValueError if no objective has that name."""
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[objective]
+    if objective not in OBJECTIVE_DATA:
+        raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(OBJECTIVE_DATA)}")
+    return OBJECTIVE_DATA[objective]
 
 
 def examples_of(objective: str) -> ExampleKind:

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from flaxmill.data.show_examples import describe_example, describe_target, one_line
+from flaxmill.data.stored_rows import NumpyBatch
 from flaxmill.data.tokenization import Tokenizer
 
 _MAX_PREDICTIONS_SHOWN = 12
 
 
-def describe_batch(
-    batch: dict[str, np.ndarray], tokenizer: Tokenizer, rows: int = 2, labels: Sequence[str] = ()
-) -> str:
+def describe_batch(batch: NumpyBatch, tokenizer: Tokenizer, rows: int = 2, labels: Sequence[str] = ()) -> str:
     """The first rows of a batch: each document's text with its masked places, and what is predicted; or each
     labelled example and its label. `labels` are the names of the categories."""
     num_rows, length = batch["tokens"].shape
@@ -34,7 +33,7 @@ def describe_batch(
     return "\n\n".join(blocks)
 
 
-def _describe_row(batch: dict[str, np.ndarray], row: int, tokenizer: Tokenizer) -> str:
+def _describe_row(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> str:
     tokens, documents = batch["tokens"][row], batch["documents"][row]
     lines = [f"row {row}: {_row_title(batch, row)}"]
     for document in range(1, int(documents.max(initial=0)) + 1):
@@ -50,7 +49,7 @@ def _describe_row(batch: dict[str, np.ndarray], row: int, tokenizer: Tokenizer) 
     return "\n".join(lines)
 
 
-def _row_title(batch: dict[str, np.ndarray], row: int) -> str:
+def _row_title(batch: NumpyBatch, row: int) -> str:
     parts = [
         f"{int(batch['mask'][row].sum())} tokens",
         f"{int((batch['weights'][row] > 0).sum())} predictions",

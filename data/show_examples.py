@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flaxmill.data.stored_rows import NumpyBatch
 from flaxmill.data.tokenization import Tokenizer
 
 _MAX_TAGS_SHOWN = 12
 
-Batch = dict[str, np.ndarray]
 
-
-def describe_example(batch: Batch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> list[str]:
+def describe_example(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> list[str]:
     """Lines on one row of a batch of labelled examples: its texts and its label, tags, answer or target."""
     tokens, is_real = batch["tokens"][row], batch["mask"][row] > 0
     number = int(batch["example_numbers"][row])
@@ -50,14 +49,14 @@ def _names(applies_C: np.ndarray, labels: Sequence[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _answer(batch: Batch, row: int, tokenizer: Tokenizer) -> str:
+def _answer(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> str:
     start, end = int(batch["starts"][row]), int(batch["ends"][row])
     if not start:
         return "none in this window"
     return f"{_spell(batch['tokens'][row, start : end + 1], tokenizer)} (places {start}-{end})"
 
 
-def _describe_tags(batch: Batch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> list[str]:
+def _describe_tags(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> list[str]:
     places = np.flatnonzero(batch["weights"][row] > 0)
     lines = [
         f"  place {place}: {_spell(batch['tokens'][row, place : place + 1], tokenizer)!r} is "
@@ -68,7 +67,7 @@ def _describe_tags(batch: Batch, row: int, tokenizer: Tokenizer, labels: Sequenc
     return lines + ([f"  and {more} more tags"] if more > 0 else [])
 
 
-def describe_target(batch: Batch, row: int, tokenizer: Tokenizer) -> list[str]:
+def describe_target(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> list[str]:
     """Lines on one row of an encoder-decoder's batch: its source, and what is to be written."""
     source = batch["tokens"][row][batch["mask"][row] > 0]
     behind = batch["decoder_tokens"][row][batch["decoder_mask"][row] > 0]
@@ -80,7 +79,7 @@ def describe_target(batch: Batch, row: int, tokenizer: Tokenizer) -> list[str]:
     ]
 
 
-def _describe_prompt(batch: Batch, row: int, tokenizer: Tokenizer) -> list[str]:
+def _describe_prompt(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> list[str]:
     tokens, is_target = batch["tokens"][row], batch["weights"][row] > 0
     length = int(is_target.argmax()) + 1 if is_target.any() else int(batch["mask"][row].sum())
     return [

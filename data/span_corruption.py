@@ -15,7 +15,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.draws import SPAN_NOISE, SPAN_TEXT, bits
 from flaxmill.data.example_batches import decoder_inputs, read_left_to_right, target_tokens
 from flaxmill.data.objectives import SENTINELS
-from flaxmill.data.stored_rows import Batch, Rows
+from flaxmill.data.stored_rows import NumpyBatch, Rows
 
 
 class Lengths(NamedTuple):
@@ -61,7 +61,7 @@ def target_length(config: DataConfig) -> int:
     return span_lengths(config).target
 
 
-def corrupt(rows: Rows) -> Batch:
+def corrupt(rows: Rows) -> NumpyBatch:
     """Inputs are texts with a sentinel in place of each span; targets are each sentinel and then its span.
 
     A row is one text, whatever documents it holds, as in T5. Each epoch corrupts it differently.

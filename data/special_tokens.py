@@ -1,4 +1,4 @@
-"""The special tokens that an objective needs, and whether a tokenizer has them."""
+"""The special tokens that an objective needs, and the one that a decoder reads first."""
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.objectives import SpecialToken, data_of
@@ -32,6 +32,13 @@ def lacking_tokens(tokenizer: Tokenizer, objective: str) -> list[str]:
         # The first missing name is enough to say it.
         lacking += [name for name in data.added_tokens if name not in tokenizer.added_names][:1]
     return lacking
+
+
+def decoder_start(tokenizer: Tokenizer, *stated: int | None) -> int:
+    """The id that a decoder reads first: a stated one, else the pad token's (as in T5 and Marian), else the
+    end token's."""
+    known = (*stated, tokenizer.pad_id, tokenizer.closing_id)
+    return next((id_ for id_ in known if id_ is not None), 0)
 
 
 def _lacks(missing: list[str], objective: str, config: DataConfig) -> ValueError:

@@ -13,10 +13,10 @@ from flaxmill.data.tokenization import Tokenizer, special_lookup
 
 # n rows of a batch, T tokens of a row
 
-Batch = dict[str, np.ndarray]
+NumpyBatch = dict[str, np.ndarray]
 
 
-class Source:
+class BatchSource:
     """A split of a dataset, and the settings that decide how it becomes batches."""
 
     def __init__(self, dataset: Dataset, split: Split, config: DataConfig, decoder_start_id: int | None):
@@ -39,7 +39,7 @@ class Source:
 class Rows(NamedTuple):
     """The stored rows of a batch, or of the part of it that one host reads."""
 
-    source: Source
+    source: BatchSource
     stored: dict[str, np.ndarray]
     """The fields of the dataset's layout, each [n, ...]."""
     places: np.ndarray

@@ -4,14 +4,14 @@ import numpy as np
 
 from flaxmill.data.draws import PREFIX_LENGTH, uniform
 from flaxmill.data.masking import Masked, mask_tokens
-from flaxmill.data.stored_rows import Batch, Rows
+from flaxmill.data.stored_rows import NumpyBatch, Rows
 from flaxmill.data.text.packing import next_in_document
 from flaxmill.data.text.pairs import segments_of
 
 # n rows of a batch, T tokens of a row
 
 
-def causal(rows: Rows) -> Batch:
+def causal(rows: Rows) -> NumpyBatch:
     """Causal rows: every place predicts the next token of its document."""
     tokens, documents, positions = rows.unpack()
     has_next = next_in_document(documents)
@@ -19,7 +19,7 @@ def causal(rows: Rows) -> Batch:
     return assemble(tokens[:, :-1], documents[:, :-1], positions[:, :-1], targets, has_next)
 
 
-def masked(rows: Rows) -> Batch:
+def masked(rows: Rows) -> NumpyBatch:
     """Masked rows: masked places predict what was there (Devlin et al. 2019, A.1)."""
     tokens, documents, positions = (values[:, :-1] for values in rows.unpack())
     drawn = _mask(rows, tokens, documents > 0)
@@ -27,7 +27,7 @@ def masked(rows: Rows) -> Batch:
     return assemble(drawn.tokens, documents, positions, targets, drawn.chosen)
 
 
-def hybrid(rows: Rows) -> Batch:
+def hybrid(rows: Rows) -> NumpyBatch:
     """Causal rows, and masked rows whose targets are one place earlier, as a causal head has them."""
     tokens, documents, positions = rows.unpack()
     has_next = next_in_document(documents)
@@ -41,7 +41,7 @@ def hybrid(rows: Rows) -> Batch:
     return batch | {"causal": is_causal[:, 0]}
 
 
-def pairs(rows: Rows) -> Batch:
+def pairs(rows: Rows) -> NumpyBatch:
     """Masked sentence pairs, and whether the second sentence is random (Devlin et al. 2019, 3.1)."""
     stored = rows.stored
     tokens = stored["tokens"].astype(np.int32)
@@ -53,7 +53,7 @@ def pairs(rows: Rows) -> Batch:
     return batch | {"segments": segments, "nsp_labels": stored["label"]}
 
 
-def prefix(rows: Rows) -> Batch:
+def prefix(rows: Rows) -> NumpyBatch:
     """Causal rows with a prefix: its tokens see each other and are not predicted. Its length is random, at
     least one token and not the whole row (T5's `prefix_lm`, Raffel et al. 2020, 3.2.1)."""
     batch = causal(rows)
@@ -67,7 +67,7 @@ def prefix(rows: Rows) -> Batch:
 
 def assemble(
     tokens: np.ndarray, documents: np.ndarray, positions: np.ndarray, targets: np.ndarray, weights: np.ndarray
-) -> Batch:
+) -> NumpyBatch:
     """The arrays [n,T] that every batch of text has, under their names."""
     return {
         "tokens": tokens,

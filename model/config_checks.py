@@ -29,7 +29,7 @@ def check_model(config: ModelFields) -> None:
 def _check_choices(config: ModelFields) -> None:
     for name, choices in _choices(type(config)).items():
         value = getattr(config, name)
-        _require(
+        require(
             value in choices,
             f"model.{name}={value!r} is unknown; use one of {', '.join(map(str, choices))}",
         )
@@ -49,7 +49,7 @@ def _choices(cls: type[ModelFields]) -> dict[str, tuple[Any, ...]]:
 
 def _check_numbers(config: ModelFields) -> None:
     for name in ("num_layers", "embed_dim", "num_heads", "rope_original_positions"):
-        _require(getattr(config, name) >= 1, f"model.{name}={getattr(config, name)} must be at least 1")
+        require(getattr(config, name) >= 1, f"model.{name}={getattr(config, name)} must be at least 1")
     for name in (
         "vocab_size",
         "max_positions",
@@ -64,13 +64,13 @@ def _check_numbers(config: ModelFields) -> None:
         "lora_rank",
     ):
         value = getattr(config, name)
-        _require(value is None or value >= 1, f"model.{name}={value} must be at least 1 or None")
+        require(value is None or value >= 1, f"model.{name}={value} must be at least 1 or None")
     for name in ("dropout", "attention_dropout"):
         value = getattr(config, name)
-        _require(value is None or 0 <= value < 1, f"model.{name}={value} must be in [0, 1)")
+        require(value is None or 0 <= value < 1, f"model.{name}={value} must be in [0, 1)")
     for name in ("num_segments", "position_offset"):
-        _require(getattr(config, name) >= 0, f"model.{name}={getattr(config, name)} must be 0 or more")
-    _require(config.norm_epsilon > 0, f"model.norm_epsilon={config.norm_epsilon} must be positive")
+        require(getattr(config, name) >= 0, f"model.{name}={getattr(config, name)} must be 0 or more")
+    require(config.norm_epsilon > 0, f"model.norm_epsilon={config.norm_epsilon} must be positive")
     for name in (
         "initializer_std",
         "rope_theta",
@@ -82,20 +82,20 @@ def _check_numbers(config: ModelFields) -> None:
         "lora_alpha",
     ):
         value = getattr(config, name)
-        _require(value is None or 0 < value < float("inf"), f"model.{name}={value} must be a positive number")
+        require(value is None or 0 < value < float("inf"), f"model.{name}={value} must be a positive number")
     for name, value in vars(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
         fit = all(abs(number) <= LARGEST for number in numbers if isinstance(number, float))
-        _require(fit, f"model.{name}={value} is beyond float32, which the model computes in; give less")
+        require(fit, f"model.{name}={value} is beyond float32, which the model computes in; give less")
 
 
 def _check_heads(config: ModelFields) -> None:
-    _require(
+    require(
         config.head_dim is not None or config.embed_dim % config.num_heads == 0,
         f"model.embed_dim={config.embed_dim} does not divide over model.num_heads={config.num_heads}; "
         "use a multiple or set model.head_dim",
     )
-    _require(
+    require(
         config.num_heads % config.kv_heads == 0,
         f"model.num_heads={config.num_heads} is not a multiple of model.num_kv_heads={config.num_kv_heads}; "
         "each key-value head serves a whole group of heads",
@@ -103,7 +103,7 @@ def _check_heads(config: ModelFields) -> None:
 
 
 def _check_prefix(config: ModelFields) -> None:
-    _require(
+    require(
         not config.bidirectional_prefix or config.causal is not False,
         f"model.bidirectional_prefix=True needs a causal model, and model.causal={config.causal}; leave one "
         "None",
@@ -113,7 +113,7 @@ def _check_prefix(config: ModelFields) -> None:
 def _check_encoder(config: ModelFields) -> None:
     """Checks the encoder's heads by the names that users give; `encoder_config` checks its other sizes."""
     num_heads = config.encoder_num_heads or config.num_heads
-    _require(
+    require(
         config.head_dim is not None or config.embed_dim % num_heads == 0,
         f"model.embed_dim={config.embed_dim} does not divide over model.encoder_num_heads={num_heads}; "
         "use a multiple or set model.head_dim",
@@ -122,18 +122,18 @@ def _check_encoder(config: ModelFields) -> None:
 
 def _check_positions(config: ModelFields) -> None:
     fraction = config.rotary_fraction
-    _require(0 < fraction <= 1, f"model.rotary_fraction={fraction} must be above 0 and at most 1")
-    _require(
+    require(0 < fraction <= 1, f"model.rotary_fraction={fraction} must be above 0 and at most 1")
+    require(
         config.positions != "rotary" or (config.rotary_dim % 2 == 0 and config.rotary_dim > 0),
         f"model.head_dim={config.dim_per_head} * model.rotary_fraction={fraction} = {config.rotary_dim}; "
         "rotary positions turn pairs, so it must be even",
     )
-    _require(
+    require(
         config.positions != "sinusoidal" or config.embed_dim % 2 == 0,
         f"model.embed_dim={config.embed_dim} is odd; sinusoidal positions need an even one",
     )
     buckets, distance = config.relative_buckets, config.relative_max_distance
-    _require(
+    require(
         buckets >= 4 and buckets % 4 == 0 and distance > buckets // 2,
         f"model.relative_buckets={buckets} must be a multiple of 4, and "
         f"model.relative_max_distance={distance} above half of it: half of the buckets are single distances",
@@ -143,32 +143,32 @@ def _check_positions(config: ModelFields) -> None:
 def _check_rotary_scaling(config: ModelFields) -> None:
     kind, original = config.rope_scaling, config.rope_original_positions
     low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
-    _require(
+    require(
         kind != "llama3" or 0 < low < high,
         f"model.rope_low_frequency_factor={low} must be positive and below "
         f"model.rope_high_frequency_factor={high}",
     )
     slow, fast = config.rope_beta_slow, config.rope_beta_fast
-    _require(
+    require(
         kind != "yarn" or slow <= fast < float("inf"),
         f"model.rope_beta_slow={slow} must be at most model.rope_beta_fast={fast}, which must be finite",
     )
     theta = min(config.rope_theta, config.local_rope_theta or config.rope_theta)
-    _require(kind != "yarn" or theta > 1, f"rope_scaling=yarn needs a model.rope_theta above 1, not {theta}")
-    _require(
+    require(kind != "yarn" or theta > 1, f"rope_scaling=yarn needs a model.rope_theta above 1, not {theta}")
+    require(
         kind != "dynamic" or config.rotary_dim > 2,
         f"model.head_dim={config.dim_per_head} has a single turn, which rope_scaling=dynamic cannot stretch; "
         "use more dimensions, or rope_scaling=linear",
     )
     for name in ("rope_short_factors", "rope_long_factors"):
         factors = getattr(config, name)
-        _require(
+        require(
             kind != "longrope"
             or (len(factors) == config.rotary_dim // 2 and all(0 < f < float("inf") for f in factors)),
             f"model.{name} has {len(factors)} numbers; rope_scaling=longrope needs one above 0 for each of "
             f"the {config.rotary_dim // 2} turns",
         )
-    _require(
+    require(
         kind != "longrope" or original > 1,
         f"model.rope_original_positions={original} must be at least 2 for rope_scaling=longrope",
     )
@@ -176,26 +176,26 @@ def _check_rotary_scaling(config: ModelFields) -> None:
 
 def _check_layers(config: ModelFields) -> None:
     kinds = ("global", "local")
-    _require(
+    require(
         all(kind in kinds for kind in config.layer_pattern),
         f"model.layer_pattern={config.layer_pattern} must be made of {' and '.join(kinds)}",
     )
-    _require(
+    require(
         "local" not in config.layer_pattern or config.window is not None,
         f"model.layer_pattern={config.layer_pattern} has local layers but model.window is None; set it",
     )
-    _require(
+    require(
         config.norm_position == "pre" or (config.first_attention_norm and not config.parallel_residual),
         "model.norm_position=post needs model.first_attention_norm=True and model.parallel_residual=False; "
         "or use pre",
     )
-    _require(
+    require(
         config.encoder_layers is None or not config.parallel_residual,
         "model.parallel_residual=True has no place for attention to an encoder; "
         "use False, or model.encoder_layers=None",
     )
     is_decoder = config.encoder_layers is None or (config.causal is not False and config.head in (None, "lm"))
-    _require(
+    require(
         is_decoder,
         f"model.encoder_layers={config.encoder_layers} needs a causal decoder with the lm head, not "
         f"model.causal={config.causal} and model.head={config.head}",
@@ -203,16 +203,16 @@ def _check_layers(config: ModelFields) -> None:
 
 
 def _check_head(config: ModelFields) -> None:
-    _require(
+    require(
         config.head != "mlm_nsp" or config.pooler_kind == "tanh",
         f"model.pooler={config.pooler} contradicts model.head=mlm_nsp, which needs tanh; leave it None",
     )
-    _require(
+    require(
         config.problem_type != "single_label_classification" or config.num_labels != 1,
         "model.problem_type=single_label_classification has nothing to choose from with model.num_labels=1; "
         "use regression, or 2 labels",
     )
-    _require(
+    require(
         not (config.scale_head or config.head_bias) or config.head in (None, "lm"),
         f"model.scale_head and model.head_bias belong to the lm head, not to model.head={config.head}; "
         "leave them False",
@@ -226,20 +226,21 @@ def _check_lora(config: ModelFields) -> None:
         near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"model.lora_targets={unknown[0]} is unknown; {hint}there are {', '.join(known)}")
-    _require(
+    require(
         len(set(targets)) == len(targets),
         f"model.lora_targets={' '.join(targets)} names a projection twice; name each once",
     )
-    _require(
+    require(
         "gate" not in targets or config.gated_mlp,
         "model.lora_targets=gate needs model.gated_mlp=True: this MLP has no gate; leave it out",
     )
-    _require(
+    require(
         rank is None or rank <= config.embed_dim,
         f"model.lora_rank={rank} is more than model.embed_dim={config.embed_dim}, the full rank; use less",
     )
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError unless the condition holds."""
     if not condition:
         raise ValueError(message)

@@ -136,7 +136,7 @@ def _train(arguments: list[str], is_program: bool) -> int:
 
 
 def _unknown_command(command: str) -> str:
-    from flaxmill.data.spelling import did_you_mean
+    from flaxmill.data.messages import did_you_mean
 
     problem = (
         f"unknown command {command!r}; {did_you_mean(command, list(COMMANDS))}" if command else "no command;"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files.local_paths import local_path, refuse_remote
 from flaxmill.data.files.tfds_rows import PREFIX
+from flaxmill.data.messages import require
 from flaxmill.data.tokenizer.failures import half_character
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
@@ -287,9 +288,3 @@ def _check_divides(name: str, size: int, axis: str, num_shards: int) -> None:
         f"{name}={size} does not divide over mesh.{axis}={num_shards}; "
         f"use a multiple of {num_shards}, or another mesh.{axis}",
     )
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError unless the condition holds."""
-    if not condition:
-        raise ValueError(message)

@@ -38,7 +38,7 @@ from flaxmill.train.run.directory import (
     METRICS_FILE,
     Allowed,
     check_run_directory,
-    describe,
+    describe_differences,
     differences,
     lock_run_directory,
 )
@@ -104,7 +104,7 @@ def _check_alike(experiment: Experiment, dataset: Dataset, allowed: Allowed) -> 
     names = [name for name in ("flags", "dataset", "versions") if main[name] != own[name]]
     how = [f"{name} {main[name]} -> {own[name]}" for name in names]
     if main["config"] != own["config"]:
-        how.append(describe(differences(from_dict(main["config"]), experiment)))
+        how.append(describe_differences(differences(from_dict(main["config"]), experiment)))
     if any_process(bool(how)):
         where = f"process 0 -> here: {'; '.join(how)}" if how else "another process says how"
         raise ValueError(

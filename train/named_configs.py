@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxmill.data.files.local_paths import local_path
-from flaxmill.data.spelling import did_you_mean
+from flaxmill.data.messages import did_you_mean
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import CONFIG_FILE, read_config
 

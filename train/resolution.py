@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flaxmill.data.config import LabelType
 from flaxmill.data.examples.target_rows import check_prompt_room
+from flaxmill.data.messages import require
 from flaxmill.data.objectives import find_function, has_labels
 from flaxmill.data.special_tokens import lacking_tokens
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import ProblemType
-from flaxmill.train.experiment import Experiment, require
+from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.table import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -152,15 +153,26 @@ def _check_positions(model: ModelConfig, experiment: Experiment) -> None:
     data, target = experiment.data, _target_length(experiment)
     if experiment.definition.is_task and target is not None and model.encoder_layers is None:
         check_prompt_room(data)  # prompt and target share a row
-    lengths = {"data.sequence_length": data.sequence_length}
-    if target is not None:
-        lengths["data.target_length"] = target
-    for name, length in lengths.items():
-        require(
-            model.positions != "learned" or length <= model.max_positions,
-            f"{name}={length} is longer than model.max_positions={model.max_positions}; "
-            f"lower {name}, or raise model.max_positions to {length}",
-        )
+    if model.positions != "learned":
+        return
+    length = data.sequence_length
+    require(
+        length <= model.max_positions,
+        f"data.sequence_length={length} is longer than model.max_positions={model.max_positions}; "
+        f"lower data.sequence_length, or raise model.max_positions to {length}",
+    )
+    if target is None:
+        return
+    # A task is told how long its targets may be; other objectives cut theirs from the row.
+    if experiment.definition.is_task:
+        field, what = "data.target_length", f"data.target_length={target} is"
+    else:
+        field, what = "data.sequence_length", f"a target of {experiment.objective}, up to {target} tokens, is"
+    require(
+        target <= model.max_positions,
+        f"{what} longer than model.max_positions={model.max_positions}; "
+        f"lower {field}, or raise model.max_positions to {target}",
+    )
 
 
 def _check_objective(model: ModelConfig, experiment: Experiment) -> None:

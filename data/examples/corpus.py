@@ -9,9 +9,9 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.embedded_rows import choose_embedded, embedded_inventory, embedded_rows
 from flaxmill.data.examples.example import Example, make_examples
 from flaxmill.data.examples.reading import find_examples
-from flaxmill.data.files.sources import Log, Sources
+from flaxmill.data.files.sources import InputSources, Log
+from flaxmill.data.messages import did_you_mean, shorten
 from flaxmill.data.objectives import examples_of, has_labels
-from flaxmill.data.spelling import did_you_mean
 from flaxmill.data.text.corpora import Document
 from flaxmill.data.text.held_out import Split, SplitCorpus, draw_split, say_nothing, split_sources
 
@@ -113,10 +113,8 @@ def number_labels(labels: tuple[str, ...]) -> Callable[[str, str], int]:
 
     def number_of(label: str, place: str) -> int:
         if label not in numbers:
-            shown = ", ".join(labels[:_MAX_LABELS_SHOWN])
-            more = f" and {len(labels) - _MAX_LABELS_SHOWN} more" if len(labels) > _MAX_LABELS_SHOWN else ""
             raise ValueError(
-                f"{place}: the label {label!r:.60} is unknown; known are {shown}{more}"
+                f"{place}: the label {label!r:.60} is unknown; known are {shorten(labels, _MAX_LABELS_SHOWN)}"
                 f"; {did_you_mean(label, labels) or 'correct it, or name it in data.labels'}"
             )
         return numbers[label]
@@ -153,7 +151,7 @@ def _embedded_corpus(config: DataConfig, objective: str) -> ExampleCorpus:
     return ExampleCorpus(f"data.embedded={task}", {"embedded": inventory}, num_bytes, stream)
 
 
-def _require_examples(sources: Sources, config: DataConfig, objective: str) -> Iterator[Example]:
+def _require_examples(sources: InputSources, config: DataConfig, objective: str) -> Iterator[Example]:
     examples = make_examples(sources.read(), config, objective)
     first = next(examples, None)
     if first is None:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files.rows import BLANKS, Row, check_unicode, is_missing, unreadable
+from flaxmill.data.messages import did_you_mean
 from flaxmill.data.objectives import ExampleKind, examples_of, find_function
-from flaxmill.data.spelling import did_you_mean
 
 _MAX_NUMBER = 2.0**127  # numbers are stored and learned in float32, which holds so much
 

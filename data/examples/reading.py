@@ -9,7 +9,14 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.files.archives import format_suffix
 from flaxmill.data.files.conll import read_conll
 from flaxmill.data.files.rows import Reader
-from flaxmill.data.files.sources import Log, Source, Sources, find_files, make_file_source, read_once
+from flaxmill.data.files.sources import (
+    InputSource,
+    InputSources,
+    Log,
+    find_files,
+    make_file_source,
+    read_once,
+)
 from flaxmill.data.files.squad import read_questions
 from flaxmill.data.files.tables import TABLES, find_reader
 from flaxmill.data.files.tfds_rows import PREFIX, open_tfds, read_tfds
@@ -21,7 +28,7 @@ _CONLL_READER = 2
 
 def find_examples(
     config: DataConfig, field: Literal["files", "valid_files"], objective: str, log: Log
-) -> Sources:
+) -> InputSources:
     """The sources that data.files or data.valid_files (`field`) name, as rows.
 
     Raises ValueError where a file is missing, or its suffix names no format.
@@ -32,11 +39,11 @@ def find_examples(
     return read_once(f"{name}={', '.join(patterns)}", sources, log)
 
 
-def _find(pattern: str, config: DataConfig, field: str, objective: str) -> Iterator[Source]:
+def _find(pattern: str, config: DataConfig, field: str, objective: str) -> Iterator[InputSource]:
     if pattern.startswith(PREFIX):
         split = open_tfds(pattern, is_training=field == "data.files")
         read = functools.partial(read_tfds, split)
-        yield Source(split.name, [split.inventory], split.num_bytes, split.name, read)
+        yield InputSource(split.name, [split.inventory], split.num_bytes, split.name, read)
         return
     for path in find_files([pattern], field):
         reader, read_as = _reader(path, config, objective)

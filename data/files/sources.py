@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from flaxmill.data.files.archives import refuse_binary
 from flaxmill.data.files.local_paths import match_files
+from flaxmill.data.messages import shorten
 
 _MAX_SHOWN = 3
 
 Log = Callable[[str], None]
 
 
-class Source(NamedTuple):
+class InputSource(NamedTuple):
     """A file, or a split of a TFDS dataset.
 
     inventory: entries that tell whether it changed, without reading it.
@@ -30,11 +31,11 @@ class Source(NamedTuple):
     path: Path | None = None
 
 
-class Sources(NamedTuple):
+class InputSources(NamedTuple):
     """Sources under the name of their field: "data.files=a.txt, b.txt"."""
 
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[InputSource, ...]
 
     @property
     def inventory(self) -> list[list]:
@@ -82,7 +83,7 @@ def make_file_source(
     *,
     read_as: Sequence[Any] = (),
     expansion: int = 1,
-) -> Source:
+) -> InputSource:
     """The source of a file.
 
     Args:
@@ -96,14 +97,14 @@ def make_file_source(
     inventory = [str(path), stat.st_size, stat.st_mtime_ns, *read_as]
     # Some network file systems give files no numbers.
     identity = (stat.st_dev, stat.st_ino) if stat.st_ino else path
-    return Source(str(path), [inventory], stat.st_size * expansion, identity, read, path)
+    return InputSource(str(path), [inventory], stat.st_size * expansion, identity, read, path)
 
 
-def read_once(name: str, sources: Iterable[Source], log: Log) -> Sources:
+def read_once(name: str, sources: Iterable[InputSource], log: Log) -> InputSources:
     """The sources, each once: second names for a source, which links give, are left out and logged."""
     # Linux's names are bytes; names that are not UTF-8 could not be printed or stored.
     name = name.encode("utf-8", "backslashreplace").decode()
-    found: dict[Hashable, Source] = {}
+    found: dict[Hashable, InputSource] = {}
     again: list[tuple[str, str]] = []
     for source in sources:
         first = found.setdefault(source.identity, source)
@@ -111,10 +112,9 @@ def read_once(name: str, sources: Iterable[Source], log: Log) -> Sources:
             again.append((source.name, first.name))
     if again:
         log(f"{name}: {describe_pairs(again, 'is')} under another name, and read once")
-    return Sources(name, tuple(found.values()))
+    return InputSources(name, tuple(found.values()))
 
 
 def describe_pairs(pairs: Sequence[tuple[str, str]], relation: str) -> str:
     """Text such as "b.txt is a.txt, d.txt is c.txt and 2 more"."""
-    shown = ", ".join(f"{one} {relation} {other}" for one, other in pairs[:_MAX_SHOWN])
-    return f"{shown} and {len(pairs) - _MAX_SHOWN} more" if len(pairs) > _MAX_SHOWN else shown
+    return shorten([f"{one} {relation} {other}" for one, other in pairs], _MAX_SHOWN)

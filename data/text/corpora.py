@@ -11,9 +11,16 @@ from flaxmill.data.config import DataConfig, Documents
 from flaxmill.data.files.archives import EXPANSION, format_suffix, is_archive, open_bytes
 from flaxmill.data.files.encodings import not_utf8
 from flaxmill.data.files.rows import Reader, Row, check_unicode, is_missing
-from flaxmill.data.files.sources import Log, Source, Sources, find_files, make_file_source, read_once
+from flaxmill.data.files.sources import (
+    InputSource,
+    InputSources,
+    Log,
+    find_files,
+    make_file_source,
+    read_once,
+)
 from flaxmill.data.files.tables import find_reader
-from flaxmill.data.spelling import did_you_mean
+from flaxmill.data.messages import did_you_mean
 
 # A piece of a long file is one document: short enough to keep memory flat and the held-out draw fair.
 MAX_DOCUMENT_BYTES = 32 * 1024
@@ -34,7 +41,7 @@ class Document(NamedTuple):
     place: str = ""
 
 
-def text_sources(config: DataConfig, field: Literal["files", "valid_files"], log: Log) -> Sources:
+def text_sources(config: DataConfig, field: Literal["files", "valid_files"], log: Log) -> InputSources:
     """The files that data.files or data.valid_files (`field`) name, as documents.
 
     Raises ValueError, naming the field, where a pattern matches no file, or matches a file without text.
@@ -55,7 +62,7 @@ def cut_text(text: str, sentences: Sentences) -> Iterator[Document]:
         data = data[end:]
 
 
-def _file_source(path: Path, config: DataConfig, field: str) -> Source:
+def _file_source(path: Path, config: DataConfig, field: str) -> InputSource:
     reader = find_reader(path, config.quotes)
     expansion = EXPANSION if is_archive(path) or format_suffix(path) == ".parquet" else 1
     if reader is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flaxmill.data.config import EmbeddedText
-from flaxmill.data.files.sources import Source, Sources
+from flaxmill.data.files.sources import InputSource, InputSources
 from flaxmill.data.text.corpora import Document, cut_text
 
 # Tests, bundled applications and generated tables are either not what a reader calls code, or repetitive.
@@ -28,7 +28,7 @@ _TRIPLE_QUOTED = re.compile(
 )
 
 
-def embedded_corpus(part: EmbeddedText) -> Sources:
+def embedded_corpus(part: EmbeddedText) -> InputSources:
     """Prose (the language reference's topics, docstrings), code without docstrings, or both.
 
     Docstrings are taken out of the code, so that no held-out text is also in the training split.
@@ -44,7 +44,9 @@ def embedded_corpus(part: EmbeddedText) -> Sources:
     inventory += [[str(path.relative_to(library_root())), size] for path, size in files]
     num_bytes = sum(size for _, size in files)
     name = f"data.embedded={part}"
-    return Sources(name, (Source(name, inventory, num_bytes, name, lambda: iter(_documents(part))),))
+    return InputSources(
+        name, (InputSource(name, inventory, num_bytes, name, lambda: iter(_documents(part))),)
+    )
 
 
 def library_root() -> Path:

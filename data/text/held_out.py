@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxmill.data.config import DataConfig, EmbeddedText
 from flaxmill.data.draws import HELD_OUT, uniform
-from flaxmill.data.files.sources import Log, Sources
+from flaxmill.data.files.sources import InputSources, Log
 from flaxmill.data.text.corpora import Document, text_sources
 from flaxmill.data.text.embedded_corpus import embedded_corpus
 from flaxmill.data.text.overlap import leave_out_copies, leave_out_held_out, may_hold_copies
@@ -43,15 +43,15 @@ class SplitSources(NamedTuple):
     name: str
     inventory: dict[str, list]
     num_bytes: int
-    train: Callable[[], Sources]
-    valid: Sources | None
+    train: Callable[[], InputSources]
+    valid: InputSources | None
 
 
 def say_nothing(line: str) -> None:
     """A log for callers that only read."""
 
 
-def split_sources(train: Sources, valid: Sources | None, log: Log) -> SplitSources:
+def split_sources(train: InputSources, valid: InputSources | None, log: Log) -> SplitSources:
     """Raises ValueError where data.valid_files leaves nothing to train on; for copies, once they are read."""
     inventory: dict[str, list] = {"files": train.inventory}
     if valid is not None:
@@ -135,7 +135,7 @@ def _text_part(config: DataConfig) -> EmbeddedText:
     return config.embedded  # type: ignore[return-value]  # it is one of them
 
 
-def _require_text(sources: Sources) -> Iterator[Document]:
+def _require_text(sources: InputSources) -> Iterator[Document]:
     documents = sources.read()
     first = next(documents, None)
     if first is None:

@@ -25,7 +25,7 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import linear_tensors, norm_tensors
 from flaxmill.model.fields import Head
 
@@ -149,7 +149,7 @@ def encoder_tensors(body: str) -> TensorMap:
     tables = {"tokens": "word", "positions": "position", "segments": "token_type"}
     return {
         **{
-            f"embed/{path}/embedding": Stored(f"{body}embeddings.{name}_embeddings.weight")
+            f"embed/{path}/embedding": StoredTensor(f"{body}embeddings.{name}_embeddings.weight")
             for path, name in tables.items()
         },
         **norm_tensors("embed/norm", f"{body}embeddings.LayerNorm"),
@@ -183,11 +183,11 @@ def _mlm_tensors(config: ModelConfig) -> TensorMap:
         **norm_tensors("mlm/norm", "cls.predictions.transform.LayerNorm"),
     }
     if config.tie_embeddings:
-        return transform | {"mlm/bias": Stored("cls.predictions.bias")}
+        return transform | {"mlm/bias": StoredTensor("cls.predictions.bias")}
     return transform | {
-        "mlm/bias": Stored("cls.predictions.decoder.bias"),
-        "mlm/kernel": Stored("cls.predictions.decoder.weight"),
-        UNREAD: Stored("cls.predictions.bias"),
+        "mlm/bias": StoredTensor("cls.predictions.decoder.bias"),
+        "mlm/kernel": StoredTensor("cls.predictions.decoder.weight"),
+        UNREAD: StoredTensor("cls.predictions.bias"),
     }
 
 

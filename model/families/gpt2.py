@@ -27,7 +27,7 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import head_tensors, norm_tensors
 from flaxmill.model.fields import Head
 
@@ -123,8 +123,8 @@ def _tensors(config: ModelConfig) -> TensorMap:
     body = _body(config)
     layer = f"{body}h.{{layer}}."
     tensors = {
-        "embed/tokens/embedding": Stored(f"{body}wte.weight"),
-        "embed/positions/embedding": Stored(f"{body}wpe.weight"),
+        "embed/tokens/embedding": StoredTensor(f"{body}wte.weight"),
+        "embed/positions/embedding": StoredTensor(f"{body}wpe.weight"),
         **norm_tensors("layers/attention_norm", f"{layer}ln_1"),
         **norm_tensors("layers/mlp_norm", f"{layer}ln_2"),
         **norm_tensors("final_norm", f"{body}ln_f"),
@@ -133,11 +133,11 @@ def _tensors(config: ModelConfig) -> TensorMap:
     # GPT-2's Conv1D stores [in, out] as this project does: nothing is transposed.
     for part, name in enumerate(("query", "key", "value")):
         for leaf, stored in (("kernel", "weight"), ("bias", "bias")):
-            place = Stored(f"{layer}attn.c_attn.{stored}", part=part, parts=3)
+            place = StoredTensor(f"{layer}attn.c_attn.{stored}", part=part, parts=3)
             tensors[f"layers/attention/{name}/{leaf}"] = place
     for path, name in (("attention/out", "attn.c_proj"), ("mlp/up", "mlp.c_fc"), ("mlp/down", "mlp.c_proj")):
-        tensors[f"layers/{path}/kernel"] = Stored(f"{layer}{name}.weight")
-        tensors[f"layers/{path}/bias"] = Stored(f"{layer}{name}.bias")
+        tensors[f"layers/{path}/kernel"] = StoredTensor(f"{layer}{name}.weight")
+        tensors[f"layers/{path}/bias"] = StoredTensor(f"{layer}{name}.bias")
     return tensors
 
 

@@ -30,7 +30,7 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import head_tensors, linear_tensors, norm_tensors
 from flaxmill.model.fields import Head, LayerKind
 
@@ -155,8 +155,8 @@ def _tensors(config: ModelConfig) -> TensorMap:
     body = _body(config)
     layer = f"{body}h.{{layer}}."
     return {
-        "embed/tokens/embedding": Stored(f"{body}wte.weight"),
-        "embed/positions/embedding": Stored(f"{body}wpe.weight"),
+        "embed/tokens/embedding": StoredTensor(f"{body}wte.weight"),
+        "embed/positions/embedding": StoredTensor(f"{body}wpe.weight"),
         **norm_tensors("layers/attention_norm", f"{layer}ln_1"),
         **linear_tensors("layers/attention/query", f"{layer}attn.attention.q_proj", has_bias=False),
         **linear_tensors("layers/attention/key", f"{layer}attn.attention.k_proj", has_bias=False),

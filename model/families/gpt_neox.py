@@ -33,7 +33,7 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import fused_tensors, head_tensors, linear_tensors, norm_tensors
 from flaxmill.model.fields import Head
 
@@ -132,7 +132,7 @@ def _tensors(config: ModelConfig) -> TensorMap:
     body = _body(config)
     layer = f"{body}layers.{{layer}}."
     return {
-        "embed/tokens/embedding": Stored(f"{body}embed_in.weight"),
+        "embed/tokens/embedding": StoredTensor(f"{body}embed_in.weight"),
         **norm_tensors("layers/attention_norm", f"{layer}input_layernorm"),
         **fused_tensors(
             tuple(f"layers/attention/{part}" for part in ("query", "key", "value")),

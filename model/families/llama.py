@@ -39,7 +39,7 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import head_tensors, linear_tensors, norm_tensors
 from flaxmill.model.fields import Head, LayerKind
 from flaxmill.model.layer_plan import layer_kinds
@@ -257,7 +257,7 @@ def _tensors(config: ModelConfig, family: LlamaLike) -> TensorMap:
     layer = f"{body}layers.{{layer}}."
     attention, mlp = f"{layer}self_attn.", f"{layer}mlp."
     tensors = {
-        "embed/tokens/embedding": Stored(f"{body}embed_tokens.weight"),
+        "embed/tokens/embedding": StoredTensor(f"{body}embed_tokens.weight"),
         **norm_tensors("layers/attention_norm", f"{layer}input_layernorm", has_bias=False),
         **linear_tensors("layers/attention/out", f"{attention}o_proj", config.has_bias("attention_out")),
         **norm_tensors("layers/mlp_norm", f"{layer}post_attention_layernorm", has_bias=False),

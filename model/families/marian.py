@@ -24,7 +24,7 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import linear_tensors, norm_tensors
 from flaxmill.model.fields import Head
 
@@ -141,12 +141,12 @@ def _write_config(config: ModelConfig) -> dict[str, Any]:
 def _tensors(config: ModelConfig) -> TensorMap:
     decoder = "model.decoder.layers.{layer}"
     return {
-        "embed/tokens/embedding": Stored("model.shared.weight"),
+        "embed/tokens/embedding": StoredTensor("model.shared.weight"),
         **_layer_tensors("encoder/layers", "model.encoder.layers.{layer}"),
         **_layer_tensors("layers", decoder),
         **_attention_tensors("layers/cross_attention", f"{decoder}.encoder_attn"),
         **norm_tensors("layers/cross_attention_norm", f"{decoder}.encoder_attn_layer_norm"),
-        **({"lm_head/bias": Stored("final_logits_bias", as_row=True)} if config.head_bias else {}),
+        **({"lm_head/bias": StoredTensor("final_logits_bias", as_row=True)} if config.head_bias else {}),
     }
 
 

@@ -39,7 +39,7 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import fused_tensors, linear_tensors, norm_tensors
 from flaxmill.model.fields import Head, LayerKind
 from flaxmill.model.layer_plan import layer_kinds
@@ -234,7 +234,7 @@ def _tensors(config: ModelConfig) -> TensorMap:
     norm_bias, mlp_bias = config.has_bias("norm"), config.has_bias("mlp")
     qkv = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
     return {
-        "embed/tokens/embedding": Stored(f"{body}embeddings.tok_embeddings.weight"),
+        "embed/tokens/embedding": StoredTensor(f"{body}embeddings.tok_embeddings.weight"),
         **norm_tensors("embed/norm", f"{body}embeddings.norm", norm_bias),
         **norm_tensors("layers/attention_norm", f"{layer}.attn_norm", norm_bias),
         **fused_tensors(qkv, f"{layer}.attn.Wqkv", config.has_bias("qkv")),
@@ -258,8 +258,8 @@ def _head_tensors(config: ModelConfig) -> TensorMap:
     }
     if config.head != "mlm":
         return transform | linear_tensors("classifier", "classifier")
-    untied = {} if config.tie_embeddings else {"mlm/kernel": Stored("decoder.weight")}
-    return transform | {"mlm/bias": Stored("decoder.bias")} | untied
+    untied = {} if config.tie_embeddings else {"mlm/kernel": StoredTensor("decoder.weight")}
+    return transform | {"mlm/bias": StoredTensor("decoder.bias")} | untied
 
 
 def _tied(config: ModelConfig) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from flaxmill.model.config_json.settings import fill_in, token, whole
 from flaxmill.model.families import bert
 from flaxmill.model.families.bert import UNREAD, encoder_tensors, read_encoder, write_encoder
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import linear_tensors, norm_tensors
 from flaxmill.model.fields import Head
 
@@ -79,11 +79,11 @@ def _mlm_tensors(config: ModelConfig) -> TensorMap:
         **norm_tensors("mlm/norm", "lm_head.layer_norm"),
     }
     if config.tie_embeddings:
-        return transform | {"mlm/bias": Stored("lm_head.bias")}
+        return transform | {"mlm/bias": StoredTensor("lm_head.bias")}
     return transform | {
-        "mlm/bias": Stored("lm_head.decoder.bias"),
-        "mlm/kernel": Stored("lm_head.decoder.weight"),
-        UNREAD: Stored("lm_head.bias"),
+        "mlm/bias": StoredTensor("lm_head.decoder.bias"),
+        "mlm/kernel": StoredTensor("lm_head.decoder.weight"),
+        UNREAD: StoredTensor("lm_head.bias"),
     }
 
 

@@ -12,7 +12,7 @@ _BLOCK_COLUMNS = 16  # of float32: one cache line of the target
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """Where a file keeps one parameter (one layer of it where it is stacked), and in which layout."""
 
     name: str
@@ -32,11 +32,11 @@ class Stored:
         return self.name.replace("{layer}", str(layer))
 
 
-TensorMap = dict[str, Stored]
+TensorMap = dict[str, StoredTensor]
 """Where each parameter is stored, by its "/"-joined path; every group of layers is called "layers" there."""
 
 
-def stored_shape(stored: Stored, path: LeafPath, shape: Sequence[int]) -> tuple[int, ...]:
+def stored_shape(stored: StoredTensor, path: LeafPath, shape: Sequence[int]) -> tuple[int, ...]:
     """Shape of the (whole, if fused) tensor in the file, for a parameter with this shape in each layer."""
     if path[-1] in ("bias", "scale"):
         size = math.prod(shape) * stored.parts
@@ -46,7 +46,7 @@ def stored_shape(stored: Stored, path: LeafPath, shape: Sequence[int]) -> tuple[
     return (columns, rows) if stored.transposed else (rows, columns)
 
 
-def from_stored(stored: Stored, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def from_stored(stored: StoredTensor, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A view of a file's tensor in our shape for one layer; nothing is read yet."""
     wide = array.T if stored.transposed else array[0] if stored.as_row else array
     if stored.parts == 1:
@@ -57,7 +57,7 @@ def from_stored(stored: Stored, array: np.ndarray, shape: Sequence[int]) -> np.n
     return wide.reshape(*wide.shape[:-1], stored.parts, -1)[..., stored.part, :].reshape(shape)
 
 
-def to_stored(stored: Stored, parts: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+def to_stored(stored: StoredTensor, parts: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
     """A file's tensor, of this shape, from all its parts in our shape for one layer."""
     wide_shape = tuple(shape[::-1] if stored.transposed else shape)
     if stored.interleaved:

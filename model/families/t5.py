@@ -26,7 +26,7 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import linear_tensors, norm_tensors
 from flaxmill.model.fields import Head
 
@@ -172,9 +172,9 @@ def _write_mlp(config: ModelConfig) -> str:
 
 
 def _tensors(config: ModelConfig) -> TensorMap:
-    head = {} if config.tie_embeddings else {"lm_head/kernel": Stored("lm_head.weight")}
+    head = {} if config.tie_embeddings else {"lm_head/kernel": StoredTensor("lm_head.weight")}
     return {
-        "embed/tokens/embedding": Stored("shared.weight"),
+        "embed/tokens/embedding": StoredTensor("shared.weight"),
         **_stack_tensors("encoder/", "encoder", config, mlp_place=1),
         **_stack_tensors("", "decoder", config, mlp_place=2),
         **_attention_tensors("layers/cross_attention", "decoder.block.{layer}.layer.1.EncDecAttention"),
@@ -194,7 +194,7 @@ def _stack_tensors(path: str, name: str, config: ModelConfig, mlp_place: int) ->
     inner = {"up": "wi_1", "gate": "wi_0"} if config.gated_mlp else {"up": "wi"}
     bias = f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     tensors = {
-        f"{path}relative_bias/embedding": Stored(bias),  # all blocks use the first block's
+        f"{path}relative_bias/embedding": StoredTensor(bias),  # all blocks use the first block's
         **norm_tensors(f"{path}layers/attention_norm", f"{layer}.0.layer_norm", False),
         **_attention_tensors(f"{path}layers/attention", f"{layer}.0.SelfAttention"),
         **norm_tensors(f"{path}layers/mlp_norm", f"{layer}.{mlp_place}.layer_norm", False),

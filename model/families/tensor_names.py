@@ -1,18 +1,18 @@
 """Tensors that several families name the same way: norms, linear layers, and a decoder's heads."""
 
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.families.stored_tensors import Stored, TensorMap
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 
 
 def norm_tensors(path: str, name: str, has_bias: bool = True) -> TensorMap:
-    scale = {f"{path}/scale": Stored(f"{name}.weight")}
-    return scale | ({f"{path}/bias": Stored(f"{name}.bias")} if has_bias else {})
+    scale = {f"{path}/scale": StoredTensor(f"{name}.weight")}
+    return scale | ({f"{path}/bias": StoredTensor(f"{name}.bias")} if has_bias else {})
 
 
 def linear_tensors(path: str, name: str, has_bias: bool = True) -> TensorMap:
     """The tensors of a torch Linear, which stores [out, in]."""
-    kernel = {f"{path}/kernel": Stored(f"{name}.weight", transposed=True)}
-    return kernel | ({f"{path}/bias": Stored(f"{name}.bias")} if has_bias else {})
+    kernel = {f"{path}/kernel": StoredTensor(f"{name}.weight", transposed=True)}
+    return kernel | ({f"{path}/bias": StoredTensor(f"{name}.bias")} if has_bias else {})
 
 
 def fused_tensors(paths: tuple[str, ...], name: str, has_bias: bool, interleaved: bool = False) -> TensorMap:
@@ -20,9 +20,9 @@ def fused_tensors(paths: tuple[str, ...], name: str, has_bias: bool, interleaved
     tensors: TensorMap = {}
     for part, path in enumerate(paths):
         place = {"part": part, "parts": len(paths), "interleaved": interleaved}
-        tensors[f"{path}/kernel"] = Stored(f"{name}.weight", transposed=True, **place)
+        tensors[f"{path}/kernel"] = StoredTensor(f"{name}.weight", transposed=True, **place)
         if has_bias:
-            tensors[f"{path}/bias"] = Stored(f"{name}.bias", **place)
+            tensors[f"{path}/bias"] = StoredTensor(f"{name}.bias", **place)
     return tensors
 
 
@@ -31,7 +31,7 @@ def head_tensors(config: ModelConfig, *, lm: str, tokens: str) -> TensorMap:
     match config.head:
         case "lm":
             # [vocabulary, width] on both sides, like an embedding.
-            return {} if config.tie_embeddings else {"lm_head/kernel": Stored(f"{lm}.weight")}
+            return {} if config.tie_embeddings else {"lm_head/kernel": StoredTensor(f"{lm}.weight")}
         case "classification":
             return linear_tensors("classifier", "score", has_bias=False)
         case "token_classification":

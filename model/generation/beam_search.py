@@ -8,7 +8,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.generation.cached_model import Cache, Source, UnrolledModel, read_prompt, read_token
+from flaxmill.model.generation.cached_model import (
+    Cache,
+    EncodedSource,
+    UnrolledModel,
+    read_prompt,
+    read_token,
+)
 from flaxmill.model.generation.token_loop import (
     NO_TOKEN,
     Rules,
@@ -51,7 +57,7 @@ def search_beams(
     model: UnrolledModel,
     tokens_BP: jax.Array,
     first_B: jax.Array,
-    source: Source | None,
+    source: EncodedSource | None,
     rules: Rules,
     divisors_M: jax.Array,
     *,

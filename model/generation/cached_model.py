@@ -45,7 +45,7 @@ class Cache(NamedTuple):
     """int32 [B]: number of each row's first token."""
 
 
-class Source(NamedTuple):
+class EncodedSource(NamedTuple):
     """What a decoder's layers attend to in an encoder's output: documents [B,S], and each layer's keys and
     values [B,S,K,H]."""
 
@@ -63,7 +63,7 @@ def unroll(config: ModelConfig, params: Params) -> UnrolledModel:
     return UnrolledModel(body, tuple(take(group, index) for group, index in layer_slots(config)))
 
 
-def read_source(model: UnrolledModel, tokens_BS: jax.Array, mask_BS: jax.Array) -> Source:
+def read_source(model: UnrolledModel, tokens_BS: jax.Array, mask_BS: jax.Array) -> EncodedSource:
     """Run the encoder on sources; mask is 0 at padding and 1 elsewhere."""
     unread_B1 = jnp.zeros_like(tokens_BS[:, :1])
     given = {"tokens": tokens_BS, "mask": mask_BS, "decoder_tokens": unread_B1}
@@ -74,11 +74,15 @@ def read_source(model: UnrolledModel, tokens_BS: jax.Array, mask_BS: jax.Array) 
         assert layer.cross_attention is not None
         return layer.cross_attention.keys_and_values(encoded_BSD, None)
 
-    return Source(batch["documents"], tuple(map(keys_and_values, model.layers)))
+    return EncodedSource(batch["documents"], tuple(map(keys_and_values, model.layers)))
 
 
 def read_prompt(
-    model: UnrolledModel, tokens_BP: jax.Array, first_B: jax.Array, num_slots: int, source: Source | None
+    model: UnrolledModel,
+    tokens_BP: jax.Array,
+    first_B: jax.Array,
+    num_slots: int,
+    source: EncodedSource | None,
 ) -> tuple[jax.Array, Cache]:
     """float32 logits [B,V] of the token after each prompt, and the cache, for rows of up to `num_slots`.
 
@@ -101,7 +105,7 @@ def read_prompt(
 
 
 def read_token(
-    model: UnrolledModel, tokens_B: jax.Array, cache: Cache, source: Source | None
+    model: UnrolledModel, tokens_B: jax.Array, cache: Cache, source: EncodedSource | None
 ) -> tuple[jax.Array, Cache]:
     """float32 logits [B,V] of the token after `tokens_B`, and the cache that then holds these too."""
     body, kinds = model.body, layer_kinds(model.body.config)
@@ -168,7 +172,7 @@ def _read_next(
     return layer.connect(x_B1D, attend, attend_to_source), kept[0]
 
 
-def _attend_to(source: Source | None, number: int, layer: Layer) -> Attend:
+def _attend_to(source: EncodedSource | None, number: int, layer: Layer) -> Attend:
     """The function by which layer `number` reads the source."""
 
     def attend(x_BTD: jax.Array) -> jax.Array:

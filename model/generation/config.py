@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.config_checks import require
 
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
 
@@ -51,45 +52,45 @@ class GenerationConfig:
 def _check_ranges(config: GenerationConfig) -> None:
     for name in ("max_new_tokens", "num_beams", "num_samples"):
         value = getattr(config, name)
-        _require(value >= 1, f"{name}={value} must be at least 1")
-    _require(
+        require(value >= 1, f"{name}={value} must be at least 1")
+    require(
         0 <= config.temperature < float("inf"),
         f"temperature={config.temperature} must be 0 (the likeliest token) or above",
     )
-    _require(config.top_k is None or config.top_k >= 1, f"top_k={config.top_k} must be at least 1, or None")
+    require(config.top_k is None or config.top_k >= 1, f"top_k={config.top_k} must be at least 1, or None")
     for name in ("top_p", "min_p"):
         value = getattr(config, name)
-        _require(value is None or 0 < value <= 1, f"{name}={value} must be above 0 and at most 1, or None")
-    _require(
+        require(value is None or 0 < value <= 1, f"{name}={value} must be above 0 and at most 1, or None")
+    require(
         0 < config.repetition_penalty < float("inf"),
         f"repetition_penalty={config.repetition_penalty} must be a positive number; 1 does nothing",
     )
-    _require(
+    require(
         abs(config.length_penalty) < float("inf"),
         f"length_penalty={config.length_penalty} must be a finite number",
     )
-    _require(0 <= config.seed <= MAX_SEED, f"seed={config.seed} must be in [0, {MAX_SEED}]")
+    require(0 <= config.seed <= MAX_SEED, f"seed={config.seed} must be in [0, {MAX_SEED}]")
 
 
 def _check_combinations(config: GenerationConfig) -> None:
     samples, has_beams = config.temperature > 0, config.num_beams > 1
-    _require(
+    require(
         not (samples and has_beams),
         f"num_beams={config.num_beams} draws nothing, but temperature={config.temperature}; "
         "set temperature 0, or num_beams 1",
     )
     for name in ("top_k", "top_p", "min_p"):
         value = getattr(config, name)
-        _require(
+        require(
             samples or value is None,
             f"{name}={value} limits the tokens to draw from, and temperature 0 draws none; set a temperature",
         )
-    _require(
+    require(
         samples or config.num_samples == 1 or config.num_samples <= config.num_beams,
         f"num_samples={config.num_samples} texts would be alike at temperature 0; set a temperature, or "
         f"num_beams to {config.num_samples} or more",
     )
-    _require(
+    require(
         config.num_beams > 1 or (config.length_penalty == 1.0 and config.early_stopping == "likely"),
         "length_penalty and early_stopping belong to beam search; set num_beams above 1",
     )
@@ -97,7 +98,7 @@ def _check_combinations(config: GenerationConfig) -> None:
 
 def check_generates(config: ModelConfig) -> None:
     """Raises ValueError where the model predicts no next token."""
-    _require(
+    require(
         config.head == "lm",
         f"model.head={config.head} predicts no next token: such a model fills gaps or classifies; "
         "generate with a causal model or an encoder-decoder",
@@ -107,17 +108,17 @@ def check_generates(config: ModelConfig) -> None:
 def check_prompts(config: ModelConfig, prompts: Sequence[Sequence[int]]) -> None:
     """Raises ValueError where a prompt is empty, has ids that the model lacks, or leaves no room."""
     assert config.vocab_size is not None
-    _require(bool(prompts), "there is no prompt; give one or more")
+    require(bool(prompts), "there is no prompt; give one or more")
     limit = room(config, 0)
     for number, prompt in enumerate(prompts):
-        _require(len(prompt) > 0, f"prompt {number} is empty; give it at least one token")
-        _require(
+        require(len(prompt) > 0, f"prompt {number} is empty; give it at least one token")
+        require(
             min(prompt) >= 0 and max(prompt) < config.vocab_size,
             f"prompt {number} has a token outside the model's vocabulary of {config.vocab_size}; "
             "use the tokenizer that it was trained with",
         )
         fits = limit is None or len(prompt) < limit + (config.encoder_layers is not None)
-        _require(
+        require(
             fits,
             f"prompt {number} of {len(prompt)} tokens leaves no room in model.max_positions={limit}; "
             "shorten it",
@@ -129,8 +130,3 @@ def room(config: ModelConfig, prompt_length: int) -> int | None:
     if config.positions != "learned" or config.max_positions is None:
         return None
     return config.max_positions - prompt_length
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.generation.beam_search import search_beams
-from flaxmill.model.generation.cached_model import Source, UnrolledModel, read_source, unroll
+from flaxmill.model.generation.cached_model import EncodedSource, UnrolledModel, read_source, unroll
 from flaxmill.model.generation.config import GenerationConfig, check_generates, check_prompts, room
 from flaxmill.model.generation.sampling import Filters
 from flaxmill.model.generation.token_loop import NO_TOKEN, Rules, continue_decoding, repeat_rows, start
@@ -132,7 +132,7 @@ class Generator:
         best_BNM = np.asarray(beams.tokens)[:, : options.num_samples]
         yield best_BNM.reshape(-1, steps).T
 
-    def _read(self, rows: Prompts) -> tuple[np.ndarray, np.ndarray, Source | None]:
+    def _read(self, rows: Prompts) -> tuple[np.ndarray, np.ndarray, EncodedSource | None]:
         """What the decoder reads first: [B,P] tokens and the number of each row's first; and the source."""
         if self.config.encoder_layers is None:
             tokens_BP, first_B = _padded_left(rows)

@@ -8,7 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.generation.cached_model import Cache, Source, UnrolledModel, read_prompt, read_token
+from flaxmill.model.generation.cached_model import (
+    Cache,
+    EncodedSource,
+    UnrolledModel,
+    read_prompt,
+    read_token,
+)
 from flaxmill.model.generation.sampling import (
     Filters,
     draw_tokens,
@@ -57,7 +63,7 @@ def start(
     model: UnrolledModel,
     tokens_BP: jax.Array,
     first_B: jax.Array,
-    source: Source | None,
+    source: EncodedSource | None,
     rules: Rules,
     keys_B: jax.Array,
     *,
@@ -78,7 +84,7 @@ def start(
 @functools.partial(jax.jit, static_argnames="chunk", donate_argnames="state")
 def continue_decoding(
     model: UnrolledModel,
-    source: Source | None,
+    source: EncodedSource | None,
     state: DecodingState,
     rules: Rules,
     num_steps: jax.Array,

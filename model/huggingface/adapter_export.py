@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.families.description import FamilyDescription
-from flaxmill.model.families.stored_tensors import Stored, TensorMap, to_stored
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap, to_stored
 from flaxmill.model.huggingface.export import export_tensors, to_host
 from flaxmill.model.huggingface.family_fit import fit_family
 from flaxmill.model.huggingface.places import Place, leaves
@@ -97,9 +97,9 @@ def _fused(parts: Sequence[_Part]) -> tuple[np.ndarray, np.ndarray]:
     """Both factors in torch's layout: x A is [x A1, x A2, ...]; in B each part's block writes only its own
     outputs."""
     a_IR = np.concatenate([part.a for part in parts], axis=1)
-    stored: Stored = parts[0].place.stored
+    stored: StoredTensor = parts[0].place.stored
     # PEFT keeps factors as a Linear does, also those beside GPT-2's Conv1D, which is [in, out].
-    stored = Stored(stored.name, transposed=True, parts=stored.parts, interleaved=stored.interleaved)
+    stored = StoredTensor(stored.name, transposed=True, parts=stored.parts, interleaved=stored.interleaved)
     blocks = [np.zeros((a_IR.shape[1], *parts[0].b.shape[1:]), np.float32) for _ in range(stored.parts)]
     start = 0
     for part in parts:

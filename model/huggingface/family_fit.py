@@ -95,7 +95,7 @@ def _is_written(family: FamilyDescription, config: ModelConfig) -> bool:
     return True
 
 
-def describe(config: ModelConfig) -> dict[str, Any]:
+def describe_config(config: ModelConfig) -> dict[str, Any]:
     """The fields that decide what a model computes from its parameters, with their defaults filled in.
 
     Fields that nothing reads (the window of a model without local layers) are left out.
@@ -153,7 +153,7 @@ def _refusal(family: FamilyDescription, config: ModelConfig) -> list[str]:
         written = read_back(family, config)
     except ValueError as error:
         return [str(error)]
-    ours, theirs = describe(config), describe(written)
+    ours, theirs = describe_config(config), describe_config(written)
     unset = {name for name in _IDS if ours[name] in (None, ()) or theirs[name] in (None, ())}
     differing = [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
     value_of = lambda told, model, name: told.get(name, getattr(model, name))  # noqa: E731

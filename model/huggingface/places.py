@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from flaxmill.model.config import ModelConfig, encoder_config
-from flaxmill.model.families.stored_tensors import Stored, TensorMap, stored_shape
+from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap, stored_shape
 from flaxmill.model.functional import abstract_params, logical_axes
 from flaxmill.model.layer_plan import layer_slots
 from flaxmill.model.params import LeafPath, flatten, group_of
@@ -14,7 +14,7 @@ class Place(NamedTuple):
     """Where a file keeps one layer of a parameter, or the whole parameter if it is not stacked."""
 
     name: str
-    stored: Stored
+    stored: StoredTensor
     shape: tuple[int, ...]
     """Our shape, for one layer and with the true vocabulary."""
     stored_shape: tuple[int, ...]

@@ -5,7 +5,7 @@ import pytest
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
-from flaxmill.data.objectives import OBJECTIVES
+from flaxmill.data.objectives import OBJECTIVE_DATA
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.text_batches import causal
@@ -57,8 +57,10 @@ def test_a_causal_dataset_serves_a_prefix_too(prepared, corpus, tmp_path):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floats_of_any_width_stay_floats(prepared, monkeypatch, dtype):
     """As a user's own function of batches may return them."""
-    own = OBJECTIVES["causal"]._replace(batch=lambda rows: causal(rows) | {"share": np.full(8, 0.25, dtype)})
-    monkeypatch.setitem(OBJECTIVES, "causal", own)
+    own = OBJECTIVE_DATA["causal"]._replace(
+        batch=lambda rows: causal(rows) | {"share": np.full(8, 0.25, dtype)}
+    )
+    monkeypatch.setitem(OBJECTIVE_DATA, "causal", own)
     batch = batches_of(prepared, "causal", batch_size=8).batch(0)
     assert batch["share"].dtype == np.float32
     assert set(batch["share"]) == {0.25}

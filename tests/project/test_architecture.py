@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxmill.data.objectives import OBJECTIVES
+from flaxmill.data.objectives import OBJECTIVE_DATA
 
 ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
@@ -133,7 +133,7 @@ def test_an_objective_is_told_apart_by_its_row():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Compare) and "objective" in ast.unparse(node)
         for constant in ast.walk(node)
-        if isinstance(constant, ast.Constant) and constant.value in OBJECTIVES
+        if isinstance(constant, ast.Constant) and constant.value in OBJECTIVE_DATA
     ]
     assert len(found) <= 15, found
 

@@ -16,7 +16,8 @@ import pytest
 from faulty_job import REDONE, STEPS, STOPPED_AT, at_step, mounted, short_of_disk, stop_itself, write_config
 from launching import PROGRAM
 
-from flaxmill.train.checkpoint.checkpoints import COMMIT_FILE, CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint.store import COMMIT_FILE
 from flaxmill.train.recorder import Recorder
 from flaxmill.train.run import provenance
 

@@ -21,7 +21,7 @@ from launching import (
     write_experiment,
 )
 
-from flaxmill.train.checkpoint.checkpoints import COMMIT_FILE
+from flaxmill.train.checkpoint.store import COMMIT_FILE
 from flaxmill.train.metrics.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow

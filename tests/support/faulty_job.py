@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from launching import assert_same_end, values_of, write_experiment
 
-from flaxmill.train.checkpoint.checkpoints import COMMIT_FILE
+from flaxmill.train.checkpoint.store import COMMIT_FILE
 from flaxmill.train.command_line import main
 from flaxmill.train.recorder import Recorder
 from flaxmill.train.run.directory import CONFIG_FILE, TOKENIZER_FILE

@@ -13,7 +13,7 @@ import numpy as np
 from flaxmill.data.card import describe_dataset
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.framing import framed_json
-from flaxmill.data.objectives import OBJECTIVES, data_of
+from flaxmill.data.objectives import OBJECTIVE_DATA, data_of
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.tokenization import Tokenizer
@@ -89,7 +89,7 @@ FILES = {"token_classification": "tagged.jsonl", "question_answering": "squad.js
 
 def read_tokenizer(inside: Path, variant: int) -> None:
     """Do what `data prepare` does with a text or examples and the directory's tokenizer."""
-    objective = [*OBJECTIVES][variant % len(OBJECTIVES)]
+    objective = [*OBJECTIVE_DATA][variant % len(OBJECTIVE_DATA)]
     is_text = data_of(objective).examples is None
     file = "text.txt" if is_text else FILES.get(objective, "rows.jsonl")
     dataset = _prepare(inside, file, objective, tokenizer=str(inside), documents="blank_lines")

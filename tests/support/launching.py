@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from flaxmill.data.batches import Batches
-from flaxmill.train.checkpoint.checkpoints import COMMIT_FILE
+from flaxmill.train.checkpoint.store import COMMIT_FILE
 from flaxmill.train.metrics.metrics_file import read_metrics
 
 PROGRAM = "from flaxmill.train.command_line import main; main()"

@@ -8,6 +8,8 @@ import pytest
 
 from flaxmill.train.jax_environment import explain
 
+pytestmark = pytest.mark.slow  # it starts many processes, or waits for them
+
 
 def run(*arguments: str, cwd, **variables: str) -> subprocess.CompletedProcess:
     program = "from flaxmill.train.command_line import main; main()"

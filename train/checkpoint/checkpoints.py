@@ -15,11 +15,9 @@ from flaxmill.train.checkpoint.config import CheckpointConfig, choose_kept
 from flaxmill.train.checkpoint.damage import load_manifest
 from flaxmill.train.checkpoint.directory import DAMAGED, clear, drop, find_steps, make_writable, set_aside
 from flaxmill.train.checkpoint.manifest import DefectError, make_manifest, named_leaves
-from flaxmill.train.checkpoint.store import COMMIT_FILE, PARAMS, quiet_orbax, save_failure, start_save
+from flaxmill.train.checkpoint.store import quiet_orbax, save_failure, start_save
 from flaxmill.train.checkpoint.stored import StoredCheckpoint
 from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
-
-__all__ = ["COMMIT_FILE", "PARAMS", "CheckpointConfig", "Checkpoints"]
 
 Result = TypeVar("Result")
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flaxmill.data.messages import shorten
 from flaxmill.train.checkpoint.digest import compute_digests
 from flaxmill.train.checkpoint.manifest import DefectError, read_manifest
 from flaxmill.train.checkpoint.store import COMMIT_FILE, part_of, system_failure
@@ -66,7 +67,7 @@ def find_damaged_files(path: Path, names: Iterable[str]) -> list[str]:
         try:
             problems += _find_lost_pieces(path, _index(path, part, held))
         except DefectError as defect:
-            problems.append(f"{defect}, without which {_listed(held)} cannot be read")
+            problems.append(f"{defect}, without which {shorten(held, MAX_NAMED)} cannot be read")
     return problems
 
 
@@ -103,8 +104,7 @@ def locate(path: Path, name: str) -> str:
 
 def join_problems(problems: list[str]) -> str:
     """The first few problems, and how many more there are."""
-    rest = len(problems) - MAX_NAMED
-    return "; ".join(problems[:MAX_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
+    return shorten(problems, MAX_NAMED, "; ")
 
 
 def num_bytes(path: Path) -> int:
@@ -197,7 +197,10 @@ def _find_lost_pieces(path: Path, index: Mapping[str, list[Piece]]) -> list[str]
         for piece in pieces:
             if what := _what_is_lost(path, piece):
                 problems.setdefault(f"{piece.file} {what}", []).append(name)
-    return [f"{what}, which loses {_listed(list(dict.fromkeys(lost)))}" for what, lost in problems.items()]
+    return [
+        f"{what}, which loses {shorten(list(dict.fromkeys(lost)), MAX_NAMED)}"
+        for what, lost in problems.items()
+    ]
 
 
 def _what_is_lost(path: Path, piece: Piece) -> str | None:
@@ -289,8 +292,3 @@ def _reason(error: Exception) -> str:
     """The innermost of TensorStore's nested reasons, without its specifications."""
     text = " ".join(str(error).split()).partition(" [")[0]
     return text.rpartition(": ")[2][:120]
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

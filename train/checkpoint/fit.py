@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from flaxmill.data.messages import shorten
 from flaxmill.model.heads import HEAD_PARAMETERS
 from flaxmill.model.layer_plan import LAYER_GROUPS
 from flaxmill.model.params import LeafPath
@@ -43,7 +44,7 @@ def check_fits(arrays: Mapping[str, Any], wanted: Mapping[LeafPath, Any], where:
         f"{name} (stored {_text(stored[name])}, wanted {_text(asked[name])})" for name in found.changed
     ]
     problems = [
-        f"{what} {_listed(names)}"
+        f"{what} {shorten(names, MAX_LISTED)}"
         for what, names in (
             ("it lacks", found.missing),
             ("it also holds", found.extra),
@@ -119,8 +120,3 @@ def _is_in_layers(name: str) -> bool:
 def _text(described: tuple[tuple[int, ...], str]) -> str:
     shape, dtype = described
     return f"{dtype}{list(shape)}"
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

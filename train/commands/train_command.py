@@ -14,7 +14,7 @@ from flaxmill.train.commands.seeds import describe_spread, seeded
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
 from flaxmill.train.overrides import INLINE, override
-from flaxmill.train.run.directory import CHECKPOINTS, describe, differences
+from flaxmill.train.run.directory import CHECKPOINTS, describe_differences, differences
 
 if TYPE_CHECKING:
     from flaxmill.sharding.processes.stop_signal import StopSignal
@@ -137,4 +137,4 @@ def _looks_for_checkpoint(experiment: Experiment) -> Callable[[], bool]:
 
 def _heading(named: Experiment, experiment: Experiment) -> str:
     changed = differences(named, experiment)
-    return f"{named.name}: {describe(changed) if changed else 'as configured'}"
+    return f"{named.name}: {describe_differences(changed) if changed else 'as configured'}"

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxmill.data.batches import Batch, Batches
+from flaxmill.data.batches import Batches
 from flaxmill.data.examples.answer_rows import OUTSIDE, locate_contexts
 from flaxmill.data.examples.example import Example
 from flaxmill.data.examples.tagged_rows import NO_WORD, locate_words
 from flaxmill.data.objectives import find_function
+from flaxmill.data.stored_rows import NumpyBatch
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.functional import apply
 from flaxmill.model.generation.config import GenerationConfig
@@ -160,7 +161,7 @@ def _texts(model: Model, batches: Batches) -> Iterator[Prediction]:
             yield Prediction(model.tokenizer.decode(tokens), {})
 
 
-def _prompts(rows: Batch) -> list[list[int]]:
+def _prompts(rows: NumpyBatch) -> list[list[int]]:
     """What a decoder reads before it writes, or the source of an encoder-decoder."""
     lengths = rows["mask"].sum(1)
     if "decoder_tokens" not in rows:
@@ -183,7 +184,7 @@ def _run(model: Model, batches: Batches) -> Iterator[Outputs]:
         yield _keep_real(outputs, rows)
 
 
-def _keep_real(values: dict[str, np.ndarray], rows: Batch) -> dict[str, np.ndarray]:
+def _keep_real(values: dict[str, np.ndarray], rows: NumpyBatch) -> dict[str, np.ndarray]:
     """The values without the rows beyond the end of the split."""
     is_real = rows["example_numbers"] >= 0
     return {name: np.asarray(value)[is_real] for name, value in values.items()}

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from flaxmill.data.config import Framing
 from flaxmill.data.examples.framing import make_framer, make_prompt_reader, make_prompter
+from flaxmill.data.special_tokens import decoder_start
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.failures import encode_texts, half_character
 from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
@@ -119,10 +120,11 @@ def make_reader(
 
 def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer, stated: int | None = None) -> ModelConfig:
     """The config with the token that an encoder-decoder's decoder reads first: as generation_config.json
-    states, else as in training (data/example_batches.py)."""
-    known = (stated, config.decoder_start_id, tokenizer.pad_id, tokenizer.closing_id, 0)
-    start_id = next(id_ for id_ in known if id_ is not None)
-    return dataclasses.replace(config, decoder_start_id=start_id) if config.encoder_layers else config
+    states, else as in training."""
+    if not config.encoder_layers:
+        return config
+    start_id = decoder_start(tokenizer, stated, config.decoder_start_id)
+    return dataclasses.replace(config, decoder_start_id=start_id)
 
 
 def _load_tokenizer(file: Path | None, source: Path, *, is_trusted: bool = False) -> Tokenizer:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from flaxmill.data.whole_files import write_whole_text
 from flaxmill.train.plain_paths import plain
 
 PROJECT = "flaxmill"
@@ -158,9 +159,7 @@ class Aim:
         except aim.sdk.errors.MissingRunError:  # the repository is another one
             self._run = aim.Run(**settings)
         if known.get("aim") != self._run.hash:
-            partial = ids.with_name(f".{os.getpid()}-{ids.name}")
-            partial.write_text(json.dumps({**known, "aim": self._run.hash}) + "\n")
-            partial.replace(ids)
+            write_whole_text(ids, json.dumps({**known, "aim": self._run.hash}) + "\n")
         self._run.name = run_name
         self._run["config"] = config
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from flaxmill.data.whole_files import write_whole_text
 from flaxmill.train.metrics.tracker_backends import IDS_FILE
 from flaxmill.train.metrics.tracker_process import EXIT_SECONDS, TrackerProcess
 
@@ -204,10 +205,8 @@ def _run_id(path: Path) -> str:
             raise ValueError(f"{path} is no file")
         return json.loads(path.read_bytes())["run_id"]
     run_id = uuid.uuid4().hex
-    partial = path.with_name(f".{run_id}-{path.name}")
     with suppress(OSError):  # if the disk fails, a resumed run will appear as another
-        partial.write_text(json.dumps({"run_id": run_id}) + "\n")
-        partial.replace(path)
+        write_whole_text(path, json.dumps({"run_id": run_id}) + "\n")
     return run_id
 
 

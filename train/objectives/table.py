@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from flaxmill.data.config import Layout
-from flaxmill.data.objectives import OBJECTIVES as DATA_OBJECTIVES
-from flaxmill.data.objectives import TEXT_LAYOUTS, ObjectiveData, Reference, SpecialToken
+from flaxmill.data.objectives import OBJECTIVE_DATA, TEXT_LAYOUTS, ObjectiveData, Reference, SpecialToken
 from flaxmill.model.fields import Head
 
 
@@ -71,7 +70,7 @@ _FILLED_TEXT = "flaxmill.train.inference.samples:filled_text"
 
 OBJECTIVES: dict[str, Objective] = {
     "causal": Objective(
-        DATA_OBJECTIVES["causal"],
+        OBJECTIVE_DATA["causal"],
         head="lm",
         terms=("causal",),
         sums=f"{_LOSSES}:token_sums",
@@ -80,7 +79,7 @@ OBJECTIVES: dict[str, Objective] = {
         sample=_CONTINUATION,
     ),
     "mlm": Objective(
-        DATA_OBJECTIVES["mlm"],
+        OBJECTIVE_DATA["mlm"],
         head="mlm",
         terms=("mlm",),
         sums=f"{_LOSSES}:token_sums",
@@ -88,7 +87,7 @@ OBJECTIVES: dict[str, Objective] = {
         sample=_FILLED_TEXT,
     ),
     "mlm_nsp": Objective(
-        DATA_OBJECTIVES["mlm_nsp"],
+        OBJECTIVE_DATA["mlm_nsp"],
         head="mlm_nsp",
         terms=("mlm", "nsp"),  # BERT: the sum of both (Devlin et al. 2019, A.2)
         sums=f"{_LOSSES}:masked_pair_sums",
@@ -96,7 +95,7 @@ OBJECTIVES: dict[str, Objective] = {
         sample=_FILLED_TEXT,
     ),
     "hybrid": Objective(
-        DATA_OBJECTIVES["hybrid"],
+        OBJECTIVE_DATA["hybrid"],
         head="lm",
         terms=("mlm", "causal"),  # GPT-BERT: each weighs as much as its share of the rows
         sums=f"{_LOSSES}:token_sums",
@@ -107,7 +106,7 @@ OBJECTIVES: dict[str, Objective] = {
         sample=_CONTINUATION,
     ),
     "classification": Objective(
-        DATA_OBJECTIVES["classification"],
+        OBJECTIVE_DATA["classification"],
         head="classification",
         terms=("classification",),
         sums=f"{_TASK_LOSSES}:classification_sums",
@@ -117,7 +116,7 @@ OBJECTIVES: dict[str, Objective] = {
         measure=f"{_EVALUATION}:measure_classes",
     ),
     "token_classification": Objective(
-        DATA_OBJECTIVES["token_classification"],
+        OBJECTIVE_DATA["token_classification"],
         head="token_classification",
         terms=("token_classification",),
         sums=f"{_TASK_LOSSES}:tag_sums",
@@ -127,7 +126,7 @@ OBJECTIVES: dict[str, Objective] = {
         measure=f"{_EVALUATION}:measure_tags",
     ),
     "question_answering": Objective(
-        DATA_OBJECTIVES["question_answering"],
+        OBJECTIVE_DATA["question_answering"],
         head="qa",
         terms=("start", "end"),
         sums=f"{_TASK_LOSSES}:answer_sums",
@@ -137,7 +136,7 @@ OBJECTIVES: dict[str, Objective] = {
         measure=f"{_EVALUATION}:measure_answers",
     ),
     "seq2seq": Objective(
-        DATA_OBJECTIVES["seq2seq"],
+        OBJECTIVE_DATA["seq2seq"],
         head="lm",
         terms=("seq2seq",),
         sums=f"{_LOSSES}:token_sums",
@@ -148,7 +147,7 @@ OBJECTIVES: dict[str, Objective] = {
         measure=f"{_EVALUATION}:measure_texts",
     ),
     "span_corruption": Objective(
-        DATA_OBJECTIVES["span_corruption"],
+        OBJECTIVE_DATA["span_corruption"],
         head="lm",
         terms=("span_corruption",),
         sums=f"{_LOSSES}:token_sums",
@@ -158,7 +157,7 @@ OBJECTIVES: dict[str, Objective] = {
         sample="flaxmill.train.inference.samples:written_target",
     ),
     "prefix_lm": Objective(
-        DATA_OBJECTIVES["prefix_lm"],
+        OBJECTIVE_DATA["prefix_lm"],
         head="lm",
         terms=("prefix_lm",),
         sums=f"{_LOSSES}:token_sums",
@@ -210,7 +209,7 @@ def define_objective(name: str, objective: Objective, *, file: str) -> str:
     require(data.examples is None or is_scored, "learns from examples and lacks `predict` or `measure`")
     path = Path(file).absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    DATA_OBJECTIVES[name] = objective.data
+    OBJECTIVE_DATA[name] = objective.data
     OBJECTIVES[name] = objective._replace(file=str(path), sha256=digest)
     return name
 

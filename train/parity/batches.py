@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flaxmill.data.stored_rows import NumpyBatch
 from flaxmill.model.config import ModelConfig
 
 IGNORED = -100  # a label that torch leaves out of the loss
 MIN_TOKENS, MAX_TOKENS = 24, 512
 LABELLED = 0.8  # share of the places that have a label
 NUM_ROWS = 3
-
-Batch = dict[str, np.ndarray]
 
 
 class ParityPlaces(NamedTuple):
@@ -34,9 +33,9 @@ class ParityBatch:
     """The same documents for both sides."""
 
     name: str
-    ours: Batch
+    ours: NumpyBatch
     """As `apply` reads it, with the labels of the loss."""
-    theirs: Batch
+    theirs: NumpyBatch
     """int64 arguments of the torch model's forward, with its labels."""
     places: ParityPlaces
     encoder_places: ParityPlaces | None = None
@@ -84,8 +83,8 @@ def make_parity_batch(config: ModelConfig, variant: str, seed: int) -> ParityBat
     streams = ["", "decoder_"] if config.encoder_layers else [""]
     T = row_length(config)
     layouts = [_lay_out(variant, T - 2 * index, config.turns_by_length) for index in range(len(streams))]
-    ours: Batch = {}
-    theirs: Batch = {}
+    ours: NumpyBatch = {}
+    theirs: NumpyBatch = {}
     places = []
     for prefix, layout in zip(streams, layouts, strict=True):
         places.append(_places(layout))
@@ -145,8 +144,8 @@ def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _add_tokens(
-    ours: Batch,
-    theirs: Batch,
+    ours: NumpyBatch,
+    theirs: NumpyBatch,
     prefix: str,
     layout: _Layout,
     places: ParityPlaces,
@@ -171,7 +170,7 @@ def _add_tokens(
 
 
 def _add_segments(
-    ours: Batch, theirs: Batch, places: ParityPlaces, num_segments: int, random: np.random.Generator
+    ours: NumpyBatch, theirs: NumpyBatch, places: ParityPlaces, num_segments: int, random: np.random.Generator
 ) -> None:
     segments = random.integers(0, num_segments, len(places.ours[0]))
     ours["segments"] = _scatter(ours["tokens"].shape, places.ours, segments)
@@ -185,8 +184,8 @@ def _scatter(shape: tuple[int, ...], at: Any, values: np.ndarray, empty: int = 0
 
 
 def _add_labels(
-    ours: Batch,
-    theirs: Batch,
+    ours: NumpyBatch,
+    theirs: NumpyBatch,
     layout: _Layout,
     places: ParityPlaces,
     config: ModelConfig,
@@ -229,7 +228,11 @@ def _row_labels(config: ModelConfig, random: np.random.Generator) -> tuple[np.nd
 
 
 def _add_token_labels(
-    ours: Batch, theirs: Batch, places: ParityPlaces, config: ModelConfig, random: np.random.Generator
+    ours: NumpyBatch,
+    theirs: NumpyBatch,
+    places: ParityPlaces,
+    config: ModelConfig,
+    random: np.random.Generator,
 ) -> None:
     """A label for most places. torch's causal models shift them; flaxmill's targets come shifted."""
     num_classes = config.num_classes if config.head == "token_classification" else config.vocab_size

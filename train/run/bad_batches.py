@@ -1,14 +1,13 @@
 """Keeps the batches of steps with a bad loss or gradient, for a person to look at."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.show import describe_batch
+from flaxmill.data.whole_files import write_whole, write_whole_text
 
 BAD_BATCHES = "bad_batches"
 ROWS_SHOWN = 64
@@ -46,16 +45,5 @@ def _write(stem: Path, batches: Batches, number: int) -> None:
     batch = batches.batch(number)
     text = describe_batch(batch, batches.tokenizer, rows=ROWS_SHOWN)
     arrays: dict[str, Any] = dict(batch)
-    _write_whole(stem.with_suffix(".npz"), lambda file: np.savez(file, **arrays))
-    _write_whole(stem.with_suffix(".txt"), lambda file: file.write(f"batch {number}: {text}\n".encode()))
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(stem.with_suffix(".npz"), lambda partial: np.savez(partial, **arrays))
+    write_whole_text(stem.with_suffix(".txt"), f"batch {number}: {text}\n")

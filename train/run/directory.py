@@ -5,12 +5,13 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from flaxmill.data.files.local_paths import local_path
+from flaxmill.data.whole_files import write_whole, write_whole_text
 from flaxmill.train.experiment import DERIVED_FIELDS, Experiment, flatten, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _check_continuation(directory: Path, experiment: Experiment, allowed: Allowe
     if [name for name, _, _ in differing] == ["steps"]:
         _refuse_steps(directory, *differing[0][1:], allowed.extend)
     raise ValueError(
-        f"{directory} was trained with another config: {describe(differing)}; "
+        f"{directory} was trained with another config: {describe_differences(differing)}; "
         "give the old values, or another --run-dir"
     )
 
@@ -127,7 +128,7 @@ def _check_import(directory: Path, differing: list[Difference]) -> None:
     refused = [(n, a, b) for n, a, b in differing if n.startswith("model.") and n not in FREE_OF_IMPORT]
     if refused:
         raise ValueError(
-            f"{directory} holds imported weights of another model: {describe(refused)}; "
+            f"{directory} holds imported weights of another model: {describe_differences(refused)}; "
             "leave its model.* as imported, or give another --run-dir"
         )
 
@@ -169,10 +170,10 @@ def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer | 
         for partial in directory.glob(f".*-{name}"):
             partial.unlink(missing_ok=True)
     text = json.dumps(to_dict(resolved), indent=2, allow_nan=False) + "\n"
-    _write_whole(directory / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole_text(directory / CONFIG_FILE, text)
     if tokenizer is not None:
-        _write_whole(directory / TOKENIZER_FILE, tokenizer.save)
-        _write_whole(directory / TOKENIZER_SETTINGS_FILE, tokenizer.save_settings)
+        write_whole(directory / TOKENIZER_FILE, tokenizer.save)
+        write_whole(directory / TOKENIZER_SETTINGS_FILE, tokenizer.save_settings)
 
 
 def read_config(directory: Path) -> Experiment:
@@ -223,7 +224,7 @@ def differences(old: Experiment, new: Experiment) -> list[Difference]:
     ]
 
 
-def describe(differing: list[Difference]) -> str:
+def describe_differences(differing: list[Difference]) -> str:
     """`model.num_layers 2 -> 3, seed 0 -> 1`."""
     return ", ".join(f"{name} {_text(old)} -> {_text(new)}" for name, old, new in differing)
 
@@ -281,17 +282,6 @@ def _refuse_steps(directory: Path, old: int, new: int, extend: bool) -> NoReturn
     else:
         fix = f"--extend only lengthens a run; give --steps {old}" if extend else f"give --steps {old}"
     raise ValueError(f"{directory} was trained with steps {old} -> {new}; {fix}, or another --run-dir")
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # else the name may reach the disk before the content
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

@@ -18,7 +18,8 @@ from flaxmill.model.fields import Head
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config, read_labels
 from flaxmill.model.huggingface.writing import TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.checkpoint.checkpoints import PARAMS, CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint.store import PARAMS
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.table import objective_for
 from flaxmill.train.optimizer.config import OptimizerConfig

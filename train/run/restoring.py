@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.model.params import Params
 from flaxmill.train.best import find_best_step
-from flaxmill.train.checkpoint.checkpoints import PARAMS, Checkpoints
+from flaxmill.train.checkpoint.checkpoints import Checkpoints
+from flaxmill.train.checkpoint.store import PARAMS
 from flaxmill.train.checkpoint.stored import StoredCheckpoint
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics.metrics_file import read_metrics

@@ -8,7 +8,7 @@ from flaxmill.data.config import TRAINED
 from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import read_huggingface_config
-from flaxmill.model.huggingface.family_fit import describe
+from flaxmill.model.huggingface.family_fit import describe_config
 from flaxmill.model.huggingface.files import read_json
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import (
@@ -96,7 +96,7 @@ def check_body(ours: ModelConfig, theirs: ModelConfig, source: Path) -> None:
     Raises:
       ValueError: naming the fields that differ.
     """
-    mine, other = describe(_without_head(ours)), describe(_without_head(theirs))
+    mine, other = describe_config(_without_head(ours)), describe_config(_without_head(theirs))
     differing = [
         f"model.{name} {other.get(name)} -> {mine.get(name)}"
         for name in sorted(mine.keys() | other.keys())

@@ -11,7 +11,7 @@ from flaxmill.train.checkpoint.manifest import DefectError
 from flaxmill.train.experiment import Experiment, from_dict
 from flaxmill.train.failures import RunError
 from flaxmill.train.metrics.metrics_file import MetricsRow, read_metrics
-from flaxmill.train.run.directory import CHECKPOINTS, METRICS_FILE, describe, differences
+from flaxmill.train.run.directory import CHECKPOINTS, METRICS_FILE, describe_differences, differences
 from flaxmill.train.verify_resume.comparison import (
     ReadArray,
     ResumeCheck,
@@ -213,7 +213,7 @@ def _mesh(result: ProofResult) -> str:
 
 def _title(named: Experiment, trial: Experiment) -> str:
     changed = [item for item in differences(named, trial) if item[0] != "run_dir"]
-    return f"{trial.name}: {describe(changed)}"
+    return f"{trial.name}: {describe_differences(changed)}"
 
 
 def _conclude(sections: Sequence[Section], num_steps: int) -> str:

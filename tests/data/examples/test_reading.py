@@ -1,4 +1,4 @@
-"""Sources of examples are found by pattern and suffix, and read one after another."""
+"""InputSources of examples are found by pattern and suffix, and read one after another."""
 
 import gzip
 import json

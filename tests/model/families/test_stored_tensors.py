@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from flaxmill.model.families.stored_tensors import Stored, copy_blocked, from_stored, stored_shape, to_stored
+from flaxmill.model.families.stored_tensors import (
+    StoredTensor,
+    copy_blocked,
+    from_stored,
+    stored_shape,
+    to_stored,
+)
 
 EMBED, HEADS, HEAD_DIM = 6, 3, 5
 QUERY = ("layers", "attention", "query", "kernel")
@@ -12,21 +18,21 @@ OUT = ("layers", "attention", "out", "kernel")
 KERNEL_SHAPE, BIAS_SHAPE = (EMBED, HEADS, HEAD_DIM), (HEADS, HEAD_DIM)
 
 LAYOUTS = {
-    "linear": (Stored("q", transposed=True), QUERY, KERNEL_SHAPE, (15, 6)),
-    "conv1d": (Stored("q"), QUERY, KERNEL_SHAPE, (6, 15)),
-    "linear out": (Stored("o", transposed=True), OUT, (HEADS, HEAD_DIM, EMBED), (6, 15)),
-    "conv1d out": (Stored("o"), OUT, (HEADS, HEAD_DIM, EMBED), (15, 6)),
-    "bias": (Stored("b"), QUERY_BIAS, BIAS_SHAPE, (15,)),
-    "row": (Stored("b", as_row=True), ("lm_head", "bias"), (7,), (1, 7)),
-    "scale": (Stored("s"), ("final_norm", "scale"), (6,), (6,)),
-    "embedding": (Stored("e"), ("embed", "tokens", "embedding"), (7, 6), (7, 6)),
-    "fused conv1d": (Stored("qkv", parts=3), QUERY, KERNEL_SHAPE, (6, 45)),
-    "fused linear": (Stored("qkv", transposed=True, parts=3), QUERY, KERNEL_SHAPE, (45, 6)),
-    "fused bias": (Stored("qkv", parts=3), QUERY_BIAS, BIAS_SHAPE, (45,)),
+    "linear": (StoredTensor("q", transposed=True), QUERY, KERNEL_SHAPE, (15, 6)),
+    "conv1d": (StoredTensor("q"), QUERY, KERNEL_SHAPE, (6, 15)),
+    "linear out": (StoredTensor("o", transposed=True), OUT, (HEADS, HEAD_DIM, EMBED), (6, 15)),
+    "conv1d out": (StoredTensor("o"), OUT, (HEADS, HEAD_DIM, EMBED), (15, 6)),
+    "bias": (StoredTensor("b"), QUERY_BIAS, BIAS_SHAPE, (15,)),
+    "row": (StoredTensor("b", as_row=True), ("lm_head", "bias"), (7,), (1, 7)),
+    "scale": (StoredTensor("s"), ("final_norm", "scale"), (6,), (6,)),
+    "embedding": (StoredTensor("e"), ("embed", "tokens", "embedding"), (7, 6), (7, 6)),
+    "fused conv1d": (StoredTensor("qkv", parts=3), QUERY, KERNEL_SHAPE, (6, 45)),
+    "fused linear": (StoredTensor("qkv", transposed=True, parts=3), QUERY, KERNEL_SHAPE, (45, 6)),
+    "fused bias": (StoredTensor("qkv", parts=3), QUERY_BIAS, BIAS_SHAPE, (45,)),
     "interleaved": (
-        Stored("qkv", transposed=True, parts=3, interleaved=True), QUERY, KERNEL_SHAPE, (45, 6)
+        StoredTensor("qkv", transposed=True, parts=3, interleaved=True), QUERY, KERNEL_SHAPE, (45, 6)
     ),
-    "interleaved bias": (Stored("qkv", parts=3, interleaved=True), QUERY_BIAS, BIAS_SHAPE, (45,)),
+    "interleaved bias": (StoredTensor("qkv", parts=3, interleaved=True), QUERY_BIAS, BIAS_SHAPE, (45,)),
 }  # fmt: skip
 
 
@@ -34,9 +40,9 @@ def numbered(shape) -> np.ndarray:
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 
 
-def parts_of(stored: Stored) -> list[Stored]:
+def parts_of(stored: StoredTensor) -> list[StoredTensor]:
     return [
-        Stored(stored.name, stored.transposed, part, stored.parts, stored.interleaved, stored.as_row)
+        StoredTensor(stored.name, stored.transposed, part, stored.parts, stored.interleaved, stored.as_row)
         for part in range(stored.parts)
     ]
 
@@ -66,7 +72,7 @@ def test_all_parts_together_are_the_stored_tensor_again(layout):
 
 def test_a_linear_is_transposed_and_its_outputs_are_heads():
     array = numbered((HEADS * HEAD_DIM, EMBED))
-    kernel = from_stored(Stored("q", transposed=True), array, KERNEL_SHAPE)
+    kernel = from_stored(StoredTensor("q", transposed=True), array, KERNEL_SHAPE)
     for head in range(HEADS):
         rows = array[head * HEAD_DIM : (head + 1) * HEAD_DIM]
         np.testing.assert_array_equal(kernel[:, head], rows.T)
@@ -74,9 +80,9 @@ def test_a_linear_is_transposed_and_its_outputs_are_heads():
 
 def test_parts_follow_each_other_unless_they_are_interleaved():
     array = numbered((3 * HEADS * HEAD_DIM,))
-    follows = from_stored(Stored("qkv", part=1, parts=3), array, BIAS_SHAPE)
+    follows = from_stored(StoredTensor("qkv", part=1, parts=3), array, BIAS_SHAPE)
     np.testing.assert_array_equal(follows, array[15:30].reshape(BIAS_SHAPE))
-    alternates = from_stored(Stored("qkv", part=1, parts=3, interleaved=True), array, BIAS_SHAPE)
+    alternates = from_stored(StoredTensor("qkv", part=1, parts=3, interleaved=True), array, BIAS_SHAPE)
     np.testing.assert_array_equal(alternates, array.reshape(HEADS, 3, HEAD_DIM)[:, 1])
 
 

@@ -18,6 +18,8 @@ from flaxmill.sharding.processes.greetings import GreetedJob, Member
 from flaxmill.sharding.processes.launch import Launch
 from flaxmill.sharding.processes.rendezvous import Guest, Host, MeetingStoppedError
 
+pytestmark = pytest.mark.slow  # it starts many processes, or waits for them
+
 HOST = socket.gethostname()
 
 

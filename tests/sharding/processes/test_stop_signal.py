@@ -10,6 +10,8 @@ import pytest
 from flaxmill.sharding.processes import stop_signal as preemption
 from flaxmill.sharding.processes.stop_signal import EXIT_PREEMPTED, SECOND_SIGNAL_SECONDS, StopSignal
 
+pytestmark = pytest.mark.slow  # it starts many processes, or waits for them
+
 POLLING = """
 import sys, time
 from flaxmill.sharding.processes.stop_signal import StopSignal

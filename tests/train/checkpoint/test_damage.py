@@ -13,7 +13,7 @@ import pytest
 from damaging import CONFIG, DATA, PARAMS, TOKENS_END, WANTED, cut, flip, one_file, write_checkpoints
 
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.checkpoint import checkpoints as checkpoint
+from flaxmill.train.checkpoint import store
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
 from flaxmill.train.checkpoint.damage import crc32c, find_damaged_arrays, find_damaged_files, load_manifest
 from flaxmill.train.failures import DamagedCheckpointError
@@ -60,20 +60,20 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "part missing": ("params", shutil.rmtree, f"the directory params is missing, {LOST}"),
     "data directory missing": ("params/ocdbt.process_0", shutil.rmtree, f" is missing, which loses {PARAMS}"),
     "manifest missing": (
-        checkpoint.COMMIT_FILE, Path.unlink, "its manifest cannot be read: _CHECKPOINT_METADATA is missing"
+        store.COMMIT_FILE, Path.unlink, "its manifest cannot be read: _CHECKPOINT_METADATA is missing"
     ),
     "manifest empty": (
-        checkpoint.COMMIT_FILE, lambda file: file.write_bytes(b""),
+        store.COMMIT_FILE, lambda file: file.write_bytes(b""),
         "its manifest cannot be read: _CHECKPOINT_METADATA is empty",
     ),
-    "manifest cut": (checkpoint.COMMIT_FILE, cut, "_CHECKPOINT_METADATA is unreadable ("),
+    "manifest cut": (store.COMMIT_FILE, cut, "_CHECKPOINT_METADATA is unreadable ("),
     "manifest changed": (
-        checkpoint.COMMIT_FILE,
+        store.COMMIT_FILE,
         lambda file: file.write_text(file.read_text().replace('"step": 30', '"step": 31')),
         "its manifest does not match its checksum",
     ),
     "manifest of another program": (
-        checkpoint.COMMIT_FILE, lambda file: file.write_text("{}"), "its manifest is missing"
+        store.COMMIT_FILE, lambda file: file.write_text("{}"), "its manifest is missing"
     ),
 }  # fmt: skip
 

@@ -10,7 +10,8 @@ from damaging import CONFIG, PARAMS, WANTED, flip, one_file, write_checkpoints
 
 from flaxmill.train.checkpoint import agreement as checkpoint_agreement
 from flaxmill.train.checkpoint import stored as stored_checkpoint
-from flaxmill.train.checkpoint.checkpoints import COMMIT_FILE, CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint.checkpoints import CheckpointConfig, Checkpoints
+from flaxmill.train.checkpoint.store import COMMIT_FILE
 from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
 
 

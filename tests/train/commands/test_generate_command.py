@@ -11,7 +11,8 @@ from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model import apply, init_params, save_huggingface
 from flaxmill.train.caches import cache_directory
-from flaxmill.train.checkpoint.checkpoints import PARAMS, Checkpoints
+from flaxmill.train.checkpoint.checkpoints import Checkpoints
+from flaxmill.train.checkpoint.store import PARAMS
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run.directory import CHECKPOINTS, open_run_directory, write_config
 

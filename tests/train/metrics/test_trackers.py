@@ -15,6 +15,8 @@ import pytest
 from flaxmill.train.metrics import tracker_process, trackers
 from flaxmill.train.metrics.trackers import LOG_FILE, Trackers
 
+pytestmark = pytest.mark.slow  # it starts many processes, or waits for them
+
 ROWS = [{"step": step, "loss": 1 / (step + 1)} for step in range(300)]
 
 # A wandb that appends what it is given to a file; each test sets the lines `{...}`.

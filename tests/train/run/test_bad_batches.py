@@ -57,8 +57,8 @@ def test_a_place_that_cannot_be_written_is_told_and_not_raised(batches, tmp_path
 
 
 def test_a_disk_that_fills_up_leaves_no_torn_file(batches, tmp_path, monkeypatch):
-    def full(file, **arrays):
-        file.write(b"PK")
+    def full(path, **arrays):
+        path.write_bytes(b"PK")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)

@@ -16,7 +16,7 @@ from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import (
     Allowed,
     check_run_directory,
-    describe,
+    describe_differences,
     differences,
     lock_run_directory,
     open_run_directory,
@@ -208,7 +208,7 @@ def test_differences_read_as_one_would_type_them():
         data=DataConfig(files=("x", "y z")),
         optimizer=replace(TRAINED.optimizer, clip_norm=None),
     )
-    assert describe(differences(TRAINED, new)) == (
+    assert describe_differences(differences(TRAINED, new)) == (
         "prompt 'The ' -> 'a b', data.files [] -> [x, 'y z'], optimizer.clip_norm 1.0 -> None"
     )
 
