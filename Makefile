@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
 
-.PHONY: install train test lint check sweep fuzz soak bench
+.PHONY: install train test lint check sweep fuzz gpu soak bench
 
 install: $(INSTALLED)
 
@@ -46,10 +46,17 @@ sweep: $(TESTABLE)
 fuzz: $(TESTABLE)
 	$(BIN)/python -m pytest -s -m fuzz $(ARGS)
 
+# On a machine with an NVIDIA GPU and `pip install -e '.[cuda]'`: its kernels, models and runs on it. The processes
+# share the GPU, so that none may take all of its memory first.
+gpu: $(TESTABLE)
+	JAX_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -n 4 -m gpu $(ARGS)
+
 # Twenty minutes of training, saving and evaluating: memory, files and step time stay flat.
 soak: $(INSTALLED)
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
-# All that need only this machine: soak has a target of its own, and finetuning reads texts that you name.
+# All that need only this machine: soak has a target of its own, finetuning reads texts that you name, and
+# accelerator needs an accelerator.
+NOT_HERE := benchmarks/soak.py benchmarks/finetuning.py benchmarks/accelerator.py
 bench: $(TESTABLE)
-	set -e; for benchmark in $(filter-out benchmarks/soak.py benchmarks/finetuning.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done
+	set -e; for benchmark in $(filter-out $(NOT_HERE),$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done

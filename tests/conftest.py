@@ -1,10 +1,15 @@
-"""Fixtures: eight simulated CPU devices, a cache for the session, and small experiments on a small corpus."""
+"""Fixtures: eight simulated CPU devices, a cache for the session, and small experiments on a small corpus.
+
+JAX_PLATFORMS=cuda,cpu, as `make gpu` sets it, leaves the GPU in place of the simulated devices.
+"""
 
 import importlib.metadata
 import os
 import tempfile
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+_ON_GPU = os.environ.get("JAX_PLATFORMS", "").startswith(("cuda", "gpu"))
+if not _ON_GPU:
+    os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 _CACHE = tempfile.TemporaryDirectory(prefix="flaxmill-tests-")
 os.environ["FLAXMILL_CACHE"] = _CACHE.name
@@ -12,7 +17,8 @@ os.environ["FLAXMILL_CACHE"] = _CACHE.name
 _QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions have no other loops
     _QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _QUICK_TO_COMPILE)
+# On a GPU the same option would change the kernels under test; to measure kernels takes most of the time there.
+os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0" if _ON_GPU else _QUICK_TO_COMPILE)
 
 import dataclasses  # noqa: E402
 import sys  # noqa: E402
