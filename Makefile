@@ -57,6 +57,6 @@ soak: $(INSTALLED)
 
 # All that need only this machine: soak has a target of its own, finetuning reads texts that you name, and
 # accelerator needs an accelerator.
-NOT_HERE := benchmarks/soak.py benchmarks/finetuning.py benchmarks/accelerator.py
+NOT_HERE := benchmarks/soak.py benchmarks/finetuning.py benchmarks/accelerator%
 bench: $(TESTABLE)
 	set -e; for benchmark in $(filter-out $(NOT_HERE),$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done
