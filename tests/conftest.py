@@ -17,7 +17,7 @@ os.environ["FLAXMILL_CACHE"] = _CACHE.name
 _QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions have no other loops
     _QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-# On a GPU the same option would change the kernels under test; to measure kernels takes most of the time there.
+# On a GPU that option would change the kernels under test, and measuring kernels takes most of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0" if _ON_GPU else _QUICK_TO_COMPILE)
 
 import dataclasses  # noqa: E402

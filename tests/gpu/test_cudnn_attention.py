@@ -19,8 +19,8 @@ pytestmark = pytest.mark.gpu
 # B batch, T tokens, N heads, K key-value heads, H head dim
 
 CUSTOM_CALL = "cudnn$fmha"
-# Relative distances from float64. Inputs are the same, but probabilities and their gradients are rounded to the
-# compute dtype before each product: bfloat16 keeps 8 bits, which is up to 2e-3 for each rounding, float16 11.
+# Relative distances from float64. Inputs are the same, but probabilities and their gradients are rounded to
+# the compute dtype before each product: bfloat16 keeps 8 bits, up to 2e-3 for each rounding, float16 11.
 TOLERANCES = {"bfloat16": (5e-3, 1.2e-2), "float16": (8e-4, 2e-3)}
 BESIDE_XLA = 2  # XLA rounds at other places: neither should be much farther from the reference than the other
 
@@ -76,11 +76,15 @@ def make_call(case: Case, batch_size: int = 2) -> Call:
     B, T, H = batch_size, case.tokens, case.head_dim
     shapes = [(B, T, heads, H) for heads in (case.heads, case.kv_heads, case.kv_heads, case.heads)]
     keys = jax.random.split(jax.random.key(T + H), len(shapes))
-    arrays = [jax.random.normal(key, shape).astype(case.dtype) for key, shape in zip(keys, shapes, strict=True)]
+    arrays = [
+        jax.random.normal(key, shape).astype(case.dtype) for key, shape in zip(keys, shapes, strict=True)
+    ]
     lengths = case.documents or (T,)
     rows = [np.repeat(np.arange(len(order)) + 1, order) for order in (lengths, lengths[::-1])]
     documents_BT = np.stack([np.pad(rows[b % 2], (0, T - len(rows[b % 2]))) for b in range(B)])
-    return Call(*arrays, Visibility(jnp.asarray(documents_BT, jnp.int32), case.causal, case.window))
+    q, k, v, gradient = arrays
+    visible = Visibility(jnp.asarray(documents_BT, jnp.int32), case.causal, case.window)
+    return Call(q, k, v, gradient, visible)
 
 
 def values_and_gradients(call: Call, attend: Any) -> list[jax.Array]:
@@ -108,9 +112,9 @@ def by_backend(backend: str, call: Call, *, deterministic: bool = False) -> list
 def exact(call: Call) -> list[np.ndarray]:
     """The call in float64, on the CPU, by the XLA backend: a loop over visible keys checks that one."""
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        arrays = [jnp.asarray(np.asarray(x).astype(np.float64)) for x in call[:4]]
+        q, k, v, gradient = (jnp.asarray(np.asarray(x).astype(np.float64)) for x in call[:4])
         documents = jnp.asarray(np.asarray(call.visible.documents))
-        upcast = Call(*arrays, call.visible._replace(documents=documents))
+        upcast = Call(q, k, v, gradient, call.visible._replace(documents=documents))
         return [np.asarray(x) for x in values_and_gradients(upcast, xla_attention)]
 
 
@@ -135,9 +139,9 @@ def test_no_bit_of_a_document_depends_on_another(name):
     case = CASES[name]
     call = make_call(case)
     others = np.asarray(call.visible.documents) != 3
-    noise = make_call(case._replace(tokens=case.tokens))
-    swap = lambda x, y: jnp.where(others[..., None, None], x, 7 * y[::-1])  # noqa: E731
-    changed = Call(*map(swap, call[:4], noise[:4]), call.visible)
+    swap = lambda x: jnp.where(others[..., None, None], x, 7 * x[::-1])  # noqa: E731
+    q, k, v, gradient = (swap(x) for x in call[:4])
+    changed = Call(q, k, v, gradient, call.visible)
     before, after = (by_backend("cudnn", each, deterministic=True) for each in (call, changed))
     for part, x, y in zip(("output", "dq", "dk", "dv"), before, after, strict=True):
         assert same_bits(np.asarray(x)[others], np.asarray(y)[others]), part
@@ -162,7 +166,9 @@ def runs_on_cudnn(call: Call, backend: str, **changes: Any) -> bool:
     return CUSTOM_CALL in jax.jit(run).lower(*call[:3]).as_text()
 
 
-@pytest.mark.parametrize("name", ["causal", "packed bidirectional", "causal window", "grouped heads", "float16"])
+@pytest.mark.parametrize(
+    "name", ["causal", "packed bidirectional", "causal window", "grouped heads", "float16"]
+)
 def test_auto_takes_cudnn_on_a_gpu(name, caplog):
     attention_module._log_fallback.cache_clear()
     assert runs_on_cudnn(make_call(CASES[name]), "auto")

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.gpu
 
 ROWS, TOKENS, VOCABULARY = 4, 256, 1000
 CUSTOM_CALL = "cudnn$fmha"
-# bfloat16 rounds each product and each activation to 8 bits; the loss averages a thousand places, and gradients
-# carry the roundings of all layers. In float32 only the order of the sums differs.
+# bfloat16 rounds each product and each activation to 8 bits; the loss averages a thousand places, and
+# gradients carry the roundings of all layers. In float32 only the order of the sums differs.
 BFLOAT16_LOSS, BFLOAT16_GRADIENTS = 2e-3, 6e-2
 FLOAT32_LOSS, FLOAT32_GRADIENTS = 1e-5, 1e-4
 BESIDE_XLA = 1.5  # attention is a part of all roundings
@@ -144,8 +144,8 @@ def test_a_model_on_cudnn_is_as_near_to_float32_as_on_xla(name):
         loss, grads = loss_and_gradients(name, attention=backend)
         apart[backend] = (abs(loss - wanted_loss) / wanted_loss, distance(grads, wanted))
         print(
-            f"{name}: {backend}: loss {loss:.5f} of {wanted_loss:.5f}, apart {apart[backend][0]:.1e}; gradients "
-            f"apart {apart[backend][1]:.1e}"
+            f"{name}: {backend}: loss {loss:.5f} of {wanted_loss:.5f}, apart {apart[backend][0]:.1e}; "
+            f"gradients apart {apart[backend][1]:.1e}"
         )
     assert apart["auto"][0] < BFLOAT16_LOSS
     assert apart["auto"][1] < min(BFLOAT16_GRADIENTS, BESIDE_XLA * apart["xla"][1])
@@ -168,5 +168,5 @@ def test_what_float32_products_are_by_default():
     for precision in (None, "default", "high", "highest"):
         with jax.default_matmul_precision(precision):
             apart = distance(jax.jit(jnp.matmul)(x, y), wanted)
-        print(f"a float32 product with matmul precision {precision}: {apart:.1e} from float64 (TF32: about 3e-4)")
+        print(f"a float32 product, precision {precision}: {apart:.1e} from float64 (TF32: about 3e-4)")
     assert apart < 1e-6
