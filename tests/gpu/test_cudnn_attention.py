@@ -97,16 +97,19 @@ def values_and_gradients(call: Call, attend: Any) -> list[jax.Array]:
 
 def by_backend(backend: str, call: Call, *, deterministic: bool = False) -> list[jax.Array]:
     """The call, compiled for the GPU."""
-    static = call.visible._replace(documents=None)  # type: ignore[arg-type]
+    causal, window = bool(call.visible.causal), call.visible.window
+    return compiled(backend, causal, window, deterministic)(*call[:4], call.visible.documents)
+
+
+@functools.cache
+def compiled(backend: str, causal: bool, window: int | None, deterministic: bool) -> Any:
+    """A compiled function of a call's arrays."""
 
     def run(q, k, v, gradient, documents):
-        visible = static._replace(documents=documents)
-        return values_and_gradients(
-            Call(q, k, v, gradient, visible), functools.partial(attention, backend=backend)
-        )
+        call = Call(q, k, v, gradient, Visibility(documents, causal, window))
+        return values_and_gradients(call, functools.partial(attention, backend=backend))
 
-    options = {"xla_gpu_deterministic_ops": True} if deterministic else None
-    return jax.jit(run, compiler_options=options)(*call[:4], call.visible.documents)
+    return jax.jit(run, compiler_options={"xla_gpu_deterministic_ops": True} if deterministic else None)
 
 
 def exact(call: Call) -> list[np.ndarray]:

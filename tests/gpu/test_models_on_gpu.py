@@ -97,12 +97,12 @@ def make_rows(objective: str) -> dict[str, np.ndarray]:
 @functools.cache
 def make_params(name: str) -> Any:
     """Weights on the host: fresh ones are so small that most mistakes in attention would not show."""
-    config = MODELS[name][1]
-    params = init_params(config, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [leaf + 0.03 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.map(np.asarray, jax.tree.unflatten(tree, noisy))
+    with jax.default_device(jax.devices("cpu")[0]):
+        params = jax.jit(lambda key: init_params(MODELS[name][1], key))(jax.random.key(0))
+    random = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf) + 0.03 * random.normal(size=leaf.shape).astype(np.float32), params
+    )
 
 
 def make_loss(name: str, **changes: Any) -> Any:

@@ -47,7 +47,7 @@ def test_a_run_learns_and_its_checkpoint_generates(flaxmill, tmp_path, flags):
             ),
         ),
     ],
-    ids=["deterministic", "as usual"],
+    ids=["deterministic", "kernels chosen without measuring"],
 )
 def test_resume_is_exact_on_a_gpu(flaxmill, tmp_path, monkeypatch, xla_flags):
     monkeypatch.setenv("XLA_FLAGS", xla_flags)  # for the processes that verify-resume starts
