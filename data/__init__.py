@@ -1,6 +1,7 @@
 """What is read: from text and labelled examples to the batch of a step. NumPy in and out; no JAX.
 
 config              the settings of the data
+source              a source of a mixture, as users write it
 objectives          a row for each objective: what it reads
 batches             the batch of a step: read this first
 stored_rows         the stored rows of a batch, as the functions that make batches are given them
@@ -23,6 +24,7 @@ text/            documents to rows of tokens
 examples/        labelled examples to rows of tokens
 embedded_tasks/  labelled examples from the running Python's own source
 prepared/        datasets on disk
+mixture/         several sources as one stream of rows
 files/           files as rows and lines
 tokenizer/       what a tokenizer's files say
 """

@@ -92,7 +92,10 @@ class Batches:
                                 on the target and its end token
         """
         assert 0 <= start < stop <= self.batch_size
-        numbers = step * self.batch_size + np.arange(start, stop, dtype=np.int64)
+        return self.at(step * self.batch_size + np.arange(start, stop, dtype=np.int64))
+
+    def at(self, numbers: np.ndarray) -> NumpyBatch:
+        """The rows with these numbers, int64 [n], as `rows` has them: row 0 is the first of the run."""
         exists = np.ones(len(numbers), bool) if self._split == "train" else numbers < self.num_rows
         places, keys = self._locate(np.where(exists, numbers, 0))
         stored = self._dataset.read(self._split, places)
@@ -103,6 +106,16 @@ class Batches:
             batch[name] = values if exists.all() else _blank(name, values, exists)
         batch["tokens"] = np.where(batch["mask"] > 0, batch["tokens"], np.int32(self._pad_id))
         return batch
+
+    def count_rows(self, epochs: float) -> int:
+        """The rows of this many epochs, rounded down, but at least one."""
+        num_plans = len(self._plan_ends) - 1
+        cycles, rest = divmod(epochs, num_plans)
+        whole = int(rest)
+        of_rest = self._plan_ends[whole] + (rest - whole) * (
+            self._plan_ends[min(whole + 1, num_plans)] - self._plan_ends[whole]
+        )
+        return max(1, int(cycles) * int(self._plan_ends[-1]) + int(of_rest))
 
     def _locate(self, numbers: np.ndarray) -> _Located:
         if self._split == "valid":

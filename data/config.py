@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from flaxmill.data.source import check_sources
+
 Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
 """How rows are stored (data/prepared/layouts.py)."""
 LabelType = Literal["category", "number", "multi_label"]
@@ -33,6 +35,15 @@ class DataConfig:
     .conll, SQuAD's .json, or tfds:NAME. Each may be .gz, .bz2, .xz or .zst."""
     valid_files: tuple[str, ...] = ()
     """Held-out text or examples; empty: a share of `files` is held out."""
+    sources: tuple[str, ...] = ()
+    """Text from several sources in place of `files`, each as NAME=WEIGHT:FILES (see docs/mixtures.md)."""
+    valid_sources: tuple[str, ...] = ()
+    """Further held-out text, NAME:FILES each, evaluated apart as eval_loss/NAME."""
+    source_changes: tuple[str, ...] = ()
+    """Other weights from a step on, STEP:NAME=WEIGHT,NAME=WEIGHT each."""
+    mix_temperature: float | None = None
+    """None: weights are shares of the rows. T: they are multiplied by a source's size to the power 1/T; 1
+    mixes the sources in proportion to their sizes."""
     valid_fraction: float = 0.05
     """Share of the documents or examples that is held out if there are no valid_files."""
     text_column: str = "text"
@@ -101,13 +112,18 @@ class DataConfig:
         _require_choice("framing", self.framing, get_args(Framing))
         _require_choice("label_type", self.label_type, get_args(LabelType))
         _require_choice("quotes", self.quotes, get_args(Quotes))
-        for field in ("files", "valid_files", "labels"):
+        for field in ("files", "valid_files", "sources", "valid_sources", "source_changes", "labels"):
             if isinstance(value := getattr(self, field), str):
                 raise ValueError(f"data.{field}={value!r} is a string; write a tuple, ({value!r},)")
         if self.valid_files and not self.files:
             raise ValueError(
                 f"data.valid_files={self.valid_files!r} needs training text beside it; set data.files as well"
             )
+        if self.sources and self.files:
+            raise ValueError(
+                f"data.sources={self.sources!r} and data.files={self.files!r} are both set; give one of them"
+            )
+        check_sources(self.sources, self.valid_sources, self.source_changes, self.mix_temperature)
         _check_labels(self)
         _require_range("valid_fraction", self.valid_fraction, 1e-6, 0.9)
         _require_range("mask_rate", self.mask_rate, 0.0, 1.0, open_ends=True)

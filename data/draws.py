@@ -11,7 +11,7 @@ import numpy as np
 Keys = int | np.ndarray
 
 # Each use of randomness has its own first key, so that equal seeds never share draws.
-HELD_OUT, TOKENIZER_SAMPLE, PAIR_PLAN, ROW_ORDER, ROW_DRAWS, EMBEDDED_EXAMPLES = range(1, 7)
+HELD_OUT, TOKENIZER_SAMPLE, PAIR_PLAN, ROW_ORDER, ROW_DRAWS, EMBEDDED_EXAMPLES, SOURCE = range(1, 8)
 
 # The uses of a row's key, `bits(key, use, ...)`. An objective of a user's own begins with OWN_DRAWS.
 MASK_ORDER, MASK_FATE, MASK_WORD = 0, 1, 2

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flaxmill.data.config import DataConfig
     from flaxmill.data.objectives import ObjectiveData
+    from flaxmill.data.source import Source
     from flaxmill.model.config import ModelConfig
     from flaxmill.sharding.mesh import MeshConfig
     from flaxmill.train.best import BestConfig
@@ -60,6 +61,7 @@ __all__ = [
     "Objective",
     "ObjectiveData",
     "OptimizerConfig",
+    "Source",
     "SpikeConfig",
     "define_objective",
     "train",
@@ -75,6 +77,7 @@ _MODULES = {
     "Objective": "flaxmill.train.objectives.table",
     "ObjectiveData": "flaxmill.data.objectives",
     "OptimizerConfig": "flaxmill.train.optimizer.config",
+    "Source": "flaxmill.data.source",
     "SpikeConfig": "flaxmill.train.spikes",
     "define_objective": "flaxmill.train.objectives.table",
     "train": "flaxmill.train.loop",

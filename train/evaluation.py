@@ -1,7 +1,7 @@
 """Measures losses on held-out rows, and shows them beside what counting would reach."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.objectives import find_function
+from flaxmill.data.source import parse_source
 from flaxmill.model.params import Params
 from flaxmill.sharding.processes.step_signals import Signals
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.input_pipeline import read_ahead
+from flaxmill.train.input_pipeline import HeldOut, read_ahead
 from flaxmill.train.objectives.losses import Sums, combine
 from flaxmill.train.objectives.table import objective_of
 from flaxmill.train.step import EvalStep
@@ -35,6 +36,47 @@ def evaluate(
       signals: asked after every batch; when they say stop the evaluation is given up and None returned.
       tell: is given the number of each batch.
     """
+    totals = _sum_up(eval_step, params, batches, experiment, mesh, signals, tell)
+    return None if totals is None else _named(_measures(experiment, totals))
+
+
+def evaluate_all(
+    eval_step: EvalStep,
+    params: Params,
+    held_out: HeldOut,
+    experiment: Experiment,
+    mesh: Mesh,
+    signals: Signals | None = None,
+    tell: Callable[[int], None] = lambda number: None,
+) -> dict[str, float] | None:
+    """As `evaluate`, over the rows of all sources; for a mixture also eval_loss/NAME of each source and of
+    further held-out text, which does not count in eval_loss."""
+    pooled: tuple[Sums, Sums] = ({}, {})
+    apart: dict[str, float] = {}
+    for name, batches in (held_out.sources | held_out.extra).items():
+        totals = _sum_up(eval_step, params, batches, experiment, mesh, signals, tell)
+        if totals is None:
+            return None
+        if name:
+            apart |= _named(_measures(experiment, totals), f"/{name}")
+        if name in held_out.sources:
+            _add(pooled, totals)
+    return _named(_measures(experiment, pooled)) | apart
+
+
+def _named(measures: Mapping[str, Any], suffix: str = "") -> dict[str, float]:
+    return {f"eval_{name}{suffix}": float(value) for name, value in measures.items()}
+
+
+def _sum_up(
+    eval_step: EvalStep,
+    params: Params,
+    batches: Batches,
+    experiment: Experiment,
+    mesh: Mesh,
+    signals: Signals | None,
+    tell: Callable[[int], None],
+) -> tuple[Sums, Sums] | None:
     num_batches = min(batches.num_batches, experiment.eval_batches or batches.num_batches)
     totals: tuple[Sums, Sums] = ({}, {})
     pending: Any = None  # read one batch late, so that the device never waits for the host
@@ -48,7 +90,7 @@ def evaluate(
         pending = sums, agreed
     if pending is not None:
         _add(totals, pending[0])
-    return {f"eval_{name}": float(value) for name, value in _measures(experiment, totals).items()}
+    return totals
 
 
 def evaluation_names(experiment: Experiment) -> list[str]:
@@ -57,7 +99,11 @@ def evaluation_names(experiment: Experiment) -> list[str]:
     sums: Sums = dict.fromkeys(("rows", "causal_rows", "places", "log_z_squared"), 1.0)
     sums |= {name: 1.0 for term in definition.terms for name in (term, f"{term}_weight")}
     sums |= find_function(definition.counts)(definition.terms, experiment.model)
-    return [f"eval_{name}" for name in _measures(experiment, (sums, sums))]
+    names = [f"eval_{name}" for name in _measures(experiment, (sums, sums))]
+    sources = [
+        parse_source(source).name for source in (*experiment.data.sources, *experiment.data.valid_sources)
+    ]
+    return names + [f"{name}/{source}" for source in sources for name in names]
 
 
 def _measures(experiment: Experiment, totals: tuple[Sums, Sums]) -> dict[str, Any]:
@@ -143,6 +189,9 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
             f"counting words alone: unigram entropy {metrics['eval_unigram_entropy']:.3f} nats, "
             f"bigram {get('eval_bigram_entropy') or math.nan:.3f}"
         )
+    if apart := [name for name in metrics if name.startswith("eval_loss/")]:
+        said = [f"{name.removeprefix('eval_loss/')} {metrics[name]:.3f}" for name in apart]
+        lines.append(f"held-out loss of each source: {', '.join(said)}")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.files.local_paths import local_path, refuse_remote
 from flaxmill.data.files.tfds_rows import PREFIX
 from flaxmill.data.messages import require
+from flaxmill.data.source import parse_source, with_specs
 from flaxmill.data.tokenizer.failures import half_character
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
@@ -137,6 +138,9 @@ def _check_local(experiment: Experiment) -> None:
     for name in ("files", "valid_files"):
         for path in getattr(experiment.data, name):
             refuse_remote(path, f"data.{name}")
+    for name in ("sources", "valid_sources"):
+        for source in getattr(experiment.data, name):
+            refuse_remote(parse_source(source).spec, f"data.{name}")
     refuse_remote(experiment.data.tokenizer, "data.tokenizer")
 
 
@@ -166,6 +170,8 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     paths = {
         "files": tuple(map(_absolute, data.files)),
         "valid_files": tuple(map(_absolute, data.valid_files)),
+        "sources": with_specs(data.sources, _absolute),
+        "valid_sources": with_specs(data.valid_sources, _absolute),
         "tokenizer": os.path.abspath(data.tokenizer) if is_path else data.tokenizer,
     }
     init_from = os.path.abspath(experiment.init_from) if experiment.init_from else None

@@ -4,12 +4,16 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import TRAINED, DataConfig
+from flaxmill.data.mixture.mixed_batches import MixedBatches
+from flaxmill.data.mixture.mixed_dataset import AnyDataset, MixedDataset
+from flaxmill.data.mixture.preparation import prepare_mixture
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.text.held_out import Split
@@ -21,12 +25,13 @@ from flaxmill.train.run.directory import TOKENIZER_FILE
 BATCHES_AHEAD = 2
 
 
-def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]) -> Dataset:
+def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]) -> AnyDataset:
     """The experiment's dataset, with rows as its model reads them, from the cache or made there."""
     may_encode = experiment.definition.encoder != "none"
     has_encoder = may_encode and experiment.model.encoder_layers is not None
     data = _with_kept_tokenizer(experiment)
-    return prepare(data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder)
+    make = prepare_mixture if data.sources else prepare
+    return make(data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder)
 
 
 def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
@@ -42,16 +47,51 @@ def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
 
 def make_batches(dataset: Dataset, split: Split, experiment: Experiment) -> Batches:
     """The rows of one split; held-out rows are in batches that fit wherever a training microbatch does."""
-    rows = experiment.batch_size if split == "train" else eval_batch_size(experiment)
-    return Batches(
-        dataset,
-        split,
-        config=experiment.data,
-        objective=experiment.objective,
-        batch_size=rows,
-        seed=experiment.seed,
-        decoder_start_id=experiment.model.decoder_start_id,
+    return Batches(dataset, split, **_settings(experiment, split))
+
+
+def make_train_batches(dataset: AnyDataset, experiment: Experiment) -> Batches | MixedBatches:
+    """The training rows, from one dataset or from a mixture of several.
+
+    Raises ValueError where the epochs that the sources of a mixture allow end before the run.
+    """
+    if not isinstance(dataset, MixedDataset):
+        return make_batches(dataset, "train", experiment)
+    batches = MixedBatches(dataset, **_settings(experiment, "train"))
+    batches.check_length(experiment.steps)
+    return batches
+
+
+class HeldOut(NamedTuple):
+    """Held-out rows: those of each source that is trained on, and of further text, by name."""
+
+    sources: dict[str, Batches]
+    extra: dict[str, Batches]
+
+    @property
+    def first(self) -> Batches:
+        return next(iter(self.sources.values()))
+
+
+def make_held_out(dataset: AnyDataset, experiment: Experiment) -> HeldOut:
+    """The held-out rows; a run that mixes nothing has one source, without a name."""
+    if not isinstance(dataset, MixedDataset):
+        return HeldOut({"": make_batches(dataset, "valid", experiment)}, {})
+    make = lambda dataset: make_batches(dataset, "valid", experiment)  # noqa: E731
+    return HeldOut(
+        {name: make(part) for name, part in dataset.sources.items()},
+        {name: make(part) for name, part in dataset.held_out.items()},
     )
+
+
+def _settings(experiment: Experiment, split: Split) -> dict[str, Any]:
+    return {
+        "config": experiment.data,
+        "objective": experiment.objective,
+        "batch_size": experiment.batch_size if split == "train" else eval_batch_size(experiment),
+        "seed": experiment.seed,
+        "decoder_start_id": experiment.model.decoder_start_id,
+    }
 
 
 def eval_batch_size(experiment: Experiment) -> int:
@@ -60,7 +100,7 @@ def eval_batch_size(experiment: Experiment) -> int:
 
 
 def read_ahead(
-    batches: Batches, mesh: Mesh, first: int, last: int, batch_offset: int = 0
+    batches: Batches | MixedBatches, mesh: Mesh, first: int, last: int, batch_offset: int = 0
 ) -> Iterator[tuple[int, dict[str, jax.Array], float]]:
     """(step, global batch, seconds waited for it) for the steps from `first` to before `last`.
 

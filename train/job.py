@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
 from flaxmill.sharding.mesh import make_mesh
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
@@ -27,7 +27,7 @@ from flaxmill.train.experiment import (
     with_absolute_paths,
     with_definition,
 )
-from flaxmill.train.input_pipeline import prepare_data
+from flaxmill.train.input_pipeline import make_train_batches, prepare_data
 from flaxmill.train.metrics.metrics_file import MetricsWriter
 from flaxmill.train.metrics.progress import short_number, warn
 from flaxmill.train.metrics.trackers import Trackers, check_installed
@@ -52,7 +52,7 @@ class Job(NamedTuple):
 
     experiment: Experiment
     mesh: Mesh
-    dataset: Dataset
+    dataset: AnyDataset
     directory: Path
     checkpoints: Checkpoints
     writer: MetricsWriter | None
@@ -61,7 +61,7 @@ class Job(NamedTuple):
     peers: Peers
 
 
-def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, Mesh, Dataset]:
+def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, Mesh, AnyDataset]:
     """The resolved experiment with its mesh and data, each check made as early as it can be."""
     check_installed(experiment.trackers)
     experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
@@ -77,6 +77,7 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     check_mesh(experiment, mesh)
     _check_model(experiment)
     check_run_directory(experiment, allowed)
+    make_train_batches(dataset, experiment)  # refuses, among others, a mixture that ends before the run
     _check_alike(experiment, dataset, allowed)
     return experiment, mesh, dataset
 
@@ -88,7 +89,7 @@ def _check_model(experiment: Experiment) -> None:
         check_best(experiment.best, evaluation_names(experiment), experiment.eval_every)
 
 
-def _check_alike(experiment: Experiment, dataset: Dataset, allowed: Allowed) -> None:
+def _check_alike(experiment: Experiment, dataset: AnyDataset, allowed: Allowed) -> None:
     """Refuse to start if the processes were given different things: they would hang, or train on other rows.
 
     Raises:

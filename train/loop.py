@@ -10,6 +10,7 @@ import jax
 import optax
 
 from flaxmill.data.batches import Batches
+from flaxmill.data.mixture.mixed_batches import MixedBatches
 from flaxmill.model.functional import abstract_params
 from flaxmill.model.params import Params
 from flaxmill.sharding.processes.coordination import agree_on, is_main
@@ -19,13 +20,13 @@ from flaxmill.train.checkpoint.checkpoints import Checkpoints
 from flaxmill.train.evaluation import (
     compare_with_counting,
     describe_evaluation,
-    evaluate,
+    evaluate_all,
     summarize_evaluation,
 )
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
 from flaxmill.train.inference.samples import sample_text
-from flaxmill.train.input_pipeline import make_batches, read_ahead
+from flaxmill.train.input_pipeline import HeldOut, make_held_out, make_train_batches, read_ahead
 from flaxmill.train.job import Job, describe_job, open_outputs, prepare_all, say_nothing
 from flaxmill.train.metrics.progress import ProgressLine, warn
 from flaxmill.train.optimizer.optimizers import make_optimizer
@@ -145,8 +146,8 @@ class _Steps(NamedTuple):
 
     train_step: TrainStep
     eval_step: EvalStep
-    train_batches: Batches
-    valid_batches: Batches
+    train_batches: Batches | MixedBatches
+    held_out: HeldOut
 
     @property
     def max_predictions(self) -> int | None:
@@ -154,13 +155,13 @@ class _Steps(NamedTuple):
 
 
 def _make_steps(job: Job, optimizer: optax.GradientTransformation) -> _Steps:
-    train_batches = make_batches(job.dataset, "train", job.experiment)
-    valid_batches = make_batches(job.dataset, "valid", job.experiment)
+    train_batches = make_train_batches(job.dataset, job.experiment)
+    held_out = make_held_out(job.dataset, job.experiment)
     return _Steps(
         make_train_step(job.experiment, optimizer, job.mesh, train_batches.max_predictions),
-        make_eval_step(job.experiment, valid_batches.max_predictions),
+        make_eval_step(job.experiment, held_out.first.max_predictions),
         train_batches,
-        valid_batches,
+        held_out,
     )
 
 
@@ -232,7 +233,7 @@ def _evaluate(
     """Measure the held-out rows and write what was found; None where a signal came first."""
     recorder.flush()
     tell = lambda number: job.peers.at(step, f"evaluating batch {number}")  # noqa: E731
-    metrics = evaluate(steps.eval_step, params, steps.valid_batches, job.experiment, job.mesh, signals, tell)
+    metrics = evaluate_all(steps.eval_step, params, steps.held_out, job.experiment, job.mesh, signals, tell)
     recorder.record_evaluation(step, metrics)
     return metrics
 
@@ -246,13 +247,13 @@ def _conclude(
     progress.say(describe_evaluation(compared))
     # A sample is decoded on one host; for labelled examples `flaxmill eval` writes the predictions.
     if jax.process_count() == 1 and experiment.definition.sample is not None:
-        sample = sample_text(experiment, params, steps.valid_batches, dataset.tokenizer, job.mesh)
+        sample = sample_text(experiment, params, steps.held_out.first, dataset.tokenizer, job.mesh)
         progress.say(f"\n{sample}")
     progress.say(f"\nsaved in {job.directory}")
     return TrainResult(job.directory, step, False, compared)
 
 
-def _with_batches(error: DivergenceError, job: Job, batches: Batches) -> DivergenceError:
+def _with_batches(error: DivergenceError, job: Job, batches: Batches | MixedBatches) -> DivergenceError:
     """The error, with the place where its batches were written; all processes wait until they are."""
     written = agree_on(write_bad_batches(job.directory, batches, error.batches) if is_main() else "")
     numbers = ", ".join(map(str, error.batches))

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import jax
 from jax.sharding import Mesh
 
+from flaxmill.data.source import parse_source
 from flaxmill.train.best import Best
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
@@ -65,6 +66,8 @@ class Recorder:
         self._experiment, self._progress = experiment, progress
         self._writer, self._trackers = writer, trackers
         self._num_tokens: int = metadata.get("num_tokens", 0)
+        self._sources = [parse_source(source).name for source in experiment.data.sources]
+        self._source_tokens: list[int] = metadata.get("source_tokens", [0] * len(self._sources))
         self._skipped_in_row: list[list[int]] = metadata.get("skipped_in_row", [])  # [step, batch] each
         self.batch_offset: int = metadata.get("batch_offset", 0)
         """Batches that rollbacks have skipped: step s reads batch s + this."""
@@ -101,7 +104,9 @@ class Recorder:
         now = time.perf_counter()
         self._window.add(now - self._clock, data_seconds, num_tokens)
         self._clock = now
+        of_sources = self._take_sources(values)
         row = {"step": step, "loss": values.pop("loss"), **values, "num_tokens": self._num_tokens}
+        row |= of_sources
         row |= self._window.rates() | self._utilisation(self._window.rates()["step_seconds"])
         due = step % self._experiment.log_every == 0 or step + 1 == self._experiment.steps
         if due:
@@ -114,7 +119,20 @@ class Recorder:
         assert self._pending is None, "counters are whole only after a flush"
         counters = {"num_tokens": self._num_tokens, "skipped_in_row": self._skipped_in_row}
         counters |= {"batch_offset": self.batch_offset, "rollbacks": self._rollbacks}
+        counters |= {"source_tokens": self._source_tokens} if self._sources else {}
         return counters | {"losses": self._spikes.losses} | self.best.metadata()
+
+    def _take_sources(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What a row says of each source of a mixture: its loss in this step, and its tokens so far."""
+        if not self._sources:
+            return {}
+        losses, tokens = values.pop("source_losses", []), values.pop("source_tokens")
+        self._source_tokens = [sum(pair) for pair in zip(self._source_tokens, tokens, strict=True)]
+        said = [(f"loss/{name}", loss) for name, loss in zip(self._sources, losses, strict=False)]
+        said += [
+            (f"num_tokens/{name}", n) for name, n in zip(self._sources, self._source_tokens, strict=True)
+        ]
+        return dict(said)
 
     def record_evaluation(self, step: int, metrics: dict[str, float] | None) -> None:
         """Write an evaluation (None: it was given up); its time does not count towards the next step."""

@@ -16,7 +16,8 @@ from flaxmill.model.transformer import Batch
 from flaxmill.sharding.rules import constrain
 from flaxmill.train.checkpoint.digest import digest_array
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.objectives.losses import Sums, combine, denominators, numerators
+from flaxmill.train.objectives.by_source import add_by_source
+from flaxmill.train.objectives.losses import Sums, combine, denominators, numerators, source_losses
 from flaxmill.train.optimizer.freezing import Trainable, choose_trainable
 from flaxmill.train.optimizer.optimizers import clip_gradients
 from flaxmill.train.optimizer.schedule import make_schedule
@@ -47,8 +48,10 @@ def make_train_step(
     optimizer then stay as they were) and skipped_steps (how many so far). `signals` is int32
     [devices, flags]; the metric `signals` [flags] is its maximum over devices. With
     `experiment.log_digests` there are also `batch_digest`, and `key`: the step's random key, two words.
+    Of a mixture there are also source_losses and source_tokens [K].
     Frozen parameters have no gradient: none is computed, and grad_norm counts none.
     """
+    num_sources = len(experiment.data.sources)
     schedule = make_schedule(experiment.optimizer, experiment.steps)
     trainable = choose_trainable(experiment.optimizer.freeze, abstract_params(experiment.model))
     shardings, _ = trainable.split(param_shardings(experiment.model, mesh))
@@ -61,7 +64,7 @@ def make_train_step(
         loss_of = _make_loss(experiment, batch, max_predictions, frozen)
         grads, sums = _accumulate(loss_of, trained, batch, experiment, key, shardings)
         grads = trainable.hold(grads)
-        totals = denominators(experiment.objective, batch)
+        totals = denominators(experiment.objective, batch, num_sources)
         losses = combine(experiment.objective, experiment.z_loss, sums, totals)
         grad_norm = optax.tree.norm(grads)
         learning_rate = schedule(state.step)
@@ -84,6 +87,8 @@ def make_train_step(
         }
         if experiment.log_digests:
             metrics |= {"batch_digest": _digest_batch(batch), "key": jax.random.key_data(key)}
+        if num_sources:
+            metrics |= _of_sources(experiment.objective, sums, totals, batch, num_sources)
         if signals is not None:
             metrics["signals"] = signals.max(axis=0)
         return new_state, metrics
@@ -95,6 +100,14 @@ def make_train_step(
 def _count_tokens(batch: Batch) -> jax.Array:
     """Real tokens, an encoder-decoder's targets included."""
     return batch["mask"].sum() + (batch["decoder_mask"].sum() if "decoder_mask" in batch else 0)
+
+
+def _of_sources(objective: str, sums: Sums, totals: Sums, batch: Batch, num_sources: int) -> Metrics:
+    """The loss and the real tokens of each source of a mixture [K]."""
+    tokens = batch["mask"].sum(1) + (batch["decoder_mask"].sum(1) if "decoder_mask" in batch else 0)
+    losses = source_losses(objective, sums, totals)
+    of_each = {} if losses is None else {"source_losses": losses}
+    return of_each | {"source_tokens": add_by_source(tokens, batch, num_sources).astype(jnp.int32)}
 
 
 def _digest_batch(batch: Batch) -> jax.Array:
@@ -134,6 +147,7 @@ def _make_loss(experiment: Experiment, batch: Batch, max_predictions: int | None
             max_predictions=max_predictions,
             key=key,
             label_smoothing=experiment.label_smoothing,
+            num_sources=len(experiment.data.sources),
         )
         return combine(experiment.objective, experiment.z_loss, sums, totals)["loss"], sums
 

@@ -65,7 +65,7 @@ def prepare(
     final = places.own
     dataset = _open_whole(final, log) or _open_alike(places, config, log)
     if dataset is None:
-        with _locked(final, log):
+        with locked(final, log):
             dataset = _open_whole(final, log) or _make(final, config, objective, settings, corpus, log)
     require_special_tokens(dataset.tokenizer, objective, config)
     return dataset
@@ -117,7 +117,7 @@ def _cache_errors(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(final: Path, log: Log) -> Iterator[None]:
+def locked(final: Path, log: Log) -> Iterator[None]:
     """Lets one process make a dataset while others wait; the system unlocks it for a killed process."""
     with _cache_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)

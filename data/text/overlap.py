@@ -11,6 +11,8 @@ from flaxmill.data.messages import shorten
 _HEAD_BYTES = 64 * 1024
 _MAX_SHOWN = 3
 
+TRAINED_AND_HELD_OUT = "data.valid_files names the training files themselves"
+
 
 def leave_out_held_out(train: InputSources, valid: InputSources, log: Log) -> InputSources:
     """The training sources that data.valid_files does not name; what is left out is logged.
@@ -23,7 +25,7 @@ def leave_out_held_out(train: InputSources, valid: InputSources, log: Log) -> In
     held_out = {source.identity for source in valid.sources}
     left_out = [source for source in train.sources if source.identity in held_out]
     if len(left_out) == len(train.sources) == len(held_out):
-        log("data.valid_files names the training files themselves: held-out scores are training scores")
+        log(f"{TRAINED_AND_HELD_OUT}: held-out scores are training scores")
         return train
     return _without(train, left_out, "which data.valid_files names too", log)
 

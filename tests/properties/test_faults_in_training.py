@@ -121,14 +121,14 @@ def test_a_signal_during_an_evaluation_gives_it_up_and_saves(
     fresh, fault_text, tmp_path, monkeypatch, fault_row
 ):
     fresh.config = write_config(tmp_path, fault_text, eval_every=3, eval_batches=3)
-    evaluate = loop.evaluate
+    evaluate = loop.evaluate_all
 
     def interrupted(*arguments):
         stop_itself()
         return evaluate(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", interrupted)
+        patch.setattr(loop, "evaluate_all", interrupted)
         seen = fresh.train()
     assert (seen.code, seen.lines) == (75, [SAVING])
     assert fresh.saved_steps() == [2, 3]

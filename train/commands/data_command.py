@@ -13,7 +13,7 @@ from flaxmill.train.overrides import INLINE, override
 from flaxmill.train.run.directory import METRICS_FILE
 
 if TYPE_CHECKING:
-    from flaxmill.data.prepared.dataset import Dataset
+    from flaxmill.data.mixture.mixed_dataset import AnyDataset
 
 Arguments = TypeVar("Arguments")
 
@@ -73,31 +73,39 @@ def run(arguments: list[str]) -> None:
 
 
 def _prepare(arguments: list[str]) -> None:
+    from flaxmill.data.mixture.mixed_dataset import parts_of
+
     config, rest = take_config(arguments)
-    _, dataset = _open(_override("prepare", DataArguments(config=config), rest).config)
-    print(f"directory    {dataset.directory}")
-    print(f"fingerprint  {dataset.fingerprint}")
-    print(f"tokenizer    {dataset.vocab_size:,} ids")
-    for split, numbers in dataset.statistics.items():
-        print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in numbers.items()))
+    _, mixed = _open(_override("prepare", DataArguments(config=config), rest).config)
+    for source, dataset in parts_of(mixed).items():
+        if source:
+            print(f"source       {source}")
+        print(f"directory    {dataset.directory}")
+        print(f"fingerprint  {dataset.fingerprint}")
+        print(f"tokenizer    {dataset.vocab_size:,} ids")
+        for split, numbers in dataset.statistics.items():
+            print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in numbers.items()))
 
 
 def _card(arguments: list[str]) -> None:
+    from flaxmill.data.mixture.mixed_dataset import parts_of
+
     config, rest = take_config(arguments)
-    _, dataset = _open(_override("card", DataArguments(config=config), rest).config)
+    _, mixed = _open(_override("card", DataArguments(config=config), rest).config)
     from flaxmill.data.card import describe_dataset
 
-    print(describe_dataset(dataset))
+    for source, dataset in parts_of(mixed).items():
+        print(f"source {source}\n{describe_dataset(dataset)}\n" if source else describe_dataset(dataset))
 
 
 def _show(arguments: list[str]) -> None:
     config, rest = take_config(arguments)
     parsed = _override("show", ShowArguments(config=config), rest)
     from flaxmill.data.show import describe_batch
-    from flaxmill.train.input_pipeline import make_batches
+    from flaxmill.train.input_pipeline import make_train_batches
 
     experiment, dataset = _open(parsed.config)
-    batches = make_batches(dataset, "train", experiment)
+    batches = make_train_batches(dataset, experiment)
     num_rows = min(parsed.rows, experiment.batch_size)
     number = parsed.step + batch_offset(experiment, parsed.step)
     batch = batches.rows(number, 0, num_rows)
@@ -121,7 +129,7 @@ def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:
     return override(default, flags, program=program, usage=CONFIG_USAGE, description=SUMMARIES[action])
 
 
-def _open(experiment: Experiment) -> tuple[Experiment, "Dataset"]:
+def _open(experiment: Experiment) -> tuple[Experiment, "AnyDataset"]:
     """The experiment as training reads it, and its data; the model to start from may decide the tokenizer."""
     from flaxmill.train.input_pipeline import prepare_data
     from flaxmill.train.run.source import adopt_source

@@ -36,6 +36,10 @@ def on_other_data(experiment: Experiment, other: OtherData, tokenizer: Path) -> 
         experiment.data,
         files=(files,),
         valid_files=(files,),
+        sources=(),
+        valid_sources=(),
+        source_changes=(),
+        mix_temperature=None,
         tokenizer=str(tokenizer.absolute()),
         **changes,
     )

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.config import MIN_SEQUENCE_LENGTH, DataConfig
-from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
@@ -18,12 +18,12 @@ from flaxmill.model.huggingface.directory import load_huggingface, read_huggingf
 from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
-from flaxmill.train.evaluation import compare_with_counting, evaluate
+from flaxmill.train.evaluation import compare_with_counting, evaluate_all
 from flaxmill.train.experiment import Experiment, check_mesh, describe_changed_objective
 from flaxmill.train.inference.other_data import OtherData, folder_name, on_other_data
 from flaxmill.train.inference.predictions import Model
 from flaxmill.train.inference.task_evaluation import evaluate_examples, is_labelled
-from flaxmill.train.input_pipeline import eval_batch_size, make_batches, prepare_data
+from flaxmill.train.input_pipeline import eval_batch_size, make_held_out, prepare_data
 from flaxmill.train.metrics.progress import warn
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
@@ -84,7 +84,7 @@ def _output(source: Path, step: int, other: OtherData | None) -> Path:
     return folder if other is None else folder / folder_name(other.files)
 
 
-def _say_what_is_cut(dataset: Dataset) -> None:
+def _say_what_is_cut(dataset: AnyDataset) -> None:
     num_cut = dataset.statistics["valid"].get("num_cut", 0)
     if num_cut and dataset.layout != "answers":  # windows of answers cover a context together
         warn(
@@ -96,19 +96,18 @@ def _say_what_is_cut(dataset: Dataset) -> None:
 def _measure(
     experiment: Experiment,
     params: Params,
-    dataset: Dataset,
+    dataset: AnyDataset,
     mesh: Mesh,
     output: Path,
     counts_itself: bool,
 ) -> dict[str, Any]:
     """Losses or scores; `counts_itself`: what counting reaches was counted on the very data measured."""
-    batches = make_batches(dataset, "valid", experiment)
+    held_out = make_held_out(dataset, experiment)
     is_task = experiment.definition.is_task
     measured: dict[str, Any] = {}
     if not is_task or is_labelled(experiment.data, experiment.objective):
-        metrics = evaluate(
-            make_eval_step(experiment, batches.max_predictions), params, batches, experiment, mesh
-        )
+        eval_step = make_eval_step(experiment, held_out.first.max_predictions)
+        metrics = evaluate_all(eval_step, params, held_out, experiment, mesh)
         assert metrics is not None, "nobody asked it to stop"
         statistics = dict(dataset.statistics["valid"])
         if counts_itself:
@@ -118,7 +117,7 @@ def _measure(
         measured |= {"eval_loss": metrics["eval_loss"]} if is_task else compared
     if is_task:
         model = Model(experiment, params, mesh, dataset.tokenizer)
-        measured |= evaluate_examples(model, batches, output)
+        measured |= evaluate_examples(model, held_out.first, output)
     return measured
 
 

@@ -2,6 +2,7 @@
 
 table          the objectives, one row each: read this first
 losses         sums over a batch, and how they become the loss
+by_source      the sums of each source of a mixture
 task_losses    the losses of task heads
 cross_entropy  cross-entropy over a vocabulary that may be split over devices
 """

@@ -18,6 +18,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import bind
 from flaxmill.model.params import Params
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
+from flaxmill.train.objectives.by_source import BY_SOURCE, of_each
 from flaxmill.train.objectives.cross_entropy import TokenLosses, cross_entropy
 from flaxmill.train.objectives.table import Objective, objective_of
 
@@ -38,17 +39,22 @@ class SumOptions(NamedTuple):
     """As in `cross_entropy`."""
     label_smoothing: float = 0.0
     """The share of a target's probability that is spread over the vocabulary or the classes."""
+    num_sources: int = 0
+    """How many sources the rows come from, if the sums of each are wanted too."""
 
 
-def denominators(objective: str, batch: Batch) -> Sums:
-    """What the terms are divided by: float32 sums of weights over the whole batch."""
+def denominators(objective: str, batch: Batch, num_sources: int = 0) -> Sums:
+    """What the terms are divided by: float32 sums of weights over the whole batch, and over each source."""
     row = objective_of(objective)
     weights = find_function(row.weights)
-    sums = {f"{term}_weight": weights(term, batch).sum() for term in row.terms}
+    sums: Sums = {f"{term}_weight": weights(term, batch).sum() for term in row.terms}
     sums |= {"rows": jnp.float32(batch["tokens"].shape[0]), "places": batch["weights"].sum()}
     if "causal" in batch:
         sums["causal_rows"] = batch["causal"].sum().astype(jnp.float32)
-    return sums
+    of_rows = {f"{term}_weight": weights(term, batch) for term in row.terms} if num_sources else {}
+    of_rows |= {"rows": jnp.ones(batch["tokens"].shape[:1])} if num_sources else {}
+    of_rows |= {"causal_rows": batch["causal"]} if num_sources and "causal" in batch else {}
+    return sums | of_each(of_rows, batch, num_sources)
 
 
 def numerators(
@@ -61,10 +67,11 @@ def numerators(
     key: jax.Array | None = None,
     chunk_tokens: int | None = None,
     label_smoothing: float = 0.0,
+    num_sources: int = 0,
 ) -> Sums:
     """Weighted sums of losses and of right answers over these rows; SumOptions explains the options."""
     row = objective_of(objective)
-    options = SumOptions(row, max_predictions, key, chunk_tokens, label_smoothing)
+    options = SumOptions(row, max_predictions, key, chunk_tokens, label_smoothing, num_sources)
     return find_function(row.sums)(bind(config, params), complete_batch(config, batch), options)
 
 
@@ -95,6 +102,17 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
     return {"loss": total} | parts
 
 
+def source_losses(objective: str, numerators: Sums, denominators: Sums) -> jax.Array | None:
+    """[K]: the loss of each source's rows, NaN for a source that has none in the batch; None where the sums
+    are not by source, as in objectives of a user's own."""
+    if BY_SOURCE not in numerators:
+        return None
+    totals = denominators[BY_SOURCE]
+    losses = combine(objective, 0.0, numerators[BY_SOURCE], totals)["loss"]
+    has_any = sum(totals[f"{term}_weight"] for term in objective_of(objective).terms) > 0
+    return jnp.where(has_any, losses, jnp.nan)
+
+
 def token_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
     """Sums of an objective that predicts tokens, for each of its terms."""
     hidden_BTD = model(batch, options.key)
@@ -105,7 +123,9 @@ def masked_pair_sums(model: Transformer, batch: Batch, options: SumOptions) -> S
     """Sums of BERT's two terms: masked words, and whether the second sentence is random."""
     hidden_BTD = model(batch, options.key)
     sums = _next_sentence_sums(model, hidden_BTD, batch, options)
-    return sums | _token_sums(model, hidden_BTD, batch, options, ("mlm",))
+    of_tokens = _token_sums(model, hidden_BTD, batch, options, ("mlm",))
+    by_source = sums.get(BY_SOURCE, {}) | of_tokens.get(BY_SOURCE, {})
+    return sums | of_tokens | ({BY_SOURCE: by_source} if by_source else {})
 
 
 def place_weights(term: str, batch: Batch) -> jax.Array:
@@ -148,7 +168,8 @@ def _token_sums(
         sums[term] = (weights * losses.nll).sum()
         sums[f"{term}_correct"] = (weights * losses.correct).sum()
     sums["log_z_squared"] = (batch["weights"] * losses.log_z**2).sum()
-    return sums
+    of_places = {term: weights_of(term, batch) * losses.nll for term in terms}
+    return sums | of_each(of_places, batch, options.num_sources)
 
 
 def _next_sentence_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch, options: SumOptions) -> Sums:
@@ -158,7 +179,8 @@ def _next_sentence_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch,
         weights = find_function(options.objective.weights)("nsp", batch)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["nsp_labels"])
         correct = logits.argmax(-1) == batch["nsp_labels"]
-        return {"nsp": (weights * nll).sum(), "nsp_correct": (weights * correct).sum()}
+        sums = {"nsp": (weights * nll).sum(), "nsp_correct": (weights * correct).sum()}
+        return sums | of_each({"nsp": weights * nll}, batch, options.num_sources)
 
 
 def _gather_predicted(hidden_BTD: jax.Array, batch: Batch, num_places: int) -> tuple[jax.Array, Batch]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from flaxmill.data.batches import Batches
+from flaxmill.data.mixture.mixed_batches import MixedBatches
 from flaxmill.data.show import describe_batch
 from flaxmill.data.whole_files import write_whole, write_whole_text
 
@@ -14,7 +15,7 @@ ROWS_SHOWN = 64
 """Rows of a batch that its text shows; its .npz has all."""
 
 
-def write_bad_batches(directory: Path, batches: Batches, numbers: list[int]) -> str:
+def write_bad_batches(directory: Path, batches: Batches | MixedBatches, numbers: list[int]) -> str:
     """Write batch-N.npz (the arrays, without pickle) and batch-N.txt (their text) for each number.
 
     It never raises: whatever calls it has something worse to report.
@@ -41,7 +42,7 @@ def write_bad_batches(directory: Path, batches: Batches, numbers: list[int]) -> 
     return f"{place} (not {', '.join(map(str, failed))}, which could not be written: {reason})"
 
 
-def _write(stem: Path, batches: Batches, number: int) -> None:
+def _write(stem: Path, batches: Batches | MixedBatches, number: int) -> None:
     batch = batches.batch(number)
     text = describe_batch(batch, batches.tokenizer, rows=ROWS_SHOWN)
     arrays: dict[str, Any] = dict(batch)

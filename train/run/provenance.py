@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.config import TRAINED
-from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer.roles import roles_by_spelling
 from flaxmill.train.experiment import FORMER_VALUES, Experiment, to_dict
@@ -18,7 +18,7 @@ from flaxmill.train.experiment import FORMER_VALUES, Experiment, to_dict
 PACKAGES = ("flaxmill", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def provenance(experiment: Experiment, dataset: Dataset, mesh: Mesh) -> dict[str, Any]:
+def provenance(experiment: Experiment, dataset: AnyDataset, mesh: Mesh) -> dict[str, Any]:
     """What a checkpoint's metadata says about the run, as JSON values; the time is that of the call."""
     return {
         "dataset": dataset.fingerprint,
@@ -42,7 +42,7 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(canonical_json(tokenizer).encode()).hexdigest()
 
 
-def describe_other_data(metadata: dict[str, Any], dataset: Dataset) -> str | None:
+def describe_other_data(metadata: dict[str, Any], dataset: AnyDataset) -> str | None:
     """How the dataset differs from the one that a checkpoint was trained on; None: it does not.
 
     Imported weights were trained on no dataset of ours, so they differ from none.
@@ -62,7 +62,7 @@ def describe_other_data(metadata: dict[str, Any], dataset: Dataset) -> str | Non
     )
 
 
-def _describe_former_framing(metadata: dict[str, Any], dataset: Dataset) -> str | None:
+def _describe_former_framing(metadata: dict[str, Any], dataset: AnyDataset) -> str | None:
     """What a run did differently with the same text, as version 0.1.0 did, and the switch that keeps it."""
     if not (data := metadata.get("config", {}).get("data", {})):
         return None

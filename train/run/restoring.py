@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 from jax.sharding import Mesh
 
-from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.params import Params
 from flaxmill.train.best import find_best_step
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
@@ -36,7 +36,7 @@ class Origin(NamedTuple):
     experiment: Experiment
     optimizer: optax.GradientTransformation
     mesh: Mesh
-    dataset: Dataset
+    dataset: AnyDataset
     checkpoints: Checkpoints
     allow_other_data: bool
     """Continue on a dataset that is not the checkpoint's, with a warning."""

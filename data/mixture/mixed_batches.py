@@ -1,0 +1,107 @@
+"""Makes the batch of a step from the rows of all sources, as a pure function of (seed, step, row)."""
+
+import zlib
+
+import numpy as np
+
+from flaxmill.data.batches import Batches
+from flaxmill.data.config import DataConfig
+from flaxmill.data.draws import SOURCE, bits
+from flaxmill.data.mixture.mixed_dataset import MixedDataset
+from flaxmill.data.mixture.schedule import Change, Schedule, weigh_by_size
+from flaxmill.data.source import parse_change, parse_source
+from flaxmill.data.stored_rows import NumpyBatch
+
+# B rows of a batch, K sources, n rows read at once
+
+
+class MixedBatches:
+    """Training batches of a mixture, by random access; see `Batches` for one source's.
+
+    Row r of the batch of a step is row g = step * batch_size + r of the run. The schedule says from g alone
+    which source gives it, and which of that source's rows it is. Each source is read as it would be alone, in
+    an order of its own for each epoch. A batch also has int32 [n] `sources`: the number of each row's source.
+    """
+
+    def __init__(
+        self,
+        dataset: MixedDataset,
+        *,
+        config: DataConfig,
+        objective: str,
+        batch_size: int,
+        seed: int,
+        decoder_start_id: int | None = None,
+    ):
+        self.names = list(dataset.sources)
+        self._parts = [
+            Batches(
+                part,
+                "train",
+                config=config,
+                objective=objective,
+                batch_size=batch_size,
+                seed=_seed_of(name, seed),
+                decoder_start_id=decoder_start_id,
+            )
+            for name, part in dataset.sources.items()
+        ]
+        self.batch_size = batch_size
+        self.tokenizer = dataset.tokenizer
+        self.max_predictions = self._parts[0].max_predictions
+        self.num_rows = sum(part.num_rows for part in self._parts)
+        self.num_batches = -(-self.num_rows // batch_size)
+        self.schedule = _make_schedule(config, self._parts, batch_size)
+
+    def batch(self, step: int) -> NumpyBatch:
+        """All rows of the batch at a step."""
+        return self.rows(step, 0, self.batch_size)
+
+    def rows(self, step: int, start: int, stop: int) -> NumpyBatch:
+        """Rows start..stop-1 of the batch at a step: the rows that one of several hosts reads."""
+        assert 0 <= start < stop <= self.batch_size
+        sources, numbers = self.schedule.locate(
+            step * self.batch_size + np.arange(start, stop, dtype=np.int64)
+        )
+        batch: NumpyBatch = {}
+        for source in np.unique(sources):
+            chosen = np.flatnonzero(sources == source)
+            for name, values in self._parts[source].at(numbers[chosen]).items():
+                if name not in batch:
+                    batch[name] = np.zeros((len(sources), *values.shape[1:]), values.dtype)
+                batch[name][chosen] = values
+        batch["sources"] = sources.astype(np.int32)
+        return batch
+
+    def check_length(self, num_steps: int) -> None:
+        """Raises ValueError where the sources are used up before the run ends."""
+        num_rows = self.schedule.num_rows
+        if num_rows is not None and num_rows < num_steps * self.batch_size:
+            last = num_rows // self.batch_size
+            raise ValueError(
+                f"data.sources are used up after {num_rows:,} rows, which are {last} of steps={num_steps}; "
+                f"allow more epochs, or give --steps {last}"
+            )
+
+
+def _make_schedule(config: DataConfig, parts: list[Batches], batch_size: int) -> Schedule:
+    sources = [parse_source(source) for source in config.sources]
+    limits = [
+        None if source.epochs is None else part.count_rows(source.epochs)
+        for source, part in zip(sources, parts, strict=True)
+    ]
+    sizes = {source.name: part.num_rows for source, part in zip(sources, parts, strict=True)}
+    weights = {source.name: source.weight for source in sources}
+    changes = []
+    for step, changed in ((0, {}), *map(parse_change, config.source_changes)):
+        weights.update(changed)
+        scaled = weights
+        if config.mix_temperature is not None:
+            scaled = weigh_by_size(weights, sizes, config.mix_temperature)
+        changes.append(Change(step * batch_size, tuple(scaled[source.name] for source in sources)))
+    return Schedule(changes, limits)
+
+
+def _seed_of(name: str, seed: int) -> int:
+    """A seed for the source: which other sources there are does not change the order of its rows."""
+    return int(bits(SOURCE, seed, zlib.crc32(name.encode()))[0])
