@@ -20,7 +20,7 @@ named_configs    the experiments in configs/, and in files of users
 overrides        `--model.num-layers 12`
 command_line     the program `flaxmill`
 caches           where prepared data and compiled programs are kept
-jax_environment  JAX's refusals, explained
+jax_environment  how exact float32 is, and JAX's refusals, explained
 plain_paths      directories under other names, for libraries that misread theirs
 
 objectives/     what is minimised

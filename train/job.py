@@ -28,6 +28,7 @@ from flaxmill.train.experiment import (
     with_definition,
 )
 from flaxmill.train.input_pipeline import make_train_batches, prepare_data
+from flaxmill.train.jax_environment import set_float32_products
 from flaxmill.train.metrics.metrics_file import MetricsWriter
 from flaxmill.train.metrics.progress import short_number, warn
 from flaxmill.train.metrics.trackers import Trackers, check_installed
@@ -67,6 +68,7 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
     cache = cache_directory()
     enable_compilation_cache(cache)
+    set_float32_products(experiment.model.dtype)
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     check_run_directory(experiment, allowed)  # before the data is prepared, which may take long

@@ -12,6 +12,7 @@ from distances import distance
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import init_params
+from flaxmill.train.jax_environment import set_float32_products
 from flaxmill.train.objectives.losses import combine, denominators, numerators
 
 pytestmark = pytest.mark.gpu
@@ -160,6 +161,18 @@ def test_float32_with_full_products_equals_the_cpu(name):
         print(f"{name}: float32, precision {precision}: loss apart {apart[0]:.1e}, gradients {apart[1]:.1e}")
     assert apart[0] < FLOAT32_LOSS
     assert apart[1] < FLOAT32_GRADIENTS
+
+
+def test_float32_is_not_rounded_to_tf32_and_bfloat16_is_left_alone():
+    x, y = (jax.random.normal(jax.random.key(n), (512, 512)) for n in range(2))
+    wanted = np.asarray(x, np.float64) @ np.asarray(y, np.float64)
+    try:
+        set_float32_products("float32")
+        assert distance(jax.jit(jnp.matmul)(x, y), wanted) < 1e-6
+        set_float32_products("bfloat16")
+        assert jax.config.jax_default_matmul_precision is None
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)
 
 
 def test_what_float32_products_are_by_default():

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.gpu
 # gpt_tiny with heads of 64 in bfloat16, as cuDNN's attention needs.
 CUDNN = ("--model.num-heads", 2, "--model.dtype", "bfloat16", "--model.attention", "cudnn")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-NO_MEASURING = "--xla_gpu_autotune_level=0"
+XLA = (*CUDNN[:-1], "xla")
 
 
 @pytest.mark.parametrize("flags", [(), CUDNN], ids=["float32", "bfloat16 on cuDNN"])
@@ -36,24 +36,13 @@ def test_a_run_learns_and_its_checkpoint_generates(flaxmill, tmp_path, flags):
     assert text.strip()
 
 
-@pytest.mark.parametrize(
-    "xla_flags",
-    [
-        DETERMINISTIC,
-        pytest.param(
-            NO_MEASURING,
-            marks=pytest.mark.xfail(
-                reason="kernels may add in any order: docs/verify_resume.md", strict=False
-            ),
-        ),
-    ],
-    ids=["deterministic", "kernels chosen without measuring"],
-)
-def test_resume_is_exact_on_a_gpu(flaxmill, tmp_path, monkeypatch, xla_flags):
+@pytest.mark.parametrize("xla_flags", ["", DETERMINISTIC], ids=["by default", "deterministic"])
+@pytest.mark.parametrize("flags", [(), CUDNN, XLA], ids=["float32", "bfloat16 on cuDNN", "bfloat16 on XLA"])
+def test_resume_is_exact_on_a_gpu(flaxmill, tmp_path, monkeypatch, flags, xla_flags):
     monkeypatch.setenv("XLA_FLAGS", xla_flags)  # for the processes that verify-resume starts
     request = ("gpt_tiny", "--run-dir", tmp_path / "run", "--num-steps", 12, "--model.dropout", 0.1)
     dropping = ("--model.attention-dropout", 0)  # or cuDNN cannot serve
-    code, out, err = flaxmill("verify-resume", *request, *CUDNN, *dropping, "--json")
+    code, out, err = flaxmill("verify-resume", *request, *flags, *dropping, "--json")
     print(err, out)
     assert code == 0
     assert json.loads(out)["verdict"] is True

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from flaxmill.train.jax_environment import explain
+from flaxmill.train.jax_environment import explain, set_float32_products
 
 pytestmark = pytest.mark.slow  # it starts many processes, or waits for them
 
@@ -74,3 +74,11 @@ def test_other_errors_are_not_explained(kind):
     with pytest.raises(kind) as caught:
         raise kind("Unable to initialize backend")
     assert explain(caught.value) is None
+
+
+def test_a_cpu_needs_no_setting_for_float32():
+    import jax
+
+    before = jax.config.jax_default_matmul_precision
+    set_float32_products("float32")
+    assert jax.config.jax_default_matmul_precision == before

@@ -24,6 +24,7 @@ from flaxmill.train.inference.other_data import OtherData, folder_name, on_other
 from flaxmill.train.inference.predictions import Model
 from flaxmill.train.inference.task_evaluation import evaluate_examples, is_labelled
 from flaxmill.train.input_pipeline import eval_batch_size, make_held_out, prepare_data
+from flaxmill.train.jax_environment import set_float32_products
 from flaxmill.train.metrics.progress import warn
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
@@ -61,6 +62,7 @@ def evaluate_run(
     cache = cache_directory()
     enable_compilation_cache(cache)
     experiment = _read_experiment(source, other, lengths or {})
+    set_float32_products(experiment.model.dtype)
     devices = math.gcd(eval_batch_size(experiment), jax.device_count())
     experiment = dataclasses.replace(experiment, mesh=mesh_config or MeshConfig(data=devices))
     mesh = make_mesh(experiment.mesh)

@@ -20,6 +20,7 @@ from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.experiment import describe_changed_objective
+from flaxmill.train.jax_environment import set_float32_products
 from flaxmill.train.metrics.progress import warn
 from flaxmill.train.run.decoding_settings import read_decoding, read_generation_settings
 from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
@@ -77,6 +78,7 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
             config, params = load_huggingface(source, mesh=mesh)
         tokenizer = _load_tokenizer(find_tokenizer(source), source)
         framing, separator = "template", None
+    set_float32_products(config.dtype)
     _check_vocabulary(config, tokenizer, source)
     config = with_decoder_start(config, tokenizer, settings.get("decoder_start_token_id"))
     read = make_reader(config, tokenizer, framing=framing, separator=separator, markup=markup)
