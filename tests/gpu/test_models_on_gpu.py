@@ -170,7 +170,7 @@ def test_float32_is_not_rounded_to_tf32_and_bfloat16_is_left_alone():
         set_float32_products("float32")
         assert distance(jax.jit(jnp.matmul)(x, y), wanted) < 1e-6
         set_float32_products("bfloat16")
-        assert jax.config.jax_default_matmul_precision is None
+        assert jax.config.values["jax_default_matmul_precision"] is None
     finally:
         jax.config.update("jax_default_matmul_precision", None)
 

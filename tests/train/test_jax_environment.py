@@ -79,6 +79,6 @@ def test_other_errors_are_not_explained(kind):
 def test_a_cpu_needs_no_setting_for_float32():
     import jax
 
-    before = jax.config.jax_default_matmul_precision
+    before = jax.config.values["jax_default_matmul_precision"]
     set_float32_products("float32")
-    assert jax.config.jax_default_matmul_precision == before
+    assert jax.config.values["jax_default_matmul_precision"] == before
