@@ -6,9 +6,7 @@ objectives          a row for each objective: what it reads
 batches             the batch of a step: read this first
 stored_rows         the stored rows of a batch, as the functions that make batches are given them
 text_batches        batches of text, for each objective
-span_corruption     T5's batches
 example_batches     batches of labelled examples, for each task
-masking             which places are masked, and by what
 draws               random draws without a generator: the same on every host and after every restart
 special_tokens      which special tokens an objective needs, and which a decoder reads first
 tokenization        the Tokenizer
@@ -21,6 +19,7 @@ messages            pieces of error messages: "did you mean", "and 3 more"
 whole_files         files that appear whole or not at all
 
 text/            documents to rows of tokens
+corruption/      inputs with masked, missing or moved parts
 examples/        labelled examples to rows of tokens
 embedded_tasks/  labelled examples from the running Python's own source
 prepared/        datasets on disk

@@ -74,13 +74,13 @@ OBJECTIVE_DATA: dict[str, ObjectiveData] = {
         ("packed",),
         "flaxmill.data.text_batches:masked",
         special_tokens=("mask",),
-        max_predictions="flaxmill.data.masking:most_masked",
+        max_predictions="flaxmill.data.corruption.masking:most_masked",
     ),
     "mlm_nsp": ObjectiveData(
         ("pairs",),
         "flaxmill.data.text_batches:pairs",
         special_tokens=("mask", "cls", "sep"),
-        max_predictions="flaxmill.data.masking:most_masked",
+        max_predictions="flaxmill.data.corruption.masking:most_masked",
     ),
     "hybrid": ObjectiveData(("packed",), "flaxmill.data.text_batches:hybrid", special_tokens=("mask",)),
     "classification": ObjectiveData(
@@ -131,11 +131,11 @@ OBJECTIVE_DATA: dict[str, ObjectiveData] = {
     ),
     "span_corruption": ObjectiveData(
         ("packed",),
-        "flaxmill.data.span_corruption:corrupt",
+        "flaxmill.data.corruption.span_corruption:corrupt",
         special_tokens=("closing",),
         added_tokens=SENTINELS,
-        settings="flaxmill.data.span_corruption:row_settings",
-        target_length="flaxmill.data.span_corruption:target_length",
+        settings="flaxmill.data.corruption.span_corruption:row_settings",
+        target_length="flaxmill.data.corruption.span_corruption:target_length",
     ),
     "prefix_lm": ObjectiveData(("packed",), "flaxmill.data.text_batches:prefix"),
 }

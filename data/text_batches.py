@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from flaxmill.data.corruption.masking import Masked, mask_tokens
 from flaxmill.data.draws import PREFIX_LENGTH, uniform
-from flaxmill.data.masking import Masked, mask_tokens
 from flaxmill.data.stored_rows import NumpyBatch, Rows
 from flaxmill.data.text.packing import next_in_document
 from flaxmill.data.text.pairs import segments_of

@@ -8,10 +8,10 @@ import pytest
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
+from flaxmill.data.corruption.span_corruption import noise_mask, row_settings, span_lengths, target_length
 from flaxmill.data.draws import bits
 from flaxmill.data.objectives import SENTINELS
 from flaxmill.data.prepared.preparation import prepare
-from flaxmill.data.span_corruption import noise_mask, row_settings, span_lengths, target_length
 from flaxmill.data.text.held_out import Split
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from flaxmill.data.corruption.masking import mask_tokens, max_predictions
 from flaxmill.data.draws import bits
-from flaxmill.data.masking import mask_tokens, max_predictions
 
 VOCAB = 1000
 MASK_ID = 4
