@@ -12,6 +12,7 @@ LabelType = Literal["category", "number", "multi_label"]
 Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
 Framing = Literal["template", "end", "spelled"]
+Masking = Literal["tokens", "whole_words", "spans", "ngrams"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
 
@@ -92,6 +93,9 @@ class DataConfig:
     template of its own: a special token's name, or text."""
     mask_rate: float = 0.15
     """Share of a row's tokens to predict, where words are masked or spans corrupted."""
+    masking: Masking = "tokens"
+    """What is masked at once. tokens: single tokens, as in BERT; whole_words: all pieces of a word; spans: up
+    to 10 words, as in SpanBERT; ngrams: up to 3 words, as in ALBERT."""
     mean_span_length: float = 3.0
     """Span corruption: tokens of a corrupted span, on average."""
     causal_fraction: float = 0.5
@@ -110,6 +114,7 @@ class DataConfig:
         if not self.tokenizer:
             raise ValueError("data.tokenizer='' names no tokenizer; use bpe, wordpiece, bytes or a path")
         _require_choice("framing", self.framing, get_args(Framing))
+        _require_choice("masking", self.masking, get_args(Masking))
         _require_choice("label_type", self.label_type, get_args(LabelType))
         _require_choice("quotes", self.quotes, get_args(Quotes))
         for field in ("files", "valid_files", "sources", "valid_sources", "source_changes", "labels"):

@@ -10,6 +10,7 @@ from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.text.packing import unpack_rows
 from flaxmill.data.tokenization import Tokenizer, special_lookup
+from flaxmill.data.tokenizer.word_pieces import WordPieces, find_word_pieces
 
 # n rows of a batch, T tokens of a row
 
@@ -34,6 +35,11 @@ class BatchSource:
     def is_special(self) -> np.ndarray:
         """bool [vocabulary]: True for special tokens."""
         return special_lookup(self.tokenizer)
+
+    @cached_property
+    def word_pieces(self) -> WordPieces:
+        """Which tokens belong to one word."""
+        return find_word_pieces(self.tokenizer.inner)
 
 
 class Rows(NamedTuple):

@@ -22,7 +22,7 @@ def causal(rows: Rows) -> NumpyBatch:
 def masked(rows: Rows) -> NumpyBatch:
     """Masked rows: masked places predict what was there (Devlin et al. 2019, A.1)."""
     tokens, documents, positions = (values[:, :-1] for values in rows.unpack())
-    drawn = _mask(rows, tokens, documents > 0)
+    drawn = _mask(rows, tokens, documents)
     targets = np.where(drawn.chosen, tokens, 0)
     return assemble(drawn.tokens, documents, positions, targets, drawn.chosen)
 
@@ -32,7 +32,7 @@ def hybrid(rows: Rows) -> NumpyBatch:
     tokens, documents, positions = rows.unpack()
     has_next = next_in_document(documents)
     is_causal = _is_causal(rows.numbers, rows.source.config.causal_fraction)[:, None]
-    drawn = _mask(rows, tokens[:, :-1], documents[:, :-1] > 0)
+    drawn = _mask(rows, tokens[:, :-1], documents[:, :-1])
     next_is_masked = np.pad(drawn.chosen[:, 1:], ((0, 0), (0, 1)))
     weights = has_next & (is_causal | next_is_masked)
     inputs = np.where(is_causal, tokens[:, :-1], drawn.tokens)
@@ -46,7 +46,7 @@ def pairs(rows: Rows) -> NumpyBatch:
     stored = rows.stored
     tokens = stored["tokens"].astype(np.int32)
     mask, segments = segments_of(stored["first_length"], stored["second_length"], tokens.shape[1])
-    drawn = _mask(rows, tokens, mask > 0)
+    drawn = _mask(rows, tokens, mask)
     positions = np.arange(tokens.shape[1]) * mask
     targets = np.where(drawn.chosen, tokens, 0)
     batch = assemble(drawn.tokens, mask, positions, targets, drawn.chosen)
@@ -79,18 +79,21 @@ def assemble(
     }
 
 
-def _mask(rows: Rows, tokens: np.ndarray, is_real: np.ndarray) -> Masked:
-    source = rows.source
+def _mask(rows: Rows, tokens: np.ndarray, documents: np.ndarray) -> Masked:
+    source, unit = rows.source, rows.source.config.masking
     mask_id = source.tokenizer.mask_id
     assert mask_id is not None, "a tokenizer without a mask token is refused before"
     return mask_tokens(
         tokens,
-        is_real,
+        documents > 0,
         source.is_special,
         mask_rate=source.config.mask_rate,
         mask_id=mask_id,
         vocab_size=source.dataset.vocab_size,
         keys=rows.keys,
+        unit=unit,
+        documents=documents,
+        joined=None if unit == "tokens" else source.word_pieces.joined(tokens),
     )
 
 

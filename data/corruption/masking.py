@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.data import draws
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import DataConfig, Masking
+from flaxmill.data.corruption.unit_choice import choose_units, find_words
 
 _MASK_SHARE, _KEPT_SHARE = 0.8, 0.1
 
@@ -36,21 +37,37 @@ def mask_tokens(
     mask_id: int,
     vocab_size: int,
     keys: np.ndarray,
+    unit: Masking = "tokens",
+    documents: np.ndarray | None = None,
+    joined: np.ndarray | None = None,
 ) -> Masked:
     """Masks round(mask_rate * length) of each row's places, at least 1; length counts special tokens.
 
     Special tokens (looked up in is_special [vocab_size]) are never chosen. 80% of the chosen
-    become the mask, 10% stay, 10% become a word drawn from the whole vocabulary, each piece on its own.
-    keys: uint64 [n], one for each row's draws.
+    become the mask, 10% stay, 10% become a word drawn from the whole vocabulary, each piece on its own;
+    of a span all do the same. Units of whole words may leave a few of these places over.
+
+    Args:
+      keys: uint64 [n], one for each row's draws.
+      unit: what is chosen: tokens, whole words, spans or n-grams of whole words.
+      documents, joined: [n,T], needed for whole words, see `find_words`.
     """
     may_mask = is_real & ~is_special[tokens]
     wanted = np.maximum(1, np.rint(mask_rate * is_real.sum(axis=1)))
     most = max_predictions(tokens.shape[1], mask_rate)
     num_masked = np.minimum(np.minimum(wanted, most), may_mask.sum(axis=1)).astype(np.int64)
-    chosen = _choose(may_mask, num_masked, most, keys)
+    unit_places = None
+    if unit == "tokens":
+        chosen = _choose(may_mask, num_masked, most, keys)
+    else:
+        assert documents is not None
+        assert joined is not None
+        units = choose_units(find_words(may_mask, joined, documents), unit, num_masked, keys)
+        chosen = units >= 0
+        unit_places = units[chosen] if unit == "spans" else None
 
     row, place = np.nonzero(chosen)
-    fate = draws.uniform(keys[row], draws.MASK_FATE, place)
+    fate = draws.uniform(keys[row], draws.MASK_FATE, place if unit_places is None else unit_places)
     random_word = (draws.uniform(keys[row], draws.MASK_WORD, place) * vocab_size).astype(tokens.dtype)
     replacement = np.where(fate < _MASK_SHARE + _KEPT_SHARE, tokens[row, place], random_word)
     masked = tokens.copy()

@@ -281,3 +281,24 @@ def test_a_config_that_does_not_fit_the_dataset_is_refused(corpus, objective, fi
             batch_size=fields.get("batch_size", 2),
             seed=0,
         )
+
+
+@pytest.mark.parametrize("masking", ["whole_words", "spans", "ngrams"])
+@pytest.mark.parametrize("objective", ["mlm", "mlm_nsp", "hybrid"])
+def test_masks_of_whole_words_depend_on_seed_step_and_row_alone(corpus, objective, masking):
+    batches, dataset = _batches(corpus, objective, masking=masking)
+    plain, _ = _batches(corpus, objective)
+    assert plain.max_predictions == batches.max_predictions
+    for step in (0, 7, 1000):
+        batch = batches.batch(step)
+        parts = [batches.rows(step, start, start + 2) for start in range(0, 8, 2)]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        _assert_equal(joined, batch)
+        predicted = batch["targets"][batch["weights"] > 0]
+        if objective == "mlm":
+            assert (batch["weights"].sum(axis=1) <= batches.max_predictions).all()
+        if objective != "hybrid":
+            assert not np.isin(predicted, list(dataset.tokenizer.special_ids)).any()
+    # Words of one piece, as in this WordPiece, are the tokens.
+    is_same = np.array_equal(plain.batch(0)["tokens"], batches.batch(0)["tokens"])
+    assert is_same == (masking == "whole_words" and objective == "mlm_nsp")

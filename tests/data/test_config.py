@@ -13,6 +13,7 @@ from flaxmill.data.config import DataConfig
         ("tokenizer", ""),
         ("valid_fraction", 0.0),
         ("valid_fraction", 1.0),
+        ("masking", "words"),
         ("mask_rate", 0.0),
         ("mask_rate", 1.0),
         ("causal_fraction", 1.5),
