@@ -27,9 +27,10 @@ class Batches:
     """Batches of a split, by random access.
 
     Training repeats for ever, in another order each epoch; epoch e of sentence pairs is plan e mod
-    pair_copies. The held-out split is read once, in order; rows beyond its end are empty (mask, weights and
-    documents 0). Row r of a batch depends on (seed, step * batch_size + r) alone, so hosts that read only
-    their rows see the same batch as one host that reads all.
+    pair_copies, and data.static_masks draws its masks as those of epoch e mod pair_copies. The held-out split
+    is read once, in order; rows beyond its end are empty (mask, weights and documents 0). Row r of a batch
+    depends on (seed, step * batch_size + r) alone, so hosts that read only their rows see the same batch as
+    one host that reads all.
 
     Raises ValueError if the config does not fit the dataset.
     """
@@ -55,6 +56,7 @@ class Batches:
         self.max_predictions: int | None = None if bound is None else find_function(bound)(config)
         self.batch_size = batch_size
         self.tokenizer = dataset.tokenizer
+        self.label_names = dataset.label_names
         self._dataset = dataset
         self._split: Split = split
         self._source = BatchSource(dataset, split, config, decoder_start_id)
@@ -77,8 +79,8 @@ class Batches:
         has. Floats, and `weights` whatever their type, become float32; the rest becomes int32:
 
           text          targets and weights [n,T]; sentence pairs also segments [n,T] and nsp_labels [n]
-                        (1 = random); the hybrid also causal [n] (1 = attends causally); prefix LM also
-                        prefix [n]; span corruption has what seq2seq has for an encoder-decoder
+                        (1 = random, or swapped); the hybrid also causal [n] (1 = attends causally); prefix
+                        LM also prefix [n]; span corruption has what seq2seq has for an encoder-decoder
           all examples  example_numbers [n], the number of the row's example in its split, -1 beyond the end
                         of a held-out split; segments [n,T] if two texts are read; rows are right-padded
           classification        labels [n], -1 if unknown, and weights [n], 0 if data.label_column=None leaves
@@ -131,7 +133,8 @@ class Batches:
             index = within[epoch == one] - begin
             order = permute(index, int(end - begin), ROW_ORDER, self._seed, int(one))
             place[epoch == one] = begin + order
-        return _Located(place, self._keys(epoch, place))
+        is_static, num_copies = self._source.config.static_masks, self._source.config.pair_copies
+        return _Located(place, self._keys(epoch % num_copies if is_static else epoch, place))
 
     def _keys(self, epoch: np.ndarray, place: np.ndarray) -> np.ndarray:
         return bits(ROW_DRAWS, self._seed, epoch, place)

@@ -13,6 +13,7 @@ Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
 Framing = Literal["template", "end", "spelled"]
 Masking = Literal["tokens", "whole_words", "spans", "ngrams"]
+PairTask = Literal["next", "order"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
 
@@ -100,8 +101,14 @@ class DataConfig:
     """Span corruption: tokens of a corrupted span, on average."""
     causal_fraction: float = 0.5
     """Hybrid: the share of the rows that are trained causally."""
+    pair_task: PairTask = "next"
+    """Sentence pairs. next: whether B follows A or is random, as in BERT; order: whether two neighbours have
+    been swapped, as in ALBERT."""
     pair_copies: int = 4
     """Sentence pairs: plans cut from each document; epoch e reads plan e mod pair_copies."""
+    static_masks: bool = False
+    """Draw masks once for each of pair_copies copies of a row: epoch e sees copy e mod pair_copies, as if they
+    had been written once, which is BERT's procedure with dupe_factor; False: each epoch draws new ones."""
     short_pair_probability: float = 0.1
     """Sentence pairs: how often a pair is cut short on purpose, as BERT's are."""
     seed: int = 0
@@ -115,6 +122,7 @@ class DataConfig:
             raise ValueError("data.tokenizer='' names no tokenizer; use bpe, wordpiece, bytes or a path")
         _require_choice("framing", self.framing, get_args(Framing))
         _require_choice("masking", self.masking, get_args(Masking))
+        _require_choice("pair_task", self.pair_task, get_args(PairTask))
         _require_choice("label_type", self.label_type, get_args(LabelType))
         _require_choice("quotes", self.quotes, get_args(Quotes))
         for field in ("files", "valid_files", "sources", "valid_sources", "source_changes", "labels"):

@@ -13,7 +13,7 @@ _MAX_PREDICTIONS_SHOWN = 12
 
 def describe_batch(batch: NumpyBatch, tokenizer: Tokenizer, rows: int = 2, labels: Sequence[str] = ()) -> str:
     """The first rows of a batch: each document's text with its masked places, and what is predicted; or each
-    labelled example and its label. `labels` are the names of the categories."""
+    labelled example and its label. `labels` are the dataset's `label_names`."""
     num_rows, length = batch["tokens"].shape
     if "example_numbers" in batch:
         blocks = [f"{num_rows} rows of {length} tokens, {int(batch['mask'].sum())} real"]
@@ -29,13 +29,13 @@ def describe_batch(batch: NumpyBatch, tokenizer: Tokenizer, rows: int = 2, label
         return "\n\n".join(blocks)
     num_real, num_predicted = int(batch["mask"].sum()), int((batch["weights"] > 0).sum())
     blocks = [f"{num_rows} rows of {length} tokens, {num_real} real, {num_predicted} predicted"]
-    blocks += [_describe_row(batch, row, tokenizer) for row in range(min(rows, num_rows))]
+    blocks += [_describe_row(batch, row, tokenizer, labels) for row in range(min(rows, num_rows))]
     return "\n\n".join(blocks)
 
 
-def _describe_row(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> str:
+def _describe_row(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> str:
     tokens, documents = batch["tokens"][row], batch["documents"][row]
-    lines = [f"row {row}: {_row_title(batch, row)}"]
+    lines = [f"row {row}: {_row_title(batch, row, labels)}"]
     for document in range(1, int(documents.max(initial=0)) + 1):
         places = np.flatnonzero(documents == document)
         title = f"document {document}, places {places[0]}-{places[-1]}"
@@ -49,7 +49,7 @@ def _describe_row(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> str:
     return "\n".join(lines)
 
 
-def _row_title(batch: NumpyBatch, row: int) -> str:
+def _row_title(batch: NumpyBatch, row: int, labels: Sequence[str]) -> str:
     parts = [
         f"{int(batch['mask'][row].sum())} tokens",
         f"{int((batch['weights'][row] > 0).sum())} predictions",
@@ -60,5 +60,5 @@ def _row_title(batch: NumpyBatch, row: int) -> str:
         parts.append("causal" if batch["causal"][row] else "masked next token")
     if "nsp_labels" in batch:
         second = int(batch["segments"][row].sum())
-        parts.append(f"B of {second} tokens is {'random' if batch['nsp_labels'][row] else 'what follows A'}")
+        parts.append(f"B of {second} tokens is {labels[batch['nsp_labels'][row]]}")
     return ", ".join(parts)

@@ -85,8 +85,8 @@ def choose_units(words: Words, masking: Masking, num_wanted: np.ndarray, keys: n
         sizes = np.where(inside, words.size[rows, np.minimum(members, num_words - 1)], 0)
         totals = np.cumsum(sizes, axis=1)
         inside &= totals <= left[active][:, None]
-        is_free = ~(inside & (unit_of[rows, members] >= 0)).any(axis=1)
-        inside &= is_free[:, None]
+        touches = np.any(inside & (unit_of[rows, members] >= 0), axis=1, keepdims=True)
+        inside &= ~touches
         row, member = np.nonzero(inside)
         unit_of[active[row], members[row, member]] = words.first[active[row], word[row]]
         left[active] -= (sizes * inside).sum(axis=1)

@@ -59,7 +59,7 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
             "seed": config.seed,
             "pair_copies": config.pair_copies,
             "short_pair_probability": config.short_pair_probability,
-        }
+        } | ({} if config.pair_task == "next" else {"pair_task": config.pair_task})
     return settings
 
 

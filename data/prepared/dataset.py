@@ -56,6 +56,14 @@ class Dataset:
             for split, shards in manifest["shards"].items()
         }
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels, or what the labels 0 and 1 of a pair say about B."""
+        if self.layout != "pairs":
+            return self.labels
+        is_next = self.settings.get("pair_task", "next") == "next"
+        return ("what follows A", "random" if is_next else "what comes before A")
+
     def read(self, split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The stored rows with these numbers, in this order, as {field: [rows, ...]}.
 

@@ -45,7 +45,7 @@ def packed_format(sequence_length: int, token_dtype: str) -> RecordFormat:
 
 def pair_format(sequence_length: int, token_dtype: str) -> RecordFormat:
     """A stored row: [CLS] A [SEP] B [SEP] padded with zeros, the lengths of [CLS] A [SEP] and of B [SEP],
-    and whether B is random (1) or follows A (0)."""
+    and the label: 1 if B is random, or if the two have been swapped."""
     return RecordFormat(
         [
             Field("tokens", token_dtype, (sequence_length,)),

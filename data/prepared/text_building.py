@@ -87,7 +87,8 @@ class _PairRows:
         self._row_length = row_length
         num_copies = config.pair_copies if split == "train" else 1
         self.writers = [ShardWriter(directory, f"{split}-{copy}", format_) for copy in range(num_copies)]
-        self.num_random = 0
+        self.num_positive = 0
+        self.task = config.pair_task
         self._config = config
         self._window = Window()
         self._special_ids: tuple[int, int] = (0, 0)
@@ -120,8 +121,9 @@ class _PairRows:
                 short_pair_probability=self._config.short_pair_probability,
                 cls_id=cls_id,
                 sep_id=sep_id,
+                task=self.task,
             )
-            self.num_random += int(rows["label"].sum())
+            self.num_positive += int(rows["label"].sum())
             writer.write(rows)
 
 
@@ -147,7 +149,7 @@ def build_dataset(
     digest = _stream(corpus, tokenizer, rows, log)
     for split in SPLITS:
         rows[split].finish()
-        _require_rows(corpus, split, rows[split], layout)
+        _require_rows(corpus, split, rows[split])
     finish_dataset(
         directory,
         corpus_name=corpus.name,
@@ -190,9 +192,10 @@ def _chunks(documents: Iterable[tuple[Split, Document]]) -> Iterator[list[tuple[
         yield chunk
 
 
-def _require_rows(corpus: SplitCorpus, split: Split, rows: _PackedRows | _PairRows, layout: Layout) -> None:
+def _require_rows(corpus: SplitCorpus, split: Split, rows: _PackedRows | _PairRows) -> None:
     totals = rows.totals
-    if layout == "pairs" and split == "train" and totals.num_documents == 1:
+    is_random = isinstance(rows, _PairRows) and rows.task == "next"
+    if is_random and split == "train" and totals.num_documents == 1:
         raise ValueError(
             f"{corpus.name} gives 1 training document, but a random second sentence comes from another one; "
             "give more files, or data.documents=blank_lines with a blank line between documents"
@@ -223,6 +226,6 @@ def _statistics(rows: dict, tokenizer: Tokenizer) -> dict[Split, dict[str, Any]]
         rows["train"].totals.sample, valid.totals.sample, tokenizer.vocab_size
     )
     if isinstance(valid, _PairRows):
-        share = valid.num_random / statistics["valid"]["num_rows"]
+        share = valid.num_positive / statistics["valid"]["num_rows"]
         statistics["valid"]["nsp_majority"] = max(share, 1.0 - share)
     return statistics

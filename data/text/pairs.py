@@ -1,4 +1,4 @@
-"""BERT's sentence pairs (create_pretraining_data.py of google-research/bert): planned, cut and stored.
+"""BERT's sentence pairs (create_pretraining_data.py of google-research/bert) and ALBERT's: planned and cut.
 
 A plan names token ranges only, so that planning is cheap and a row is a few copies.
 """
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxmill.data.config import PairTask
 from flaxmill.data.draws import PAIR_PLAN, make_draw
 
 # Random second sentences come from this many neighbouring documents (up to twice as many at the end of the
@@ -27,12 +28,13 @@ class SentenceDocument(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Token ranges of A in its document and of B in the window's document `other`."""
+    """Token ranges of A in its document and of B in the window's document `other`; label: whether B is
+    random, or whether the two have been swapped."""
 
     first: tuple[int, int]
     second: tuple[int, int]
     other: int
-    is_random: bool
+    label: bool
 
 
 def make_sentence_document(number: int, sentences: Iterable[Sequence[int]]) -> SentenceDocument:
@@ -72,13 +74,15 @@ def cut_pairs(
     short_pair_probability: float,
     cls_id: int,
     sep_id: int,
+    task: PairTask = "next",
 ) -> dict[str, np.ndarray]:
     """Stored rows of one plan (number `copy`) of every document in the window."""
     max_tokens = sequence_length - 3
+    plan = plan_pairs if task == "next" else plan_ordered_pairs
     planned = []
     for index, document in enumerate(window):
         draw = make_draw(PAIR_PLAN, seed, copy, document.number)
-        pairs = plan_pairs(window, index, max_tokens, short_pair_probability, draw)
+        pairs = plan(window, index, max_tokens, short_pair_probability, draw)
         planned.extend((document, pair) for pair in pairs)
     tokens = np.zeros((len(planned), sequence_length), np.int32)
     lengths = np.zeros((len(planned), 2), np.int32)
@@ -92,7 +96,7 @@ def cut_pairs(
         tokens[row, middle + 1 : last] = window[pair.other].tokens[other_start:other_end]
         tokens[row, last] = sep_id
         lengths[row] = middle + 1, last - middle
-    label = np.array([pair.is_random for _, pair in planned], np.int32)
+    label = np.array([pair.label for _, pair in planned], np.int32)
     return {"tokens": tokens, "first_length": lengths[:, 0], "second_length": lengths[:, 1], "label": label}
 
 
@@ -112,9 +116,7 @@ def plan_pairs(
     """
     ends = window[index].ends
     num_sentences = len(ends) - 1
-    target = max_tokens
-    if _uniform(draw) < short_pair_probability:
-        target = 2 + _below(draw, max_tokens - 1)
+    target = _draw_target(max_tokens, short_pair_probability, draw)
     begin = 0
     while begin < num_sentences:
         stop = begin + 1
@@ -133,6 +135,44 @@ def plan_pairs(
             first, second = _truncate((ends[begin], ends[middle]), second, max_tokens, draw)
             yield Pair(first, second, other, is_random)
         begin = following
+
+
+def plan_ordered_pairs(
+    window: Sequence[SentenceDocument],
+    index: int,
+    max_tokens: int,
+    short_pair_probability: float,
+    draw: Callable[[], int],
+) -> Iterator[Pair]:
+    """The pairs of one document for sentence order (Lan et al. 2020, 3.1).
+
+    A takes a random number of the collected sentences and B the rest; half of the pairs are swapped. Two
+    sentences at least are collected, so a document of one sentence gives none, and nor does a last sentence
+    that is left alone.
+    """
+    ends = window[index].ends
+    num_sentences = len(ends) - 1
+    target = _draw_target(max_tokens, short_pair_probability, draw)
+    begin = 0
+    while begin < num_sentences - 1:
+        stop = begin + 2
+        while stop < num_sentences and ends[stop] - ends[begin] < target:
+            stop += 1
+        middle = begin + 1 + _below(draw, stop - begin - 1)
+        first, second = (ends[begin], ends[middle]), (ends[middle], ends[stop])
+        is_swapped = _uniform(draw) < 0.5
+        if is_swapped:
+            first, second = second, first
+        first, second = _truncate(first, second, max_tokens, draw)
+        yield Pair(first, second, index, is_swapped)
+        begin = stop
+
+
+def _draw_target(max_tokens: int, short_pair_probability: float, draw: Callable[[], int]) -> int:
+    """The tokens to collect for a pair: all that fit, or now and then fewer."""
+    if _uniform(draw) < short_pair_probability:
+        return 2 + _below(draw, max_tokens - 1)
+    return max_tokens
 
 
 def _random_second(

@@ -302,3 +302,25 @@ def test_masks_of_whole_words_depend_on_seed_step_and_row_alone(corpus, objectiv
     # Words of one piece, as in this WordPiece, are the tokens.
     is_same = np.array_equal(plain.batch(0)["tokens"], batches.batch(0)["tokens"])
     assert is_same == (masking == "whole_words" and objective == "mlm_nsp")
+
+
+@pytest.mark.parametrize("objective", ["mlm", "mlm_nsp"])
+def test_static_masks_return_with_their_copy(corpus, objective):
+    batches, dataset = _batches(corpus, objective, batch_size=1, static_masks=True, pair_copies=3)
+    dynamic, _ = _batches(corpus, objective, batch_size=1, pair_copies=3)
+    is_packed = dataset.layout == "packed"
+    cycle = batches.num_rows * (3 if is_packed else 1)
+    located, other = (made._locate(np.arange(2 * cycle)) for made in (batches, dynamic))
+    np.testing.assert_array_equal(located.places, other.places)  # the order of rows is as before
+    keys, before = {}, {}
+    for number, (place, key) in enumerate(zip(located.places, located.keys, strict=True)):
+        keys.setdefault((place, number // batches.num_rows % 3 if is_packed else 0), set()).add(key)
+        before.setdefault(place, set()).add(other.keys[number])
+    # A copy of a row is read twice and masked alike; another copy of it is masked otherwise.
+    assert {len(found) for found in keys.values()} == {1}
+    assert len(set.union(*keys.values())) == cycle
+    assert {len(found) for found in before.values()} == {6 if is_packed else 2}
+    place = int(located.places[0])
+    again = int(np.flatnonzero(located.places[cycle:] == place)[0]) + cycle if not is_packed else None
+    if again is not None:
+        _assert_equal(batches.batch(0), batches.batch(again))

@@ -14,6 +14,7 @@ from flaxmill.data.config import DataConfig
         ("valid_fraction", 0.0),
         ("valid_fraction", 1.0),
         ("masking", "words"),
+        ("pair_task", "sop"),
         ("mask_rate", 0.0),
         ("mask_rate", 1.0),
         ("causal_fraction", 1.5),

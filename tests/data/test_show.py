@@ -54,8 +54,9 @@ def test_kinds_of_rows_are_named(tokenizer):
     assert "row 1: 0 tokens, 0 predictions, masked next token" in hybrid
     pairs = batch | {"segments": np.repeat([[0, 1]], 7, axis=1)[:, :7].repeat(2, axis=0)}
     pairs["nsp_labels"] = np.array([1, 0])
-    assert "is random" in describe_batch(pairs, tokenizer)
-    assert "is what follows A" in describe_batch(pairs, tokenizer)
+    shown = describe_batch(pairs, tokenizer, labels=("what follows A", "random"))
+    assert "row 0: 5 tokens, 1 predictions, B of 0 tokens is random" in shown
+    assert "is what follows A" in shown
 
 
 def test_many_predictions_are_counted_rather_than_listed(tokenizer):

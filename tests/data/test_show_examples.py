@@ -25,7 +25,7 @@ def show(tmp_path):
         )
         arguments: Any = dict(config=config, objective=objective, batch_size=batch_size, seed=0)
         batch = Batches(dataset, "valid", **arguments).batch(0) | edits
-        text = describe_batch(batch, dataset.tokenizer, rows=batch_size, labels=dataset.labels)
+        text = describe_batch(batch, dataset.tokenizer, rows=batch_size, labels=dataset.label_names)
         return text.split("\n\n")[1].splitlines(), next(read_examples(config, objective, "valid")), text
 
     return shown

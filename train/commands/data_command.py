@@ -111,7 +111,7 @@ def _show(arguments: list[str]) -> None:
     batch = batches.rows(number, 0, num_rows)
     skipped = f", batch {number} after rollbacks" if number != parsed.step else ""
     print(f"step {parsed.step}{skipped}, {num_rows} of {experiment.batch_size} rows")
-    print(describe_batch(batch, dataset.tokenizer, rows=num_rows, labels=dataset.labels))
+    print(describe_batch(batch, dataset.tokenizer, rows=num_rows, labels=dataset.label_names))
 
 
 def batch_offset(experiment: Experiment, step: int) -> int:

@@ -44,7 +44,7 @@ def write_bad_batches(directory: Path, batches: Batches | MixedBatches, numbers:
 
 def _write(stem: Path, batches: Batches | MixedBatches, number: int) -> None:
     batch = batches.batch(number)
-    text = describe_batch(batch, batches.tokenizer, rows=ROWS_SHOWN)
+    text = describe_batch(batch, batches.tokenizer, rows=ROWS_SHOWN, labels=batches.label_names)
     arrays: dict[str, Any] = dict(batch)
     write_whole(stem.with_suffix(".npz"), lambda partial: np.savez(partial, **arrays))
     write_whole_text(stem.with_suffix(".txt"), f"batch {number}: {text}\n")

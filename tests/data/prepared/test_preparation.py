@@ -280,6 +280,19 @@ def test_pairs_of_a_single_training_document_are_refused(tmp_path):
         _prepare(config, "mlm_nsp", tmp_path / "cache")
 
 
+def test_ordered_pairs_are_another_dataset_and_need_no_second_document(tmp_path):
+    path = tmp_path / "one.txt"
+    path.write_text("One sentence. And one more. " * 50)
+    (tmp_path / "held.txt").write_text("Another sentence. And one more. " * 50)
+    files: dict = dict(files=(str(path),), valid_files=(str(tmp_path / "held.txt"),))
+    config = DataConfig(**files, tokenizer="wordpiece", vocab_size=300, sequence_length=32, pair_task="order")
+    dataset = _prepare(config, "mlm_nsp", tmp_path / "cache")
+    assert dataset.settings["pair_task"] == "order"
+    assert dataset.label_names == ("what follows A", "what comes before A")
+    with pytest.raises(ValueError, match="1 training document, but a random second sentence"):
+        _prepare(replace(config, pair_task="next"), "mlm_nsp", tmp_path / "cache")
+
+
 def test_bad_bytes_far_into_the_stream_leave_nothing_behind(tmp_path):
     config = _config(tmp_path / "a", tokenizer="bytes")
     path = Path(config.files[0])

@@ -3,10 +3,18 @@
 import numpy as np
 import pytest
 
+from flaxmill.data.config import PairTask
 from flaxmill.data.draws import make_draw, uniform
 from flaxmill.data.text import pairs
 from flaxmill.data.text.corpora import Document
-from flaxmill.data.text.pairs import Window, cut_pairs, make_sentence_document, plan_pairs, segments_of
+from flaxmill.data.text.pairs import (
+    Window,
+    cut_pairs,
+    make_sentence_document,
+    plan_ordered_pairs,
+    plan_pairs,
+    segments_of,
+)
 from flaxmill.data.text.sentences import split_sentences
 
 CLS, SEP = 2, 3
@@ -25,7 +33,7 @@ def _window(num_documents=40, num_sentences=30):
     return [_document(number, lengths[number].tolist()) for number in range(num_documents)]
 
 
-def _cut(window, copy=0, sequence_length=64, short=0.1, seed=0):
+def _cut(window, copy=0, sequence_length=64, short=0.1, seed=0, task: PairTask = "next"):
     return cut_pairs(
         window,
         seed=seed,
@@ -34,6 +42,7 @@ def _cut(window, copy=0, sequence_length=64, short=0.1, seed=0):
         short_pair_probability=short,
         cls_id=CLS,
         sep_id=SEP,
+        task=task,
     )
 
 
@@ -80,7 +89,7 @@ def test_every_sentence_is_used_or_put_back():
         for pair in plan_pairs(window, index, 10_000, 0.0, make_draw(index)):
             # Without truncation the next pair begins where the last one's text of this document ended.
             assert pair.first[0] == begin
-            begin = pair.first[1] if pair.is_random else pair.second[1]
+            begin = pair.first[1] if pair.label else pair.second[1]
         assert begin == len(document.tokens)
 
 
@@ -154,3 +163,33 @@ def test_prose_is_split_at_sentence_ends_and_blank_lines():
 
 def test_code_is_split_at_lines():
     assert split_sentences(Document("a = 1. B\n\n  b()\n", "lines")) == ["a = 1. B", "  b()"]
+
+
+def test_ordered_pairs_are_neighbours_and_half_of_them_are_swapped():
+    window = _window()
+    rows = _cut(window, sequence_length=256, task="order")
+    for tokens, first, second, label in zip(
+        rows["tokens"], rows["first_length"], rows["second_length"], rows["label"], strict=True
+    ):
+        assert tokens[1] // 1000 == tokens[first] // 1000  # one document
+        assert (tokens[1] > tokens[first]) == bool(label)
+        if first + second < 256:
+            earlier_end, later_start = (
+                (tokens[first + second - 2], tokens[1]) if label else (tokens[first - 2], tokens[first])
+            )
+            assert later_start == earlier_end + 1
+    labels = np.concatenate([_cut(window, copy, task="order")["label"] for copy in range(40)])
+    assert abs(labels.mean() - 0.5) < 2.5 / np.sqrt(len(labels))  # five standard deviations
+
+
+def test_ordered_pairs_use_every_sentence_but_a_last_one_left_alone():
+    window = _window()
+    for index, document in enumerate(window):
+        begin = 0
+        for pair in plan_ordered_pairs(window, index, 10_000, 0.0, make_draw(index)):
+            earlier, later = (pair.second, pair.first) if pair.label else (pair.first, pair.second)
+            assert (earlier[0], earlier[1]) == (begin, later[0])
+            begin = later[1]
+        assert begin in document.ends[-2:]
+    assert len(_cut([_document(number, [9]) for number in range(10)], task="order")["label"]) == 0
+    assert _cut([_document(0, [90, 90])], task="order")["first_length"].tolist() == [33]
