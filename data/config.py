@@ -14,6 +14,7 @@ Documents = Literal["files", "blank_lines"]
 Framing = Literal["template", "end", "spelled"]
 Masking = Literal["tokens", "whole_words", "spans", "ngrams"]
 PairTask = Literal["next", "order"]
+Packing = Literal["concatenate", "best_fit", "first_fit", "full_sentences"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
 
@@ -85,6 +86,10 @@ class DataConfig:
     in transformers, and is not in text, where it could end a document."""
     sequence_length: int = 128
     """Tokens of a row."""
+    packing: Packing = "concatenate"
+    """Rows of text. concatenate: documents end to end, cut at the row's length; best_fit, first_fit: whole
+    documents, cut only where longer than a row, and padding; full_sentences: documents end to end, but a row
+    ends where a sentence ends, as RoBERTa's do, and padding."""
     target_length: int = 64
     """Seq2seq: the most tokens of a target, its end token included."""
     stride: int = 64
@@ -107,8 +112,8 @@ class DataConfig:
     pair_copies: int = 4
     """Sentence pairs: plans cut from each document; epoch e reads plan e mod pair_copies."""
     static_masks: bool = False
-    """Draw masks once for each of pair_copies copies of a row: epoch e sees copy e mod pair_copies, as if they
-    had been written once, which is BERT's procedure with dupe_factor; False: each epoch draws new ones."""
+    """Draw masks once for each of pair_copies copies of a row: epoch e sees copy e mod pair_copies, as if
+    they had been written once, which is BERT's procedure with dupe_factor; False: each epoch draws anew."""
     short_pair_probability: float = 0.1
     """Sentence pairs: how often a pair is cut short on purpose, as BERT's are."""
     seed: int = 0
@@ -123,6 +128,7 @@ class DataConfig:
         _require_choice("framing", self.framing, get_args(Framing))
         _require_choice("masking", self.masking, get_args(Masking))
         _require_choice("pair_task", self.pair_task, get_args(PairTask))
+        _require_choice("packing", self.packing, get_args(Packing))
         _require_choice("label_type", self.label_type, get_args(LabelType))
         _require_choice("quotes", self.quotes, get_args(Quotes))
         for field in ("files", "valid_files", "sources", "valid_sources", "source_changes", "labels"):

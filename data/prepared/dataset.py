@@ -22,7 +22,8 @@ class Dataset:
     """Random access to a prepared dataset. Files are opened when rows are first read.
 
     statistics: {"train" and "valid": {num_documents, num_tokens, num_leading, num_bytes, num_rows}}. "valid"
-    also has unigram_entropy and bigram_entropy (nats a token). Pairs also have rows_per_copy, and
+    also has unigram_entropy and bigram_entropy (nats a token). Padded rows have fill, the share of their
+    places that hold a token. Pairs also have rows_per_copy, and
     nsp_majority for "valid".
     num_tokens of packed rows counts the end tokens, which are targets as well, and the num_leading tokens
     before texts, such as [CLS] or LLaMA's <s>, which are never targets. num_tokens of pairs counts the text's

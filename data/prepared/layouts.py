@@ -17,7 +17,7 @@ def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int)
     layout: Layout = settings["layout"]
     match layout:
         case "packed":
-            return packed_format(length, token_dtype)
+            return packed_format(length, token_dtype, is_padded="packing" in settings)
         case "pairs":
             return pair_format(length, token_dtype)
         case "labelled":
@@ -32,15 +32,16 @@ def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int)
             return prompt_format(length, token_dtype)
 
 
-def packed_format(sequence_length: int, token_dtype: str) -> RecordFormat:
+def packed_format(sequence_length: int, token_dtype: str, *, is_padded: bool = False) -> RecordFormat:
     """A stored row: `tokens` and `starts`, one bit a token that says whether a document starts there.
 
-    It holds T+1 tokens, so that the target of its last place exists; the next row repeats that token.
+    It holds T+1 tokens, so that the target of its last place exists; the next row repeats that token. Rows of
+    whole documents are padded with zeros and have a `length`; it is T+1 where a document is cut at the row's
+    end, for then only that target follows.
     """
     width = sequence_length + 1
-    return RecordFormat(
-        [Field("tokens", token_dtype, (width,)), Field("starts", "uint8", ((width + 7) // 8,))]
-    )
+    fields = [Field("tokens", token_dtype, (width,)), Field("starts", "uint8", ((width + 7) // 8,))]
+    return RecordFormat([*fields, Field("length", "int32", ())] if is_padded else fields)
 
 
 def pair_format(sequence_length: int, token_dtype: str) -> RecordFormat:

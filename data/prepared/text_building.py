@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from flaxmill.data.config import DataConfig, Layout
+from flaxmill.data.config import DataConfig, Layout, PairTask
 from flaxmill.data.examples.framing import document_frame
 from flaxmill.data.prepared.finishing import finish_dataset
 from flaxmill.data.prepared.layouts import record_format
@@ -17,10 +17,11 @@ from flaxmill.data.prepared.records import RecordFormat
 from flaxmill.data.prepared.shards import ShardWriter
 from flaxmill.data.text.corpora import Document
 from flaxmill.data.text.entropy import TokenSample, bigram_entropy, unigram_entropy
+from flaxmill.data.text.fitted_packing import FittedPacker
 from flaxmill.data.text.held_out import Split, SplitCorpus
 from flaxmill.data.text.packing import Packer
 from flaxmill.data.text.pairs import Window, cut_pairs, make_sentence_document
-from flaxmill.data.text.sentences import split_sentences
+from flaxmill.data.text.sentences import cut_at_sentences, split_sentences
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.failures import encode_texts
 
@@ -62,19 +63,56 @@ class _PackedRows:
 
     def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
         """Frames each document, see `document_frame`."""
-        before, after = document_frame(tokenizer, self._config.framing)
-        texts = [document.text for document in documents]
-        encode = _encoder(tokenizer, self._config)
-        encoded = encode_texts(encode, texts, lambda number: documents[number].place)
-        framed = []
-        for document, ids in zip(documents, encoded, strict=True):
-            if ids:
-                framed.append(np.array([*before, *ids, *after], np.int32))
-                self.totals.add(document, framed[-1], len(before))
+        framed = [np.concatenate(parts) for parts in self._frame(documents, tokenizer)]
         self.writers[0].write(self._packer.add(framed))
 
     def finish(self) -> None:
         self.writers[0].write(self._packer.finish())
+
+    def _frame(
+        self, documents: list[Document], tokenizer: Tokenizer, at_sentences: bool = False
+    ) -> list[list[np.ndarray]]:
+        """The tokens of each document that has any, in one part or as its sentences."""
+        before, after = document_frame(tokenizer, self._config.framing)
+        texts = [[one.text] for one in documents]
+        if at_sentences:
+            keeps_blank = _keeps_blank(tokenizer)
+            texts = [cut_at_sentences(one, keeps_blank=keeps_blank) for one in documents]
+        places = [one.place for one, its_texts in zip(documents, texts, strict=True) for _ in its_texts]
+        flat = [text for its_texts in texts for text in its_texts]
+        ids = iter(encode_texts(_encoder(tokenizer, self._config), flat, places.__getitem__))
+        framed = []
+        for document, its_texts in zip(documents, texts, strict=True):
+            parts = [part for part in (next(ids) for _ in its_texts) if part]
+            if parts:
+                parts[0] = [*before, *parts[0]]
+                parts[-1] = [*parts[-1], *after]
+                framed.append([np.array(part, np.int32) for part in parts])
+                self.totals.add(document, np.concatenate(framed[-1]), len(before))
+        return framed
+
+
+class _FittedRows(_PackedRows):
+    """Padded rows of one split that hold whole documents or whole sentences."""
+
+    def __init__(
+        self, directory: Path, split: Split, format_: RecordFormat, config: DataConfig, row_length: int
+    ):
+        super().__init__(directory, split, format_, config, row_length)
+        self._fitted = FittedPacker(row_length, config.packing)
+        self._row_length = row_length
+
+    def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
+        at_sentences = self._config.packing == "full_sentences"
+        self.writers[0].write(self._fitted.add(self._frame(documents, tokenizer, at_sentences)))
+
+    def finish(self) -> None:
+        self.writers[0].write(self._fitted.finish())
+
+    @property
+    def fill(self) -> float:
+        """The share of the rows' places that hold a token."""
+        return self._fitted.num_tokens / max(self._fitted.num_rows * self._row_length, 1)
 
 
 class _PairRows:
@@ -88,7 +126,7 @@ class _PairRows:
         num_copies = config.pair_copies if split == "train" else 1
         self.writers = [ShardWriter(directory, f"{split}-{copy}", format_) for copy in range(num_copies)]
         self.num_positive = 0
-        self.task = config.pair_task
+        self.task: PairTask = config.pair_task
         self._config = config
         self._window = Window()
         self._special_ids: tuple[int, int] = (0, 0)
@@ -127,6 +165,13 @@ class _PairRows:
             writer.write(rows)
 
 
+def _keeps_blank(tokenizer: Tokenizer) -> bool:
+    """Whether a sentence of its own needs the blank before it to become the tokens that it is in a text; most
+    tokenizers of SentencePiece put one before every text."""
+    alone = tokenizer.encode("a.") + tokenizer.encode(" a")
+    return alone == tokenizer.encode("a. a")
+
+
 def _encoder(tokenizer: Tokenizer, config: DataConfig) -> Callable[[Sequence[str]], list[list[int]]]:
     return functools.partial(tokenizer.encode_batch, markup=config.reads_markup_in_text)
 
@@ -143,7 +188,8 @@ def build_dataset(
 ) -> None:
     """Fills an empty directory with a dataset; the manifest comes last. Raises ValueError on empty splits."""
     format_ = record_format(settings, tokenizer.vocab_size, num_labels=0)
-    make_rows = {"packed": _PackedRows, "pairs": _PairRows}[layout]
+    packed = _PackedRows if config.packing == "concatenate" else _FittedRows
+    make_rows = {"packed": packed, "pairs": _PairRows}[layout]
     row_length: int = settings["sequence_length"]
     rows = {split: make_rows(directory, split, format_, config, row_length) for split in SPLITS}
     digest = _stream(corpus, tokenizer, rows, log)
@@ -218,6 +264,8 @@ def _statistics(rows: dict, tokenizer: Tokenizer) -> dict[Split, dict[str, Any]]
             "num_bytes": totals.num_bytes,
             "num_rows": sum(rows_per_copy),
         }
+        if isinstance(its_rows, _FittedRows):
+            statistics[split]["fill"] = its_rows.fill
         if isinstance(its_rows, _PairRows):
             statistics[split]["rows_per_copy"] = rows_per_copy
     valid = rows["valid"]

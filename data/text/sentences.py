@@ -17,3 +17,18 @@ def split_sentences(document: Document) -> list[str]:
     else:
         pieces = _SENTENCE_END.split(document.text)
     return [piece for piece in pieces if piece.strip()]
+
+
+def cut_at_sentences(document: Document, *, keeps_blank: bool = True) -> list[str]:
+    """The document's text cut where a sentence ends; the pieces join to the text.
+
+    Args:
+      keeps_blank: False: leave out one blank before each sentence but the first.
+    """
+    text, ends, place = document.text, [], 0
+    for sentence in split_sentences(document):
+        place = text.index(sentence, place) + len(sentence)
+        ends.append(place)
+    ends[-1:] = [len(text)]
+    pieces = [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return pieces if keeps_blank else [pieces[0], *(piece.removeprefix(" ") for piece in pieces[1:])]
