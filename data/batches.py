@@ -158,10 +158,16 @@ def _check(
             f"objective={objective} cannot read the {dataset.layout} rows of {dataset.directory}; "
             "prepare the data for this objective"
         )
-    if "[MASK]" in lacking_tokens(dataset.tokenizer, objective):
+    lacking = lacking_tokens(dataset.tokenizer, objective, config)
+    if "[MASK]" in lacking:
         raise ValueError(
             f"objective={objective} needs a mask token, which the tokenizer in {dataset.directory} lacks; "
             "use data.tokenizer=bpe or wordpiece"
+        )
+    if config.fim_rate and lacking:
+        raise ValueError(
+            f"data.fim_rate={config.fim_rate} needs {lacking[0]}, which the tokenizer in {dataset.directory} "
+            "lacks; prepare the data with these settings"
         )
     check_class_weights(config.class_weights, dataset.labels)
 

@@ -104,6 +104,8 @@ class DataConfig:
     to 10 words, as in SpanBERT; ngrams: up to 3 words, as in ALBERT."""
     mean_span_length: float = 3.0
     """Span corruption: tokens of a corrupted span, on average."""
+    fim_rate: float = 0.0
+    """Causal: how often a document's middle is moved behind what surrounds it (fill-in-the-middle)."""
     causal_fraction: float = 0.5
     """Hybrid: the share of the rows that are trained causally."""
     pair_task: PairTask = "next"
@@ -147,6 +149,7 @@ class DataConfig:
         _require_range("valid_fraction", self.valid_fraction, 1e-6, 0.9)
         _require_range("mask_rate", self.mask_rate, 0.0, 1.0, open_ends=True)
         _require_range("mean_span_length", self.mean_span_length, 1.0, 1000.0)
+        _require_range("fim_rate", self.fim_rate, 0.0, 1.0)
         _require_range("causal_fraction", self.causal_fraction, 0.0, 1.0)
         _require_range("short_pair_probability", self.short_pair_probability, 0.0, 1.0)
         _require_least("vocab_size", self.vocab_size, 1)

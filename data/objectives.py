@@ -50,6 +50,8 @@ class ObjectiveData(NamedTuple):
     """Roles for which the tokenizer must have a token."""
     added_tokens: tuple[str, ...] = ()
     """Names of special tokens that a trained tokenizer gets, and that a loaded one must have."""
+    infills: bool = False
+    """Whether data.fim_rate moves the middles of its documents, which needs INFILL_TOKENS as well."""
     max_predictions: Reference | None = None
     """(DataConfig) -> the most places of a row that are predicted; None: every place may be."""
     settings: Reference | None = None
@@ -68,8 +70,11 @@ class ObjectiveData(NamedTuple):
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
 """T5's sentinels: the k-th stands for the k-th corrupted span of a text."""
 
+INFILL_TOKENS = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
+"""What begins the parts of a document whose middle has been moved."""
+
 OBJECTIVE_DATA: dict[str, ObjectiveData] = {
-    "causal": ObjectiveData(("packed",), "flaxmill.data.text_batches:causal"),
+    "causal": ObjectiveData(("packed",), "flaxmill.data.text_batches:infilled_causal", infills=True),
     "mlm": ObjectiveData(
         ("packed",),
         "flaxmill.data.text_batches:masked",
@@ -146,6 +151,21 @@ def data_of(objective: str) -> ObjectiveData:
     if objective not in OBJECTIVE_DATA:
         raise ValueError(f"objective={objective!r} is unknown; use one of {', '.join(OBJECTIVE_DATA)}")
     return OBJECTIVE_DATA[objective]
+
+
+def added_tokens(objective: str, config: DataConfig) -> tuple[str, ...]:
+    """Special tokens that a trained tokenizer gets, and that a loaded one must have.
+
+    Raises ValueError if the config asks an objective to fill in middles that cannot.
+    """
+    data = data_of(objective)
+    if config.fim_rate and not data.infills:
+        able = ", ".join(name for name, its_data in OBJECTIVE_DATA.items() if its_data.infills)
+        raise ValueError(
+            f"data.fim_rate={config.fim_rate} moves the middles of documents, which objective={objective} "
+            f"does not read; use objective={able}, or data.fim_rate=0"
+        )
+    return (*data.added_tokens, *(INFILL_TOKENS if config.fim_rate else ()))
 
 
 def examples_of(objective: str) -> ExampleKind:

@@ -1,7 +1,7 @@
 """The special tokens that an objective needs, and the one that a decoder reads first."""
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.objectives import SpecialToken, data_of
+from flaxmill.data.objectives import SpecialToken, added_tokens, data_of
 from flaxmill.data.tokenization import Tokenizer
 
 _NAMES: dict[SpecialToken, str] = {
@@ -20,18 +20,17 @@ def check_trained_specials(config: DataConfig, objective: str) -> None:
 
 def require_special_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> None:
     """Raises ValueError, naming the tokens that the tokenizer lacks."""
-    if missing := lacking_tokens(tokenizer, objective):
+    if missing := lacking_tokens(tokenizer, objective, config):
         raise _lacks(missing, objective, config)
 
 
-def lacking_tokens(tokenizer: Tokenizer, objective: str) -> list[str]:
+def lacking_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> list[str]:
     """The names of the special tokens that the objective needs and the tokenizer lacks."""
-    data = data_of(objective)
-    lacking = [_NAMES[role] for role in data.special_tokens if getattr(tokenizer, f"{role}_id") is None]
-    if data.added_tokens:
-        # The first missing name is enough to say it.
-        lacking += [name for name in data.added_tokens if name not in tokenizer.added_names][:1]
-    return lacking
+    roles = data_of(objective).special_tokens
+    lacking = [_NAMES[role] for role in roles if getattr(tokenizer, f"{role}_id") is None]
+    known = {token.content for token in tokenizer.inner.get_added_tokens_decoder().values()}
+    # The first missing name is enough to say it.
+    return lacking + [name for name in added_tokens(objective, config) if name not in known][:1]
 
 
 def decoder_start(tokenizer: Tokenizer, *stated: int | None) -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from flaxmill.data.corruption.infilling import move_middles
 from flaxmill.data.corruption.masking import Masked, mask_tokens
 from flaxmill.data.draws import PREFIX_LENGTH, uniform
 from flaxmill.data.stored_rows import NumpyBatch, Rows
@@ -11,9 +12,20 @@ from flaxmill.data.text.pairs import segments_of
 # n rows of a batch, T tokens of a row
 
 
+def infilled_causal(rows: Rows) -> NumpyBatch:
+    """Causal rows; data.fim_rate of the documents in them have their middles moved behind the rest."""
+    if not rows.source.config.fim_rate:
+        return causal(rows)
+    tokens, documents, positions = rows.unpack()
+    return _predict_next(move_middles(rows, tokens, documents), documents, positions)
+
+
 def causal(rows: Rows) -> NumpyBatch:
     """Causal rows: every place predicts the next token of its document."""
-    tokens, documents, positions = rows.unpack()
+    return _predict_next(*rows.unpack())
+
+
+def _predict_next(tokens: np.ndarray, documents: np.ndarray, positions: np.ndarray) -> NumpyBatch:
     has_next = next_in_document(documents)
     targets = np.where(has_next, tokens[:, 1:], 0)
     return assemble(tokens[:, :-1], documents[:, :-1], positions[:, :-1], targets, has_next)

@@ -130,7 +130,7 @@ def _check_specials(experiment: Experiment, tokenizer: "Tokenizer") -> None:
     """Checks all but tasks. Preparation checks them, since a task's model may be imported without [CLS]."""
     if experiment.definition.is_task or isinstance(tokenizer, _AnyTokenizer):
         return
-    lacking = lacking_tokens(tokenizer, experiment.objective)
+    lacking = lacking_tokens(tokenizer, experiment.objective, experiment.data)
     trained = "wordpiece" if experiment.definition.data.frames_two_texts else "bpe"
     require(
         not lacking,

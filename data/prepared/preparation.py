@@ -15,7 +15,7 @@ from flaxmill.data.config import TRAINED, DataConfig, Layout
 from flaxmill.data.examples.answer_rows import check_stride
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels, split_examples
 from flaxmill.data.examples.target_rows import check_prompt_room
-from flaxmill.data.objectives import data_of, find_function, has_labels, layout_of
+from flaxmill.data.objectives import added_tokens, data_of, find_function, has_labels, layout_of
 from flaxmill.data.prepared.cache_places import (
     Places,
     find_places,
@@ -58,8 +58,9 @@ def prepare(
     settings = stored_settings(config, layout)
     if data.settings is not None:
         settings |= find_function(data.settings)(config)
-    if data.added_tokens and config.tokenizer in TRAINED:
-        settings["added_tokens"] = list(data.added_tokens)
+    added = added_tokens(objective, config)
+    if added and config.tokenizer in TRAINED:
+        settings["added_tokens"] = list(added)
     labels = config.labels if has_labels(config, objective) else ()
     places = find_places(Path(cache) / "data", config, settings, corpus.inventory, labels)
     final = places.own

@@ -15,6 +15,8 @@ from flaxmill.data.config import DataConfig
         ("valid_fraction", 1.0),
         ("masking", "words"),
         ("pair_task", "sop"),
+        ("fim_rate", 1.5),
+        ("packing", "fit"),
         ("mask_rate", 0.0),
         ("mask_rate", 1.0),
         ("causal_fraction", 1.5),

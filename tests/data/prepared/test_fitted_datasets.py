@@ -1,6 +1,5 @@
 """Padded rows of whole documents or sentences are datasets like any other, for every objective of text."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -22,10 +21,8 @@ def cache(tmp_path_factory):
 
 
 def config_of(corpus, **fields) -> DataConfig:
-    fields = (
-        dict(documents="blank_lines", vocab_size=400, sequence_length=LENGTH, packing="best_fit") | fields
-    )
-    return DataConfig(files=(str(corpus),), **fields)
+    defaults: dict[str, Any] = dict(documents="blank_lines", vocab_size=400, sequence_length=LENGTH)
+    return DataConfig(files=(str(corpus),), **defaults | {"packing": "best_fit"} | fields)
 
 
 def prepare_quietly(config, objective, cache):
@@ -46,17 +43,16 @@ def real_tokens(dataset, split="valid"):
 def test_every_objective_of_text_reads_padded_rows(corpus, cache, objective, packing):
     config = config_of(corpus, packing=packing)
     dataset = prepare_quietly(config, objective, cache)
-    batches = Batches(dataset, "train", config=config, objective=objective, batch_size=16, seed=1)
-    rows = np.concatenate([batches.rows(3, start, start + 4)["tokens"] for start in (0, 4, 8, 12)])
-    batch = batches.batch(3)
-    np.testing.assert_array_equal(batch["tokens"], rows)
+    num_rows = dataset.statistics["train"]["num_rows"]
+    batches = Batches(dataset, "train", config=config, objective=objective, batch_size=num_rows, seed=1)
+    batch, part = batches.batch(3), batches.rows(3, 7, 19)
+    for name, values in batch.items():
+        np.testing.assert_array_equal(part[name], values[7:19])
     assert 0 < batch["mask"].sum() < batch["mask"].size
     assert (np.diff(batch["mask"], axis=1) <= 0).all()  # padding is on the right
-    shape = batch["weights"].shape
     reads = batch["decoder_mask"] if objective == "span_corruption" else batch["mask"]
     assert not batch["weights"][reads == 0].any()
-    assert batch["weights"].sum(axis=1).min() > 0 or objective == "prefix_lm"
-    assert shape[0] == 16
+    assert (batch["weights"].sum(axis=1) > 0).mean() > 0.9
 
 
 def test_no_token_is_lost_whatever_the_packing(corpus, cache):
@@ -78,7 +74,6 @@ def test_no_token_is_lost_whatever_the_packing(corpus, cache):
 def test_full_sentences_are_the_tokens_of_the_whole_text(corpus, cache, tmp_path, name):
     fields = {} if name == "trained" else {"tokenizer": str(directory_of(name) / "tokenizer.json")}
     text = tmp_path / "text.txt"
-    shutil.copy(corpus, text)
     text.write_text(
         "\n\n".join(["He said no. Then the quick brown fox left. Why?", "Who wrote that? A dog."] * 9)
     )
@@ -92,15 +87,15 @@ def test_full_sentences_are_the_tokens_of_the_whole_text(corpus, cache, tmp_path
 def test_rows_of_full_sentences_end_at_sentences(corpus, cache):
     config = config_of(corpus, packing="full_sentences", sequence_length=256)
     dataset = prepare_quietly(config, "causal", cache)
+    lines = {line.strip() for line in corpus.read_text().splitlines()}
     stored = dataset.read("valid", np.arange(dataset.statistics["valid"]["num_rows"]))
-    ends = []
+    num_checked = 0
     for tokens, length in zip(stored["tokens"], stored["length"], strict=True):
         if length < 256:  # a sentence as long as a row may be torn
-            ends.append(dataset.tokenizer.decode(tokens[:length], skip_specials=False).rstrip()[-1:])
-    assert len(ends) > 20
-    assert (
-        np.mean([end in ".!?:;|>)\"'" for end in ends]) > 0.5
-    )  # the others are titles and code: whole lines
+            text = dataset.tokenizer.decode(tokens[:length])
+            assert text.split("\n")[-1].strip() in lines
+            num_checked += 1
+    assert num_checked > 20
 
 
 def test_packing_names_a_dataset_only_where_it_makes_one(corpus, cache):
