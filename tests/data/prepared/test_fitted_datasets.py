@@ -1,6 +1,7 @@
 """Padded rows of whole documents or sentences are datasets like any other, for every objective of text."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ def cache(tmp_path_factory):
 
 def config_of(corpus, **fields) -> DataConfig:
     defaults: dict[str, Any] = dict(documents="blank_lines", vocab_size=400, sequence_length=LENGTH)
-    return DataConfig(files=(str(corpus),), **defaults | {"packing": "best_fit"} | fields)
+    defaults["packing"] = "best_fit"
+    return DataConfig(files=(str(corpus),), **defaults | fields)
 
 
 def prepare_quietly(config, objective, cache):
