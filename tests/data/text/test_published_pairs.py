@@ -1,4 +1,4 @@
-"""A hundred thousand pairs and their masks have the statistics of the published procedure (Devlin et al. 2019).
+"""A hundred thousand pairs and their masks have the statistics that Devlin et al. 2019 published.
 
 Bounds are five standard deviations of a share, or chi-square's thousandth.
 """
