@@ -1,6 +1,7 @@
 """The settings of the data: what is read, and how it is tokenized, packed, paired and masked."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +21,9 @@ EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "s
 
 TRAINED = ("bpe", "wordpiece", "bytes")
 """Tokenizers that are trained on the data; any other is a path."""
+
+SENTENCE_RULES = "rules"
+"""Sentences by a few rules; any other value of data.sentences is the code of a language."""
 
 # [CLS] A [SEP] B [SEP] with the shortest short pair (2 pieces) fits in this; hardly any shorter row would do.
 MIN_SEQUENCE_LENGTH = 8
@@ -69,6 +73,9 @@ class DataConfig:
     documents: Documents = "files"
     """files: a file is a document, a long one is cut into pieces of at most 32 KiB; blank_lines: Google
     BERT's format, one sentence a line and a blank line after each document."""
+    sentences: str = SENTENCE_RULES
+    """How prose is split where rows are made of sentences. rules: a few rules for English; the code of a
+    language, such as en, de or zh: by the library sentencex, which knows abbreviations, quotes and lists."""
     embedded: EmbeddedText | EmbeddedTask = "all"
     """The part of the embedded corpus that is read: its documentation, its source code, or both. For examples
     made from it, all means the first kind that the objective learns from."""
@@ -130,6 +137,11 @@ class DataConfig:
         _require_choice("framing", self.framing, get_args(Framing))
         _require_choice("masking", self.masking, get_args(Masking))
         _require_choice("pair_task", self.pair_task, get_args(PairTask))
+        if self.sentences != SENTENCE_RULES and not re.fullmatch("[a-z]{2,3}", self.sentences):
+            raise ValueError(
+                f"data.sentences={self.sentences!r} is neither {SENTENCE_RULES} nor the code of a language; "
+                f"use {SENTENCE_RULES}, or a code of two or three small letters such as en, de or zh"
+            )
         _require_choice("packing", self.packing, get_args(Packing))
         _require_choice("label_type", self.label_type, get_args(LabelType))
         _require_choice("quotes", self.quotes, get_args(Quotes))

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxmill.data.config import TRAINED, DataConfig, Layout
+from flaxmill.data.config import SENTENCE_RULES, TRAINED, DataConfig, Layout
 from flaxmill.data.examples.framing import document_frame
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.manifest import FORMAT_VERSION
+from flaxmill.data.text.sentences import describe_splitter
 from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer.reading import find_tokenizer
 from flaxmill.data.tokenizer.settings import SETTINGS_FILES
@@ -56,6 +57,10 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
         settings |= {"valid_fraction": config.valid_fraction, "seed": config.seed}
     if layout == "packed" and config.packing != "concatenate":
         settings["packing"] = config.packing
+    if config.sentences != SENTENCE_RULES and (
+        layout == "pairs" or settings.get("packing") == "full_sentences"
+    ):
+        settings["sentences"] = describe_splitter(config.sentences)
     if layout == "pairs":
         settings |= {
             "seed": config.seed,

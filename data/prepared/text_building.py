@@ -77,7 +77,8 @@ class _PackedRows:
         texts = [[one.text] for one in documents]
         if at_sentences:
             keeps_blank = _keeps_blank(tokenizer)
-            texts = [cut_at_sentences(one, keeps_blank=keeps_blank) for one in documents]
+            language = self._config.sentences
+            texts = [cut_at_sentences(one, language, keeps_blank=keeps_blank) for one in documents]
         places = [one.place for one, its_texts in zip(documents, texts, strict=True) for _ in its_texts]
         flat = [text for its_texts in texts for text in its_texts]
         ids = iter(encode_texts(_encoder(tokenizer, self._config), flat, places.__getitem__))
@@ -135,7 +136,7 @@ class _PairRows:
         assert tokenizer.cls_id is not None
         assert tokenizer.sep_id is not None
         self._special_ids = tokenizer.cls_id, tokenizer.sep_id
-        sentences = [split_sentences(document) for document in documents]
+        sentences = [split_sentences(document, self._config.sentences) for document in documents]
         places = [document.place for document, texts in zip(documents, sentences, strict=True) for _ in texts]
         flat = [text for texts in sentences for text in texts]
         ids = iter(encode_texts(_encoder(tokenizer, self._config), flat, places.__getitem__))

@@ -17,6 +17,7 @@ from flaxmill.data.config import DataConfig
         ("pair_task", "sop"),
         ("fim_rate", 1.5),
         ("packing", "fit"),
+        ("sentences", "German"),
         ("mask_rate", 0.0),
         ("mask_rate", 1.0),
         ("causal_fraction", 1.5),
