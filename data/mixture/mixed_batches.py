@@ -48,6 +48,7 @@ class MixedBatches:
         ]
         self.batch_size = batch_size
         self.tokenizer = dataset.tokenizer
+        self.label_names = dataset.label_names
         self.max_predictions = self._parts[0].max_predictions
         self.num_rows = sum(part.num_rows for part in self._parts)
         self.num_batches = -(-self.num_rows // batch_size)

@@ -28,6 +28,7 @@ class MixedDataset:
         self.settings: dict[str, Any] = first.settings
         self.tokenizer = first.tokenizer
         self.labels: tuple[str, ...] = ()
+        self.label_names = first.label_names
         self.corpus = ", ".join(self.sources)
         prints = {name: dataset.fingerprint for name, dataset in {**self.sources, **self.held_out}.items()}
         self.fingerprint = hashlib.sha256(json.dumps(prints).encode()).hexdigest()

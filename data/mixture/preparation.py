@@ -11,7 +11,7 @@ from pathlib import Path
 from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.files.sources import Log
 from flaxmill.data.mixture.mixed_dataset import MixedDataset
-from flaxmill.data.objectives import data_of
+from flaxmill.data.objectives import added_tokens, data_of
 from flaxmill.data.prepared.dataset import TOKENIZER
 from flaxmill.data.prepared.preparation import locked, prepare
 from flaxmill.data.source import ParsedSource, parse_source
@@ -47,7 +47,7 @@ def prepare_mixture(
     held_out = [parse_source(source, "data.valid_sources") for source in config.valid_sources]
     _check_apart(config, [*trained, *held_out])
     if config.tokenizer in TRAINED:
-        added = data_of(objective).added_tokens
+        added = added_tokens(objective, config)
         directory = _train_once(config, trained, added, Path(cache) / "data", log)
         config = dataclasses.replace(config, tokenizer=str(directory))
     made = {}

@@ -139,6 +139,17 @@ def test_sentence_pairs_are_mixed_too(texts, cache):
     assert (batch["sources"] == 1).sum() == 2
 
 
+def test_a_mixture_moves_middles_and_packs_as_its_sources_would(texts, cache):
+    batches = mixed(texts, cache, fim_rate=1.0, packing="full_sentences")
+    mark = batches.tokenizer.inner.token_to_id("<|fim_prefix|>")
+    batch = batches.batch(3)
+    assert mark is not None
+    assert (batch["tokens"] == mark).any(axis=1).all()
+    assert 0 < batch["mask"].mean() < 1
+    pairs = mixed(texts, cache, "mlm_nsp", tokenizer="wordpiece", vocab_size=300, pair_task="order")
+    assert pairs.label_names == ("what follows A", "what comes before A")
+
+
 def test_the_tokenizer_is_trained_once_and_every_source_has_it(texts, cache):
     said = []
     config = config_of(texts, tokenizer="bpe", vocab_size=300)
