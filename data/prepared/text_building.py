@@ -58,62 +58,47 @@ class _PackedRows:
     ):
         self.totals = _SplitTotals()
         self.writers = [ShardWriter(directory, split, format_)]
-        self._packer = Packer(row_length)
+        fitted = config.packing != "concatenate"
+        self.packer = FittedPacker(row_length, config.packing) if fitted else Packer(row_length)
         self._config = config
 
     def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
         """Frames each document, see `document_frame`."""
-        framed = [np.concatenate(parts) for parts in self._frame(documents, tokenizer)]
-        self.writers[0].write(self._packer.add(framed))
+        before, after = document_frame(tokenizer, self._config.framing)
+        texts = [document.text for document in documents]
+        encode = _encoder(tokenizer, self._config)
+        encoded = encode_texts(encode, texts, lambda number: documents[number].place)
+        framed = []
+        for document, ids in zip(documents, encoded, strict=True):
+            if ids:
+                framed.append(np.array([*before, *ids, *after], np.int32))
+                self.totals.add(document, framed[-1], len(before))
+        self.writers[0].write(self.packer.add(framed))
 
     def finish(self) -> None:
-        self.writers[0].write(self._packer.finish())
-
-    def _frame(
-        self, documents: list[Document], tokenizer: Tokenizer, at_sentences: bool = False
-    ) -> list[list[np.ndarray]]:
-        """The tokens of each document that has any, in one part or as its sentences."""
-        before, after = document_frame(tokenizer, self._config.framing)
-        texts = [[one.text] for one in documents]
-        if at_sentences:
-            keeps_blank = _keeps_blank(tokenizer)
-            language = self._config.sentences
-            texts = [cut_at_sentences(one, language, keeps_blank=keeps_blank) for one in documents]
-        places = [one.place for one, its_texts in zip(documents, texts, strict=True) for _ in its_texts]
-        flat = [text for its_texts in texts for text in its_texts]
-        ids = iter(encode_texts(_encoder(tokenizer, self._config), flat, places.__getitem__))
-        framed = []
-        for document, its_texts in zip(documents, texts, strict=True):
-            parts = [part for part in (next(ids) for _ in its_texts) if part]
-            if parts:
-                parts[0] = [*before, *parts[0]]
-                parts[-1] = [*parts[-1], *after]
-                framed.append([np.array(part, np.int32) for part in parts])
-                self.totals.add(document, np.concatenate(framed[-1]), len(before))
-        return framed
+        self.writers[0].write(self.packer.finish())
 
 
-class _FittedRows(_PackedRows):
-    """Padded rows of one split that hold whole documents or whole sentences."""
-
-    def __init__(
-        self, directory: Path, split: Split, format_: RecordFormat, config: DataConfig, row_length: int
-    ):
-        super().__init__(directory, split, format_, config, row_length)
-        self._fitted = FittedPacker(row_length, config.packing)
-        self._row_length = row_length
+class _SentenceRows(_PackedRows):
+    """Packed rows of one split that end where sentences end."""
 
     def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
-        at_sentences = self._config.packing == "full_sentences"
-        self.writers[0].write(self._fitted.add(self._frame(documents, tokenizer, at_sentences)))
-
-    def finish(self) -> None:
-        self.writers[0].write(self._fitted.finish())
-
-    @property
-    def fill(self) -> float:
-        """The share of the rows' places that hold a token."""
-        return self._fitted.num_tokens / max(self._fitted.num_rows * self._row_length, 1)
+        """Frames each document, and keeps its sentences apart."""
+        before, after = document_frame(tokenizer, self._config.framing)
+        language, keeps_blank = self._config.sentences, _keeps_blank(tokenizer)
+        texts = [cut_at_sentences(document, language, keeps_blank=keeps_blank) for document in documents]
+        places = [document.place for document, pieces in zip(documents, texts, strict=True) for _ in pieces]
+        flat = [text for pieces in texts for text in pieces]
+        ids = iter(encode_texts(_encoder(tokenizer, self._config), flat, places.__getitem__))
+        framed = []
+        for document, pieces in zip(documents, texts, strict=True):
+            parts = [part for part in (next(ids) for _ in pieces) if part]
+            if parts:
+                parts[0], parts[-1] = [*before, *parts[0]], [*parts[-1], *after]
+                framed.append([np.array(part, np.int32) for part in parts])
+                self.totals.add(document, np.concatenate(framed[-1]), len(before))
+        assert isinstance(self.packer, FittedPacker)
+        self.writers[0].write(self.packer.add_parts(framed))
 
 
 class _PairRows:
@@ -189,7 +174,7 @@ def build_dataset(
 ) -> None:
     """Fills an empty directory with a dataset; the manifest comes last. Raises ValueError on empty splits."""
     format_ = record_format(settings, tokenizer.vocab_size, num_labels=0)
-    packed = _PackedRows if config.packing == "concatenate" else _FittedRows
+    packed = _SentenceRows if config.packing == "full_sentences" else _PackedRows
     make_rows = {"packed": packed, "pairs": _PairRows}[layout]
     row_length: int = settings["sequence_length"]
     rows = {split: make_rows(directory, split, format_, config, row_length) for split in SPLITS}
@@ -265,10 +250,10 @@ def _statistics(rows: dict, tokenizer: Tokenizer) -> dict[Split, dict[str, Any]]
             "num_bytes": totals.num_bytes,
             "num_rows": sum(rows_per_copy),
         }
-        if isinstance(its_rows, _FittedRows):
-            statistics[split]["fill"] = its_rows.fill
         if isinstance(its_rows, _PairRows):
             statistics[split]["rows_per_copy"] = rows_per_copy
+        elif isinstance(its_rows.packer, FittedPacker):
+            statistics[split]["fill"] = its_rows.packer.fill
     valid = rows["valid"]
     statistics["valid"]["unigram_entropy"] = unigram_entropy(valid.totals.sample)
     statistics["valid"]["bigram_entropy"] = bigram_entropy(

@@ -62,9 +62,12 @@ class FittedPacker:
         self._full: list[_Row] = []
         self._last: _Row | None = None  # where the part before was put
 
-    def add(self, documents: Sequence[Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
-        """Takes documents, each as the parts (non-empty int arrays) that must not be cut; returns the rows
-        that are written now."""
+    def add(self, documents: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Takes documents (non-empty int arrays); returns the rows that are written now."""
+        return self.add_parts([[document] for document in documents])
+
+    def add_parts(self, documents: Sequence[Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+        """As `add`, for documents each given as the parts that stay together in a row."""
         for parts in documents:
             for number, tokens in enumerate(parts):
                 self.num_tokens += len(tokens)
@@ -79,6 +82,11 @@ class FittedPacker:
         self._full += self._open
         self._open, self._room = [], np.zeros(0, np.int64)
         return self._take_full()
+
+    @property
+    def fill(self) -> float:
+        """The share of the places of the written rows that hold a token."""
+        return self.num_tokens / max(self.num_rows * self._length, 1)
 
     def _put(self, part: _Part) -> None:
         place = self._find(len(part.tokens))
