@@ -28,9 +28,15 @@ def lacking_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> 
     """The names of the special tokens that the objective needs and the tokenizer lacks."""
     roles = data_of(objective).special_tokens
     lacking = [_NAMES[role] for role in roles if getattr(tokenizer, f"{role}_id") is None]
-    known = {token.content for token in tokenizer.inner.get_added_tokens_decoder().values()}
     # The first missing name is enough to say it.
-    return lacking + [name for name in added_tokens(objective, config) if name not in known][:1]
+    return lacking + [name for name in added_tokens(objective, config) if not _has_added(tokenizer, name)][:1]
+
+
+def _has_added(tokenizer: Tokenizer, name: str) -> bool:
+    """Whether it was added to the vocabulary; Qwen's marks of moved middles are, but are not special."""
+    if name in tokenizer.added_names:
+        return True
+    return any(token.content == name for token in tokenizer.inner.get_added_tokens_decoder().values())
 
 
 def decoder_start(tokenizer: Tokenizer, *stated: int | None) -> int:

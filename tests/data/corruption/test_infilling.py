@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
@@ -133,6 +134,17 @@ def test_other_objectives_and_tokenizers_without_the_marks_are_refused(corpus, t
     config = config_of(corpus, fim_rate=0.5, tokenizer=str(loaded))
     with pytest.raises(ValueError, match=r"^objective=causal needs the tokens <\|fim_prefix\|>, which"):
         prepare(config, "causal", cache=tmp_path)
+
+
+def test_a_loaded_tokenizer_may_have_the_marks_without_calling_them_special(corpus, tmp_path):
+    plain = prepare(config_of(corpus), "causal", cache=tmp_path)
+    inner = Tokenizer.from_str(plain.tokenizer.to_json())
+    inner.add_tokens(list(INFILL_TOKENS))
+    inner.save(str(tmp_path / "tokenizer.json"))
+    config = config_of(corpus, fim_rate=1.0, tokenizer=str(tmp_path / "tokenizer.json"))
+    dataset = prepare(config, "causal", cache=tmp_path)
+    batches = Batches(dataset, "train", config=config, objective="causal", batch_size=8, seed=1)
+    assert (batches.batch(0)["tokens"] == inner.token_to_id("<|fim_middle|>")).any(axis=1).all()
 
 
 def test_a_rate_of_zero_names_the_dataset_that_was_there_before(corpus, tmp_path):
