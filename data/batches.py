@@ -99,9 +99,16 @@ class Batches:
     def at(self, numbers: np.ndarray) -> NumpyBatch:
         """The rows with these numbers, int64 [n], as `rows` has them: row 0 is the first of the run."""
         exists = np.ones(len(numbers), bool) if self._split == "train" else numbers < self.num_rows
-        places, keys = self._locate(np.where(exists, numbers, 0))
-        stored = self._dataset.read(self._split, places)
-        batch = self._make(Rows(self._source, stored, places, numbers, keys))
+        return self.make(self.read(np.where(exists, numbers, 0))._replace(numbers=numbers), exists)
+
+    def read(self, numbers: np.ndarray) -> Rows:
+        """The stored rows behind the rows with these numbers, int64 [n]."""
+        places, keys = self._locate(numbers)
+        return Rows(self._source, self._dataset.read(self._split, places), places, numbers, keys)
+
+    def make(self, rows: Rows, exists: np.ndarray) -> NumpyBatch:
+        """The batch of these stored rows; rows that do not exist [n] are empty."""
+        batch = self._make(rows)
         for name, values in batch.items():
             is_float = name == "weights" or np.issubdtype(values.dtype, np.floating)
             values = values.astype(np.float32 if is_float else np.int32, copy=False)

@@ -1,5 +1,6 @@
 """The stored rows of one batch, as they are given to the function that makes the batch."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -55,9 +56,37 @@ class Rows(NamedTuple):
     keys: np.ndarray
     """uint64 [n]: the key of each row's random draws, from the seed, the row and how often it was read."""
 
+    def cut(self, start: int, stop: int) -> "Rows":
+        """Rows start..stop-1 of these."""
+        stored = {name: values[start:stop] for name, values in self.stored.items()}
+        places, numbers, keys = (values[start:stop] for values in (self.places, self.numbers, self.keys))
+        return Rows(self.source, stored, places, numbers, keys)
+
+    def with_lengths(self) -> "Rows":
+        """The rows with the length of each, which packed rows need not store."""
+        if "starts" not in self.stored or "length" in self.stored:
+            return self
+        dataset, split = self.source.dataset, self.source.split
+        length = dataset.statistics[split]["num_tokens"] - self.places * dataset.sequence_length
+        return self._replace(stored=self.stored | {"length": length})
+
     def unpack(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, document numbers and positions of packed rows, int32 [n,T+1]; the last place is only a
         target."""
         dataset, split = self.source.dataset, self.source.split
         num_tokens = dataset.statistics[split]["num_tokens"]
         return unpack_rows(self.stored, self.places, num_tokens, dataset.sequence_length)
+
+
+def join_rows(parts: Sequence[Rows], order: np.ndarray) -> Rows:
+    """Rows of datasets with one tokenizer and one layout as the rows of one: row r is row order[r] of the
+    parts laid end to end."""
+    parts = [part.with_lengths() for part in parts]
+    join = lambda arrays: np.concatenate(arrays)[order]  # noqa: E731
+    return Rows(
+        parts[0].source,
+        {name: join([part.stored[name] for part in parts]) for name in parts[0].stored},
+        join([part.places for part in parts]),
+        join([part.numbers for part in parts]),
+        join([part.keys for part in parts]),
+    )
