@@ -12,7 +12,6 @@ masking             which places are masked, and by what
 draws               random draws without a generator: the same on every host and after every restart
 special_tokens      which special tokens an objective needs, and which a decoder reads first
 tokenization        the Tokenizer
-tokenizer_training  a dataset's tokenizer, loaded or trained
 show                a batch as text
 show_examples       rows of labelled examples as text
 card                a dataset described
@@ -27,4 +26,5 @@ prepared/        datasets on disk
 mixture/         several sources as one stream of rows
 files/           files as rows and lines
 tokenizer/       what a tokenizer's files say
+vocabulary/      tokenizers trained on text, described and measured
 """

@@ -29,7 +29,7 @@ from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError
 from flaxmill.data.prepared.text_building import build_dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
 from flaxmill.data.text.held_out import SplitCorpus, split_corpus
-from flaxmill.data.tokenizer_training import check_vocab_size, load_tokenizer, make_tokenizer
+from flaxmill.data.vocabulary.training import check_vocab_size, load_tokenizer, make_tokenizer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -177,7 +177,7 @@ def _build(
     # All this comes before the tokenizer: a bad row is found in a moment, a vocabulary takes minutes.
     corpus.check()
     labels = find_labels(config, objective, corpus) if is_task else ()
-    if is_task and config.tokenizer in ("bpe", "wordpiece"):
+    if is_task and config.tokenizer in TRAINED and config.tokenizer != "bytes":
         for _ in corpus.examples():
             pass
     texts = as_documents(corpus, objective) if is_task else corpus

@@ -8,7 +8,7 @@ import pytest
 from flaxmill.data.config import DataConfig
 from flaxmill.data.show import describe_batch
 from flaxmill.data.text.held_out import split_corpus
-from flaxmill.data.tokenizer_training import make_tokenizer
+from flaxmill.data.vocabulary.training import make_tokenizer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from flaxmill.data.config import DataConfig
 from flaxmill.data.text.held_out import split_corpus
 from flaxmill.data.tokenization import Tokenizer, canonical_json
-from flaxmill.data.tokenizer_training import check_vocab_size, make_tokenizer
+from flaxmill.data.vocabulary.training import check_vocab_size, make_tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog; der Bär läuft.\n" * 30
 
@@ -65,7 +65,7 @@ def test_training_in_another_process_gives_the_same_tokenizer(tmp_path, kind):
     code = (
         "from flaxmill.data.config import DataConfig; from flaxmill.data.text.held_out import split_corpus\n"
         "from flaxmill.data.tokenization import canonical_json\n"
-        "from flaxmill.data.tokenizer_training import make_tokenizer\n"
+        "from flaxmill.data.vocabulary.training import make_tokenizer\n"
         f"config = {config!r}\n"
         "print(canonical_json(make_tokenizer(config, split_corpus(config), lambda line: None)), end='')"
     )
@@ -118,7 +118,7 @@ def test_a_malformed_tokenizer_is_one_line(tmp_path):
 
 
 def test_an_unknown_tokenizer_names_the_choices():
-    with pytest.raises(ValueError, match=r"data\.tokenizer='bpee' is not a file; use bpe, wordpiece, bytes"):
+    with pytest.raises(ValueError, match=r"data\.tokenizer='bpee' is not a file; use bpe, wordpiece, uni"):
         Tokenizer.load("bpee")
 
 

@@ -3,6 +3,8 @@
 train_command          `flaxmill train`
 seeds                  the same experiment under several seeds
 data_command           `flaxmill data`
+tokenizer_command      `flaxmill tokenizer`
+tokenizer_training     `flaxmill tokenizer train`
 eval_command           `flaxmill eval`
 generate_command       `flaxmill generate`
 import_command         `flaxmill import`

@@ -84,7 +84,8 @@ def _prepare(arguments: list[str]) -> None:
         print(f"fingerprint  {dataset.fingerprint}")
         print(f"tokenizer    {dataset.vocab_size:,} ids")
         for split, numbers in dataset.statistics.items():
-            print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in numbers.items()))
+            shown = {name: value for name, value in numbers.items() if name != "length_histogram"}
+            print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in shown.items()))
 
 
 def _card(arguments: list[str]) -> None:

@@ -1,0 +1,68 @@
+"""The pieces of a text, as a reader can see them: the bytes of a character are kept together."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flaxmill.data.tokenization import Tokenizer
+
+_REPLACEMENT = "\ufffd"
+# The bytes of one character: a run without a whole text by then has none.
+_MOST_PIECES = 8
+
+
+class Run(NamedTuple):
+    """Places start to end - 1 of a row, whose tokens only together are text."""
+
+    start: int
+    end: int
+    text: str
+
+
+class Word(NamedTuple):
+    """A word of a text, its pieces and their ids."""
+
+    text: str
+    pieces: tuple[str, ...]
+    ids: tuple[int, ...]
+
+
+def spell_runs(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Run]:
+    """Cuts tokens into the shortest runs that are whole characters; most have one token.
+
+    Special tokens are spelled. A run that is no text has U+FFFD. The texts together are those of the
+    tokens one after another: blanks that a decoder adds between words or takes away follow `decode`.
+    """
+    runs: list[Run] = []
+    start = 0
+    while start < len(ids):
+        end = start + 1
+        text = _decode(tokenizer, ids[start:end])
+        while _REPLACEMENT in text and end < min(len(ids), start + _MOST_PIECES):
+            longer = _decode(tokenizer, ids[start : end + 1])
+            if ids[end] in tokenizer.special_ids:
+                break
+            end, text = end + 1, longer
+        if _REPLACEMENT in text:  # no run of these tokens is text
+            end, text = start + 1, _decode(tokenizer, ids[start : start + 1])
+        runs.append(Run(start, end, text))
+        start = end
+    return runs
+
+
+def cut_words(tokenizer: Tokenizer, text: str) -> list[Word]:
+    """The words that the tokenizer first cuts a text into, each with its pieces."""
+    encoding = tokenizer.inner.encode(text, add_special_tokens=False)
+    words: list[Word] = []
+    numbers = encoding.word_ids
+    start = 0
+    for place in range(1, len(encoding.ids) + 1):
+        if place == len(encoding.ids) or numbers[place] is None or numbers[place] != numbers[start]:
+            begin, end = encoding.offsets[start][0], encoding.offsets[place - 1][1]
+            ids = tuple(encoding.ids[start:place])
+            words.append(Word(text[begin:end], tuple(map(tokenizer.inner.id_to_token, ids)), ids))  # type: ignore[arg-type]
+            start = place
+    return words
+
+
+def _decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids, skip_specials=False)
