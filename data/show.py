@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flaxmill.data.show_examples import describe_example, describe_target, one_line
+from flaxmill.data.show_examples import describe_example, describe_target
 from flaxmill.data.stored_rows import NumpyBatch
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.vocabulary.pieces import one_line
 
 _MAX_PREDICTIONS_SHOWN = 12
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from flaxmill.data.stored_rows import NumpyBatch
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.vocabulary.pieces import one_line
 
 _MAX_TAGS_SHOWN = 12
 
@@ -27,11 +28,6 @@ def describe_example(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: 
     else:
         return [*lines, *_describe_prompt(batch, row, tokenizer)]
     return [*lines, f"  reads: {_spell(tokens[is_real], tokenizer)}", *answer]
-
-
-def one_line(text: str) -> str:
-    """The text with line ends and tabs as a string literal spells them."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _spell(ids: np.ndarray, tokenizer: Tokenizer) -> str:

@@ -7,6 +7,7 @@ each class adds to it.
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,8 @@ def read_sentence_piece(path: Path) -> tokenizers.Tokenizer:
     is_bpe = _last(trainer, _MODEL_TYPE, _UNIGRAM) == _BPE
     has_bytes = bool(_last(trainer, _BYTE_FALLBACK, 0))
     tokenizer = tokenizers.Tokenizer((_make_bpe if is_bpe else _make_unigram)(pieces, has_bytes))
-    own = [piece.text for piece in pieces if piece.kind == _USER_DEFINED]
+    # Where SentencePiece looks for them, blanks are U+2581.
+    own = [piece.text for piece in pieces if piece.kind == _USER_DEFINED and " " not in piece.text]
     _set_normalizer(tokenizer, normalizer, has_own=bool(own))
     if not is_bpe:
         _keep_specials_apart(tokenizer, pieces)
@@ -58,7 +60,7 @@ def read_sentence_piece(path: Path) -> tokenizers.Tokenizer:
     )
     specials = [piece.text for piece in pieces if piece.kind in (_UNKNOWN, _CONTROL)]
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in specials])
-    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in own])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=True) for text in own])
     return tokenizer
 
 
@@ -67,6 +69,7 @@ def _check(pieces: Sequence[_Piece], trainer: Fields, normalizer: Fields) -> Non
         "words or characters as its pieces": _last(trainer, _MODEL_TYPE, _UNIGRAM) not in (_UNIGRAM, _BPE),
         "blanks at the end of its pieces": bool(_last(trainer, _SUFFIX, 0)),
         "blanks that are not escaped": not _last(normalizer, _ESCAPE_BLANKS, 1),
+        "no piece of text": not any(piece.kind in (_NORMAL, _USER_DEFINED, _BYTE) for piece in pieces),
         "unused pieces": any(piece.kind == _UNUSED for piece in pieces),
         "no unknown piece, or several": sum(piece.kind == _UNKNOWN for piece in pieces) != 1,
         "one piece twice": len({piece.text for piece in pieces}) < len(pieces),
@@ -104,7 +107,8 @@ def _make_bpe(pieces: Sequence[_Piece], has_bytes: bool) -> models.Model:
 def _set_normalizer(tokenizer: tokenizers.Tokenizer, fields: Fields, has_own: bool) -> None:
     """Characters are mapped, blanks are taken away, the first word gets one, and all are written as U+2581.
 
-    A piece that the model's user has defined may stand before a word, which then gets no blank.
+    A piece that the model's user has defined may stand before a word, which then gets no blank; a text that
+    begins with such a piece gets none at all, where SentencePiece gives one.
     """
     steps: list[Any] = []
     if character_map := _last(fields, _CHARACTER_MAP, b""):
@@ -120,17 +124,25 @@ def _set_normalizer(tokenizer: tokenizers.Tokenizer, fields: Fields, has_own: bo
 
 
 def _keep_specials_apart(tokenizer: tokenizers.Tokenizer, pieces: Sequence[_Piece]) -> None:
-    """Cuts text that spells a control piece or a byte behind its first character: SentencePiece never reads
-    text as these, and the model of the tokenizers library would."""
+    """Cuts text that spells a control piece or a byte in two: SentencePiece never reads text as these, and
+    the model of the tokenizers library would."""
+    known = {piece.text for piece in pieces if piece.kind == _NORMAL}
     spelled = [
         piece.text for piece in pieces if piece.kind in (_CONTROL, _UNKNOWN, _BYTE) and len(piece.text) > 1
     ]
-    pattern = "|".join(f"{re.escape(text[0])}(?={re.escape(text[1:])})" for text in spelled)
+    pattern = "|".join(_cut_pattern(text, known) for text in spelled)
     splits = [pre_tokenizers.Split(Regex(pattern), "merged_with_previous")] if spelled else []
     if before := tokenizer.pre_tokenizer:
         splits.insert(0, before)
     if splits:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)  # type: ignore[abstract]
+
+
+def _cut_pattern(text: str, known: AbstractSet[str]) -> str:
+    """Matches the text up to a cut beside a known character: unknown ones are one piece together."""
+    cuts = range(1, len(text))
+    cut = next((cut for cut in cuts if text[cut - 1] in known or text[cut] in known), 1)
+    return f"{re.escape(text[:cut])}(?={re.escape(text[cut:])})"
 
 
 def _read_piece(fields: Fields) -> _Piece:

@@ -6,7 +6,7 @@ from typing import Any
 from flaxmill.data.objectives import OBJECTIVE_DATA
 from flaxmill.data.special_tokens import lacking_tokens
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.vocabulary.pieces import cut_words
+from flaxmill.data.vocabulary.pieces import cut_words, one_line, spell_piece
 
 _BYTE_LEVEL = "ByteLevel"
 _SHOWN_SPECIALS = 20
@@ -55,14 +55,15 @@ def format_description(described: dict[str, Any]) -> list[str]:
     return lines
 
 
-def format_pieces(pieces: list[dict[str, Any]]) -> list[str]:
+def format_pieces(tokenizer: Tokenizer, pieces: list[dict[str, Any]]) -> list[str]:
     """A line for each word."""
     width = max((min(len(repr(word["word"])), _WORD_WIDTH) for word in pieces), default=0)
-    return [
-        f"{word['word']!r:{width}}  "
-        + " ".join(f"{piece} {id_}" for piece, id_ in zip(word["pieces"], word["ids"], strict=True))
-        for word in pieces
-    ]
+    lines = []
+    for word in pieces:
+        spelled = (one_line(spell_piece(tokenizer, piece)) for piece in word["pieces"])
+        parts = (f"{piece} {id_}" for piece, id_ in zip(spelled, word["ids"], strict=True))
+        lines.append(f"{word['word']!r:{width}}  {' '.join(parts)}")
+    return lines
 
 
 def describe_pieces(tokenizer: Tokenizer, text: str) -> list[dict[str, Any]]:

@@ -1,7 +1,10 @@
 """The pieces of a text, as a reader can see them: the bytes of a character are kept together."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from tokenizers import decoders, pre_tokenizers
 
 from flaxmill.data.tokenization import Tokenizer
 
@@ -19,7 +22,7 @@ class Run(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word of a text, its pieces and their ids."""
+    """A word of a text, its pieces as the vocabulary spells them, and their ids."""
 
     text: str
     pieces: tuple[str, ...]
@@ -49,6 +52,29 @@ def spell_runs(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Run]:
     return runs
 
 
+def spell_piece(tokenizer: Tokenizer, piece: str) -> str:
+    """A piece of a vocabulary as text; bytes that are no whole character as <E6><9D>."""
+    if not isinstance(tokenizer.inner.decoder, decoders.ByteLevel) or piece in tokenizer.added_names:
+        return piece
+    byte_of = _bytes_by_character()
+    if not all(character in byte_of for character in piece):
+        return piece
+    text = bytes(byte_of[character] for character in piece).decode("utf-8", "surrogateescape")
+    return "".join(
+        f"<{ord(character) - 0xDC00:02X}>" if "\udc80" <= character <= "\udcff" else character
+        for character in text
+    )
+
+
+@functools.cache
+def _bytes_by_character() -> dict[str, int]:
+    """GPT-2's characters for bytes: printable ones stand for themselves, the others follow from U+0100 on."""
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    themselves = [byte for byte in range(256) if chr(byte) in alphabet]
+    others = [byte for byte in range(256) if chr(byte) not in alphabet]
+    return {chr(byte): byte for byte in themselves} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
 def cut_words(tokenizer: Tokenizer, text: str) -> list[Word]:
     """The words that the tokenizer first cuts a text into, each with its pieces."""
     encoding = tokenizer.inner.encode(text, add_special_tokens=False)
@@ -62,6 +88,11 @@ def cut_words(tokenizer: Tokenizer, text: str) -> list[Word]:
             words.append(Word(text[begin:end], tuple(map(tokenizer.inner.id_to_token, ids)), ids))  # type: ignore[arg-type]
             start = place
     return words
+
+
+def one_line(text: str) -> str:
+    """The text with line ends and tabs as a string literal spells them."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -121,8 +121,8 @@ def _show(arguments: list[str]) -> None:
     parsed = override_arguments("show", ShowArguments(), flags)
     if not 1 <= len(words) <= 2:
         raise ValueError(
-            f"TOKENIZER and, if wanted, one TEXT in quotes come first, {len(words) or 'none'} given: flaxmill "
-            "tokenizer show TOKENIZER [TEXT]"
+            f"TOKENIZER and, if wanted, one TEXT in quotes come first, {len(words) or 'none'} given: "
+            "flaxmill tokenizer show TOKENIZER [TEXT]"
         )
     from flaxmill.data.vocabulary.description import (
         describe_pieces,
@@ -138,7 +138,7 @@ def _show(arguments: list[str]) -> None:
         print(dump_json(described | ({} if pieces is None else {"pieces": pieces})))
         return
     lines = format_description(described)
-    print("\n".join(lines if pieces is None else [*lines, "", *format_pieces(pieces)]))
+    print("\n".join(lines if pieces is None else [*lines, "", *format_pieces(tokenizer, pieces)]))
 
 
 def _compare(arguments: list[str]) -> None:
