@@ -6,7 +6,7 @@ import numpy as np
 
 from flaxmill.data.stored_rows import NumpyBatch
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.vocabulary.pieces import one_line
+from flaxmill.data.vocabulary.pieces import one_line, spell_token
 
 _MAX_TAGS_SHOWN = 12
 
@@ -55,7 +55,7 @@ def _answer(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> str:
 def _describe_tags(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> list[str]:
     places = np.flatnonzero(batch["weights"][row] > 0)
     lines = [
-        f"  place {place}: {_spell(batch['tokens'][row, place : place + 1], tokenizer)!r} is "
+        f"  place {place}: {spell_token(tokenizer, int(batch['tokens'][row, place]))!r} is "
         f"{_name(batch['targets'][row, place], labels)}"
         for place in places[:_MAX_TAGS_SHOWN]
     ]

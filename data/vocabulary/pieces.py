@@ -12,6 +12,9 @@ _REPLACEMENT = "\ufffd"
 # The bytes of one character: a run without a whole text by then has none.
 _MOST_PIECES = 8
 
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+_SPELLED = {code: repr(chr(code))[1:-1] for code in _CONTROLS} | {ord("\\"): "\\\\"}
+
 
 class Run(NamedTuple):
     """Places start to end - 1 of a row, whose tokens only together are text."""
@@ -32,24 +35,31 @@ class Word(NamedTuple):
 def spell_runs(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Run]:
     """Cuts tokens into the shortest runs that are whole characters; most have one token.
 
-    Special tokens are spelled. A run that is no text has U+FFFD. The texts together are those of the
-    tokens one after another: blanks that a decoder adds between words or takes away follow `decode`.
+    Special tokens are spelled, and so are the bytes of a token that is in no such run. A text begins with
+    the blank that decoding puts between it and the text before.
     """
     runs: list[Run] = []
     start = 0
     while start < len(ids):
+        before = ids[runs[-1].start : start] if runs else []
         end = start + 1
-        text = _decode(tokenizer, ids[start:end])
+        text = _decode_after(tokenizer, before, ids[start:end])
         while _REPLACEMENT in text and end < min(len(ids), start + _MOST_PIECES):
-            longer = _decode(tokenizer, ids[start : end + 1])
             if ids[end] in tokenizer.special_ids:
                 break
-            end, text = end + 1, longer
+            end += 1
+            text = _decode_after(tokenizer, before, ids[start:end])
         if _REPLACEMENT in text:  # no run of these tokens is text
-            end, text = start + 1, _decode(tokenizer, ids[start : start + 1])
+            end, text = start + 1, spell_token(tokenizer, ids[start])
         runs.append(Run(start, end, text))
         start = end
     return runs
+
+
+def spell_token(tokenizer: Tokenizer, id_: int) -> str:
+    """The text of one token; where it is no whole character, its bytes."""
+    text = _decode(tokenizer, [id_])
+    return spell_piece(tokenizer, tokenizer.inner.id_to_token(id_) or "") if _REPLACEMENT in text else text
 
 
 def spell_piece(tokenizer: Tokenizer, piece: str) -> str:
@@ -91,8 +101,14 @@ def cut_words(tokenizer: Tokenizer, text: str) -> list[Word]:
 
 
 def one_line(text: str) -> str:
-    """The text with line ends and tabs as a string literal spells them."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+    """The text with control characters as a string literal spells them: a terminal would obey them."""
+    return text.translate(_SPELLED)
+
+
+def _decode_after(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
+    first, both = _decode(tokenizer, before), _decode(tokenizer, [*before, *ids])
+    is_whole = _REPLACEMENT not in first and both.startswith(first)
+    return both[len(first) :] if is_whole else _decode(tokenizer, ids)
 
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -26,7 +26,14 @@ def test_runs_cover_the_tokens_and_spell_the_text(tokenizer, text):
 def test_a_torn_character_is_shown_as_torn_and_what_follows_as_it_is():
     ids = [*BYTES.encode("東")[:2], *BYTES.encode("ab"), BYTES.mask_id, *BYTES.encode("é")]
     texts = [run.text for run in spell_runs(BYTES, [id_ for id_ in ids if id_ is not None])]
-    assert texts == ["\ufffd", "\ufffd", "a", "b", "<|mask|>", "é"]
+    assert texts == ["<E6>", "<9D>", "a", "b", "<|mask|>", "é"]
+
+
+def test_words_are_joined_as_decoding_joins_them():
+    tokenizer = Tokenizer(train_wordpiece(["the river runs, and runs"] * 20, 200))
+    ids = tokenizer.encode("the rivers, and")
+    assert [run.text for run in spell_runs(tokenizer, ids)] == ["the", " river", "s", ",", " and"]
+    assert "".join(run.text for run in spell_runs(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 def test_bytes_of_a_piece_are_text_where_they_are_whole_characters():
