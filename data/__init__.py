@@ -15,6 +15,7 @@ tokenization        the Tokenizer
 show                a batch as text
 show_examples       rows of labelled examples as text
 card                a dataset described
+card_page           a dataset as an HTML page with pictures
 json_text           values as JSON
 messages            pieces of error messages: "did you mean", "and 3 more"
 whole_files         files that appear whole or not at all

@@ -123,6 +123,7 @@ def _read_files(files: list[str], parsed: TrainArguments) -> list[str]:
 def _read_config(experiment: "Experiment", parsed: TrainArguments) -> list[str]:
     """The training documents; held-out ones are not read."""
     from flaxmill.data.examples.corpus import as_documents, split_examples
+    from flaxmill.data.mixture.preparation import mixture_corpus
     from flaxmill.data.text.held_out import split_corpus
     from flaxmill.data.vocabulary.sample import draw_documents
     from flaxmill.data.vocabulary.training import sample_training
@@ -130,7 +131,9 @@ def _read_config(experiment: "Experiment", parsed: TrainArguments) -> list[str]:
 
     experiment = with_definition(with_absolute_paths(experiment))
     data = dataclasses.replace(experiment.data, vocab_size=parsed.vocab_size, text_column=parsed.text_column)
-    if data_of(experiment.objective).examples is None:
+    if data.sources:
+        corpus = mixture_corpus(data, log)
+    elif data_of(experiment.objective).examples is None:
         corpus = split_corpus(data, log)
     else:
         corpus = as_documents(split_examples(data, experiment.objective, log), experiment.objective)
