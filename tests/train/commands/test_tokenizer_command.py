@@ -82,6 +82,20 @@ def test_a_config_trains_what_its_preparation_trains(files, tmp_path):
     assert Tokenizer.load(tmp_path / "made").encode("The BÄR") == dataset.tokenizer.encode("The BÄR")
 
 
+def test_a_mixture_trains_on_all_of_its_sources(files, tmp_path, capsys):
+    experiment = tmp_path / "mine.py"
+    (tmp_path / "other.md").write_text("Quartz zigzags.\n" * 200)
+    sources = (f"a=0.5:{files}", f"b=0.5:{tmp_path / 'other.md'}")
+    experiment.write_text(
+        "from flaxmill.data.config import DataConfig\nfrom flaxmill.train.experiment import Experiment\n"
+        f"config = Experiment(objective='causal', data=DataConfig(sources={sources!r}, vocab_size=500))\n"
+    )
+    run(["train", "--config", str(experiment), "--output", str(tmp_path / "made")])
+    words = Tokenizer.load(tmp_path / "made").inner.get_vocab()
+    assert any("Quartz"[:3] in word for word in words)
+    assert any("quick"[:3] in word for word in words)
+
+
 def test_a_column_of_a_table_is_read_and_a_sample_bounded(tmp_path, capsys):
     rows = "".join(json.dumps({"body": f"{TEXT}{number}"}) + "\n" for number in range(50))
     (tmp_path / "rows.jsonl").write_text(rows)
