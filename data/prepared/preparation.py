@@ -30,6 +30,7 @@ from flaxmill.data.prepared.text_building import build_dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
 from flaxmill.data.text.held_out import SplitCorpus, split_corpus
 from flaxmill.data.vocabulary.training import check_vocab_size, load_tokenizer, make_tokenizer
+from flaxmill.data.vocabulary.unknown import look_ahead
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -184,6 +185,7 @@ def _build(
     tokenizer = make_tokenizer(config, texts, log, settings.get("added_tokens", ()))
     require_special_tokens(tokenizer, objective, config)
     settings = settings | stored_framing(config, tokenizer, settings["layout"])
+    look_ahead(texts.documents(), tokenizer, corpus.name, log)
     log(f"preparing {corpus.name} in {final}")
     arguments: dict[str, Any] = dict(config=config, settings=settings, tokenizer=tokenizer, log=log)
     if is_task:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from flaxmill.data.text.corpora import Document
 from flaxmill.data.tokenization import Tokenizer
 
 WARNING_SHARE = 0.01
 """Above this share of unknown pieces, a line says so."""
 _ERROR_SHARE = 0.5
+_LOOKED_AT = 100_000  # characters
 _FIX = "train one on this text (`flaxmill tokenizer train`), or use bpe, which has every byte"
 
 
@@ -59,6 +61,26 @@ def judge_unknown(count: UnknownCount, tokenizer: Tokenizer, name: str, log: Cal
     if count.share > _ERROR_SHARE:
         raise ValueError(line)
     log(line)
+
+
+def look_ahead(
+    documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer, name: str, log: Callable[[str], None]
+) -> None:
+    """Logs that most pieces of the first documents are unknown, before hours go into all of them; only all
+    tell whether that is an error."""
+    if tokenizer.unknown_id is None:
+        return
+    count, size = UnknownCount(), 0
+    for _, document in documents:
+        pieces = tokenizer.encode(document.text)
+        count.add(document.text, np.array(pieces, np.int64), tokenizer.unknown_id)
+        size += len(document.text)
+        if size > _LOOKED_AT:
+            break
+    if count.share > _ERROR_SHARE:
+        log(
+            f"{name}: {count.share:.1%} of the first {count.num_pieces:,} pieces are unknown to the tokenizer"
+        )
 
 
 def first_unknown(tokenizer: Tokenizer, document: str) -> str:

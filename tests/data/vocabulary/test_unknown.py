@@ -60,6 +60,15 @@ def test_more_than_half_unknown_is_refused_in_one_line(config, tmp_path):
     assert not list((tmp_path / "cache" / "data").glob("packed-*"))
 
 
+def test_most_of_the_first_documents_unknown_is_said_before_all_are_read(config, tmp_path):
+    lines = []
+    with pytest.raises(ValueError, match="no piece for"):
+        prepare(config(0, 200), "mlm", cache=tmp_path / "cache", log=lines.append)
+    early = next(number for number, line in enumerate(lines) if "of the first" in line)
+    assert "pieces are unknown to the tokenizer" in lines[early]
+    assert lines[early + 1].startswith("preparing ")
+
+
 def test_labelled_examples_are_judged_as_text_is(config, tmp_path):
     data = dataclasses.replace(config(1, 0), files=(str(tmp_path / "rows.csv"),), labels=("a", "b"))
     rows = "".join(f"{JAPANESE.strip()},{'ab'[number % 2]}\n" for number in range(40))
