@@ -44,14 +44,22 @@ def describe_batch(batch: NumpyBatch, tokenizer: Tokenizer, rows: int = 2, label
 
 
 def show_batch(
-    batch: NumpyBatch, tokenizer: Tokenizer, rows: int = 2, labels: Sequence[str] = ()
+    batch: NumpyBatch,
+    tokenizer: Tokenizer,
+    rows: int = 2,
+    labels: Sequence[str] = (),
+    sources: Sequence[str] = (),
 ) -> list[Line]:
     """The first rows of a batch: each document's text with its masked places, and what is predicted; or each
-    labelled example and its label. `labels` are the names of the categories."""
+    labelled example and its label. `labels` are the names of the categories, `sources` of a mixture's
+    sources."""
     num_rows, length = batch["tokens"].shape
     lines = [_title(f"{num_rows} rows of {length} tokens, {_counts(batch)}")]
     for row in range(min(rows, num_rows)):
-        lines += [(), *_show_row(batch, row, tokenizer, labels)]
+        first, *others = _show_row(batch, row, tokenizer, labels)
+        if sources and "sources" in batch:
+            first = (*first, Span(f", from {sources[int(batch['sources'][row])]}", "title"))
+        lines += [(), first, *others]
     return lines
 
 

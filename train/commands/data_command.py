@@ -139,6 +139,7 @@ def _check_page(name: str) -> Path:
 def _show(arguments: list[str]) -> None:
     config, rest = take_config(arguments)
     parsed = _override("show", ShowArguments(config=config), rest)
+    from flaxmill.data.mixture.mixed_dataset import MixedDataset
     from flaxmill.data.show import batch_as_json, show_batch
     from flaxmill.train.commands.shown_lines import print_lines
     from flaxmill.train.input_pipeline import make_train_batches
@@ -154,7 +155,8 @@ def _show(arguments: list[str]) -> None:
         return
     skipped = f", batch {number} after rollbacks" if number != parsed.step else ""
     print(f"step {parsed.step}{skipped}, {num_rows} of {experiment.batch_size} rows")
-    print_lines(show_batch(batch, dataset.tokenizer, rows=num_rows, labels=dataset.labels))
+    sources = tuple(dataset.sources) if isinstance(dataset, MixedDataset) else ()
+    print_lines(show_batch(batch, dataset.tokenizer, num_rows, dataset.labels, sources))
 
 
 def batch_offset(experiment: Experiment, step: int) -> int:

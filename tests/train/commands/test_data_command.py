@@ -117,3 +117,16 @@ def test_a_page_in_no_directory_is_refused_before_anything_is_prepared(flags, tm
     with pytest.raises(ValueError, match="is a directory; name a file"):
         run(["card", *flags, "--html", str(tmp_path)])
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_source_of_a_mixture_s_row_is_named(tmp_path, flags, capsys):
+    sources = [
+        f"{name}=1:{tmp_path / f'[{digits}].txt'}" for name, digits in (("low", "0-3"), ("high", "4-7"))
+    ]
+    given = [flag for source in sources for flag in ("--data.sources", source)]
+    run(["show", *given, *flags[2:], "--rows", "8"])
+    out = capsys.readouterr().out
+    titles = [line for line in out.splitlines() if line.startswith("row ")]
+    assert len(titles) == 8
+    assert sum(title.endswith(", from low") for title in titles) == 4
+    assert sum(title.endswith(", from high") for title in titles) == 4
