@@ -10,10 +10,10 @@ example_batches     batches of labelled examples, for each task
 draws               random draws without a generator: the same on every host and after every restart
 special_tokens      which special tokens an objective needs, and which a decoder reads first
 tokenization        the Tokenizer
-tokenizer_training  a dataset's tokenizer, loaded or trained
 show                a batch as text
 show_examples       rows of labelled examples as text
 card                a dataset described
+card_page           a dataset as an HTML page with pictures
 json_text           values as JSON
 messages            pieces of error messages: "did you mean", "and 3 more"
 whole_files         files that appear whole or not at all
@@ -26,4 +26,5 @@ prepared/        datasets on disk
 mixture/         several sources as one stream of rows
 files/           files as rows and lines
 tokenizer/       what a tokenizer's files say
+vocabulary/      tokenizers trained on text, described and measured
 """

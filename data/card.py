@@ -3,10 +3,13 @@
 from typing import Any
 
 from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.prepared.lengths import bin_edges
 from flaxmill.data.text.held_out import Split
 
+_HISTOGRAM = "length_histogram"
+_BAR_WIDTH = 40
 _COUNTS = {"label_counts", "applied_counts"}
-_SPLIT_NAMES: dict[Split, str] = {"train": "training", "valid": "held out"}
+SPLIT_NAMES: dict[Split, str] = {"train": "training", "valid": "held out"}
 
 
 def describe_dataset(dataset: Dataset) -> str:
@@ -18,13 +21,67 @@ def describe_dataset(dataset: Dataset) -> str:
         f"rows         {dataset.layout}, {dataset.sequence_length} tokens",
         f"tokenizer    {dataset.vocab_size:,} ids",
     ]
-    for split, title in _SPLIT_NAMES.items():
+    for split, title in SPLIT_NAMES.items():
         statistics = dataset.statistics[split]
         describe = _describe_examples if "num_examples" in statistics else _describe_text
-        lines += ["", title, *(f"  {line}" for line in describe(statistics, dataset))]
+        described = [*describe(statistics, dataset), *_describe_unknown(statistics)]
+        described += _describe_lengths(dataset, split)
+        lines += ["", title, *(f"  {line}" for line in described)]
     if any(_COUNTS & statistics.keys() for statistics in dataset.statistics.values()):
         lines += ["", *_describe_labels(dataset)]
     return "\n".join(lines)
+
+
+def card_as_json(dataset: Dataset) -> dict[str, Any]:
+    """What the text says, as values. A bin of `lengths` is its least and greatest length, and its count."""
+    statistics = {
+        split: {name: value for name, value in of_split.items() if name != _HISTOGRAM}
+        for split, of_split in dataset.statistics.items()
+    }
+    lengths = {
+        split: [[*bin_edges(number), count] for number, count in bins_of(dataset, split)]
+        for split in dataset.statistics
+    }
+    return {
+        "source": dataset.corpus,
+        "directory": str(dataset.directory),
+        "fingerprint": dataset.fingerprint,
+        "layout": dataset.layout,
+        "sequence_length": dataset.sequence_length,
+        "vocab_size": dataset.vocab_size,
+        "labels": list(dataset.labels),
+        "settings": dataset.settings,
+        "statistics": statistics,
+        "lengths": lengths,
+    }
+
+
+def bins_of(dataset: Dataset, split: str) -> list[tuple[int, int]]:
+    """(number, count) of the bins of the split's lengths, from the first with a count to the last; none in a
+    dataset of version 0.1.0."""
+    counts = list(enumerate(dataset.statistics[split].get(_HISTOGRAM, ())))
+    while counts and not counts[0][1]:
+        counts.pop(0)
+    return [(number, count) for number, count in counts if bin_edges(number)[0] <= bin_edges(number)[1]]
+
+
+def _describe_lengths(dataset: Dataset, split: Split) -> list[str]:
+    """A bar for each bin of lengths."""
+    bins = bins_of(dataset, split)
+    most = max((count for _, count in bins), default=0)
+    what = "examples" if "num_examples" in dataset.statistics[split] else "documents"
+    lines = [f"{what} by their length in tokens"] if bins else []
+    for number, count in bins:
+        least, greatest = bin_edges(number)
+        bar = "#" * -(-count * _BAR_WIDTH // most)
+        lines.append(f"  {f'{least:,} to {greatest:,}':>18} {count:>10,}  {bar}".rstrip())
+    return lines
+
+
+def _describe_unknown(statistics: dict[str, Any]) -> list[str]:
+    num = statistics.get("num_unknown", 0)
+    share = num / max(statistics["num_tokens"], 1)
+    return [f"{num:,} tokens ({share:.2%}) are unknown to the tokenizer"] if num else []
 
 
 def _describe_text(statistics: dict[str, Any], dataset: Dataset) -> list[str]:
@@ -72,7 +129,7 @@ def _describe_labels(dataset: Dataset) -> list[str]:
     """A line for each label: its number, its name, and its count in each split."""
     width = max(len("label"), *(len(label) for label in dataset.labels))
     lines = [f"{'':>5}  {'label':{width}}  {'training':>16}  {'held out':>16}"]
-    columns = [_shares(dataset.statistics[split]) for split in _SPLIT_NAMES]
+    columns = [_shares(dataset.statistics[split]) for split in SPLIT_NAMES]
     for number, (label, *counts) in enumerate(zip(dataset.labels, *columns, strict=True)):
         lines.append(f"{number:>5}  {label:{width}}  {counts[0]:>16}  {counts[1]:>16}")
     return lines

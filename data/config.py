@@ -19,7 +19,7 @@ Packing = Literal["concatenate", "best_fit", "first_fit", "full_sentences"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
 
-TRAINED = ("bpe", "wordpiece", "bytes")
+TRAINED = ("bpe", "wordpiece", "unigram", "bytes")
 """Tokenizers that are trained on the data; any other is a path."""
 
 SENTENCE_RULES = "rules"
@@ -80,8 +80,8 @@ class DataConfig:
     """The part of the embedded corpus that is read: its documentation, its source code, or both. For examples
     made from it, all means the first kind that the objective learns from."""
     tokenizer: str = "bpe"
-    """bpe, wordpiece, bytes, or the path of a tokenizer.json, vocab.txt, vocab.json with merges.txt or
-    SentencePiece model, or of the directory that holds one."""
+    """bpe, wordpiece, unigram, bytes, or the path of a tokenizer.json, vocab.txt, vocab.json with merges.txt
+    or SentencePiece model, or of the directory that holds one."""
     vocab_size: int = 2048
     """The size that a trained tokenizer aims at; a loaded one keeps its own size."""
     framing: Framing = "template"
@@ -133,7 +133,9 @@ class DataConfig:
         _require_choice("documents", self.documents, get_args(Documents))
         _require_choice("embedded", self.embedded, (*get_args(EmbeddedText), *get_args(EmbeddedTask)))
         if not self.tokenizer:
-            raise ValueError("data.tokenizer='' names no tokenizer; use bpe, wordpiece, bytes or a path")
+            raise ValueError(
+                "data.tokenizer='' names no tokenizer; use bpe, wordpiece, unigram, bytes or a path"
+            )
         _require_choice("framing", self.framing, get_args(Framing))
         _require_choice("masking", self.masking, get_args(Masking))
         _require_choice("pair_task", self.pair_task, get_args(PairTask))

@@ -6,6 +6,7 @@ import numpy as np
 
 from flaxmill.data.stored_rows import NumpyBatch
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.vocabulary.pieces import one_line, spell_token
 
 _MAX_TAGS_SHOWN = 12
 
@@ -27,11 +28,6 @@ def describe_example(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: 
     else:
         return [*lines, *_describe_prompt(batch, row, tokenizer)]
     return [*lines, f"  reads: {_spell(tokens[is_real], tokenizer)}", *answer]
-
-
-def one_line(text: str) -> str:
-    """The text with line ends and tabs as a string literal spells them."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _spell(ids: np.ndarray, tokenizer: Tokenizer) -> str:
@@ -59,7 +55,7 @@ def _answer(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> str:
 def _describe_tags(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: Sequence[str]) -> list[str]:
     places = np.flatnonzero(batch["weights"][row] > 0)
     lines = [
-        f"  place {place}: {_spell(batch['tokens'][row, place : place + 1], tokenizer)!r} is "
+        f"  place {place}: {spell_token(tokenizer, int(batch['tokens'][row, place]))!r} is "
         f"{_name(batch['targets'][row, place], labels)}"
         for place in places[:_MAX_TAGS_SHOWN]
     ]

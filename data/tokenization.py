@@ -13,7 +13,14 @@ import tokenizers
 
 from flaxmill.data.tokenizer.failures import is_panic
 from flaxmill.data.tokenizer.reading import READABLE, TOKENIZER_NAMES, find_tokenizer, read_tokenizer
-from flaxmill.data.tokenizer.roles import Frame, Roles, find_roles, roles_by_spelling, template_frame
+from flaxmill.data.tokenizer.roles import (
+    Frame,
+    Roles,
+    find_roles,
+    find_unknown_id,
+    roles_by_spelling,
+    template_frame,
+)
 from flaxmill.data.tokenizer.settings import ROLES, SETTINGS_FILES, TokenizerSettings, read_settings
 from flaxmill.data.tokenizer.trials import try_reading
 
@@ -119,6 +126,11 @@ class Tokenizer:
         return frozenset(special | {id_ for id_ in named if id_ is not None})
 
     @cached_property
+    def unknown_id(self) -> int | None:
+        """The id that its model gives to text that it has no piece for; None where it has none."""
+        return find_unknown_id(self.inner)
+
+    @cached_property
     def added_names(self) -> frozenset[str]:
         """The spellings of its special tokens."""
         return frozenset(
@@ -209,7 +221,7 @@ class Tokenizer:
         if file is None or not file.is_file():
             raise ValueError(
                 f"data.tokenizer={str(path)!r} is not a {'tokenizer' if path.is_dir() else 'file'}; use bpe, "
-                f"wordpiece, bytes, or the path of {READABLE}"
+                f"wordpiece, unigram, bytes, or the path of {READABLE}"
             )
         settings = read_settings(file.parent)
         beside = tuple(file.with_name(name) for name in (*TOKENIZER_NAMES, "merges.txt", *SETTINGS_FILES))

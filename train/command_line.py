@@ -18,6 +18,7 @@ _MAX_CHARACTERS = 2000
 COMMANDS = {
     "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
     "data": "data prepare|show|card [CONFIG | FILE.py]      prepare or describe data, or show a batch of it",
+    "tokenizer": "tokenizer train|show|compare ...               train, show or compare tokenizers",
     "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
     "generate": "generate SOURCE PROMPT [--field value ...]     text from a run or a Hugging Face directory",
     "import": "import HF_DIR RUN [--field value ...]          make a run from a Hugging Face model",

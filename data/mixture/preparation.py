@@ -20,7 +20,7 @@ from flaxmill.data.text.corpora import text_sources
 from flaxmill.data.text.held_out import SplitCorpus, say_nothing, split_corpus
 from flaxmill.data.text.overlap import TRAINED_AND_HELD_OUT
 from flaxmill.data.tokenizer.settings import SETTINGS_FILE
-from flaxmill.data.tokenizer_training import check_vocab_size, make_tokenizer
+from flaxmill.data.vocabulary.training import check_vocab_size, make_tokenizer
 from flaxmill.data.whole_files import write_whole
 
 # Raise it when the same text and settings give another tokenizer.
@@ -95,11 +95,7 @@ def _train_once(
     config: DataConfig, sources: Sequence[ParsedSource], added: Sequence[str], parent: Path, log: Log
 ) -> Path:
     """The directory of the mixture's tokenizer, trained if it is not there."""
-    corpora = []
-    for source in sources:
-        with _prefixed_errors(source.name):
-            corpora.append(split_corpus(_alone(config, source), _prefixed(log, source)))
-    corpus = _join(corpora, [source.name for source in sources])
+    corpus = _join_sources(config, sources, log)
     size = config.vocab_size if config.tokenizer != "bytes" else None
     key = [_FORMAT, config.tokenizer, size, list(added), corpus.inventory, config.valid_fraction, config.seed]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
@@ -113,6 +109,19 @@ def _train_once(
                 write_whole(directory / SETTINGS_FILE, tokenizer.save_settings)
                 write_whole(directory / TOKENIZER, tokenizer.save)
     return directory
+
+
+def mixture_corpus(config: DataConfig, log: Log) -> SplitCorpus:
+    """The documents of all data.sources: what the mixture's tokenizer is trained on."""
+    return _join_sources(config, [parse_source(source) for source in config.sources], log)
+
+
+def _join_sources(config: DataConfig, sources: Sequence[ParsedSource], log: Log) -> SplitCorpus:
+    corpora = []
+    for source in sources:
+        with _prefixed_errors(source.name):
+            corpora.append(split_corpus(_alone(config, source), _prefixed(log, source)))
+    return _join(corpora, [source.name for source in sources])
 
 
 def _join(corpora: Sequence[SplitCorpus], names: Sequence[str]) -> SplitCorpus:

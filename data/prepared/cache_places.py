@@ -45,7 +45,7 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
         "sequence_length": config.sequence_length,
         "tokenizer": config.tokenizer if config.tokenizer in TRAINED else "loaded",
     }
-    if config.tokenizer in ("bpe", "wordpiece"):
+    if config.tokenizer in TRAINED and config.tokenizer != "bytes":
         settings["vocab_size"] = config.vocab_size
     if layout in _EXAMPLE_SETTINGS:
         settings |= {field: getattr(config, field) for field in _EXAMPLE_SETTINGS[layout]}

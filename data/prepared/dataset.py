@@ -21,7 +21,9 @@ TOKENIZER = "tokenizer.json"
 class Dataset:
     """Random access to a prepared dataset. Files are opened when rows are first read.
 
-    statistics: {"train" and "valid": {num_documents, num_tokens, num_leading, num_bytes, num_rows}}. "valid"
+    statistics: every split has num_unknown, the pieces of its text that the tokenizer does not know, and
+    length_histogram (see lengths.py); version 0.1.0 wrote neither.
+    Text has {"train" and "valid": {num_documents, num_tokens, num_leading, num_bytes, num_rows}}. "valid"
     also has unigram_entropy and bigram_entropy (nats a token). Padded rows have fill, the share of their
     places that hold a token. Pairs also have rows_per_copy, and
     nsp_majority for "valid".

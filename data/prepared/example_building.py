@@ -17,9 +17,11 @@ from flaxmill.data.examples.tagged_rows import make_tagged_encoder
 from flaxmill.data.examples.target_rows import make_prompt_encoder, make_source_encoder
 from flaxmill.data.prepared.finishing import finish_dataset
 from flaxmill.data.prepared.layouts import record_format
+from flaxmill.data.prepared.lengths import LengthHistogram
 from flaxmill.data.prepared.shards import ShardWriter
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.vocabulary.unknown import UnknownCount, judge_unknown
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -41,10 +43,11 @@ Log = Callable[[str], None]
 class _ExampleRows:
     """Writes the rows of one split, and counts what is in them while they stream by."""
 
-    def __init__(self, writer: ShardWriter, num_labels: int, spells_special: Callable[[str], bool]):
+    def __init__(self, writer: ShardWriter, num_labels: int, tokenizer: Tokenizer):
         self.writer = writer
         self.has_markup = False
-        self._spells_special = spells_special
+        self.unknown = UnknownCount()
+        self._tokenizer = tokenizer
         self.num_examples = self.num_tokens = self.num_bytes = self.num_cut = self.num_answered = 0
         self.lengths = np.zeros(1, np.int64)
         self.label_counts = np.zeros(num_labels, np.int64)
@@ -59,7 +62,8 @@ class _ExampleRows:
         self.num_tokens += int(lengths.sum())
         self.num_bytes += sum(len(text.encode()) for example in examples for text in example.texts)
         self.num_cut += encoded.num_cut
-        self.has_markup |= any(map(self._spells_special, _all_texts(examples)))
+        self.has_markup |= any(map(self._tokenizer.spells_special, _all_texts(examples)))
+        self.unknown.add_rows(_all_texts(examples), rows["tokens"], lengths, self._tokenizer)
         counts = np.bincount(lengths, minlength=len(self.lengths))
         counts[: len(self.lengths)] += self.lengths
         self.lengths = counts
@@ -90,6 +94,8 @@ class _ExampleRows:
             "min_length": int(found[0]),
             "median_length": int(median),
             "max_length": int(found[-1]),
+            "num_unknown": self.unknown.num_unknown,
+            "length_histogram": LengthHistogram.of_counts(self.lengths).counts,
         }
         if self.num_without_label is not None:
             statistics["applied_counts"] = self.label_counts.tolist()
@@ -117,11 +123,13 @@ def build_examples(
     layout: Layout = settings["layout"]
     format_ = record_format(settings, tokenizer.vocab_size, len(labels))
     rows: dict[Split, _ExampleRows] = {
-        split: _ExampleRows(ShardWriter(directory, split, format_), len(labels), tokenizer.spells_special)
+        split: _ExampleRows(ShardWriter(directory, split, format_), len(labels), tokenizer)
         for split in SPLITS
     }
     encode = _ENCODERS[layout](config, tokenizer, labels)
     digest = _stream(corpus, encode, rows, log)
+    for split in SPLITS:
+        judge_unknown(rows[split].unknown, tokenizer, f"{corpus.name}, {split}", log)
     if config.reads_markup_in_examples and any(its_rows.has_markup for its_rows in rows.values()):
         settings = settings | {"markup": True}  # version 0.1.0 read these rows differently
     finish_dataset(

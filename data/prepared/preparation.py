@@ -29,7 +29,8 @@ from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError
 from flaxmill.data.prepared.text_building import build_dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
 from flaxmill.data.text.held_out import SplitCorpus, split_corpus
-from flaxmill.data.tokenizer_training import check_vocab_size, load_tokenizer, make_tokenizer
+from flaxmill.data.vocabulary.training import check_vocab_size, load_tokenizer, make_tokenizer
+from flaxmill.data.vocabulary.unknown import look_ahead
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -178,13 +179,14 @@ def _build(
     # All this comes before the tokenizer: a bad row is found in a moment, a vocabulary takes minutes.
     corpus.check()
     labels = find_labels(config, objective, corpus) if is_task else ()
-    if is_task and config.tokenizer in ("bpe", "wordpiece"):
+    if is_task and config.tokenizer in TRAINED and config.tokenizer != "bytes":
         for _ in corpus.examples():
             pass
     texts = as_documents(corpus, objective) if is_task else corpus
     tokenizer = make_tokenizer(config, texts, log, settings.get("added_tokens", ()))
     require_special_tokens(tokenizer, objective, config)
     settings = settings | stored_framing(config, tokenizer, settings["layout"])
+    look_ahead(texts.documents(), tokenizer, corpus.name, log)
     log(f"preparing {corpus.name} in {final}")
     arguments: dict[str, Any] = dict(config=config, settings=settings, tokenizer=tokenizer, log=log)
     if is_task:

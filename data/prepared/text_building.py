@@ -13,6 +13,7 @@ from flaxmill.data.config import DataConfig, Layout, PairTask
 from flaxmill.data.examples.framing import document_frame
 from flaxmill.data.prepared.finishing import finish_dataset
 from flaxmill.data.prepared.layouts import record_format
+from flaxmill.data.prepared.lengths import LengthHistogram
 from flaxmill.data.prepared.records import RecordFormat
 from flaxmill.data.prepared.shards import ShardWriter
 from flaxmill.data.text.corpora import Document
@@ -24,6 +25,7 @@ from flaxmill.data.text.pairs import Window, cut_pairs, make_sentence_document
 from flaxmill.data.text.sentences import cut_at_sentences, split_sentences
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.failures import encode_texts
+from flaxmill.data.vocabulary.unknown import UnknownCount, judge_unknown
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -40,9 +42,15 @@ class _SplitTotals:
     def __init__(self):
         self.num_documents = self.num_tokens = self.num_leading = self.num_bytes = 0
         self.sample = TokenSample()
+        self.unknown = UnknownCount()
+        self.lengths = LengthHistogram()
 
-    def add(self, document: Document, tokens: np.ndarray, num_leading: int = 0) -> None:
+    def add(
+        self, document: Document, tokens: np.ndarray, unknown_id: int | None, num_leading: int = 0
+    ) -> None:
         """Counts a document. Its first `num_leading` tokens come before the text and are never predicted."""
+        self.unknown.add(document.text, tokens, unknown_id)
+        self.lengths.add([len(tokens)])
         self.num_documents += 1
         self.num_tokens += len(tokens)
         self.num_leading += num_leading
@@ -72,7 +80,7 @@ class _PackedRows:
         for document, ids in zip(documents, encoded, strict=True):
             if ids:
                 framed.append(np.array([*before, *ids, *after], np.int32))
-                self.totals.add(document, framed[-1], len(before))
+                self.totals.add(document, framed[-1], tokenizer.unknown_id, len(before))
         self.writers[0].write(self.packer.add(framed))
 
     def finish(self) -> None:
@@ -96,7 +104,7 @@ class _SentenceRows(_PackedRows):
             if parts:
                 parts[0], parts[-1] = [*before, *parts[0]], [*parts[-1], *after]
                 framed.append([np.array(part, np.int32) for part in parts])
-                self.totals.add(document, np.concatenate(framed[-1]), len(before))
+                self.totals.add(document, np.concatenate(framed[-1]), tokenizer.unknown_id, len(before))
         assert isinstance(self.packer, FittedPacker)
         self.writers[0].write(self.packer.add_parts(framed))
 
@@ -128,7 +136,7 @@ class _PairRows:
         for document, texts in zip(documents, sentences, strict=True):
             made = make_sentence_document(self.totals.num_documents, [next(ids) for _ in texts])
             if len(made.tokens):
-                self.totals.add(document, made.tokens)
+                self.totals.add(document, made.tokens, tokenizer.unknown_id)
                 self._cut(self._window.add(made))
 
     def finish(self) -> None:
@@ -182,6 +190,7 @@ def build_dataset(
     for split in SPLITS:
         rows[split].finish()
         _require_rows(corpus, split, rows[split])
+        judge_unknown(rows[split].totals.unknown, tokenizer, f"{corpus.name}, {split}", log)
     finish_dataset(
         directory,
         corpus_name=corpus.name,
@@ -249,6 +258,8 @@ def _statistics(rows: dict, tokenizer: Tokenizer) -> dict[Split, dict[str, Any]]
             "num_leading": totals.num_leading,
             "num_bytes": totals.num_bytes,
             "num_rows": sum(rows_per_copy),
+            "num_unknown": totals.unknown.num_unknown,
+            "length_histogram": totals.lengths.counts,
         }
         if isinstance(its_rows, _PairRows):
             statistics[split]["rows_per_copy"] = rows_per_copy

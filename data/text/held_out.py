@@ -92,6 +92,13 @@ def split_corpus(config: DataConfig, log: Log = say_nothing) -> SplitCorpus:
     return SplitCorpus(named.name, named.inventory, named.num_bytes, stream, check)
 
 
+def read_documents(config: DataConfig, log: Log = say_nothing) -> Iterator[Document]:
+    """All documents of data.files, or of the embedded corpus, in order; none is held out."""
+    yield from _require_text(
+        text_sources(config, "files", log) if config.files else embedded_corpus(_text_part(config))
+    )
+
+
 def draw_split(
     read: Callable[[], Iterator[Item]],
     config: DataConfig,

@@ -7,6 +7,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from flaxmill.data.tokenizer.sentence_piece import read_sentence_piece
 from flaxmill.data.tokenizer.settings import ROLES, TokenizerSettings, token_text
 
 TOKENIZER_NAMES = (
@@ -43,7 +44,9 @@ def read_tokenizer(path: Path, settings: TokenizerSettings) -> tokenizers.Tokeni
         pieces = [line.removesuffix("\r") for line in lines]
         tokenizer = word_piece(pieces[:-1] if pieces[-1] == "" else pieces, settings)
     elif path.suffix == ".model":
-        tokenizer = _sentence_piece(path)
+        tokenizer = (
+            read_sentence_piece(path) if stands_alone(path, settings) else _convert_sentence_piece(path)
+        )
     elif path.name.endswith("vocab.json"):
         tokenizer = _byte_level(path, settings)
     else:
@@ -188,7 +191,12 @@ def _byte_level(path: Path, settings: TokenizerSettings) -> tokenizers.Tokenizer
     return tokenizer
 
 
-def _sentence_piece(path: Path) -> tokenizers.Tokenizer:
+def stands_alone(path: Path, settings: TokenizerSettings) -> bool:
+    """Whether nothing beside a SentencePiece model names a class, which would add to it."""
+    return settings.are_absent and not path.with_name("config.json").is_file()
+
+
+def _convert_sentence_piece(path: Path) -> tokenizers.Tokenizer:
     """A SentencePiece model, converted by transformers, which knows what each class adds to it."""
     try:
         import sentencepiece  # noqa: F401  (transformers reads the file with it, and names neither otherwise)

@@ -3,6 +3,7 @@
 Training, evaluation, generation, filling and export ask the Tokenizer, which asks here.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -70,6 +71,14 @@ def find_roles(inner: tokenizers.Tokenizer, settings: TokenizerSettings) -> Role
             if role in guessed:
                 roles.setdefault(role, guessed[role])
     return _ordered(roles)
+
+
+def find_unknown_id(inner: tokenizers.Tokenizer) -> int | None:
+    """The id that the model gives to text that it has no piece for, whatever role it has for others."""
+    if isinstance(inner.model, models.Unigram):
+        return json.loads(inner.to_str())["model"].get("unk_id")
+    token = getattr(inner.model, "unk_token", None)
+    return None if token is None else inner.token_to_id(token)
 
 
 def roles_by_spelling(inner: tokenizers.Tokenizer) -> Roles:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flaxmill.data.tokenizer.failures import is_panic
-from flaxmill.data.tokenizer.reading import read_tokenizer
+from flaxmill.data.tokenizer.reading import read_tokenizer, stands_alone
 from flaxmill.data.tokenizer.roles import template_frame
 from flaxmill.data.tokenizer.settings import read_settings
 from flaxmill.data.tokenizer.trials import trial
@@ -22,10 +22,11 @@ _TEXTS = (
 
 def read_and_use(path: Path) -> None:
     """Uses a tokenizer once. Raises what the tokenizers library does, unless it refuses a text in words."""
-    if path.suffix == ".model":
+    settings = read_settings(path.parent)
+    if path.suffix == ".model" and not stands_alone(path, settings):
         _read_sentence_piece(path)
         return
-    tokenizer = read_tokenizer(path, read_settings(path.parent))
+    tokenizer = read_tokenizer(path, settings)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     template_frame(tokenizer)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from task_files import has_encoder, objective_of, write_task
 
-from flaxmill.data.card import describe_dataset
+from flaxmill.data.card import card_as_json, describe_dataset
 from flaxmill.data.config import DataConfig
 from flaxmill.data.prepared.preparation import prepare
 
@@ -76,3 +76,31 @@ def test_the_card_of_text(tmp_path):
     assert "unigram entropy" in text
     assert "kind of second sentence" in text
     assert "label" not in text
+
+
+def test_lengths_of_documents_are_drawn_and_sum_to_their_number(tmp_path):
+    lines, dataset = card(tmp_path, "classification")
+    start = lines.index("  examples by their length in tokens")
+    bars = [line.split() for line in lines[start + 1 : lines.index("", start)]]
+    train = dataset.statistics["train"]
+    assert sum(int(bar[3].replace(",", "")) for bar in bars) == train["num_examples"]
+    assert int(bars[0][0]) <= train["min_length"] <= int(bars[0][2])
+    assert int(bars[-1][0]) <= train["max_length"] <= int(bars[-1][2])
+
+
+def test_a_card_as_json_has_every_statistic_and_its_lengths(tmp_path):
+    _, dataset = card(tmp_path, "multi_label")
+    made = card_as_json(dataset)
+    train = dataset.statistics["train"]
+    assert made["fingerprint"] == dataset.fingerprint
+    assert made["statistics"]["train"].keys() == train.keys() - {"length_histogram"}
+    assert sum(count for _, _, count in made["lengths"]["train"]) == train["num_examples"]
+
+
+def test_a_dataset_of_version_0_1_0_shows_what_it_has(tmp_path):
+    _, dataset = card(tmp_path, "classification")
+    for statistics in dataset.statistics.values():
+        statistics.pop("length_histogram")
+        statistics.pop("num_unknown")
+    assert "length in tokens" not in describe_dataset(dataset)
+    assert card_as_json(dataset)["lengths"] == {"train": [], "valid": []}

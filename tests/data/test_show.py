@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.show import describe_batch
+from flaxmill.data.show import batch_as_json, describe_batch, show_batch
 from flaxmill.data.text.held_out import split_corpus
-from flaxmill.data.tokenizer_training import make_tokenizer
+from flaxmill.data.vocabulary.training import make_tokenizer
 
 
 @pytest.fixture
@@ -65,3 +65,56 @@ def test_many_predictions_are_counted_rather_than_listed(tokenizer):
     }
     batch["weights"] = np.ones((1, 40), np.float32)
     assert "and 28 more predictions" in describe_batch(batch, tokenizer)
+
+
+def styles(batch, tokenizer):
+    """(text, style) of each part of a line on a document."""
+    lines = [line for line in show_batch(batch, tokenizer, rows=1) if line and "document" in line[0].text]
+    return [(span.text, span.style) for line in lines for span in line[1:]]
+
+
+def test_masked_places_and_those_predicted_unmasked_have_their_own_styles(tokenizer):
+    batch = _batch(tokenizer)
+    assert ("<|mask|>", "masked") in styles(batch, tokenizer)
+    batch["weights"][0, 1] = 1
+    assert ("b", "predicted") in styles(batch, tokenizer)
+    assert ("a", "text") in styles(batch, tokenizer)
+
+
+def test_a_causal_row_is_not_marked_where_it_is_predicted(tokenizer):
+    batch = _batch(tokenizer)
+    batch["weights"][0, :5] = 1
+    assert not any(style == "predicted" for _, style in styles(batch, tokenizer))
+
+
+def test_targets_are_styled(tokenizer):
+    (line,) = [
+        line for line in show_batch(_batch(tokenizer), tokenizer) if line and "place 3" in line[0].text
+    ]
+    assert line[1] == ("'d'", "target")
+
+
+def test_the_two_segments_of_a_pair_are_apart(tokenizer):
+    batch = _batch(tokenizer) | {"segments": np.array([[0, 0, 1, 1, 1, 0, 0]] * 2)}
+    batch["documents"] = batch["mask"].copy()
+    lines = describe_batch(batch, tokenizer, rows=1).splitlines()
+    assert "  document 1, segment A, places 0-1: ab" in lines
+    assert "  document 1, segment B, places 2-4: c<|mask|>\\n" in lines
+
+
+def test_the_bytes_of_a_character_are_shown_together(tokenizer):
+    batch = _batch(tokenizer)
+    batch["tokens"][0] = tokenizer.encode("a東\x1bcd")[:7]
+    batch["mask"][0], batch["documents"][0], batch["weights"][0] = 1, 1, 0
+    batch["weights"][0, 2] = 1
+    lines = describe_batch(batch, tokenizer, rows=1).splitlines()
+    assert "  document 1, places 0-6: a東\\x1bcd" in lines  # the escape is spelled, not obeyed
+    assert any(line.startswith("  place 2: sees '<9D>'") for line in lines)
+
+
+def test_json_has_every_array_and_the_text_of_each_place(tokenizer):
+    batch = _batch(tokenizer)
+    row, empty = batch_as_json(batch, tokenizer, rows=9)
+    assert row["pieces"] == ["a", "b", "c", "<|mask|>", "\n", "", ""]
+    assert {name: row[name] for name in batch} == {name: batch[name][0].tolist() for name in batch}
+    assert empty["pieces"] == [""] * 7

@@ -8,7 +8,7 @@ import pytest
 from flaxmill.data.config import DataConfig
 from flaxmill.data.text.held_out import split_corpus
 from flaxmill.data.tokenization import Tokenizer, canonical_json
-from flaxmill.data.tokenizer_training import check_vocab_size, make_tokenizer
+from flaxmill.data.vocabulary.training import check_vocab_size, make_tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog; der Bär läuft.\n" * 30
 
@@ -16,7 +16,8 @@ TEXT = "The quick brown fox jumps over the lazy dog; der Bär läuft.\n" * 30
 def _config(tmp_path, tokenizer, **fields):
     for number in range(6):
         (tmp_path / f"{number}.txt").write_text(TEXT + f"It is document {number}.\n" * 9, encoding="utf-8")
-    return DataConfig(files=(str(tmp_path / "*.txt"),), tokenizer=tokenizer, vocab_size=300, **fields)
+    vocab_size = 400 if tokenizer == "unigram" else 300
+    return DataConfig(files=(str(tmp_path / "*.txt"),), tokenizer=tokenizer, vocab_size=vocab_size, **fields)
 
 
 def _train(tmp_path, tokenizer):
@@ -52,20 +53,20 @@ def test_wordpiece_is_lower_cased_and_marks_continuations(tmp_path):
     assert tokenizer.special_ids == {0, 1, 2, 3, 4}
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "bytes"])
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram", "bytes"])
 def test_text_cannot_spell_a_special_token(tmp_path, kind):
     tokenizer = _train(tmp_path, kind)
     ids = tokenizer.encode("<|endoftext|> <|mask|> [CLS] [SEP] [MASK] [PAD]")
     assert not set(ids) & (tokenizer.special_ids - {tokenizer.inner.token_to_id("[UNK]")})
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
 def test_training_in_another_process_gives_the_same_tokenizer(tmp_path, kind):
     config = _config(tmp_path, kind)
     code = (
         "from flaxmill.data.config import DataConfig; from flaxmill.data.text.held_out import split_corpus\n"
         "from flaxmill.data.tokenization import canonical_json\n"
-        "from flaxmill.data.tokenizer_training import make_tokenizer\n"
+        "from flaxmill.data.vocabulary.training import make_tokenizer\n"
         f"config = {config!r}\n"
         "print(canonical_json(make_tokenizer(config, split_corpus(config), lambda line: None)), end='')"
     )
@@ -73,7 +74,7 @@ def test_training_in_another_process_gives_the_same_tokenizer(tmp_path, kind):
     assert run.stdout == canonical_json(_train(tmp_path, kind))
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "bytes"])
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram", "bytes"])
 def test_a_saved_tokenizer_loads_as_itself(tmp_path, kind):
     tokenizer = _train(tmp_path, kind)
     tokenizer.save(tmp_path / "tokenizer.json")
@@ -118,11 +119,11 @@ def test_a_malformed_tokenizer_is_one_line(tmp_path):
 
 
 def test_an_unknown_tokenizer_names_the_choices():
-    with pytest.raises(ValueError, match=r"data\.tokenizer='bpee' is not a file; use bpe, wordpiece, bytes"):
+    with pytest.raises(ValueError, match=r"data\.tokenizer='bpee' is not a file; use bpe, wordpiece, uni"):
         Tokenizer.load("bpee")
 
 
-@pytest.mark.parametrize(("kind", "least"), [("bpe", 258), ("wordpiece", 128)])
+@pytest.mark.parametrize(("kind", "least"), [("bpe", 258), ("wordpiece", 128), ("unigram", 320)])
 def test_a_vocabulary_too_small_names_size_and_fix(kind, least):
     with pytest.raises(
         ValueError, match=rf"data\.vocab_size={least - 1} is too small .* use {least} or more"

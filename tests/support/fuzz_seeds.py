@@ -115,6 +115,28 @@ def write_vocabularies(directory: Path) -> list[Path]:
     return made
 
 
+def write_sentence_pieces(directory: Path) -> list[Path]:
+    """Write SentencePiece models of both kinds, which stand alone."""
+    import sentencepiece
+
+    made = []
+    for kind in ("bpe", "unigram"):
+        (target := directory / f"pieces-{kind}").mkdir(parents=True)
+        sentencepiece.SentencePieceTrainer.train(  # type: ignore[attr-defined]
+            sentence_iterator=iter(TEXT.splitlines() * 9),
+            model_prefix=str(target / "tokenizer"),
+            model_type=kind,
+            vocab_size=300,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            minloglevel=2,
+        )
+        (target / "tokenizer.vocab").unlink()
+        _write_examples(target)
+        made.append(target)
+    return made
+
+
 ROWS = [
     {"text": "the mill stands by the river", "label": "a", "pair": "it turns", "target": "mühle", "n": 0.5},
     {"text": 'the "wheel", it turns', "label": "b", "pair": "all day", "target": "rad", "n": -1},

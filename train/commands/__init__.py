@@ -3,6 +3,9 @@
 train_command          `flaxmill train`
 seeds                  the same experiment under several seeds
 data_command           `flaxmill data`
+tokenizer_command      `flaxmill tokenizer`
+tokenizer_training     `flaxmill tokenizer train`
+shown_lines            lines in colour, where a terminal shows them
 eval_command           `flaxmill eval`
 generate_command       `flaxmill generate`
 import_command         `flaxmill import`

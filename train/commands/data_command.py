@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from flaxmill.data.files.local_paths import local_path
+from flaxmill.data.json_text import dump_json
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
 from flaxmill.train.metrics.metrics_file import has_step, read_metrics
@@ -19,7 +21,7 @@ Arguments = TypeVar("Arguments")
 
 SUMMARIES = {
     "prepare": "Tokenizes and packs the data of CONFIG, unless that is done; prints its place and size.",
-    "show": "Prints rows of the batch that one step of CONFIG trains on, as text.",
+    "show": "Prints rows of the batch that one step of CONFIG trains on, with masks and targets in colour.",
     "card": "Describes the data of CONFIG: sizes, labels with counts, lengths, the share that is cut.",
 }
 USAGE = """usage: flaxmill data prepare|show|card [CONFIG | FILE.py] [--field value ...]
@@ -33,8 +35,19 @@ USAGE = """usage: flaxmill data prepare|show|card [CONFIG | FILE.py] [--field va
 
 @dataclass(frozen=True, kw_only=True)
 class DataArguments:
-    """What `flaxmill data prepare` and `flaxmill data card` take."""
+    """What `flaxmill data prepare` takes."""
 
+    config: Annotated[Experiment, INLINE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardArguments:
+    """What `flaxmill data card` takes."""
+
+    json: bool = False
+    """Print one JSON object instead of text."""
+    html: str | None = None
+    """Write a page to this file: one HTML file with pictures, which needs nothing else."""
     config: Annotated[Experiment, INLINE]
 
 
@@ -46,6 +59,8 @@ class ShowArguments:
     """The step whose batch is shown; with --run-dir, past the batches that the run's rollbacks skipped."""
     rows: int = 2
     """How many of its rows to show."""
+    json: bool = False
+    """Print one JSON object: every array of the rows, and the text of each place."""
     config: Annotated[Experiment, INLINE]
 
     def __post_init__(self) -> None:
@@ -84,24 +99,49 @@ def _prepare(arguments: list[str]) -> None:
         print(f"fingerprint  {dataset.fingerprint}")
         print(f"tokenizer    {dataset.vocab_size:,} ids")
         for split, numbers in dataset.statistics.items():
-            print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in numbers.items()))
+            shown = {name: value for name, value in numbers.items() if name != "length_histogram"}
+            print(f"{split:12} " + ", ".join(f"{name} {_number(value)}" for name, value in shown.items()))
 
 
 def _card(arguments: list[str]) -> None:
     from flaxmill.data.mixture.mixed_dataset import parts_of
 
     config, rest = take_config(arguments)
-    _, mixed = _open(_override("card", DataArguments(config=config), rest).config)
-    from flaxmill.data.card import describe_dataset
+    parsed = _override("card", CardArguments(config=config), rest)
+    page = None if parsed.html is None else _check_page(parsed.html)
+    _, mixed = _open(parsed.config)
+    from flaxmill.data.card import card_as_json, describe_dataset
 
-    for source, dataset in parts_of(mixed).items():
+    parts = parts_of(mixed)
+    if page is not None:
+        from flaxmill.data.card_page import make_page
+        from flaxmill.data.whole_files import write_whole_text
+
+        write_whole_text(page, make_page(parts))
+        print(f"wrote {page}", file=sys.stderr)
+    if parsed.json:
+        cards = {source: card_as_json(dataset) for source, dataset in parts.items()}
+        print(dump_json(cards[""] if list(cards) == [""] else {"sources": cards}))
+        return
+    for source, dataset in parts.items():
         print(f"source {source}\n{describe_dataset(dataset)}\n" if source else describe_dataset(dataset))
+
+
+def _check_page(name: str) -> Path:
+    """The file to write. Raises ValueError, before anything is prepared, where it cannot be one."""
+    page = local_path(name, "html")
+    if page.is_dir() or not page.parent.is_dir():
+        what = "is a directory" if page.is_dir() else f"is in {page.parent}, which does not exist"
+        raise ValueError(f"html={name} {what}; name a file, such as card.html")
+    return page
 
 
 def _show(arguments: list[str]) -> None:
     config, rest = take_config(arguments)
     parsed = _override("show", ShowArguments(config=config), rest)
-    from flaxmill.data.show import describe_batch
+    from flaxmill.data.mixture.mixed_dataset import MixedDataset
+    from flaxmill.data.show import batch_as_json, show_batch
+    from flaxmill.train.commands.shown_lines import print_lines
     from flaxmill.train.input_pipeline import make_train_batches
 
     experiment, dataset = _open(parsed.config)
@@ -109,9 +149,14 @@ def _show(arguments: list[str]) -> None:
     num_rows = min(parsed.rows, experiment.batch_size)
     number = parsed.step + batch_offset(experiment, parsed.step)
     batch = batches.rows(number, 0, num_rows)
+    if parsed.json:
+        shown = batch_as_json(batch, dataset.tokenizer, num_rows)
+        print(dump_json({"step": parsed.step, "batch": number, "labels": dataset.labels, "rows": shown}))
+        return
     skipped = f", batch {number} after rollbacks" if number != parsed.step else ""
     print(f"step {parsed.step}{skipped}, {num_rows} of {experiment.batch_size} rows")
-    print(describe_batch(batch, dataset.tokenizer, rows=num_rows, labels=dataset.label_names))
+    sources = tuple(dataset.sources) if isinstance(dataset, MixedDataset) else ()
+    print_lines(show_batch(batch, dataset.tokenizer, num_rows, dataset.label_names, sources))
 
 
 def batch_offset(experiment: Experiment, step: int) -> int:

@@ -91,3 +91,14 @@ def test_markup_in_labelled_examples_counts_where_a_text_spells_some(text, chang
     )
     assert (read.fingerprint != kept.fingerprint) is changes
     assert read.settings.get("markup", False) is changes
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "bytes", "unigram"])
+def test_a_trained_tokenizer_is_told_by_its_kind_and_size_alone(kind):
+    settings = stored_settings(DataConfig(tokenizer=kind, vocab_size=500), "packed")
+    size = {} if kind == "bytes" else {"vocab_size": 500}
+    assert settings == {
+        **{"layout": "packed", "sequence_length": 128, "tokenizer": kind, "embedded": "all"},
+        **{"valid_fraction": 0.05, "seed": 0},
+        **size,
+    }

@@ -12,7 +12,7 @@ from small_tokenizers import byte_level, directory_of, ours, their_roles, write
 from flaxmill.data.config import DataConfig
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.settings import MEANINGLESS_KEYS, READ_KEYS, ROLES
-from flaxmill.data.tokenizer_training import load_tokenizer
+from flaxmill.data.vocabulary.training import load_tokenizer
 
 END = "<|endoftext|>"
 NO_CODE = "PreTrainedTokenizerFast"

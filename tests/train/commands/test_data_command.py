@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,53 @@ def test_a_batch_offset_that_is_no_number_counts_for_nothing(tmp_path):
     rows = ['{"batch_offset": 9}', '{"step": 1, "batch_offset": 3}', '{"step": 1, "batch_offset": "4"}', "[]"]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, '{"step": "1", "batch_offset": 5}']))
     assert batch_offset(Experiment(run_dir=str(tmp_path)), 2) == 3
+
+
+def test_show_as_json_has_the_rows_that_text_shows(flags, capsys):
+    run(["show", *flags, "--step", "3", "--rows", "1"])
+    text = capsys.readouterr().out
+    run(["show", *flags, "--step", "3", "--rows", "1", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["step"], shown["batch"], len(shown["rows"])) == (3, 3, 1)
+    row = shown["rows"][0]
+    first = "".join(
+        piece for piece, number in zip(row["pieces"], row["documents"], strict=True) if number == 1
+    )
+    assert first.replace("\n", "\\n") in text
+
+
+def test_output_that_is_no_terminal_has_no_escapes(flags, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    run(["show", *flags])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_card_as_json_and_as_a_page(flags, capsys, tmp_path):
+    page = tmp_path / "card.html"
+    run(["card", *flags, "--json", "--html", str(page)])
+    card = json.loads(capsys.readouterr().out)
+    assert card["fingerprint"] in page.read_text()
+    assert (
+        sum(count for *_, count in card["lengths"]["train"]) == card["statistics"]["train"]["num_documents"]
+    )
+
+
+def test_a_page_in_no_directory_is_refused_before_anything_is_prepared(flags, tmp_path):
+    with pytest.raises(ValueError, match="which does not exist; name a file, such as"):
+        run(["card", *flags, "--html", str(tmp_path / "nowhere" / "card.html")])
+    with pytest.raises(ValueError, match="is a directory; name a file"):
+        run(["card", *flags, "--html", str(tmp_path)])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_source_of_a_mixture_s_row_is_named(tmp_path, flags, capsys):
+    sources = [
+        f"{name}=1:{tmp_path / f'[{digits}].txt'}" for name, digits in (("low", "0-3"), ("high", "4-7"))
+    ]
+    given = [flag for source in sources for flag in ("--data.sources", source)]
+    run(["show", *given, *flags[2:], "--rows", "8"])
+    out = capsys.readouterr().out
+    titles = [line for line in out.splitlines() if line.startswith("row ")]
+    assert len(titles) == 8
+    assert sum(title.endswith(", from low") for title in titles) == 4
+    assert sum(title.endswith(", from high") for title in titles) == 4

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.tokenizer_training import make_tokenizer
+from flaxmill.data.vocabulary.training import make_tokenizer
 from flaxmill.model import abstract_params, apply
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.checkpoint.checkpoints import Checkpoints

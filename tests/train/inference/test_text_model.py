@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.tokenizer_training import make_tokenizer
+from flaxmill.data.vocabulary.training import make_tokenizer
 from flaxmill.model import GenerationConfig, ModelConfig, generate, init_params, save_huggingface
 from flaxmill.train.inference.text_generation import stream_texts, write_texts
 from flaxmill.train.inference.text_model import load_text_model, make_reader, with_decoder_start

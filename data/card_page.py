@@ -1,0 +1,180 @@
+"""A dataset described as one HTML page, with pictures and without scripts or anything from elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from flaxmill.data.card import SPLIT_NAMES, bins_of, card_as_json
+from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.prepared.lengths import bin_edges
+
+# Lengths in pixels.
+_WIDTH, _HEIGHT, _MARGIN = 640, 180, 24
+_ROW, _NAME_WIDTH, _COUNT_WIDTH = 22, 180, 150
+_MOST_LABELS = 60
+_MOST_CHARACTERS = 26
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2128; --paper: #ffffff; --faint: #d0d7de; --bar: #2f6f9f; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ee; --paper: #15191f; --faint: #39414c; --bar: #6cb2e6; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 720px; margin: 2rem auto; padding: 0 1rem; }
+h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { text-align: left; vertical-align: top; padding: 0.2rem 1rem 0.2rem 0; overflow-wrap: anywhere;
+         border-bottom: 1px solid var(--faint); }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+svg { display: block; max-width: 100%; height: auto; }
+svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
+svg rect { fill: var(--bar); }
+svg line { stroke: var(--faint); }
+"""
+
+
+class Bar(NamedTuple):
+    """A bar of a picture."""
+
+    name: str
+    count: int
+    note: str
+
+
+def make_page(parts: Mapping[str, Dataset]) -> str:
+    """The page of a dataset, or of a mixture's datasets by the names of their sources."""
+    title = ", ".join(dict.fromkeys(dataset.corpus for dataset in parts.values()))
+    body = [f"<h1>{escape(title)}</h1>"]
+    if len(parts) > 1:
+        body += [
+            "<h2>Training tokens by source</h2>",
+            draw_rows(_sources(parts), "Training tokens by source"),
+        ]
+    for source, dataset in parts.items():
+        body += [f"<h2>{escape(source)}</h2>"] if source else []
+        body += _section(dataset)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def draw_columns(bars: Sequence[Bar], title: str) -> str:
+    """An SVG picture with a column for each bar."""
+    most = max(bar.count for bar in bars)
+    room, step = _HEIGHT - 2 * _MARGIN, _WIDTH / len(bars)
+    parts = [_opening(_WIDTH, _HEIGHT, title)]
+    parts.append(f'<line x1="0" y1="{_MARGIN + room}" x2="{_WIDTH}" y2="{_MARGIN + room}"/>')
+    every = -(-len(bars) // 12)  # names that do not run into one another
+    for number, bar in enumerate(bars):
+        height, left = room * bar.count / most, number * step
+        parts.append(
+            f'<rect x="{left + step * 0.1:.1f}" y="{_MARGIN + room - height:.1f}" width="{step * 0.8:.1f}" '
+            f'height="{height:.1f}"><title>{escape(bar.note)}</title></rect>'
+        )
+        if number % every == 0:
+            parts.append(_centred(left + step / 2, _HEIGHT - 6, bar.name))
+    tallest = max(range(len(bars)), key=lambda number: bars[number].count)
+    middle = min(max(tallest * step + step / 2, 30), _WIDTH - 30)
+    parts.append(_centred(middle, _MARGIN - 6, f"{most:,}"))
+    return "\n".join([*parts, "</svg>"])
+
+
+def draw_rows(bars: Sequence[Bar], title: str) -> str:
+    """An SVG picture with a row for each bar: its name, the bar, its note."""
+    most = max([1, *(bar.count for bar in bars)])
+    room = _WIDTH - _NAME_WIDTH - _COUNT_WIDTH
+    parts = [_opening(_WIDTH, _ROW * len(bars), title)]
+    for number, bar in enumerate(bars):
+        top = number * _ROW
+        width = room * bar.count / most
+        name = bar.name if len(bar.name) <= _MOST_CHARACTERS else f"{bar.name[: _MOST_CHARACTERS - 1]}…"
+        called = f"{escape(name)}<title>{escape(bar.name)}</title>"
+        parts += [
+            f'<text x="{_NAME_WIDTH - 8}" y="{top + 15}" text-anchor="end">{called}</text>',
+            f'<rect x="{_NAME_WIDTH}" y="{top + 3}" width="{width:.1f}" height="{_ROW - 6}"/>',
+            f'<text x="{_NAME_WIDTH + width + 6:.1f}" y="{top + 15}">{escape(bar.note)}</text>',
+        ]
+    return "\n".join([*parts, "</svg>"])
+
+
+def _centred(x: float, y: int, text: str) -> str:
+    return f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{escape(text)}</text>'
+
+
+def _opening(width: int, height: int, title: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" role="img" aria-label="{escape(title)}">'
+    )
+
+
+def _section(dataset: Dataset) -> list[str]:
+    card = card_as_json(dataset)
+    facts = {
+        "source": card["source"],
+        "directory": card["directory"],
+        "fingerprint": card["fingerprint"],
+        "rows": f"{card['layout']}, {card['sequence_length']:,} tokens",
+        "tokenizer": f"{card['vocab_size']:,} ids",
+    }
+    parts = [_table(list(facts.items()))]
+    for split, title in SPLIT_NAMES.items():
+        statistics = dataset.statistics[split]
+        what = "Examples" if "num_examples" in statistics else "Documents"
+        parts.append(f"<h3>{title.capitalize()}</h3>")
+        parts.append(_table(_numbers(card["statistics"][split])))
+        if bins := bins_of(dataset, split):
+            heading = f"{what} by their length in tokens, {title}"
+            parts += [f"<h4>{heading}</h4>", draw_columns([_length_bar(*one) for one in bins], heading)]
+        if labels := _label_bars(dataset, split):
+            parts += [f"<h4>Labels, {title}</h4>", draw_rows(labels[:_MOST_LABELS], f"Labels, {title}")]
+            if len(labels) > _MOST_LABELS:
+                parts.append(f"<p>and {len(labels) - _MOST_LABELS:,} more labels</p>")
+    return parts
+
+
+def _numbers(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The single numbers of a split, with names that can be read."""
+    return [
+        (
+            name.removeprefix("num_").replace("_", " "),
+            f"{value:,}" if isinstance(value, int) else f"{value:.4f}",
+        )
+        for name, value in statistics.items()
+        if isinstance(value, int | float)
+    ]
+
+
+def _length_bar(number: int, count: int) -> Bar:
+    least, greatest = bin_edges(number)
+    return Bar(f"{least:,}", count, f"{least:,} to {greatest:,} tokens: {count:,}")
+
+
+def _label_bars(dataset: Dataset, split: str) -> list[Bar]:
+    statistics = dataset.statistics[split]
+    counts = statistics.get("applied_counts", statistics.get("label_counts", ()))
+    total = max(statistics["num_examples"] if "applied_counts" in statistics else sum(counts), 1)
+    return [
+        Bar(label, count, f"{count:,} ({count / total:.1%})")
+        for label, count in zip(dataset.labels, counts, strict=bool(counts))
+    ]
+
+
+def _sources(parts: Mapping[str, Dataset]) -> list[Bar]:
+    counts = {name: dataset.statistics["train"]["num_tokens"] for name, dataset in parts.items()}
+    total = max(sum(counts.values()), 1)
+    return [Bar(name, count, f"{count:,} ({count / total:.1%})") for name, count in counts.items()]
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    cells = (
+        f'<tr><th scope="row">{escape(name)}</th><td class="number">{escape(value)}</td></tr>'
+        if value[:1].isdigit() and len(value) < 30
+        else f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+        for name, value in rows
+    )
+    return "<table>\n" + "\n".join(cells) + "\n</table>"
