@@ -54,6 +54,8 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
         settings["embedded"] = config.embedded
     if not config.valid_files:
         settings |= {"valid_fraction": config.valid_fraction, "seed": config.seed}
+    if config.bad_rows != "error":
+        settings["bad_rows"] = config.bad_rows
     if layout == "pairs":
         settings |= {
             "seed": config.seed,

@@ -10,12 +10,12 @@ from typing import Any, get_args
 import numpy as np
 
 from flaxmill.data.config import DataConfig, Layout
-from flaxmill.data.examples.framing import document_frame
+from flaxmill.data.examples.framing import document_frame, without_frame
 from flaxmill.data.prepared.finishing import finish_dataset
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.records import RecordFormat
 from flaxmill.data.prepared.shards import ShardWriter
-from flaxmill.data.text.corpora import Document
+from flaxmill.data.text.documents import Document
 from flaxmill.data.text.entropy import TokenSample, bigram_entropy, unigram_entropy
 from flaxmill.data.text.held_out import Split, SplitCorpus
 from flaxmill.data.text.packing import Packer
@@ -40,12 +40,12 @@ class _SplitTotals:
         self.num_documents = self.num_tokens = self.num_leading = self.num_bytes = 0
         self.sample = TokenSample()
 
-    def add(self, document: Document, tokens: np.ndarray, num_leading: int = 0) -> None:
+    def add(self, text: str, tokens: np.ndarray, num_leading: int = 0) -> None:
         """Counts a document. Its first `num_leading` tokens come before the text and are never predicted."""
         self.num_documents += 1
         self.num_tokens += len(tokens)
         self.num_leading += num_leading
-        self.num_bytes += len(document.text.encode())
+        self.num_bytes += len(text.encode())
         self.sample.add(tokens[num_leading:])
 
 
@@ -62,15 +62,19 @@ class _PackedRows:
 
     def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
         """Frames each document, see `document_frame`."""
-        before, after = document_frame(tokenizer, self._config.framing)
-        texts = [document.text for document in documents]
+        frame = document_frame(tokenizer, self._config.framing)
+        before, after = (np.array(ids, np.int32) for ids in frame)
+        unread = [document for document in documents if document.ids is None]
         encode = _encoder(tokenizer, self._config)
-        encoded = encode_texts(encode, texts, lambda number: documents[number].place)
+        texts = [document.text for document in unread]
+        encoded = iter(encode_texts(encode, texts, lambda number: unread[number].place))
         framed = []
-        for document, ids in zip(documents, encoded, strict=True):
-            if ids:
-                framed.append(np.array([*before, *ids, *after], np.int32))
-                self.totals.add(document, framed[-1], len(before))
+        for document in documents:
+            ids = next(encoded) if document.ids is None else without_frame(document.ids, frame)
+            if len(ids):
+                framed.append(np.concatenate([before, np.asarray(ids, np.int32), after]))
+                text = document.text if document.ids is None else tokenizer.decode(document.ids.tolist())
+                self.totals.add(text, framed[-1], len(frame.before))
         self.writers[0].write(self._packer.add(framed))
 
     def finish(self) -> None:
@@ -103,7 +107,7 @@ class _PairRows:
         for document, texts in zip(documents, sentences, strict=True):
             made = make_sentence_document(self.totals.num_documents, [next(ids) for _ in texts])
             if len(made.tokens):
-                self.totals.add(document, made.tokens)
+                self.totals.add(document.text, made.tokens)
                 self._cut(self._window.add(made))
 
     def finish(self) -> None:
@@ -155,8 +159,19 @@ def build_dataset(
         tokenizer=tokenizer,
         digest=digest,
         writers={split: rows[split].writers for split in SPLITS},
-        statistics=_statistics(rows, tokenizer),
+        statistics=_with_skipped(_statistics(rows, tokenizer), corpus, log),
     )
+
+
+def _with_skipped(
+    statistics: dict[Split, dict[str, Any]], corpus: SplitCorpus, log: Log
+) -> dict[Split, dict[str, Any]]:
+    """Adds the number of bad rows that were skipped, and says it."""
+    for split, skipped in corpus.skipped.items():
+        statistics[split]["num_bad_rows"] = skipped.total
+        if skipped.total:
+            log(f"skipped {skipped.describe()}")
+    return statistics
 
 
 def _stream(corpus: SplitCorpus, tokenizer: Tokenizer, rows: dict, log: Log) -> Any:
@@ -165,8 +180,11 @@ def _stream(corpus: SplitCorpus, tokenizer: Tokenizer, rows: dict, log: Log) -> 
     logged = time.monotonic()
     for chunk in _chunks(corpus.documents()):
         for split, document in chunk:
-            data = document.text.encode()
-            digest.update(f"{split} {document.sentences} {len(data)}\n".encode())
+            if document.ids is None:
+                kind, data = document.sentences, document.text.encode()
+            else:
+                kind, data = "ids", document.ids.astype("<i4").tobytes()
+            digest.update(f"{split} {kind} {len(data)}\n".encode())
             digest.update(data)
         for split in SPLITS:
             if documents := [document for its_split, document in chunk if its_split == split]:
@@ -182,7 +200,7 @@ def _chunks(documents: Iterable[tuple[Split, Document]]) -> Iterator[list[tuple[
     chunk, size = [], 0
     for split, document in documents:
         chunk.append((split, document))
-        size += len(document.text)
+        size += len(document.text) if document.ids is None else document.ids.nbytes
         if size >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, size = [], 0

@@ -2,7 +2,7 @@
 
 import re
 
-from flaxmill.data.text.corpora import Document
+from flaxmill.data.text.documents import Document
 
 # A sentence of prose ends at . ! or ?, perhaps with a closing quote or bracket, before white space and a
 # capital letter, digit or opening mark; a blank line or the next item of a list ends one as well.

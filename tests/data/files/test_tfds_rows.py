@@ -109,7 +109,9 @@ def test_a_dataset_of_tfrecords_says_how_to_prepare_it(prepared):
     other.mkdir(parents=True)
     (other / "dataset_info.json").write_text(info.replace("array_record", "tfrecord"))
     (other / "features.json").write_text((path / "features.json").read_text())
-    with pytest.raises(
-        ValueError, match=r"cannot be read \(.*TFRECORD.*; prepare it with file_format='array_rec"
-    ):
+    command = (
+        rf"is stored as tfrecord, .*; convert it: .* tfds convert_format --dataset_version_dir={other} "
+        rf"--out_file_format=array_record --out_dir=({prepared}/\S*); then give tfds:\1$"
+    )
+    with pytest.raises(ValueError, match=command):
         open_tfds(f"tfds:{other}", is_training=True)

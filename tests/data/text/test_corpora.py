@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.text import corpora
-from flaxmill.data.text.corpora import MAX_DOCUMENT_BYTES, cut_text, text_sources
+from flaxmill.data.text import documents as documents_module
+from flaxmill.data.text.corpora import text_sources
+from flaxmill.data.text.documents import MAX_DOCUMENT_BYTES, cut_text
 from flaxmill.data.text.sentences import split_sentences
 
 
 def _sources(*patterns, log=lambda line: None, **fields: Any):
-    return text_sources(DataConfig(files=tuple(map(str, patterns)), **fields), "files", log)
+    config = DataConfig(files=tuple(map(str, patterns)), **fields)
+    return text_sources(config, config.files, "data.files", log)
 
 
 def _texts(path, documents: Any = "files", **fields: Any):
@@ -55,7 +57,7 @@ def test_blank_lines_separate_documents_when_asked(tmp_path):
 
 
 def test_a_document_without_blank_lines_stays_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "MAX_LINED_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(documents_module, "MAX_LINED_DOCUMENT_BYTES", 100)
     path = tmp_path / "a.txt"
     path.write_text("".join(f"line {number}\n" for number in range(100)))
     texts = _texts(path, "blank_lines")
@@ -64,7 +66,7 @@ def test_a_document_without_blank_lines_stays_bounded(tmp_path, monkeypatch):
 
 
 def test_an_endless_line_is_cut_between_characters(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "MAX_LINED_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(documents_module, "MAX_LINED_DOCUMENT_BYTES", 100)
     path = tmp_path / "a.txt"
     for text in ("x" + "é" * 520 + "\nend", "漢" * 333, "y" * 200):
         path.write_text(text, encoding="utf-8")
