@@ -1,5 +1,6 @@
 """Files in remote stores, gs:// and s3://, listed and read as a stream through fsspec."""
 
+import datetime
 import io
 import re
 from collections.abc import Iterator
@@ -132,7 +133,10 @@ def _list(store: Any, path: str) -> Iterator[dict[str, Any]]:
     if store.isfile(path):
         yield store.info(path)
     elif _GLOB.search(path):
-        yield from store.glob(path, detail=True).values()
+        wants_hidden = path.rpartition("/")[2].startswith(".")
+        for name, info in store.glob(path, detail=True).items():
+            if wants_hidden or not name.rpartition("/")[2].startswith("."):
+                yield info
     elif store.exists(path):
         root = path.rstrip("/") + "/"
         for name, info in store.find(path, detail=True).items():
@@ -141,7 +145,9 @@ def _list(store: Any, path: str) -> Iterator[dict[str, Any]]:
 
 
 def _describe(scheme: str, info: dict[str, Any]) -> RemoteFile:
-    version = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
+    version = next((info[name] for name in _VERSIONS if info.get(name)), "")
+    # A listing and a look at one file spell times in different ways.
+    version = str(version.timestamp() if isinstance(version, datetime.datetime) else version).strip('"')
     url = f"{scheme}://{info['name'].lstrip('/')}"
     return RemoteFile(RemotePath(url), int(info["size"] or 0), version)
 

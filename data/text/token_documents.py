@@ -51,7 +51,8 @@ def read_token_file(path: PurePath, raw_dtype: str, vocabulary: Vocabulary) -> I
     """The documents of a file without an index: each ends with the end token, which it keeps."""
     start = 0
     for ids in cut_at_ends(read_blocks(path, raw_dtype), vocabulary.end_id):
-        yield _document(ids, f"the document at token {start + 1:,} of {path}", vocabulary)
+        if len(ids) > 1 or ids[0] != vocabulary.end_id:  # an end token alone is an empty document
+            yield _document(ids, f"the document at token {start + 1:,} of {path}", vocabulary)
         start += len(ids)
 
 
