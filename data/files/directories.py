@@ -21,7 +21,11 @@ def find_in_directory(directory: Path, field: str, log: Callable[[str], None]) -
 
     Raises ValueError, naming the field, where there is none.
     """
-    return choose_known(list(_walk(str(directory), set())), str(directory), field, log)
+    try:
+        found = list(_walk(str(directory), set()))
+    except OSError as error:
+        raise ValueError(f"{field} cannot be read ({error}); check its permissions") from None
+    return choose_known(found, str(directory), field, log)
 
 
 def choose_known(found: Sequence[PurePath], name: str, field: str, log: Callable[[str], None]) -> list:
@@ -36,7 +40,7 @@ def choose_known(found: Sequence[PurePath], name: str, field: str, log: Callable
             f"as in {name}/*.txt"
         )
     if skipped:
-        log(f"{field}={name}: {len(known):,} files are read, and {sum(skipped.values()):,} skipped ({kinds})")
+        log(f"{field}={name}: reading {len(known):,} files; {sum(skipped.values()):,} skipped ({kinds})")
     return known
 
 

@@ -54,7 +54,7 @@ def find_remote(url: str, field: str) -> list[RemoteFile]:
         raise ValueError(
             f"{field}={url} cannot be listed ({_reason(error)}); check its address and your credentials"
         ) from None
-    if odd := next((info["name"] for info in infos if "//" in info["name"].lstrip("/")), None):
+    if odd := next((_key(info) for info in infos if "//" in _key(info)), None):
         raise ValueError(f"{field}={url} names {odd}, with // inside its key; copy it to another key")
     scheme = url.partition("://")[0]
     files = [_describe(scheme, info) for info in infos if info["type"] == "file"]
@@ -148,8 +148,12 @@ def _describe(scheme: str, info: dict[str, Any]) -> RemoteFile:
     version = next((info[name] for name in _VERSIONS if info.get(name)), "")
     # A listing and a look at one file spell times in different ways.
     version = str(version.timestamp() if isinstance(version, datetime.datetime) else version).strip('"')
-    url = f"{scheme}://{info['name'].lstrip('/')}"
-    return RemoteFile(RemotePath(url), int(info["size"] or 0), version)
+    return RemoteFile(RemotePath(f"{scheme}://{_key(info)}"), int(info["size"] or 0), version)
+
+
+def _key(info: dict[str, Any]) -> str:
+    """The bucket and the key in it; some stores give the whole URL."""
+    return info["name"].rpartition("://")[2].lstrip("/")
 
 
 def _reason(error: Exception) -> str:

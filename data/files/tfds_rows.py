@@ -93,8 +93,9 @@ def _not_array_record(name: str, info: Any, data_dir: Any) -> str:
     target = f"{root.rstrip('/')}_array_record/{inside}" if root != directory else f"{directory}_array_record"
     return (
         f"{name!r} is stored as {info.file_format.value}, which takes TensorFlow to read; convert it: "
-        f"pip install tensorflow apache-beam && tfds convert_format "
-        f"--dataset_version_dir={shlex.quote(directory)} --out_file_format=array_record --out_dir={shlex.quote(target)}; then give {PREFIX}{target}"
+        "pip install tensorflow apache-beam && tfds convert_format --out_file_format=array_record "
+        f"--dataset_version_dir={shlex.quote(directory)} --out_dir={shlex.quote(target)}; "
+        f"then give {PREFIX}{target}"
     )
 
 

@@ -118,7 +118,7 @@ def test_a_folder_says_what_it_skips(store):
     fs.pipe(f"{url}/c.bin", b"\0\0")
     lines = []
     assert texts_of(url, log=lines.append) == ["text"]
-    assert lines == [f"data.files={url}: 1 files are read, and 2 skipped (1 with .png, 1 with .bin)"]
+    assert lines == [f"data.files={url}: reading 1 files; 2 skipped (1 with .png, 1 with .bin)"]
 
 
 def test_the_inventory_changes_with_the_file(store):
@@ -208,16 +208,15 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, scheme, library,
 
 def test_gs_is_read_by_the_code_that_reads_the_others(monkeypatch):
     """A store in memory stands for Google's, which no server here does."""
-    import fsspec
     from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.registry import _registry
 
     class InMemory(MemoryFileSystem):
         protocol = ("gs",)
         store: dict = {}  # noqa: RUF012
         pseudo_dirs = [""]  # noqa: RUF012
 
-    monkeypatch.setitem(fsspec.registry._registry, "gs", InMemory)
-    monkeypatch.setattr(fsspec.registry, "registry", fsspec.registry._registry)
+    monkeypatch.setitem(_registry, "gs", InMemory)
     store = InMemory()
     store.pipe("gs://bucket/d/a.txt", b"a text")
     store.pipe("gs://bucket/d/b.jsonl.gz", gzip.compress(b'{"text": "another"}\n'))

@@ -110,8 +110,8 @@ def test_a_dataset_of_tfrecords_says_how_to_prepare_it(prepared):
     (other / "dataset_info.json").write_text(info.replace("array_record", "tfrecord"))
     (other / "features.json").write_text((path / "features.json").read_text())
     command = (
-        rf"is stored as tfrecord, .*; convert it: .* tfds convert_format --dataset_version_dir={other} "
-        rf"--out_file_format=array_record --out_dir=({prepared}/\S*); then give tfds:\1$"
+        r"is stored as tfrecord, .*; convert it: .* tfds convert_format --out_file_format=array_record "
+        rf"--dataset_version_dir={other} --out_dir=({prepared}/\S*); then give tfds:\1$"
     )
     with pytest.raises(ValueError, match=command):
         open_tfds(f"tfds:{other}", is_training=True)
