@@ -47,7 +47,7 @@ def open_tfds(name: str, is_training: bool) -> TfdsSplit:
             f"{name!r} is not prepared below TFDS_DATA_DIR; prepare it there with file_format='array_record'"
         )
     split = split or default_split(name, list(info.splits), is_training)
-    if info.file_format is not None and info.file_format.value != "array_record":
+    if not _is_array_record(info):
         raise ValueError(_not_array_record(name, info, builder.data_dir))
     try:
         rows = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  (wrapt hides it)
@@ -87,15 +87,18 @@ def _path_and_split(name: str) -> tuple[str, str]:
     return (f"{path}:{version}", rest) if _VERSION.fullmatch(version) else (path, split)
 
 
+def _is_array_record(info: Any) -> bool:
+    """Whether its rows are stored so that no TensorFlow is needed, perhaps beside another format."""
+    formats = [info.file_format, *info.alternative_file_formats]
+    return any(format_ is None or format_.value == "array_record" for format_ in formats)
+
+
 def _not_array_record(name: str, info: Any, data_dir: Any) -> str:
-    directory = str(data_dir)
-    root, inside = directory.removesuffix(info.full_name), info.full_name
-    target = f"{root.rstrip('/')}_array_record/{inside}" if root != directory else f"{directory}_array_record"
     return (
-        f"{name!r} is stored as {info.file_format.value}, which takes TensorFlow to read; convert it: "
-        "pip install tensorflow apache-beam && tfds convert_format --out_file_format=array_record "
-        f"--dataset_version_dir={shlex.quote(directory)} --out_dir={shlex.quote(target)}; "
-        f"then give {PREFIX}{target}"
+        f"{name!r} is stored as {info.file_format.value}, which takes TensorFlow to read; have it stored as "
+        "array_record too: pip install tensorflow apache-beam && python -m "
+        f"tensorflow_datasets.scripts.convert_format --dataset_version_dir={shlex.quote(str(data_dir))} "
+        "--out_file_format=array_record"
     )
 
 
