@@ -68,12 +68,17 @@ class _PackedRows:
         encode = _encoder(tokenizer, self._config)
         texts = [document.text for document in unread]
         encoded = iter(encode_texts(encode, texts, lambda number: unread[number].place))
+        decoded = iter(
+            _decode([document.ids for document in documents if document.ids is not None], tokenizer)
+        )
         framed = []
         for document in documents:
-            ids = next(encoded) if document.ids is None else without_frame(document.ids, frame)
+            if document.ids is None:
+                text, ids = document.text, next(encoded)
+            else:
+                text, ids = next(decoded), without_frame(document.ids, frame)
             if len(ids):
                 framed.append(np.concatenate([before, np.asarray(ids, np.int32), after]))
-                text = document.text if document.ids is None else tokenizer.decode(document.ids.tolist())
                 self.totals.add(text, framed[-1], len(frame.before))
         self.writers[0].write(self._packer.add(framed))
 
@@ -127,6 +132,11 @@ class _PairRows:
             )
             self.num_random += int(rows["label"].sum())
             writer.write(rows)
+
+
+def _decode(documents: list[np.ndarray], tokenizer: Tokenizer) -> list[str]:
+    """The texts of documents of ids, decoded on all cores: their bytes are what a loss per byte counts."""
+    return tokenizer.inner.decode_batch([ids.tolist() for ids in documents], skip_special_tokens=True)
 
 
 def _encoder(tokenizer: Tokenizer, config: DataConfig) -> Callable[[Sequence[str]], list[list[int]]]:

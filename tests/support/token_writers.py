@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def save_to_disk(
     return directory
 
 
-def save_splits(directory: Path, splits: dict[str, Sequence[dict[str, Any]]]) -> Path:
+def save_splits(directory: Path, splits: Mapping[str, Sequence[dict[str, Any]]]) -> Path:
     """Write several datasets as `datasets.DatasetDict.save_to_disk` does."""
     for split, rows in splits.items():
         save_to_disk(directory / split, rows, split=split)

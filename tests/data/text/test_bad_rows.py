@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -31,10 +32,17 @@ BAD_ROWS = {
     "csv": [b"\xff\n", b"a\x00b\n", b"a,b\n", b'"a"b\n', b'"a\n\xff\n"\n'],
     "tsv": [b"\xff\n", b"a\x00b\n", b"a\tb\n", b'"a"b\n', b'"a\n\x00\n"\n'],
 }
-CASES = [(kind, number) for kind, rows in BAD_ROWS.items() for number in range(len(rows))]
+CASES = [
+    (kind, number, place)
+    for kind, rows in BAD_ROWS.items()
+    for number in range(len(rows))
+    for place in (0, 1, 3)
+    # A .jsonl that begins with a bracket is taken for an array.
+    if place or not rows[number].startswith(b"[")
+]
 
 
-def read(path, bad_rows="error", **settings):
+def read(path, bad_rows: Any = "error", **settings: Any):
     """The texts of a file, and how many bad rows were skipped."""
     sources = text_sources(DataConfig(bad_rows=bad_rows, **settings), [str(path)], "data.files", print)
     texts = [document.text for document in sources.read()]
@@ -47,13 +55,10 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize(("kind", "number"), CASES)
-@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize(("kind", "number", "place"), CASES)
 def test_a_bad_row_is_named_or_skipped_and_counted_wherever_it_is(tmp_path, kind, number, place):
     rows = list(GOOD_ROWS[kind])
     rows.insert(place, BAD_ROWS[kind][number])
-    if kind == "jsonl" and place == 0 and rows[0].startswith(b"["):
-        pytest.skip("a file that begins so is an array")
     path = write(tmp_path / f"a.{kind}", rows)
     with pytest.raises(ValueError, match=rf"(row|line) \d+ .*{path}") as caught:
         read(path)
