@@ -147,7 +147,7 @@ def _check_local(experiment: Experiment) -> None:
 
 def _check_readable(spec: str, name: str) -> None:
     if not is_remote(spec):
-        refuse_remote(spec, name)
+        refuse_remote(spec, name, "local files, gs:// and s3://")
 
 
 def _check_objective(experiment: "Experiment", definition: Objective) -> None:

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from flaxmill.data.files.archives import is_archive, open_raw
+from flaxmill.data.files.remote_paths import RemotePath
 from flaxmill.data.files.rows import Row, check_names, unknown_column, unreadable
 
 _ROWS_AT_ONCE = 1024
@@ -25,7 +26,7 @@ def read_parquet(path: PurePath, column: str | None = None) -> Iterator[Row]:
     import pyarrow.parquet
 
     def batches() -> Iterator[Any]:
-        with open_raw(path) as raw, pyarrow.parquet.ParquetFile(raw) as file:
+        with _open(path) as raw, pyarrow.parquet.ParquetFile(raw) as file:
             check_names(file.schema_arrow.names, path)
             _check_column(column, file.schema_arrow.names, path)
             columns = None if column is None else [column]
@@ -39,7 +40,7 @@ def read_arrow(path: PurePath, column: str) -> Iterator[Row]:
     pyarrow = _import_pyarrow(path)
 
     def batches() -> Iterator[Any]:
-        with open_raw(path) as raw:
+        with _open(path) as raw:
             is_file = raw.read(len(_FILE_MARK)) == _FILE_MARK
             raw.seek(0)
             table = pyarrow.ipc.open_file(raw) if is_file else pyarrow.ipc.open_stream(raw)
@@ -47,11 +48,19 @@ def read_arrow(path: PurePath, column: str) -> Iterator[Row]:
             _check_column(column, table.schema.names, path)
             read = (table.get_batch(n) for n in range(table.num_record_batches)) if is_file else table
             for batch in read:
+                batch.validate(full=True)  # what is damaged could otherwise be read from anywhere in memory
                 selected = batch.select([column])
                 for start in range(0, len(selected), _ROWS_AT_ONCE):
                     yield selected.slice(start, _ROWS_AT_ONCE)
 
     return _read_batches(batches(), path, column)
+
+
+def _open(path: PurePath) -> Any:
+    """The file as pyarrow reads it best."""
+    import pyarrow
+
+    return open_raw(path) if isinstance(path, RemotePath) else pyarrow.OSFile(str(path))
 
 
 def _import_pyarrow(path: PurePath) -> Any:
@@ -84,10 +93,12 @@ def _arrow_errors(path: PurePath) -> Iterator[list[int]]:
     import pyarrow
 
     place = [1]
-    # Strings that are not UTF-8, and dates that Python has no value for, raise errors of other kinds.
+    # Strings that are not UTF-8, and dates that Python has no value for, raise errors of other kinds; a
+    # damaged length asks for more memory than there is.
+    kinds = (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError)
     try:
         yield place
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+    except kinds as error:
         reason = " ".join(str(error).split())[:200]
         raise unreadable(f"row {place[0]} of {path}", reason or type(error).__name__) from None
 

@@ -30,12 +30,14 @@ def saved_files(directory: Path, split: str, field: str, is_training: bool) -> l
     """
     if not (directory / _SPLITS).is_file():
         return _data_files(directory, split, field)
-    splits = _strings(_load(directory / _SPLITS).get("splits"))
+    splits = _names(_load(directory / _SPLITS).get("splits"))
     name = f"{field}={str(directory)!r}"
+    if not splits:
+        raise ValueError(f"{name} names no splits in its {_SPLITS}; save it again")
     split = split or default_split(str(directory), splits, is_training)
     if split not in splits:
         raise ValueError(
-            f"{name} has no split {split!r}; it has {', '.join(splits) or 'none'}; "
+            f"{name} has no split {split!r}; it has {', '.join(splits)}; "
             f"{did_you_mean(split, splits) or 'name one of these'}"
         )
     return _data_files(directory / split, "", field)
@@ -54,9 +56,10 @@ def _data_files(directory: Path, split: str, field: str) -> list[Path]:
             "dataset.flatten_indices() instead"
         )
     entries = state.get("_data_files")
-    names = _strings([entry.get("filename") for entry in entries or [] if isinstance(entry, dict)])
-    files = [directory / name for name in names if os.path.basename(name) == name]
-    if not files or not all(file.is_file() for file in files):
+    entries = entries if isinstance(entries, list) else []
+    names = _names([entry.get("filename") for entry in entries if isinstance(entry, dict)])
+    files = [directory / name for name in names]
+    if not files or len(names) < len(entries) or not all(map(os.path.isfile, files)):
         raise ValueError(
             f"{field}={str(directory)!r} lacks data files that its {_STATE} names; save it again"
         )
@@ -71,5 +74,7 @@ def _load(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _strings(values: Any) -> list[str]:
-    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+def _names(values: Any) -> list[str]:
+    """The names among the values that name something inside a directory."""
+    names = [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+    return [name for name in names if os.path.basename(name) == name not in ("", ".", "..")]

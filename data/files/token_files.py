@@ -1,6 +1,7 @@
 """Files of token ids, read block by block: raw .bin as nanoGPT writes it, Megatron's .bin and .idx, .npy."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import IO, NamedTuple
@@ -108,8 +109,11 @@ def _open_npy(file: IO[bytes], path: PurePath) -> tuple[np.dtype, int, int]:
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }
-        shape, _, dtype = read_header[version](file)
-    except (ValueError, KeyError, SyntaxError) as error:
+        with warnings.catch_warnings(action="ignore"):  # about the spelling of old headers
+            shape, _, dtype = read_header[version](file)
+    except OSError:
+        raise
+    except Exception as error:  # it parses Python, whose errors are of many kinds
         reason = " ".join(str(error).split())[:100]
         raise ValueError(f"{path} is not a .npy file ({reason}); write it with numpy.save") from None
     if len(shape) != 1 or dtype.kind not in "iu":

@@ -12,7 +12,7 @@ import numpy as np
 CODES = {"uint8": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5, "uint16": 8}
 
 
-def write_indexed(path: Path, documents: Sequence[Sequence[Sequence[int]]], dtype: str = "uint16") -> Path:
+def write_indexed(path: Path, documents: Sequence[Sequence[Any]], dtype: str = "uint16") -> Path:
     """Write Megatron-LM's .bin and .idx of documents of sequences; returns the .bin."""
     sequences = [np.array(sequence, dtype) for document in documents for sequence in document]
     path.write_bytes(b"".join(sequence.tobytes() for sequence in sequences))

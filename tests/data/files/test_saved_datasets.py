@@ -71,6 +71,8 @@ def test_an_unknown_column_gets_a_guess(tmp_path):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
+        ('{"_data_files": true}', "lacks data files"),
+        ('{"_data_files": [{"filename": "' + "a" * 5000 + '"}]}', "lacks data files"),
         ("[]", "lacks data files that its state.json names; save it again"),
         ("{", r"state\.json cannot be read \(.*; save the dataset again"),
         ('{"_data_files": [{"filename": "../other.arrow"}, 5]}', "lacks data files"),
@@ -87,6 +89,15 @@ def test_a_damaged_state_is_named(tmp_path, state, message):
     with pytest.raises(ValueError, match=message) as caught:
         texts_of(directory)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("splits", [None, [], ["../other"], [".."], 5, [{}]])
+def test_names_of_splits_that_name_none_are_refused(tmp_path, splits):
+    directory = save_splits(tmp_path / "saved", {"train": ROWS})
+    save_to_disk(tmp_path / "other", ROWS)
+    (directory / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
+    with pytest.raises(ValueError, match=r"saved' names no splits in its dataset_dict\.json; save it again$"):
+        texts_of(directory)
 
 
 def test_damaged_rows_are_named_with_their_file(tmp_path):

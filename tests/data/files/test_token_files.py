@@ -89,7 +89,14 @@ def test_an_array_of_anything_else_is_refused(tmp_path, array, message):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x93NUMPY", b"not an array", b"\x93NUMPY\x01\x00\x10\x00{'descr': 1, }\n"]
+    "data",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"not an array",
+        b"\x93NUMPY\x01\x00\x02\x00({",
+        b"\x93NUMPY\x01\x00\x10\x00{'descr': 1, }\n",
+    ],
 )
 def test_what_is_no_array_is_refused_in_one_line(tmp_path, data):
     (tmp_path / "a.npy").write_bytes(data)
