@@ -15,13 +15,17 @@ _VERSION = re.compile(r"(\d+|\*)(\.(\d+|\*)){2}")
 
 
 class TfdsSplit(NamedTuple):
-    """A split of a prepared dataset; `rows` may be indexed and knows its length."""
+    """A split of a prepared dataset; `rows` may be indexed and knows its length.
+
+    prepared_at: the time of its dataset_info.json in nanoseconds; None where that is not on this machine.
+    """
 
     name: str
     inventory: list
     num_bytes: int
     rows: Any
     features: Any
+    prepared_at: int | None = None
 
 
 def open_tfds(name: str, is_training: bool) -> TfdsSplit:
@@ -57,9 +61,9 @@ def open_tfds(name: str, is_training: bool) -> TfdsSplit:
             f"{name!r} cannot be read ({_first_line(error)}); prepare it with file_format='array_record', "
             f"and name one of its splits: {', '.join(info.splits)}"
         ) from None
-    return TfdsSplit(
-        f"{PREFIX}{path}:{split}", [info.full_name, split, len(rows)], num_bytes, rows, info.features
-    )
+    inventory = [info.full_name, split, len(rows)]
+    prepared_at = _time_of(os.path.join(str(builder.data_dir), "dataset_info.json"))
+    return TfdsSplit(f"{PREFIX}{path}:{split}", inventory, num_bytes, rows, info.features, prepared_at)
 
 
 def read_tfds(source: TfdsSplit, refuse: Refuse = raise_error) -> Iterator[Row]:
@@ -78,6 +82,13 @@ def read_tfds(source: TfdsSplit, refuse: Refuse = raise_error) -> Iterator[Row]:
                 f"{where} of {source.name} cannot be read ({_first_line(error)}); prepare the dataset again"
             ) from None
         yield Row(values, where, source.name)
+
+
+def _time_of(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None
 
 
 def _path_and_split(name: str) -> tuple[str, str]:

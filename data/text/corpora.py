@@ -116,7 +116,7 @@ def _tfds_source(spec: str, reading: _Reading) -> InputSource:
     def read(refuse: Refuse) -> Iterator[Document]:
         return read_rows(read_tfds(split, refuse), PurePath(split.name), reading.rows, refuse)
 
-    inventory = [*split.inventory, reading.config.text_column]
+    inventory = [*split.inventory, split.prepared_at, reading.config.text_column]
     return InputSource(split.name, [inventory], split.num_bytes, split.name, _good(split.name, read, reading))
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,37 @@ def test_a_kind_of_text_gives_the_rows_of_its_text(tmp_path, kind, objective):
     tokenizer = str(directory_of("bert" if objective == "mlm_nsp" else "gpt2") / "tokenizer.json")
     wanted = prepared(tmp_path, write_jsonl(tmp_path / "all.jsonl", TEXTS), objective, tokenizer=tokenizer)
     assert_same_rows(prepared(tmp_path, KINDS[kind](tmp_path), objective, tokenizer=tokenizer), wanted)
+
+
+def test_a_feature_that_a_tfds_dataset_lacks_gets_a_guess(tmp_path):
+    message = (
+        r"^data\.text_column='txt' is not a column of row 1 of tfds:.*; it has text; did you mean text\?$"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepared(tmp_path, tfds_directory(tmp_path), text_column="txt")
+
+
+def test_a_tfds_dataset_that_was_prepared_again_is_read_again(tmp_path):
+    spec = tfds_directory(tmp_path)
+    before = prepared(tmp_path, spec)
+    os.utime(tmp_path / "tfds" / "lines" / "2.1.0" / "dataset_info.json", ns=(1, 1))
+    assert prepared(tmp_path, spec).directory != before.directory
+    assert prepared(tmp_path, spec).fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.npy", "a.txt", "a.jsonl", "a.parquet"])
+def test_an_empty_source_is_named(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.npy":
+        np.save(path, np.zeros(0, np.int32))
+    elif name == "a.parquet":
+        parquet_rows(path, [])
+    else:
+        path.write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=rf"^data\.files={path} holds no text \(0 documents\); give files that"
+    ):
+        prepared(tmp_path, str(path))
 
 
 def id_lists(kind: str, framed: bool) -> list[list[int]]:
