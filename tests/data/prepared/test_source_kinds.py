@@ -13,6 +13,7 @@ from token_writers import save_splits, save_to_disk, write_indexed
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.framing import document_frame
+from flaxmill.data.mixture.preparation import prepare_mixture
 from flaxmill.data.prepared.preparation import prepare
 
 TEXTS = draw_texts(3, num=60)
@@ -258,6 +259,31 @@ def test_sentence_pairs_are_not_made_of_ids(tmp_path, kind):
     source = TOKENS[kind][0](tmp_path, id_lists("bert", framed=True))
     with pytest.raises(ValueError, match="holds token ids, and sentence pairs are made of sentences of text"):
         prepared(tmp_path, source, "mlm_nsp", tokenizer=str(directory_of("bert") / "tokenizer.json"))
+
+
+def test_a_mixture_takes_every_kind(tmp_path):
+    tokenizer = str(directory_of("gpt2") / "tokenizer.json")
+    ids = raw_file(tmp_path, id_lists("gpt2", framed=True))
+    saved = save_splits(tmp_path / "saved", {"x": [{"text": text} for text in TEXTS]})
+    sources = (
+        f"ids=1:{ids}",
+        f"saved=2:{saved}:x",
+        "code:embedded:code",
+        f"remote:{memory_folder(tmp_path)}",
+    )
+    config = DataConfig(sources=sources, tokenizer=tokenizer, sequence_length=24)
+    mixed = prepare_mixture(config, "causal", cache=tmp_path / "cache", log=lambda line: None)
+    for name in ("ids", "saved", "remote"):
+        assert_same_rows(mixed.sources[name], mixed.sources["saved"])
+    with pytest.raises(
+        ValueError, match=r"^source ids: .* holds token ids, and data\.tokenizer=bpe is made here"
+    ):
+        prepare_mixture(
+            DataConfig(sources=sources, tokenizer="bpe"),
+            "causal",
+            cache=tmp_path / "cache",
+            log=lambda line: None,
+        )
 
 
 def test_a_part_of_the_embedded_corpus_is_a_source_among_others(tmp_path):
