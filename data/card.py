@@ -91,6 +91,8 @@ def _describe_text(statistics: dict[str, Any], dataset: Dataset) -> list[str]:
             lines.append(f"{name.replace('_', ' ')} {statistics[name]:.4f} nats a token")
     if "fill" in statistics:
         lines.append(f"{statistics['fill']:.1%} of the places hold a token, the rest is padding")
+    if "num_bad_rows" in statistics:
+        lines.append(f"{statistics['num_bad_rows']:,} bad rows were skipped")
     if "nsp_majority" in statistics:
         lines.append(f"the commoner kind of second sentence is {statistics['nsp_majority']:.1%} of the pairs")
     return lines

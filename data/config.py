@@ -12,6 +12,8 @@ Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", 
 LabelType = Literal["category", "number", "multi_label"]
 Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
+BadRows = Literal["error", "skip"]
+TokenType = Literal["uint16", "uint32"]
 Framing = Literal["template", "end", "spelled"]
 Masking = Literal["tokens", "whole_words", "spans", "ngrams"]
 PairTask = Literal["next", "order"]
@@ -37,9 +39,11 @@ class DataConfig:
     """The corpus, its tokenizer and the shape of its rows; a value that no run could use is a ValueError."""
 
     files: tuple[str, ...] = ()
-    """Files or globs; empty: the corpus embedded in the running Python, or examples made from it. Text comes
-    from text files, or from tables: .csv, .tsv, .jsonl, .json, .parquet. Labelled examples come from tables,
-    .conll, SQuAD's .json, or tfds:NAME. Each may be .gz, .bz2, .xz or .zst."""
+    """Files, globs or directories; empty: the corpus embedded in the running Python, or examples made from
+    it. Text comes from text files, from tables: .csv, .tsv, .jsonl, .json, .parquet, .arrow, from tfds:NAME,
+    datasets saved by Hugging Face's save_to_disk, embedded:PART and files of token ids: .bin, .npy; files may
+    be at gs:// or s3://. Labelled examples come from tables, .conll, SQuAD's .json, or tfds:NAME. Text and
+    tables may be .gz, .bz2, .xz or .zst."""
     valid_files: tuple[str, ...] = ()
     """Held-out text or examples; empty: a share of `files` is held out."""
     sources: tuple[str, ...] = ()
@@ -54,7 +58,7 @@ class DataConfig:
     valid_fraction: float = 0.05
     """Share of the documents or examples that is held out if there are no valid_files."""
     text_column: str = "text"
-    """Tables: the column of the text, of the list of words, or of a seq2seq source."""
+    """Tables: the column of the text, of token ids, of the list of words, or of a seq2seq source."""
     pair_column: str | None = None
     """Classification: the column of a second text; None: there is one text."""
     label_column: str | None = "label"
@@ -76,6 +80,11 @@ class DataConfig:
     sentences: str = SENTENCE_RULES
     """How prose is split where rows are made of sentences. rules: a few rules for English; the code of a
     language, such as en, de or zh: by the library sentencex, which knows abbreviations, quotes and lists."""
+    bad_rows: BadRows = "error"
+    """Text: a row that cannot be read, such as broken JSON or bytes that are not UTF-8, is an error that
+    names its place, or is skipped and counted."""
+    token_dtype: TokenType = "uint16"
+    """The type of the token ids in a raw .bin; other files of ids say it themselves."""
     embedded: EmbeddedText | EmbeddedTask = "all"
     """The part of the embedded corpus that is read: its documentation, its source code, or both. For examples
     made from it, all means the first kind that the objective learns from."""
@@ -147,6 +156,8 @@ class DataConfig:
         _require_choice("packing", self.packing, get_args(Packing))
         _require_choice("label_type", self.label_type, get_args(LabelType))
         _require_choice("quotes", self.quotes, get_args(Quotes))
+        _require_choice("bad_rows", self.bad_rows, get_args(BadRows))
+        _require_choice("token_dtype", self.token_dtype, get_args(TokenType))
         for field in ("files", "valid_files", "sources", "valid_sources", "source_changes", "labels"):
             if isinstance(value := getattr(self, field), str):
                 raise ValueError(f"data.{field}={value!r} is a string; write a tuple, ({value!r},)")

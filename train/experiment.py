@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files.local_paths import local_path, refuse_remote
-from flaxmill.data.files.tfds_rows import PREFIX
+from flaxmill.data.files.remote_paths import is_remote
+from flaxmill.data.files.specs import is_local
 from flaxmill.data.messages import require
 from flaxmill.data.source import parse_source, with_specs
 from flaxmill.data.tokenizer.failures import half_character
@@ -137,11 +138,16 @@ def _check_local(experiment: Experiment) -> None:
             local_path(path, name)
     for name in ("files", "valid_files"):
         for path in getattr(experiment.data, name):
-            refuse_remote(path, f"data.{name}")
+            _check_readable(path, f"data.{name}")
     for name in ("sources", "valid_sources"):
         for source in getattr(experiment.data, name):
-            refuse_remote(parse_source(source).spec, f"data.{name}")
+            _check_readable(parse_source(source).spec, f"data.{name}")
     refuse_remote(experiment.data.tokenizer, "data.tokenizer")
+
+
+def _check_readable(spec: str, name: str) -> None:
+    if not is_remote(spec):
+        refuse_remote(spec, name, "local files, gs:// and s3://")
 
 
 def _check_objective(experiment: "Experiment", definition: Objective) -> None:
@@ -285,7 +291,7 @@ def _is_of_type(value: Any, hint: Any) -> bool:
 
 
 def _absolute(path: str) -> str:
-    return path if path.startswith(PREFIX) else os.path.abspath(path)
+    return os.path.abspath(path) if is_local(path) else path
 
 
 def _check_divides(name: str, size: int, axis: str, num_shards: int) -> None:

@@ -12,7 +12,7 @@ from flaxmill.data.examples.reading import find_examples
 from flaxmill.data.files.sources import InputSources, Log
 from flaxmill.data.messages import did_you_mean, shorten
 from flaxmill.data.objectives import examples_of, has_labels
-from flaxmill.data.text.corpora import Document
+from flaxmill.data.text.documents import Document
 from flaxmill.data.text.held_out import Split, SplitCorpus, draw_split, say_nothing, split_sources
 
 # The most labels that an error lists; nobody would read more.

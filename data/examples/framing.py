@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import tokenizers
 from tokenizers import processors
 
@@ -27,6 +28,16 @@ def document_frame(tokenizer: Tokenizer, framing: Framing) -> Frame:
     if framing == "template":
         return Frame(tokenizer.template.before, tokenizer.template.after or after)
     return Frame((), () if tokenizer.end_id is None else (tokenizer.end_id,))
+
+
+def without_frame(ids: np.ndarray, frame: Frame) -> np.ndarray:
+    """The ids of a document that was tokenized before, without what the frame will put around them."""
+    before, after = len(frame.before), len(frame.after)
+    if before and tuple(ids[:before].tolist()) == tuple(frame.before):
+        ids = ids[before:]
+    if after and tuple(ids[-after:].tolist()) == tuple(frame.after):
+        ids = ids[:-after]
+    return ids
 
 
 def make_prompt_reader(tokenizer: Tokenizer, framing: Framing, *, markup: bool) -> Callable[[str], list[int]]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files.archives import format_suffix
 from flaxmill.data.files.conll import read_conll
+from flaxmill.data.files.local_paths import refuse_remote
 from flaxmill.data.files.rows import Reader
 from flaxmill.data.files.sources import (
     InputSource,
@@ -45,6 +46,7 @@ def _find(pattern: str, config: DataConfig, field: str, objective: str) -> Itera
         read = functools.partial(read_tfds, split)
         yield InputSource(split.name, [split.inventory], split.num_bytes, split.name, read)
         return
+    refuse_remote(pattern, field)
     for path in find_files([pattern], field):
         reader, read_as = _reader(path, config, objective)
         yield make_file_source(path, field, functools.partial(reader, path), read_as=read_as)

@@ -5,12 +5,13 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import PurePath
 from typing import IO, Any
 
 from flaxmill.data.files.encodings import check_text
+from flaxmill.data.files.remote_paths import RemotePath, open_remote
 
 # Roughly the bytes of text for a byte of an archive; progress and a tokenizer's sample reckon with it.
 EXPANSION = 4
@@ -26,19 +27,25 @@ _REFUSED = {
 }
 
 
-def format_suffix(path: Path) -> str:
+def format_suffix(path: PurePath) -> str:
     """The suffix that names the format, in lower case: ".jsonl" of "a.jsonl" and of "a.JSONL.gz"."""
     return (path.with_suffix("") if is_archive(path) else path).suffix.lower()
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: PurePath) -> bool:
     """Whether the file is read through a decompressor."""
     return path.suffix.lower() in _OPENERS
 
 
-def refuse_binary(path: Path, field: str) -> None:
-    """Raises ValueError, naming the field, where the suffix says that the file holds no text."""
+def refuse_binary(path: PurePath, field: str, accepted: Collection[str] = ()) -> None:
+    """Raises ValueError, naming the field, where the suffix says that the file holds no text.
+
+    Args:
+      accepted: suffixes of binary files that the caller reads.
+    """
     suffix = format_suffix(path)
+    if path.suffix.lower() in accepted:
+        return
     for fix, suffixes in _REFUSED.items():
         if suffix in suffixes:
             raise ValueError(
@@ -47,13 +54,13 @@ def refuse_binary(path: Path, field: str) -> None:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
+def open_bytes(path: PurePath) -> Iterator[io.BufferedReader]:
     """The file's bytes, decompressed.
 
     Raises ValueError where it cannot be read, is damaged, or is not UTF-8, as its first bytes tell.
     """
     try:
-        with _OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
+        with open_raw(path) as raw, _unpack(raw, path) as file:
             stream = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
             check_text(stream.peek(_LOOKED_AT), path)
             yield stream
@@ -63,21 +70,32 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}); check it") from None
 
 
-def _open_zstd(path: Path, mode: str) -> IO[bytes]:
+def open_raw(path: PurePath) -> IO[bytes]:
+    """The file's bytes as they are stored, on this machine or in a remote store."""
+    return open_remote(path) if isinstance(path, RemotePath) else open(path, "rb")
+
+
+def _unpack(raw: IO[bytes], path: PurePath) -> Any:
+    opener = _OPENERS.get(path.suffix.lower())
+    try:
+        return raw if opener is None else opener(raw, "rb")
+    except ImportError:
+        raise ValueError(f"{path} needs zstandard to be read; pip install zstandard") from None
+
+
+def _open_zstd(raw: IO[bytes], mode: str) -> IO[bytes]:
     try:
         from compression import zstd  # since Python 3.14 # pyright: ignore[reportMissingImports]
     except ImportError:
-        return _open_zstandard(path)
-    return zstd.open(path, mode)
+        return _open_zstandard(raw)
+    return zstd.open(raw, mode)
 
 
-def _open_zstandard(path: Path) -> IO[bytes]:
-    try:
-        import zstandard
-    except ImportError:
-        raise ValueError(f"{path} needs zstandard to be read; pip install zstandard") from None
+def _open_zstandard(raw: IO[bytes]) -> IO[bytes]:
+    import zstandard
+
     decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)  # as large as `zstd --ultra` makes them
-    return io.BufferedReader(_ZstdFrames(open(path, "rb"), decompressor.decompressobj, zstandard.ZstdError))
+    return io.BufferedReader(_ZstdFrames(raw, decompressor.decompressobj, zstandard.ZstdError))
 
 
 class _ZstdFrames(io.RawIOBase):

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 
 from flaxmill.data.files.rows import BLANKS, Row, read_lines, unreadable
 
@@ -14,7 +14,7 @@ _NUMBERS = "123"
 _COLUMN_GAP = re.compile(f"[{BLANKS}]+")
 
 
-def read_conll(path: Path, word_column: str, tag_column: str | None) -> Iterator[Row]:
+def read_conll(path: PurePath, word_column: str, tag_column: str | None) -> Iterator[Row]:
     """Sentences as {word_column: list of words, tag_column: list of tags}.
 
     A line's columns are separated by tabs, or by runs of blanks where it has no tab: the first is the word,
@@ -68,7 +68,7 @@ def _check_columns(columns: list[str], place: str, has_tag: bool) -> None:
         raise unreadable(place, f"{columns[0]!r} has no tag beside it")
 
 
-def _numbered(path: Path) -> ValueError:
+def _numbered(path: PurePath) -> ValueError:
     source, target = (shlex.quote(str(name)) for name in (path, path.with_suffix(".words.conll")))
     return ValueError(
         f"{path} numbers the words in its first column, as CoNLL-U does, and they would be read as words; "
@@ -77,7 +77,7 @@ def _numbered(path: Path) -> ValueError:
 
 
 def _make_row(
-    path: Path,
+    path: PurePath,
     sentence: int,
     line: int,
     words: list[str],

@@ -1,7 +1,7 @@
 """Tells what a file's bytes are if they are not UTF-8, and gives the command that converts them."""
 
 import shlex
-from pathlib import Path
+from pathlib import PurePath
 
 # The longest first: UTF-32's mark begins with UTF-16's.
 _BYTE_ORDER_MARKS = {
@@ -26,7 +26,7 @@ _TO_STDOUT = {".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc", ".zst": "
 _LOOKED_AT = 512
 
 
-def check_text(start: bytes, path: Path) -> None:
+def check_text(start: bytes, path: PurePath) -> None:
     """Raises ValueError, saying what the file is, where its first bytes tell that it is not UTF-8 text."""
     for signature, (kind, suffix) in _SIGNATURES.items():
         if start.startswith(signature):
@@ -39,7 +39,7 @@ def check_text(start: bytes, path: Path) -> None:
         )
 
 
-def not_utf8(place: str, data: bytes, error: UnicodeDecodeError, path: Path) -> ValueError:
+def not_utf8(place: str, data: bytes, error: UnicodeDecodeError, path: PurePath) -> ValueError:
     """The error for bytes that are not UTF-8; `place` says where they are and which byte is wrong."""
     byte = f"{place} (0x{data[error.start]:02x})"
     if b"\0" in data:
@@ -52,7 +52,7 @@ def not_utf8(place: str, data: bytes, error: UnicodeDecodeError, path: Path) -> 
     return ValueError(f"{byte}; {cut}if it is {encoding}, convert it: {conversion(path, encoding)}")
 
 
-def conversion(path: Path, encoding: str, flags: str = "") -> str:
+def conversion(path: PurePath, encoding: str, flags: str = "") -> str:
     """A command that writes a copy in UTF-8 beside the file."""
     tool = _TO_STDOUT.get(path.suffix.lower())
     plain = path.with_suffix("") if tool else path

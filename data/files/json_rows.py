@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from flaxmill.data.files.archives import open_bytes
 from flaxmill.data.files.encodings import not_utf8
-from flaxmill.data.files.rows import Row, read_lines, unreadable
+from flaxmill.data.files.rows import Refuse, Row, raise_error, read_lines, unreadable
 
 # JSON's own white space.
 _BLANKS = " \t\r\n"
@@ -19,10 +19,10 @@ class JsonError(ValueError):
     """The reason why a text is not JSON, or has more than one meaning."""
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """Reads one object per line and skips blank lines. Raises ValueError for a line that is not an object."""
+def read_jsonl(path: PurePath, refuse: Refuse = raise_error) -> Iterator[Row]:
+    """Reads one object per line and skips blank lines. Refuses a line that is not an object."""
     number = 0
-    for line in read_lines(path):
+    for line in read_lines(path, refuse):
         if not line.strip(_BLANKS):
             continue
         number += 1
@@ -32,22 +32,28 @@ def read_jsonl(path: Path) -> Iterator[Row]:
                 f"{path} is a JSON array, not one object per line; give it the suffix .json to have it read"
             )
         try:
-            yield _as_row(parse_json(line.strip(_BLANKS)), where, path)
+            row = _as_row(parse_json(line.strip(_BLANKS)), where, path)
         except JsonError as error:
-            raise unreadable(f"{where} of {path}", str(error)) from None
+            refuse(unreadable(f"{where} of {path}", str(error)))
+        except ValueError as error:
+            refuse(error)
+        else:
+            yield row
 
 
-def read_json(path: Path) -> Iterator[Row]:
-    """Reads an array of objects or one object per line. Raises ValueError where the file is neither."""
-    first = first_value(path)
+def read_json(path: PurePath, refuse: Refuse = raise_error) -> Iterator[Row]:
+    """Reads an array of objects or one object per line. Refuses a value that is not an object; raises
+    ValueError where the file is neither."""
+    # Lines that are skipped are counted when all are read.
+    first = first_value(path, refuse if refuse is raise_error else lambda error: None)
     if isinstance(first, dict):
-        yield from read_jsonl(path)
+        yield from read_jsonl(path, refuse)
         return
     try:
         values = parse_file(path)
     except JsonError as error:
         if first is None:
-            yield from read_jsonl(path)  # its error names the row
+            yield from read_jsonl(path, refuse)  # its error names the row
             return
         raise unreadable(str(path), str(error)) from None
     if not isinstance(values, list):
@@ -55,12 +61,17 @@ def read_json(path: Path) -> Iterator[Row]:
             f"{path} is one JSON value; write it as an array of objects, or as one object per line"
         )
     for number, value in enumerate(values, start=1):
-        yield _as_row(value, f"row {number}", path)
+        try:
+            row = _as_row(value, f"row {number}", path)
+        except ValueError as error:
+            refuse(error)
+        else:
+            yield row
 
 
-def first_value(path: Path) -> Any:
+def first_value(path: PurePath, refuse: Refuse = raise_error) -> Any:
     """The value of the first line, [] where it begins an array, None where it is not JSON on its own."""
-    first = next((line for line in read_lines(path) if line.strip(_BLANKS)), "")
+    first = next((line for line in read_lines(path, refuse) if line.strip(_BLANKS)), "")
     if first.lstrip(_BLANKS).startswith("["):
         return []
     try:
@@ -87,7 +98,7 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def parse_file(path: Path) -> Any:
+def parse_file(path: PurePath) -> Any:
     """The value of a file that is one JSON text. Raises JsonError as parse_json does."""
     with open_bytes(path) as file:
         data = file.read()
@@ -98,7 +109,7 @@ def parse_file(path: Path) -> Any:
     return parse_json(text)
 
 
-def _as_row(value: Any, where: str, path: Path) -> Row:
+def _as_row(value: Any, where: str, path: PurePath) -> Row:
     if not isinstance(value, dict):
         raise unreadable(f"{where} of {path}", f"it is not an object, but {json.dumps(value)[:40]!r}")
     return Row(value, where, str(path))

@@ -33,15 +33,19 @@ def local_path(text: str, name: str) -> Path:
         ) from None
 
 
-def refuse_remote(text: str, name: str) -> None:
-    """Raise ValueError if a URL is given for a path: a directory of that name is not what was meant."""
+def refuse_remote(text: str, name: str, takes: str = "local files") -> None:
+    """Raise ValueError if a URL is given for a path: a directory of that name is not what was meant.
+
+    Args:
+      takes: what the option takes.
+    """
     found = _SCHEME.match(text)
     if found is None:
         return
     if found[0].lower() == "file://":
         raise ValueError(f"{name}={text} is a URL; give the path alone, {text[len(found[0]) :] or '/'}")
     raise ValueError(
-        f"{name}={text} is remote, and flaxmill reads and writes local files alone; mount or copy it, "
+        f"{name}={text} is remote, and flaxmill reads and writes {takes} alone; mount or copy it, "
         "and give the local path"
     )
 

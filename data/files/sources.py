@@ -1,13 +1,15 @@
-"""The files and TFDS splits that data.files or data.valid_files name, each read once, in order."""
+"""The files and splits of datasets that data.files or data.valid_files name, each read once, in order."""
 
 import itertools
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.data.files.archives import refuse_binary
+from flaxmill.data.files.bad_rows import SkippedRows
 from flaxmill.data.files.local_paths import match_files
+from flaxmill.data.files.remote_paths import RemoteFile, look_again
 from flaxmill.data.messages import shorten
 
 _MAX_SHOWN = 3
@@ -16,7 +18,7 @@ Log = Callable[[str], None]
 
 
 class InputSource(NamedTuple):
-    """A file, or a split of a TFDS dataset.
+    """A file, here or in a remote store, a split of a TFDS dataset, or a part of the embedded corpus.
 
     inventory: entries that tell whether it changed, without reading it.
     identity: equal for two names of one source.
@@ -32,10 +34,14 @@ class InputSource(NamedTuple):
 
 
 class InputSources(NamedTuple):
-    """Sources under the name of their field: "data.files=a.txt, b.txt"."""
+    """Sources under the name of their field: "data.files=a.txt, b.txt".
+
+    skipped: the bad rows that were skipped when each source was last read; None: a bad row is an error.
+    """
 
     name: str
     sources: tuple[InputSource, ...]
+    skipped: SkippedRows | None = None
 
     @property
     def inventory(self) -> list[list]:
@@ -50,8 +56,11 @@ class InputSources(NamedTuple):
         return itertools.chain.from_iterable(source.read() for source in self.sources)
 
 
-def find_files(patterns: Sequence[str], field: str) -> list[Path]:
+def find_files(patterns: Sequence[str], field: str, accepted: Collection[str] = ()) -> list[Path]:
     """Absolute paths that the patterns match, in order.
+
+    Args:
+      accepted: suffixes of binary files that the caller reads.
 
     Raises ValueError, naming the field, where a pattern matches no file, or a file that cannot hold text.
     """
@@ -69,7 +78,7 @@ def find_files(patterns: Sequence[str], field: str) -> list[Path]:
                 raise ValueError(
                     f"{field}={match!r} is a pipe or a device, which cannot be read twice; save it to a file"
                 )
-            refuse_binary(Path(match), field)
+            refuse_binary(Path(match), field, accepted)
             found[Path(match).absolute()] = None
     if not found:
         raise ValueError(f"{field}={list(patterns)!r} match directories only; give text files")
@@ -94,10 +103,44 @@ def make_file_source(
         stat = path.stat()
     except OSError as error:
         raise ValueError(f"{field} cannot be read ({error}); check its permissions") from None
+    read = _unless_changed(read, str(path), lambda: _size_and_time(path), (stat.st_size, stat.st_mtime_ns))
     inventory = [str(path), stat.st_size, stat.st_mtime_ns, *read_as]
     # Some network file systems give files no numbers.
     identity = (stat.st_dev, stat.st_ino) if stat.st_ino else path
     return InputSource(str(path), [inventory], stat.st_size * expansion, identity, read, path)
+
+
+def make_remote_source(
+    file: RemoteFile, read: Callable[[], Iterator[Any]], *, read_as: Sequence[Any] = (), expansion: int = 1
+) -> InputSource:
+    """The source of a file in a remote store; see `make_file_source`."""
+    name = str(file.path)
+    read = _unless_changed(read, name, lambda: look_again(file.path), file)
+    inventory = [name, file.num_bytes, file.version, *read_as]
+    return InputSource(name, [inventory], file.num_bytes * expansion, name, read)
+
+
+def _unless_changed(
+    read: Callable[[], Iterator[Any]], name: str, look: Callable[[], Any], before: Any
+) -> Callable[[], Iterator[Any]]:
+    """Reads, and raises ValueError at the end where a look at the file finds another than `before`."""
+
+    def checked() -> Iterator[Any]:
+        yield from read()
+        if look() != before:
+            raise ValueError(
+                f"{name} changed while it was read; start again when nothing writes to it any more"
+            )
+
+    return checked
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def read_once(name: str, sources: Iterable[InputSource], log: Log) -> InputSources:

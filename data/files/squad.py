@@ -1,21 +1,21 @@
 """SQuAD's JSON (Rajpurkar et al. 2016, 2018): articles of paragraphs of questions, as rows."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from flaxmill.data.files.json_rows import JsonError, first_value, parse_file, read_json
 from flaxmill.data.files.rows import Row
 
 
-def read_questions(path: Path) -> Iterator[Row]:
+def read_questions(path: PurePath) -> Iterator[Row]:
     """Reads SQuAD's JSON, or objects with question, context and answers in an array or one per line."""
     first = first_value(path)
     is_row = isinstance(first, list) or (isinstance(first, dict) and "question" in first)
     return read_json(path) if is_row else read_squad(path)
 
 
-def read_squad(path: Path) -> Iterator[Row]:
+def read_squad(path: PurePath) -> Iterator[Row]:
     """One row per question: id, title, question, context, answers (a list of {text, answer_start}), and
     is_impossible where the file says so. The file is parsed at once: it is one JSON value.
 
@@ -44,7 +44,7 @@ def read_squad(path: Path) -> Iterator[Row]:
                 yield Row(values, f"question {values['id']!r}", str(path))
 
 
-def _get(value: Any, key: str, kind: type | tuple[type, ...], path: Path, where: str) -> Any:
+def _get(value: Any, key: str, kind: type | tuple[type, ...], path: PurePath, where: str) -> Any:
     found = value.get(key) if isinstance(value, dict) else None
     if not isinstance(found, kind):
         raise ValueError(

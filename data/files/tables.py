@@ -1,89 +1,90 @@
-"""Tables as streams of rows, by the suffix of their file: CSV, TSV, Parquet, and JSON."""
+"""Tables as streams of rows, by the suffix of their file: CSV, TSV, Parquet, Arrow, and JSON."""
 
 import csv
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePath
 from typing import Any
 
 from flaxmill.data.config import Quotes
-from flaxmill.data.files.archives import format_suffix, is_archive
+from flaxmill.data.files.archives import format_suffix, open_bytes
+from flaxmill.data.files.arrow_tables import read_arrow, read_parquet
 from flaxmill.data.files.json_rows import read_json, read_jsonl
-from flaxmill.data.files.rows import BLANKS, Reader, Row, read_lines, unreadable
+from flaxmill.data.files.rows import (
+    BLANKS,
+    Reader,
+    Refuse,
+    Row,
+    check_names,
+    decode_line,
+    raise_error,
+    read_lines,
+    unreadable,
+)
 
 # csv refuses fields above 128 KiB unless told otherwise; an article can be longer.
 _MAX_FIELD_CHARACTERS = 1 << 30
-_PARQUET_ROWS = 1024
 # A carriage return alone ends a line, as old Macs and some exports write it.
 _LINE_END_INSIDE = re.compile(r"(?<=\r)(?!\n)")
+_LINE_END_INSIDE_BYTES = re.compile(rb"(?<=\r)(?!\n)")
+# The error of a file that ends inside quotes.
+_NEVER_CLOSED = "unexpected end of data"
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 """The suffixes of tables."""
 
 
-def find_reader(path: Path, quotes: Quotes) -> Reader | None:
-    """The function that reads the table; None where the suffix is not a table's."""
+def find_reader(
+    path: PurePath, quotes: Quotes, refuse: Refuse = raise_error, column: str | None = None
+) -> Reader | None:
+    """The function that reads the table; None where the suffix is not a table's.
+
+    Args:
+      refuse: what is done about a bad row.
+      column: read this column alone, where the format can, and lists of integers as arrays.
+    """
     match format_suffix(path):
         case ".csv":
-            return functools.partial(read_csv, quotes=quotes)
+            return functools.partial(read_csv, quotes=quotes, refuse=refuse)
         case ".tsv":
-            return functools.partial(read_tsv, quotes=quotes)
+            return functools.partial(read_tsv, quotes=quotes, refuse=refuse)
         case ".jsonl":
-            return read_jsonl
+            return functools.partial(read_jsonl, refuse=refuse)
         case ".json":
-            return read_json
+            return functools.partial(read_json, refuse=refuse)
         case ".parquet":
-            return read_parquet
+            return functools.partial(read_parquet, column=column)
+        case ".arrow" if column is not None:
+            return functools.partial(read_arrow, column=column)
     return None
 
 
-def read_csv(path: Path, quotes: Quotes = "double") -> Iterator[Row]:
+def read_csv(path: PurePath, quotes: Quotes = "double", refuse: Refuse = raise_error) -> Iterator[Row]:
     """Rows under a header; fields may be quoted, as `data.quotes` says, and then hold line ends.
 
     If the header has no comma, but only semicolons, only tabs or only pipes, these separate the fields.
-    Raises ValueError for a bad row.
+    Refuses a bad row. Raises ValueError for a bad header, and for a quote that is never closed, which would
+    take all that follows with it.
     """
-    return _read_delimited(path, ",", quotes)
+    return _read_delimited(path, ",", quotes, refuse)
 
 
-def read_tsv(path: Path, quotes: Quotes = "double") -> Iterator[Row]:
+def read_tsv(path: PurePath, quotes: Quotes = "double", refuse: Refuse = raise_error) -> Iterator[Row]:
     """As read_csv, with tabs between the fields."""
-    return _read_delimited(path, "\t", quotes)
+    return _read_delimited(path, "\t", quotes, refuse)
 
 
-def read_parquet(path: Path) -> Iterator[Row]:
-    """Rows of all row groups, a thousand in memory at a time. Raises ValueError where they are damaged."""
-    if is_archive(path):
-        raise ValueError(f"{path} is a Parquet table in an archive, and compressed itself; unpack it")
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(f"{path} needs pyarrow to be read; pip install 'flaxmill[tasks]'") from None
-    number = 0
-    # Strings that are not UTF-8, and dates that Python has no value for, raise errors of other kinds.
-    errors = (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError)
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_names(file.schema_arrow.names, path)
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(values, f"row {number}", str(path))
-    except errors as error:
-        reason = " ".join(str(error).split())[:200]
-        raise unreadable(f"row {number + 1} of {path}", reason or type(error).__name__) from None
-
-
-def _read_delimited(path: Path, delimiter: str, quotes: Quotes) -> Iterator[Row]:
+def _read_delimited(path: PurePath, delimiter: str, quotes: Quotes, refuse: Refuse) -> Iterator[Row]:
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
     quoting = csv.QUOTE_NONE if quotes == "none" else csv.QUOTE_MINIMAL
     # Strict: otherwise one quote that is never closed swallows the rest of the file as a field.
     parse = functools.partial(csv.reader, quoting=quoting, strict=True)
-    lines = _end_lines_at_returns(read_lines(path))
+    bad_lines: list[ValueError] = []
+    skips = refuse is not raise_error
+    lines = _marked_lines(path, bad_lines) if skips else _end_lines_at_returns(read_lines(path))
     head = _until_text(lines)
     found = _find_delimiter(head[-1:], delimiter, parse, path)
     by = "" if found == delimiter else f", separated by {_DELIMITERS[found]}"
@@ -96,23 +97,55 @@ def _read_delimited(path: Path, delimiter: str, quotes: Quotes) -> Iterator[Row]
             fields = next(reader, None)
         except csv.Error as error:
             rule = 'a quote inside quotes is written ""; where quotes are text use data.quotes=none'
-            raise unreadable(f"{where} of {path}", f"{error}; {rule}") from None
+            bad = unreadable(f"{where} of {path}", f"{error}; {rule}")
+            if not header or str(error) == _NEVER_CLOSED:
+                raise bad from None
+            refuse(bad)
+            bad_lines.clear()
+            continue
         if fields is None:
             return
+        if bad_lines:
+            if not header:
+                raise bad_lines[0]
+            refuse(bad_lines[0])
+            bad_lines.clear()
+            continue
         if not fields or (len(header) != 1 and len(fields) == 1 and not fields[0].strip(BLANKS)):
             continue  # nothing but blanks
         if not header:
-            header = [field.strip() for field in fields]
-            if header[0].lower().startswith("sep="):
-                raise unreadable(f"{where} of {path}", f"{header[0]!r} is Excel's note; delete that line")
-            _check_names(header, path)
+            header = _header(fields, f"{where} of {path}", path)
             continue
         if len(fields) != len(header):
             has = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
             reason = f"it has {has}, the header has {len(header)}{by}"
-            raise unreadable(f"{where} of {path}", reason)
+            refuse(unreadable(f"{where} of {path}", reason))
+            continue
         number += 1
         yield Row(dict(zip(header, fields, strict=True)), where, str(path))
+
+
+def _header(fields: list[str], place: str, path: PurePath) -> list[str]:
+    header = [field.strip() for field in fields]
+    if header[0].lower().startswith("sep="):
+        raise unreadable(place, f"{header[0]!r} is Excel's note; delete that line")
+    check_names(header, path)
+    return header
+
+
+def _marked_lines(path: PurePath, bad: list[ValueError]) -> Iterator[str]:
+    """Lines, of which bad ones are yielded too, readable and with their errors in `bad`: the row that a line
+    is a part of must end where it ends."""
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            for piece in _LINE_END_INSIDE_BYTES.split(line):
+                if not piece:
+                    continue
+                try:
+                    yield decode_line(piece, number, path)
+                except ValueError as error:
+                    bad.append(error)
+                    yield piece.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
 def _end_lines_at_returns(lines: Iterable[str]) -> Iterator[str]:
@@ -129,7 +162,7 @@ def _until_text(lines: Iterator[str]) -> list[str]:
     return head
 
 
-def _find_delimiter(header: list[str], usual: str, parse: Callable[..., Any], path: Path) -> str:
+def _find_delimiter(header: list[str], usual: str, parse: Callable[..., Any], path: PurePath) -> str:
     """What separates the fields: the usual delimiter, or the only other delimiter in a header without it."""
 
     def splits(delimiter: str) -> bool:
@@ -148,10 +181,3 @@ def _find_delimiter(header: list[str], usual: str, parse: Callable[..., Any], pa
             f"{_DELIMITERS[usual]}"
         )
     return others[0]
-
-
-def _check_names(names: Sequence[str], path: Path) -> None:
-    if twice := [name for name in names if names.count(name) > 1]:
-        if not twice[0]:
-            raise ValueError(f"{path} has {len(twice)} columns without a name; give each a name of its own")
-        raise ValueError(f"{path} names the column {twice[0]!r} twice; give each column a name of its own")

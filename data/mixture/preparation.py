@@ -81,7 +81,7 @@ def _check_apart(config: DataConfig, sources: Sequence[ParsedSource]) -> None:
     readers: dict[Hashable, str] = {}
     for source in sources:
         with _prefixed_errors(source.name):
-            found = text_sources(_alone(config, source), "files", say_nothing).sources
+            found = text_sources(config, [source.spec], "data.files", say_nothing).sources
         for item in found:
             other = readers.setdefault(item.identity, source.name)
             if other != source.name:

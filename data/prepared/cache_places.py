@@ -61,6 +61,8 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
         layout == "pairs" or settings.get("packing") == "full_sentences"
     ):
         settings["sentences"] = describe_splitter(config.sentences)
+    if config.bad_rows != "error":
+        settings["bad_rows"] = config.bad_rows
     if layout == "pairs":
         settings |= {
             "seed": config.seed,

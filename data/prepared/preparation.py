@@ -54,8 +54,14 @@ def prepare(
     check_vocab_size(config)
     check_trained_specials(config, objective)
     _check_lengths(config, layout)
+    _check_bad_rows(config, objective)
     data = data_of(objective)
-    corpus = split_corpus(config, log) if data.examples is None else split_examples(config, objective, log)
+    if data.examples is None:
+        corpus = split_corpus(
+            config, log, takes_ids=layout == "packed" and config.packing != "full_sentences"
+        )
+    else:
+        corpus = split_examples(config, objective, log)
     settings = stored_settings(config, layout)
     if data.settings is not None:
         settings |= find_function(data.settings)(config)
@@ -71,6 +77,14 @@ def prepare(
             dataset = _open_whole(final, log) or _make(final, config, objective, settings, corpus, log)
     require_special_tokens(dataset.tokenizer, objective, config)
     return dataset
+
+
+def _check_bad_rows(config: DataConfig, objective: str) -> None:
+    if config.bad_rows == "skip" and data_of(objective).examples is not None:
+        raise ValueError(
+            f"data.bad_rows=skip skips rows of text, and objective={objective} reads labelled examples; "
+            "correct their bad rows, or delete them"
+        )
 
 
 def _check_lengths(config: DataConfig, layout: Layout) -> None:

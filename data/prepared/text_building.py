@@ -10,13 +10,13 @@ from typing import Any, get_args
 import numpy as np
 
 from flaxmill.data.config import DataConfig, Layout, PairTask
-from flaxmill.data.examples.framing import document_frame
+from flaxmill.data.examples.framing import document_frame, without_frame
 from flaxmill.data.prepared.finishing import finish_dataset
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.lengths import LengthHistogram
 from flaxmill.data.prepared.records import RecordFormat
 from flaxmill.data.prepared.shards import ShardWriter
-from flaxmill.data.text.corpora import Document
+from flaxmill.data.text.documents import Document
 from flaxmill.data.text.entropy import TokenSample, bigram_entropy, unigram_entropy
 from flaxmill.data.text.fitted_packing import FittedPacker
 from flaxmill.data.text.held_out import Split, SplitCorpus
@@ -45,16 +45,14 @@ class _SplitTotals:
         self.unknown = UnknownCount()
         self.lengths = LengthHistogram()
 
-    def add(
-        self, document: Document, tokens: np.ndarray, unknown_id: int | None, num_leading: int = 0
-    ) -> None:
+    def add(self, text: str, tokens: np.ndarray, unknown_id: int | None, num_leading: int = 0) -> None:
         """Counts a document. Its first `num_leading` tokens come before the text and are never predicted."""
-        self.unknown.add(document.text, tokens, unknown_id)
+        self.unknown.add(text, tokens, unknown_id)
         self.lengths.add([len(tokens)])
         self.num_documents += 1
         self.num_tokens += len(tokens)
         self.num_leading += num_leading
-        self.num_bytes += len(document.text.encode())
+        self.num_bytes += len(text.encode())
         self.sample.add(tokens[num_leading:])
 
 
@@ -72,15 +70,24 @@ class _PackedRows:
 
     def add(self, documents: list[Document], tokenizer: Tokenizer) -> None:
         """Frames each document, see `document_frame`."""
-        before, after = document_frame(tokenizer, self._config.framing)
-        texts = [document.text for document in documents]
+        frame = document_frame(tokenizer, self._config.framing)
+        before, after = (np.array(ids, np.int32) for ids in frame)
+        unread = [document for document in documents if document.ids is None]
         encode = _encoder(tokenizer, self._config)
-        encoded = encode_texts(encode, texts, lambda number: documents[number].place)
+        texts = [document.text for document in unread]
+        encoded = iter(encode_texts(encode, texts, lambda number: unread[number].place))
+        decoded = iter(
+            _decode([document.ids for document in documents if document.ids is not None], tokenizer)
+        )
         framed = []
-        for document, ids in zip(documents, encoded, strict=True):
-            if ids:
-                framed.append(np.array([*before, *ids, *after], np.int32))
-                self.totals.add(document, framed[-1], tokenizer.unknown_id, len(before))
+        for document in documents:
+            if document.ids is None:
+                text, ids = document.text, next(encoded)
+            else:
+                text, ids = next(decoded), without_frame(document.ids, frame)
+            if len(ids):
+                framed.append(np.concatenate([before, np.asarray(ids, np.int32), after]))
+                self.totals.add(text, framed[-1], tokenizer.unknown_id, len(frame.before))
         self.writers[0].write(self.packer.add(framed))
 
     def finish(self) -> None:
@@ -104,7 +111,8 @@ class _SentenceRows(_PackedRows):
             if parts:
                 parts[0], parts[-1] = [*before, *parts[0]], [*parts[-1], *after]
                 framed.append([np.array(part, np.int32) for part in parts])
-                self.totals.add(document, np.concatenate(framed[-1]), tokenizer.unknown_id, len(before))
+                tokens = np.concatenate(framed[-1])
+                self.totals.add(document.text, tokens, tokenizer.unknown_id, len(before))
         assert isinstance(self.packer, FittedPacker)
         self.writers[0].write(self.packer.add_parts(framed))
 
@@ -136,7 +144,7 @@ class _PairRows:
         for document, texts in zip(documents, sentences, strict=True):
             made = make_sentence_document(self.totals.num_documents, [next(ids) for _ in texts])
             if len(made.tokens):
-                self.totals.add(document, made.tokens, tokenizer.unknown_id)
+                self.totals.add(document.text, made.tokens, tokenizer.unknown_id)
                 self._cut(self._window.add(made))
 
     def finish(self) -> None:
@@ -164,6 +172,11 @@ def _keeps_blank(tokenizer: Tokenizer) -> bool:
     tokenizers of SentencePiece put one before every text."""
     alone = tokenizer.encode("a.") + tokenizer.encode(" a")
     return alone == tokenizer.encode("a. a")
+
+
+def _decode(documents: list[np.ndarray], tokenizer: Tokenizer) -> list[str]:
+    """The texts of documents of ids, decoded on all cores: their bytes are what a loss per byte counts."""
+    return tokenizer.inner.decode_batch([ids.tolist() for ids in documents], skip_special_tokens=True)
 
 
 def _encoder(tokenizer: Tokenizer, config: DataConfig) -> Callable[[Sequence[str]], list[list[int]]]:
@@ -198,8 +211,19 @@ def build_dataset(
         tokenizer=tokenizer,
         digest=digest,
         writers={split: rows[split].writers for split in SPLITS},
-        statistics=_statistics(rows, tokenizer),
+        statistics=_with_skipped(_statistics(rows, tokenizer), corpus, log),
     )
+
+
+def _with_skipped(
+    statistics: dict[Split, dict[str, Any]], corpus: SplitCorpus, log: Log
+) -> dict[Split, dict[str, Any]]:
+    """Adds the number of bad rows that were skipped, and says it."""
+    for split, skipped in corpus.skipped.items():
+        statistics[split]["num_bad_rows"] = skipped.total
+        if skipped.total:
+            log(f"skipped {skipped.describe()}")
+    return statistics
 
 
 def _stream(corpus: SplitCorpus, tokenizer: Tokenizer, rows: dict, log: Log) -> Any:
@@ -208,8 +232,11 @@ def _stream(corpus: SplitCorpus, tokenizer: Tokenizer, rows: dict, log: Log) -> 
     logged = time.monotonic()
     for chunk in _chunks(corpus.documents()):
         for split, document in chunk:
-            data = document.text.encode()
-            digest.update(f"{split} {document.sentences} {len(data)}\n".encode())
+            if document.ids is None:
+                kind, data = document.sentences, document.text.encode()
+            else:
+                kind, data = "ids", document.ids.astype("<i4").tobytes()
+            digest.update(f"{split} {kind} {len(data)}\n".encode())
             digest.update(data)
         for split in SPLITS:
             if documents := [document for its_split, document in chunk if its_split == split]:
@@ -225,7 +252,7 @@ def _chunks(documents: Iterable[tuple[Split, Document]]) -> Iterator[list[tuple[
     chunk, size = [], 0
     for split, document in documents:
         chunk.append((split, document))
-        size += len(document.text)
+        size += len(document.text) if document.ids is None else document.ids.nbytes
         if size >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, size = [], 0

@@ -1,6 +1,9 @@
 """Turns documents into rows of tokens, for pretraining.
 
-corpora          files and tables of text as a stream of documents
+corpora          what data.files names, as a stream of documents
+documents        text cut into documents of bounded length
+row_documents    rows of tables as documents
+token_documents  documents that were tokenized before
 embedded_corpus  the text inside the running Python: no file and no network needed
 held_out         which documents are held out
 overlap          training files that are held out as well

@@ -1,192 +1,193 @@
-"""Text files, and tables with a column of text, as a stream of documents of bounded length."""
+"""What data.files names as a stream of documents: text, tables, datasets, token ids, the embedded corpus."""
 
 import functools
-import io
-import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, get_args
 
-from flaxmill.data.config import DataConfig, Documents
-from flaxmill.data.files.archives import EXPANSION, format_suffix, is_archive, open_bytes
-from flaxmill.data.files.encodings import not_utf8
-from flaxmill.data.files.rows import Reader, Row, check_unicode, is_missing
+from flaxmill.data.config import DataConfig, EmbeddedText
+from flaxmill.data.files.archives import EXPANSION, format_suffix, is_archive, refuse_binary
+from flaxmill.data.files.bad_rows import SkippedRows, read_good
+from flaxmill.data.files.directories import choose_known, find_in_directory
+from flaxmill.data.files.remote_paths import RemoteFile, find_remote, is_remote
+from flaxmill.data.files.rows import Refuse
+from flaxmill.data.files.saved_datasets import find_saved, saved_files
 from flaxmill.data.files.sources import (
     InputSource,
     InputSources,
     Log,
     find_files,
     make_file_source,
+    make_remote_source,
     read_once,
 )
+from flaxmill.data.files.specs import EMBEDDED
 from flaxmill.data.files.tables import find_reader
+from flaxmill.data.files.tfds_rows import PREFIX, open_tfds, read_tfds
+from flaxmill.data.files.token_files import TOKEN_SUFFIXES, data_file, find_index
 from flaxmill.data.messages import did_you_mean
+from flaxmill.data.text.documents import Document, read_text
+from flaxmill.data.text.embedded_corpus import embedded_corpus
+from flaxmill.data.text.row_documents import RowReading, read_rows
+from flaxmill.data.text.token_documents import (
+    check_takes_ids,
+    load_vocabulary,
+    read_indexed_file,
+    read_token_file,
+)
 
-# A piece of a long file is one document: short enough to keep memory flat and the held-out draw fair.
-MAX_DOCUMENT_BYTES = 32 * 1024
-# A file without blank lines must not be read whole; an article of 1 MiB is far beyond the longest real one.
-MAX_LINED_DOCUMENT_BYTES = 1024 * 1024
-
-_BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
-_CODE_SUFFIXES = {".py", ".c", ".h", ".cc", ".cpp", ".rs", ".go", ".java", ".js", ".ts", ".sh", ".sql"}
-
-Sentences = Literal["prose", "lines"]
-
-
-class Document(NamedTuple):
-    """One text, whether its sentences are sentences of prose or lines, and where the text is."""
-
-    text: str
-    sentences: Sentences
-    place: str = ""
+# Binary files that are read beside text.
+_ACCEPTED = (*TOKEN_SUFFIXES, ".arrow")
 
 
-def text_sources(config: DataConfig, field: Literal["files", "valid_files"], log: Log) -> InputSources:
-    """The files that data.files or data.valid_files (`field`) name, as documents.
+class _Reading(NamedTuple):
+    """How the sources of a field are read."""
 
-    Raises ValueError, naming the field, where a pattern matches no file, or matches a file without text.
+    rows: RowReading
+    field: str
+    log: Log
+    is_training: bool
+    skipped: SkippedRows | None
+
+    @property
+    def config(self) -> DataConfig:
+        return self.rows.config
+
+
+def text_sources(
+    config: DataConfig,
+    specs: Sequence[str],
+    field: str,
+    log: Log,
+    *,
+    is_training: bool = True,
+    takes_ids: bool = True,
+) -> InputSources:
+    """What the specs name, as documents: docs/data.md lists the kinds of specs.
+
+    Args:
+      field: the name of the specs' field, for errors: "data.files".
+      is_training: a dataset's split is `train` where the spec names none; else `validation` or `test`.
+      takes_ids: rows can be made of documents that were tokenized before.
+
+    Raises ValueError, naming the field, where a spec names nothing, or something without text.
     """
-    patterns, name = getattr(config, field), f"data.{field}"
-    sources = [_file_source(path, config, name) for path in find_files(patterns, name)]
-    return read_once(f"{name}={', '.join(patterns)}", sources, log)
+    vocabulary = functools.cache(lambda: load_vocabulary(config))
+    rows = RowReading(config, vocabulary, takes_ids)
+    skipped = SkippedRows() if config.bad_rows == "skip" else None
+    reading = _Reading(rows, field, log, is_training, skipped)
+    sources = (source for spec in specs for source in _find(spec, reading))
+    return read_once(f"{field}={', '.join(specs)}", sources, log)._replace(skipped=skipped)
 
 
-def cut_text(text: str, sentences: Sentences) -> Iterator[Document]:
-    """The pieces of a text in memory, cut as a file's text is."""
-    data = text.encode()
-    while data:
-        end = _cut_place(data, is_last=True)
-        piece = data[:end].decode()
-        if piece.strip():
-            yield Document(piece, sentences)
-        data = data[end:]
+def _find(spec: str, reading: _Reading) -> Iterator[InputSource]:
+    """The sources that one spec names."""
+    field = reading.field
+    if spec.startswith(EMBEDDED):
+        yield from embedded_corpus(_embedded_part(spec, field)).sources
+    elif spec.startswith(PREFIX):
+        yield _tfds_source(spec, reading)
+    elif is_remote(spec):
+        yield from (_remote_source(file, reading) for file in _remote_files(spec, reading))
+    elif saved := find_saved(spec):
+        for path in saved_files(*saved, field, reading.is_training):
+            yield _file_source(path, reading)
+    elif Path(spec).is_dir():
+        for path in find_in_directory(Path(spec).absolute(), field, reading.log):
+            yield _file_source(path, reading)
+    else:
+        for path in dict.fromkeys(data_file(path) for path in find_files([spec], field, _ACCEPTED)):
+            yield _file_source(path, reading)
 
 
-def _file_source(path: Path, config: DataConfig, field: str) -> InputSource:
-    reader = find_reader(path, config.quotes)
-    expansion = EXPANSION if is_archive(path) or format_suffix(path) == ".parquet" else 1
-    if reader is None:
-        read = functools.partial(_read_file, path, config.documents)
-        return make_file_source(path, field, read, expansion=expansion)
-    read = functools.partial(_read_table, path, reader, config)
-    read_as = (config.text_column, config.quotes)
-    return make_file_source(path, field, read, read_as=read_as, expansion=expansion)
-
-
-def _read_file(path: Path, documents: Documents) -> Iterator[Document]:
-    is_lined = documents == "blank_lines" or format_suffix(path) in _CODE_SUFFIXES
-    with open_bytes(path) as file:
-        for offset, piece in _pieces(file, documents):
-            text = _decode(piece, path, offset)
-            if text.strip():
-                place = f"the text at byte {offset} of {path}"
-                yield Document(text, "lines" if is_lined else "prose", place)
-
-
-def _read_table(path: Path, reader: Reader, config: DataConfig) -> Iterator[Document]:
-    """Each row's text, read like a file; rows without text are skipped."""
-    sentences = "lines" if config.documents == "blank_lines" else "prose"
-    for row in reader(path):
-        data = _text_of(row, config.text_column).encode()
-        for offset, piece in _pieces(io.BufferedReader(io.BytesIO(data)), config.documents):
-            text = _decode(piece, path, offset)
-            if text.strip():
-                yield Document(text, sentences, row.place)
-
-
-def _text_of(row: Row, column: str) -> str:
-    if column not in row.values:
-        names = [str(name) for name in row.values]
+def _embedded_part(spec: str, field: str) -> EmbeddedText:
+    part, parts = spec.removeprefix(EMBEDDED), get_args(EmbeddedText)
+    if part not in parts:
         raise ValueError(
-            f"data.text_column={column!r} is not a column of {row.place}; it has {', '.join(names)}; "
-            f"{did_you_mean(column, names) or 'name one of these'}, or give the file the suffix .txt to read "
-            "it as it is"
+            f"{field}={spec} names no part of the embedded corpus, which has {', '.join(parts)}; "
+            f"{did_you_mean(part, parts) or 'name one of these'}"
         )
-    text = row.values[column]
-    if is_missing(text):
-        return ""
-    if not isinstance(text, str):
-        raise ValueError(f"{row.place}: {column!r} holds {text!r:.60}, which is not text; give a string")
-    check_unicode(text, row.place, column)
-    return text
+    return part  # type: ignore[return-value]  # it is one of them
 
 
-def _pieces(file: io.BufferedReader, documents: Documents) -> Iterator[tuple[int, bytes]]:
-    return _lined_pieces(file) if documents == "blank_lines" else _bounded_pieces(file)
+def _tfds_source(spec: str, reading: _Reading) -> InputSource:
+    split = open_tfds(spec, reading.is_training)
+
+    def read(refuse: Refuse) -> Iterator[Document]:
+        return read_rows(read_tfds(split, refuse), PurePath(split.name), reading.rows, refuse)
+
+    inventory = [*split.inventory, split.prepared_at, reading.config.text_column]
+    return InputSource(split.name, [inventory], split.num_bytes, split.name, _good(split.name, read, reading))
 
 
-def _bounded_pieces(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of consecutive pieces of at most MAX_DOCUMENT_BYTES."""
-    buffer, offset, is_last = b"", 0, False
-    while True:
-        if len(buffer) <= MAX_DOCUMENT_BYTES and not is_last:
-            block = file.read(1 << 20)
-            is_last = not block
-            buffer += block
-            continue
-        if not buffer:
-            return
-        end = _cut_place(buffer, is_last)
-        yield offset, buffer[:end]
-        buffer, offset = buffer[end:], offset + end
+def _remote_files(spec: str, reading: _Reading) -> list[RemoteFile]:
+    files = find_remote(spec, reading.field)
+    if not files:
+        raise ValueError(
+            f"{reading.field}={spec!r} names no file; give the URL of a file, a folder or a glob"
+        )
+    if len(files) == 1 or any(mark in spec for mark in "*?["):
+        for file in files:
+            refuse_binary(file.path, reading.field, _ACCEPTED)
+        indexes = {file.path for file in files if file.path.suffix.lower() == ".idx"}
+        return [file for file in files if file.path not in indexes]
+    known = choose_known([file.path for file in files], spec, reading.field, reading.log)
+    return [file for file in files if file.path in set(known)]
 
 
-def _cut_place(buffer: bytes, is_last: bool) -> int:
-    """The end of the first piece: after a blank line, else a line, else a blank, else a character."""
-    if is_last and len(buffer) <= MAX_DOCUMENT_BYTES:
-        return len(buffer)
-    window = buffer[:MAX_DOCUMENT_BYTES]
-    for match in reversed(list(_BLANK_LINE.finditer(window))):
-        return match.end()
-    for mark in (b"\n", b" "):
-        if (place := window.rfind(mark)) > 0:
-            return place + 1
-    end = len(window)
-    # UTF-8 marks the bytes inside a character with 10 in the two upper bits.
-    while end > len(window) - 4 and buffer[end] & 0xC0 == 0x80:
-        end -= 1
-    return end
+def _remote_source(file: RemoteFile, reading: _Reading) -> InputSource:
+    read, read_as = _reader(file.path, reading)
+    expansion = _expansion(file.path)
+    return make_remote_source(
+        file, _good(str(file.path), read, reading), read_as=read_as, expansion=expansion
+    )
 
 
-def _lined_pieces(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of the runs of lines between blank lines."""
-    start, offset, lines, size = 0, 0, [], 0
-    for line in _lines(file):
-        offset += len(line)
-        is_blank = _is_blank(line)
-        if not is_blank:
-            lines.append(line)
-            size += len(line)
-        if lines and (is_blank or size >= MAX_LINED_DOCUMENT_BYTES):
-            yield start, b"".join(lines)
-            lines, size = [], 0
-        if not lines:
-            start = offset
-    if lines:
-        yield start, b"".join(lines)
+def _file_source(path: Path, reading: _Reading) -> InputSource:
+    read, read_as = _reader(path, reading)
+    read_all = _good(str(path), read, reading)
+    return make_file_source(path, reading.field, read_all, read_as=read_as, expansion=_expansion(path))
 
 
-def _is_blank(line: bytes) -> bool:
-    """Whether it holds only Unicode white space, as create_pretraining_data of google-research/bert tests."""
-    left = line.strip()  # ASCII's white space
-    return not left or (not 0x20 <= left[0] < 0x80 and not left.decode("utf-8", "replace").strip())
+def _good(
+    name: str, read: Callable[[Refuse], Iterator[Document]], reading: _Reading
+) -> Callable[[], Iterator[Document]]:
+    return functools.partial(read_good, name, read, reading.skipped)
 
 
-def _lines(file: io.BufferedReader) -> Iterator[bytes]:
-    """Lines; an endless one is cut, but never inside a character."""
-    while line := file.readline(MAX_LINED_DOCUMENT_BYTES):
-        if len(line) >= MAX_LINED_DOCUMENT_BYTES and not line.endswith(b"\n"):
-            while (following := file.peek(1)[:1]) and following[0] & 0xC0 == 0x80:
-                line += file.read(1)
-        yield line
+def _expansion(path: PurePath) -> int:
+    return EXPANSION if is_archive(path) or format_suffix(path) in (".parquet", ".arrow") else 1
 
 
-def _decode(piece: bytes, path: Path, offset: int) -> str:
-    try:
-        text = piece.decode("utf-8")
-    except UnicodeDecodeError as error:
-        place = f"text file {str(path)!r} is not UTF-8 at byte {offset + error.start}"
-        raise not_utf8(place, piece, error, path) from None
-    if offset == 0:
-        text = text.removeprefix("\ufeff")
-    return text.replace("\r\n", "\n")
+def _reader(
+    path: PurePath, reading: _Reading
+) -> tuple[Callable[[Refuse], Iterator[Document]], tuple[Any, ...]]:
+    """What reads a file, and the settings that decide how it does and that no dataset stores otherwise."""
+    config = reading.config
+    if path.suffix.lower() in TOKEN_SUFFIXES:
+        return _token_reader(path, reading)
+    if find_reader(path, config.quotes, column=config.text_column) is None:
+        return functools.partial(read_text, path, config.documents), ()
+
+    def read(refuse: Refuse) -> Iterator[Document]:
+        reader = find_reader(path, config.quotes, refuse, config.text_column)
+        assert reader is not None
+        return read_rows(reader(path), path, reading.rows, refuse)
+
+    return read, (config.text_column, config.quotes)
+
+
+def _token_reader(
+    path: PurePath, reading: _Reading
+) -> tuple[Callable[[Refuse], Iterator[Document]], tuple[Any, ...]]:
+    check_takes_ids(reading.config, str(path), reading.rows.takes_ids)
+    index = find_index(path) if path.suffix.lower() == ".bin" else None
+    raw_dtype = reading.config.token_dtype
+
+    def read(refuse: Refuse) -> Iterator[Document]:
+        vocabulary = reading.rows.vocabulary()
+        if index is not None:
+            return read_indexed_file(path, index, vocabulary)
+        return read_token_file(path, raw_dtype, vocabulary)
+
+    return read, ("ids", raw_dtype if index is None else "indexed")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flaxmill.data.config import EmbeddedText
 from flaxmill.data.files.sources import InputSource, InputSources
-from flaxmill.data.text.corpora import Document, cut_text
+from flaxmill.data.text.documents import Document, cut_text
 
 # Tests, bundled applications and generated tables are either not what a reader calls code, or repetitive.
 _LEFT_OUT = {

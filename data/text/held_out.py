@@ -2,15 +2,18 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
 from flaxmill.data.config import DataConfig, EmbeddedText
 from flaxmill.data.draws import HELD_OUT, uniform
+from flaxmill.data.files.bad_rows import SkippedRows
 from flaxmill.data.files.sources import InputSources, Log
-from flaxmill.data.text.corpora import Document, text_sources
+from flaxmill.data.text.corpora import text_sources
+from flaxmill.data.text.documents import Document
 from flaxmill.data.text.embedded_corpus import embedded_corpus
 from flaxmill.data.text.overlap import leave_out_copies, leave_out_held_out, may_hold_copies
 
@@ -25,13 +28,17 @@ _DRAWS_AT_ONCE = 4096
 
 class SplitCorpus(NamedTuple):
     """A corpus and its held-out part; `documents` streams (split, document) in a fixed order, and `check`
-    reads the first document of each source."""
+    reads the first document of each source.
+
+    skipped: the bad rows of each field's sources, as far as they were read, where these are skipped.
+    """
 
     name: str
     inventory: dict[str, list]
     num_bytes: int
     documents: Callable[[], Iterator[tuple[Split, Document]]]
     check: Callable[[], None] = lambda: None
+    skipped: Mapping[Split, SkippedRows] = MappingProxyType({})
 
 
 class SplitSources(NamedTuple):
@@ -64,13 +71,24 @@ def split_sources(train: InputSources, valid: InputSources | None, log: Log) -> 
     return SplitSources(train.name, inventory, num_bytes, distinct, valid)
 
 
-def split_corpus(config: DataConfig, log: Log = say_nothing) -> SplitCorpus:
+def split_corpus(config: DataConfig, log: Log = say_nothing, *, takes_ids: bool = True) -> SplitCorpus:
     """The config's documents with their splits. Raises ValueError for missing files; empty
-    files raise it when they are streamed."""
-    train = text_sources(config, "files", log) if config.files else embedded_corpus(_text_part(config))
-    named = split_sources(
-        train, text_sources(config, "valid_files", log) if config.valid_files else None, log
-    )
+    files raise it when they are streamed.
+
+    Args:
+      takes_ids: rows can be made of documents that were tokenized before.
+    """
+    find = functools.partial(text_sources, config, log=log, takes_ids=takes_ids)
+    train = find(config.files, "data.files") if config.files else embedded_corpus(_text_part(config))
+    valid = None
+    if config.valid_files:
+        valid = find(config.valid_files, "data.valid_files", is_training=False)
+    named = split_sources(train, valid, log)
+    by_split: dict[Split, SkippedRows | None] = {
+        "train": train.skipped,
+        "valid": None if valid is None else valid.skipped,
+    }
+    skipped: dict[Split, SkippedRows] = {split: rows for split, rows in by_split.items() if rows is not None}
 
     def stream() -> Iterator[tuple[Split, Document]]:
         if named.valid is None:
@@ -89,14 +107,15 @@ def split_corpus(config: DataConfig, log: Log = say_nothing) -> SplitCorpus:
             for source in sources.sources:
                 next(source.read(), None)
 
-    return SplitCorpus(named.name, named.inventory, named.num_bytes, stream, check)
+    return SplitCorpus(named.name, named.inventory, named.num_bytes, stream, check, skipped)
 
 
 def read_documents(config: DataConfig, log: Log = say_nothing) -> Iterator[Document]:
     """All documents of data.files, or of the embedded corpus, in order; none is held out."""
-    yield from _require_text(
-        text_sources(config, "files", log) if config.files else embedded_corpus(_text_part(config))
-    )
+    if not config.files:
+        yield from _require_text(embedded_corpus(_text_part(config)))
+        return
+    yield from _require_text(text_sources(config, config.files, "data.files", log, takes_ids=False))
 
 
 def draw_split(
@@ -162,6 +181,9 @@ def _horizon(config: DataConfig) -> int:
 
 def _split_text(document: Document, config: DataConfig) -> Iterator[tuple[Split, Document]]:
     """Holds out the tail of the only document, cut at a line end or a blank if there is one."""
+    if document.ids is not None:
+        yield from _split_ids(document, document.ids, config)
+        return
     text = document.text
     wanted = len(text) - max(1, round(len(text) * config.valid_fraction))
     cuts = (text.rfind(mark, 0, wanted) + 1 for mark in ("\n", " "))
@@ -175,3 +197,14 @@ def _split_text(document: Document, config: DataConfig) -> Iterator[tuple[Split,
         )
     yield "train", document._replace(text=head)
     yield "valid", document._replace(text=tail)
+
+
+def _split_ids(document: Document, ids: np.ndarray, config: DataConfig) -> Iterator[tuple[Split, Document]]:
+    place = len(ids) - max(1, round(len(ids) * config.valid_fraction))
+    if place < 1:
+        raise ValueError(
+            f"the corpus is one document of {len(ids)} token, too short to hold a part of it out; "
+            "give more text or data.valid_files"
+        )
+    yield "train", document._replace(ids=ids[:place])
+    yield "valid", document._replace(ids=ids[place:])

@@ -67,7 +67,7 @@ def _without(train: InputSources, left_out: list[InputSource], why: str, log: Lo
         )
     log(f"not trained on: {_shown(left_out)}, {why}")
     gone = {source.identity for source in left_out}
-    return InputSources(train.name, tuple(source for source in train.sources if source.identity not in gone))
+    return train._replace(sources=tuple(source for source in train.sources if source.identity not in gone))
 
 
 def _share_sources(train: InputSources, valid: InputSources) -> bool:

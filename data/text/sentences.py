@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from flaxmill.data.config import SENTENCE_RULES
-from flaxmill.data.text.corpora import Document
+from flaxmill.data.text.documents import Document
 from flaxmill.data.tokenizer.failures import is_panic
 
 # A sentence of prose ends at . ! or ?, perhaps with a closing quote or bracket, before white space and a

@@ -109,6 +109,13 @@ def read_table(inside: Path, variant: int, objectives: Sequence[str]) -> None:
     describe_dataset(_prepare(inside, file.name, objective, tokenizer=tokenizer, **settings))
 
 
+def read_ids(inside: Path, variant: int) -> None:
+    """Do what `data prepare` and `data card` do with token ids, or with a saved dataset."""
+    (file,) = (path.name for path in inside.iterdir() if path.suffix in (".bin", ".npy") or path.is_dir())
+    types: dict[str, Any] = {"token_dtype": "uint32" if variant % 2 else "uint16"}
+    describe_dataset(_prepare(inside, file, "causal", tokenizer=str(inside / "tokenizer.json"), **types))
+
+
 def _prepare(inside: Path, file: str, objective: str, **settings: Any) -> Dataset:
     config = DataConfig(
         **{"files": (str(inside / file),), "sequence_length": 24, "target_length": 8, "stride": 4} | settings

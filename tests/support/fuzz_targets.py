@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fuzz_cases import Target
 from fuzz_mutations import Change, change_bytes, change_header, change_json, change_lines
 from fuzz_reading import (
     read_dataset,
+    read_ids,
     read_model,
     read_rows,
     read_run,
@@ -22,6 +24,7 @@ from fuzz_runs import change_manifest, write_dataset, write_run
 from fuzz_seeds import (
     PACKERS,
     TABLES,
+    TEXT,
     parquet_tables,
     write_models,
     write_sentence_pieces,
@@ -29,6 +32,7 @@ from fuzz_seeds import (
     write_tokenizers,
     write_vocabularies,
 )
+from token_writers import save_to_disk, write_indexed
 
 from flaxmill.data.tokenizer.settings import MEANINGLESS_KEYS, READ_KEYS
 from flaxmill.model.config_json.notes import GENERATION_KEYS
@@ -102,6 +106,11 @@ ANSWER = (
     "flaxmill data card question_answering --data.files {inside}/data.json* --data.stride 4 "
     "--data.tokenizer {inside}/tokenizer.json --data.sequence-length 24"
 )
+IDS = np.arange(60) % 29 + 5
+IDS_CARD = (
+    "flaxmill data card gpt_tiny --data.files {inside}/data.* --data.tokenizer {inside}/tokenizer.json "
+    "--data.sequence-length 24"
+)
 CLASSIFY = (
     "flaxmill data card classify --data.files {inside}/data.* --data.tokenizer {inside}/tokenizer.json "
     "--data.sequence-length 24"
@@ -174,6 +183,19 @@ _PREPARE = "flaxmill data prepare gpt_tiny --data.files {inside}/text.txt --data
 
 def _json(*names: str) -> tuple[Change, ...]:
     return change_json(names), change_json(names), change_bytes
+
+
+def _ids(name: str, write: Callable[[Path], Any], files: Sequence[str], *changes: Change) -> Target:
+    """A directory of token ids or of a saved dataset, with a tokenizer."""
+
+    def make(directory: Path) -> list[Path]:
+        from small_tokenizers import directory_of
+
+        target = shutil.copytree(directory_of("bert"), directory / f"ids-{name}")
+        write(target)
+        return [target]
+
+    return Target(make, files, (*changes, change_bytes), read_ids, [IDS_CARD])
 
 
 TARGETS: dict[str, Target] = {
@@ -250,6 +272,19 @@ TARGETS: dict[str, Target] = {
     "xz": _table("squad", "json.xz", ["question_answering"], CHANGE_TEXT, ANSWER, PACKERS["xz"]),
     "parquet": _table(
         "parquet", "parquet", ["classification", "token_classification", "causal"], (change_bytes,), CLASSIFY
+    ),
+    "npy": _ids("npy", lambda at: np.save(at / "data.npy", IDS), ["data.npy"]),
+    "bin": _ids("bin", lambda at: IDS.astype("uint16").tofile(at / "data.bin"), ["data.bin"]),
+    "indexed": _ids(
+        "indexed",
+        lambda at: write_indexed(at / "data.bin", [[IDS[:9], IDS[9:20]], [IDS[20:]]]),
+        ["data.idx", "data.bin"],
+    ),
+    "saved": _ids(
+        "saved",
+        lambda at: save_to_disk(at / "data.saved", [{"text": text} for text in TEXT.split("\n\n")]),
+        ["data.saved/state.json", "data.saved/*.arrow"],
+        change_json(["_data_files", "filename", "_split", "_indices_files"], ["data-00000-of-00002.arrow"]),
     ),
     "metrics.jsonl": Target(
         _run, ["run/metrics.jsonl"], (change_row, change_row, *CHANGE_TEXT), read_rows, _RUN_COMMANDS[3:]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxmill.data.files.tfds_rows import PREFIX
+from flaxmill.data.files.specs import is_local
 from flaxmill.train.experiment import Experiment
 
 
@@ -22,13 +22,13 @@ class OtherData(NamedTuple):
 def folder_name(files: str) -> str:
     """The name of a folder for the results on this file or glob; no other file shares it."""
     readable = re.sub(r"[^\w.-]+", "_", files.rpartition("/")[2])[:64]
-    whole = files if files.startswith(PREFIX) else str(Path(files).absolute())
+    whole = str(Path(files).absolute()) if is_local(files) else files
     return f"{readable}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def on_other_data(experiment: Experiment, other: OtherData, tokenizer: Path) -> Experiment:
     """The experiment with all of `other` held out, with its labels and with this tokenizer."""
-    files = other.files if other.files.startswith(PREFIX) else str(Path(other.files).absolute())
+    files = str(Path(other.files).absolute()) if is_local(other.files) else other.files
     changes: dict[str, Any] = dict(other.columns)
     if other.unlabelled:
         changes |= {"label_column": None, "target_column": None}

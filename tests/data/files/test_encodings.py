@@ -50,7 +50,7 @@ def test_the_advice_on_a_text_is_as_good(tmp_path, encoding, named):
     path.write_bytes("café.\n".encode(encoding))
 
     def texts(name):
-        sources = text_sources(DataConfig(files=(str(name),)), "files", lambda line: None)
+        sources = text_sources(DataConfig(), [str(name)], "data.files", lambda line: None)
         return [document.text for document in sources.read()]
 
     with pytest.raises(ValueError, match=rf"-f {named} ") as caught:
@@ -99,12 +99,12 @@ def test_binary_data_are_not_taken_for_another_encoding(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(bytes(range(256)))
     with pytest.raises(ValueError, match=r"not UTF-8 at byte 128 \(0x80\), and holds NULs: it is not text"):
-        list(text_sources(DataConfig(files=(str(path),)), "files", lambda line: None).read())
+        list(text_sources(DataConfig(), [str(path)], "data.files", lambda line: None).read())
 
 
 @pytest.mark.parametrize("text", ["é", "", "a", "\0\0\0\0", "a\0b", "漢字" * 300])
 def test_other_texts_are_taken_for_utf8(tmp_path, text):
     path = tmp_path / "a.txt"
     path.write_text(text, encoding="utf-8")
-    sources = text_sources(DataConfig(files=(str(path),)), "files", lambda line: None)
+    sources = text_sources(DataConfig(), [str(path)], "data.files", lambda line: None)
     assert "".join(document.text for document in sources.read()) == text

@@ -84,8 +84,8 @@ def test_a_pattern_among_folders_still_is_one(tmp_path):
     [
         ({"run_dir": "gs://b/x"}, "run_dir=gs://b/x"),
         ({"init_from": "hf://b/x"}, "init_from=hf://b/x"),
-        ({"data": DataConfig(files=("a.txt", "s3://b/x.txt"))}, "data.files=s3://b/x.txt"),
-        ({"data": DataConfig(files=("a",), valid_files=("s3://b",))}, "data.valid_files=s3://b"),
+        ({"data": DataConfig(files=("a.txt", "az://b/x.txt"))}, "data.files=az://b/x.txt"),
+        ({"data": DataConfig(files=("a",), valid_files=("http://b",))}, "data.valid_files=http://b"),
         ({"data": DataConfig(tokenizer="hf://b/t.json")}, "data.tokenizer=hf://b/t.json"),
     ],
 )
@@ -100,7 +100,7 @@ def test_an_experiment_holds_no_remote_place(changes, name):
         ("train", "--run-dir", "gs://b/x"),
         ("train", "gpt_tiny", "--run-dir=gs://b/x"),
         ("train", "--num-seeds", "2", "--run-dir", "gs://b/x"),
-        ("data", "prepare", "--data.files", "gs://b/x"),
+        ("data", "prepare", "classify", "--data.files", "gs://b/x"),
         ("data", "show", "--run-dir", "gs://b/x"),
         ("eval", "gs://b/x"),
         ("eval", "run", "--data", "gs://b/x"),

@@ -1,5 +1,7 @@
 """TFDS datasets are read without TensorFlow; text becomes str, and class labels become their names."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +111,26 @@ def test_a_dataset_of_tfrecords_says_how_to_prepare_it(prepared):
     other.mkdir(parents=True)
     (other / "dataset_info.json").write_text(info.replace("array_record", "tfrecord"))
     (other / "features.json").write_text((path / "features.json").read_text())
-    with pytest.raises(
-        ValueError, match=r"cannot be read \(.*TFRECORD.*; prepare it with file_format='array_rec"
-    ):
+    command = (
+        r"is stored as tfrecord, .* python -m tensorflow_datasets\.scripts\.convert_format "
+        rf"--dataset_version_dir={other} --out_file_format=array_record$"
+    )
+    with pytest.raises(ValueError, match=command):
         open_tfds(f"tfds:{other}", is_training=True)
+
+
+def test_a_dataset_of_tfrecords_is_read_once_it_is_stored_as_array_record_too(prepared):
+    """The state that TFDS's convert_format leaves: both formats side by side."""
+    path = prepared / "small" / "1.0.0"
+    other = shutil.copytree(path, prepared / "both" / "small" / "1.0.0")
+    info = json.loads((path / "dataset_info.json").read_text())
+    info |= {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}
+    (other / "dataset_info.json").write_text(json.dumps(info))
+    assert len(list(read_tfds(open_tfds(f"tfds:{other}", is_training=True)))) == 3
+
+
+def test_a_version_is_part_of_the_name(data_dir):
+    assert len(open_tfds("tfds:small:1.0.0", is_training=True).rows) == 3
+    assert len(open_tfds("tfds:small:1.*.*:train[:67%]", is_training=True).rows) == 2
+    with pytest.raises(ValueError, match=r"'tfds:small:2\.0\.0:train' is not a dataset that TFDS finds"):
+        open_tfds("tfds:small:2.0.0:train", is_training=True)

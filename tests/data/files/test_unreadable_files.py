@@ -74,7 +74,8 @@ def read_texts(path, objective) -> list[str] | ValueError:
     config = DataConfig(files=(str(path),))
     try:
         if objective == "text":
-            return [one.text for one in text_sources(config, "files", lambda line: None).read()]
+            sources = text_sources(config, config.files, "data.files", lambda line: None)
+            return [one.text for one in sources.read()]
         rows = find_examples(config, "files", objective, lambda line: None).read()
         examples = list(make_examples(rows, config, objective))
     except ValueError as error:

@@ -100,7 +100,7 @@ def test_the_fingerprint_knows_a_loaded_tokenizer_by_its_content(tmp_path):
 def test_a_warm_start_reads_no_text(tmp_path, monkeypatch):
     config = _config(tmp_path / "a")
     cold = _prepare(config, "causal", tmp_path / "cache")
-    monkeypatch.setattr("flaxmill.data.text.corpora._read_file", lambda *_: pytest.fail("the text was read"))
+    monkeypatch.setattr("flaxmill.data.text.corpora.read_text", lambda *_: pytest.fail("the text was read"))
     lines = []
     warm = _prepare(config, "causal", tmp_path / "cache", lines)
     assert (warm.directory, lines) == (cold.directory, [])

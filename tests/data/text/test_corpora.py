@@ -4,18 +4,24 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 from typing import Any
 
 import pytest
+from small_tokenizers import directory_of
+from token_writers import write_indexed
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.text import corpora
-from flaxmill.data.text.corpora import MAX_DOCUMENT_BYTES, cut_text, text_sources
+from flaxmill.data.text import documents as documents_module
+from flaxmill.data.text.corpora import text_sources
+from flaxmill.data.text.documents import MAX_DOCUMENT_BYTES, cut_text
+from flaxmill.data.text.embedded_corpus import embedded_corpus
 from flaxmill.data.text.sentences import split_sentences
 
 
 def _sources(*patterns, log=lambda line: None, **fields: Any):
-    return text_sources(DataConfig(files=tuple(map(str, patterns)), **fields), "files", log)
+    config = DataConfig(files=tuple(map(str, patterns)), **fields)
+    return text_sources(config, config.files, "data.files", log)
 
 
 def _texts(path, documents: Any = "files", **fields: Any):
@@ -55,7 +61,7 @@ def test_blank_lines_separate_documents_when_asked(tmp_path):
 
 
 def test_a_document_without_blank_lines_stays_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "MAX_LINED_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(documents_module, "MAX_LINED_DOCUMENT_BYTES", 100)
     path = tmp_path / "a.txt"
     path.write_text("".join(f"line {number}\n" for number in range(100)))
     texts = _texts(path, "blank_lines")
@@ -64,7 +70,7 @@ def test_a_document_without_blank_lines_stays_bounded(tmp_path, monkeypatch):
 
 
 def test_an_endless_line_is_cut_between_characters(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "MAX_LINED_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(documents_module, "MAX_LINED_DOCUMENT_BYTES", 100)
     path = tmp_path / "a.txt"
     for text in ("x" + "é" * 520 + "\nend", "漢" * 333, "y" * 200):
         path.write_text(text, encoding="utf-8")
@@ -117,9 +123,93 @@ def test_a_pattern_without_files_is_named(tmp_path, name):
         _sources(tmp_path / name)
 
 
-def test_a_directory_is_refused_with_the_glob_to_use(tmp_path):
-    with pytest.raises(ValueError, match=r"is a directory; give its files, as in .*/\*\.txt"):
-        _sources(tmp_path)
+def test_a_directory_is_its_files_at_any_depth(tmp_path):
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "b" / "c" / "x.jsonl").write_text('{"text": "three"}')
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b" / "a.csv").write_text("text\ntwo\n")
+    (tmp_path / "z.png").write_bytes(b"\x89PNG")
+    assert _texts(tmp_path) == ["one", "two", "three"]
+    assert [entry[0] for entry in _sources(tmp_path).inventory] == [
+        f"{tmp_path}/{name}" for name in ("a.txt", "b/a.csv", "b/c/x.jsonl")
+    ]
+
+
+def test_a_glob_of_directories_and_files_takes_the_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b.txt").write_text("one")
+    assert _texts(tmp_path / "*") == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("part", "guess"), [("", ""), ("proze", "did you mean prose?"), ("classification", "")]
+)
+def test_an_unknown_part_of_the_embedded_corpus_gets_a_guess(part, guess):
+    message = (
+        rf"^data\.files=embedded:{part} names no part .*, which has all, prose, code; .*{re.escape(guess)}"
+    )
+    with pytest.raises(ValueError, match=message):
+        _sources(f"embedded:{part}")
+
+
+def test_the_inventory_of_the_embedded_corpus_is_its_own():
+    assert _sources("embedded:code").inventory == embedded_corpus("code").inventory
+
+
+def test_an_unknown_column_of_a_parquet_table_gets_a_guess(tmp_path):
+    path = write_rows(tmp_path / "a.parquet")
+    message = (
+        r"^data\.text_column='txt' is not a column of .*a\.parquet; it has id, text; did you mean text\?$"
+    )
+    with pytest.raises(ValueError, match=message):
+        _texts(path, text_column="txt")
+
+
+def test_another_column_does_not_matter(tmp_path):
+    """A column that Python has no values for is not read."""
+    import pyarrow
+    from pyarrow import parquet
+
+    far = pyarrow.array([10**7], pyarrow.int32()).cast(pyarrow.date32())
+    parquet.write_table(pyarrow.table({"text": ["one"], "when": far}), tmp_path / "a.parquet")
+    assert _texts(tmp_path / "a.parquet") == ["one"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n" * 20_000)
+    documents = _sources(path).read()
+    next(documents)
+    with open(path, "a") as file:
+        file.write("two\n")
+    with pytest.raises(
+        ValueError, match=r"a\.txt changed while it was read; start again when nothing writes"
+    ):
+        list(documents)
+
+
+def test_a_file_that_goes_away_while_it_is_read_is_named(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n" * 20_000)
+    documents = _sources(path).read()
+    next(documents)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"a\.txt changed while it was read"):
+        list(documents)
+
+
+def test_an_index_stands_for_its_file(tmp_path):
+    path = write_indexed(tmp_path / "a.bin", [[[5, 6]], [[7]]])
+    for spec in (path, path.with_suffix(".idx"), tmp_path / "a.*"):
+        documents = _sources(spec, tokenizer=str(directory_of("gpt2"))).read()
+        assert [document.ids.tolist() for document in documents] == [[5, 6], [7]]
+
+
+def test_an_empty_list_of_ids_is_no_document(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": [5, 6]}\n{"text": []}\n{"text": null}\n{"text": [7]}\n')
+    documents = _sources(path, tokenizer=str(directory_of("gpt2"))).read()
+    assert [document.ids.tolist() for document in documents] == [[5, 6], [7]]
 
 
 def test_the_inventory_changes_with_the_file(tmp_path):

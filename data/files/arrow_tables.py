@@ -1,0 +1,125 @@
+"""Parquet and Arrow tables as streams of rows, through pyarrow."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+from flaxmill.data.files.archives import is_archive, open_raw
+from flaxmill.data.files.remote_paths import RemotePath
+from flaxmill.data.files.rows import Row, check_names, unknown_column, unreadable
+
+_ROWS_AT_ONCE = 1024
+# The first bytes of Arrow's file format; its stream format, in which datasets are saved, has none.
+_FILE_MARK = b"ARROW1"
+
+
+def read_parquet(path: PurePath, column: str | None = None) -> Iterator[Row]:
+    """Rows of all row groups, a thousand in memory at a time. Raises ValueError where they are damaged.
+
+    Args:
+      column: read it alone; lists of integers are then arrays.
+    """
+    if is_archive(path):
+        raise ValueError(f"{path} is a Parquet table in an archive, and compressed itself; unpack it")
+    _import_pyarrow(path)
+    import pyarrow.parquet
+
+    def batches() -> Iterator[Any]:
+        with _open(path) as raw, pyarrow.parquet.ParquetFile(raw) as file:
+            check_names(file.schema_arrow.names, path)
+            _check_column(column, file.schema_arrow.names, path)
+            columns = None if column is None else [column]
+            yield from file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns)
+
+    return _read_batches(batches(), path, column)
+
+
+def read_arrow(path: PurePath, column: str) -> Iterator[Row]:
+    """The rows' values of one column, from Arrow's stream or file format; lists of integers are arrays."""
+    pyarrow = _import_pyarrow(path)
+
+    def batches() -> Iterator[Any]:
+        with _open(path) as raw:
+            is_file = raw.read(len(_FILE_MARK)) == _FILE_MARK
+            raw.seek(0)
+            table = pyarrow.ipc.open_file(raw) if is_file else pyarrow.ipc.open_stream(raw)
+            check_names(table.schema.names, path)
+            _check_column(column, table.schema.names, path)
+            read = (table.get_batch(n) for n in range(table.num_record_batches)) if is_file else table
+            for batch in read:
+                batch.validate(full=True)  # what is damaged could otherwise be read from anywhere in memory
+                selected = batch.select([column])
+                for start in range(0, len(selected), _ROWS_AT_ONCE):
+                    yield selected.slice(start, _ROWS_AT_ONCE)
+
+    return _read_batches(batches(), path, column)
+
+
+def _open(path: PurePath) -> Any:
+    """The file as pyarrow reads it best."""
+    import pyarrow
+
+    return open_raw(path) if isinstance(path, RemotePath) else pyarrow.OSFile(str(path))
+
+
+def _import_pyarrow(path: PurePath) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError:
+        raise ValueError(f"{path} needs pyarrow to be read; pip install 'flaxmill[tasks]'") from None
+    return pyarrow
+
+
+def _check_column(column: str | None, names: list[str], path: PurePath) -> None:
+    if column is not None and column not in names:
+        raise unknown_column(column, names, str(path))
+
+
+def _read_batches(batches: Iterator[Any], path: PurePath, column: str | None) -> Iterator[Row]:
+    number = 0
+    with _arrow_errors(path) as place:
+        for batch in batches:
+            for values in _rows(batch, column):
+                number += 1
+                place[0] = number + 1
+                yield Row(values, f"row {number}", str(path))
+
+
+@contextmanager
+def _arrow_errors(path: PurePath) -> Iterator[list[int]]:
+    """Turns pyarrow's errors into a line that names the row, which is kept in the list that it gives."""
+    import pyarrow
+
+    place = [1]
+    # Strings that are not UTF-8, and dates that Python has no value for, raise errors of other kinds; a
+    # damaged length asks for more memory than there is.
+    kinds = (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError)
+    try:
+        yield place
+    except kinds as error:
+        reason = " ".join(str(error).split())[:200]
+        raise unreadable(f"row {place[0]} of {path}", reason or type(error).__name__) from None
+
+
+def _rows(batch: Any, column: str | None) -> Iterator[dict[str, Any]]:
+    if column is None:
+        yield from batch.to_pylist()
+        return
+    (values,) = batch.columns
+    if not _holds_integers(values.type):
+        yield from ({column: value} for value in values.to_pylist())
+        return
+    for value in values:
+        items = value.values
+        has_gap = items is not None and items.null_count
+        yield {column: value.as_py() if items is None or has_gap else items.to_numpy()}
+
+
+def _holds_integers(kind: Any) -> bool:
+    """Whether it is the type of lists of integers, as rows of token ids are."""
+    from pyarrow import types
+
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return is_list and types.is_integer(kind.value_type)
