@@ -71,9 +71,20 @@ LISTS = {
     "model.rope-long-factors": (1.0, 2.0),
     "data.files": ("z",),
     "data.valid-files": ("y",),
+    "data.sources": ("z:z",),
+    "data.valid-sources": ("y:y",),
+    "data.source-changes": ("1:z=2",),
     "data.labels": ("a", "b"),
     "data.class-weights": (1.0, 2.0),
     "optimizer.freeze": ("embed/*",),
+}
+
+
+# What a list needs beside it: held-out files need other files to train on, and changes need sources.
+COMPANIONS = {
+    "data.valid-files": ("--data.files", "x"),
+    "data.valid-sources": ("--data.sources", "x:x"),
+    "data.source-changes": ("--data.sources", "z:z"),
 }
 
 
@@ -85,9 +96,9 @@ def test_the_lists_are_known():
 @pytest.mark.parametrize("flag", LISTS)
 def test_none_empties_a_list_and_what_follows_fills_it_again(flag):
     name = flag.replace("-", "_")
-    # A local layer needs a window, and held-out files need other files to train on.
     flags = [f"--{flag}={value}" for value in LISTS[flag]]
-    filled = parse("--model.window", "4", *(["--data.files", "x"] if "valid" in flag else []), *flags)
+    # A local layer needs a window.
+    filled = parse("--model.window", "4", *COMPANIONS.get(flag, ()), *flags)
     assert flatten(filled)[name] == LISTS[flag]
     assert flatten(parse(f"--{flag}", "None", default=filled)) == flatten(filled) | {name: ()}
     again = parse(flags[0], f"--{flag}=None", flags[-1], default=filled)

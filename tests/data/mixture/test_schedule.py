@@ -13,7 +13,7 @@ SHARES = st.lists(st.integers(1, 60), min_size=1, max_size=9)
 
 
 @given(SHARES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_prefix_has_each_source_within_one_row_of_its_share(weights):
     """Less than one row, in exact arithmetic."""
     rows = np.arange(3 * sum(weights) + 7)
@@ -24,7 +24,7 @@ def test_every_prefix_has_each_source_within_one_row_of_its_share(weights):
 
 
 @given(SHARES, st.lists(st.one_of(st.none(), st.integers(1, 50)), min_size=9, max_size=9), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_each_source_gives_its_rows_in_order_and_none_beyond_its_limit(weights, limits, data):
     limits = limits[: len(weights)]
     changes = [Change(0, tuple(weights))]

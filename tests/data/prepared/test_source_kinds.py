@@ -257,7 +257,7 @@ def test_ids_need_the_tokenizer_that_they_are_from(tmp_path, kind):
 @pytest.mark.parametrize("kind", TOKENS)
 def test_sentence_pairs_are_not_made_of_ids(tmp_path, kind):
     source = TOKENS[kind][0](tmp_path, id_lists("bert", framed=True))
-    with pytest.raises(ValueError, match="holds token ids, and sentence pairs, .* are made of text; give"):
+    with pytest.raises(ValueError, match=r"holds token ids, and sentence pairs, .* are made of text; give"):
         prepared(tmp_path, source, "mlm_nsp", tokenizer=str(directory_of("bert") / "tokenizer.json"))
 
 

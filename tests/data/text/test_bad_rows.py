@@ -171,6 +171,7 @@ def test_a_bad_row_between_returns_is_skipped_alone(tmp_path):
     assert read(tmp_path / "a.csv", "skip") == (["one", "two", "three"], 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tsv"])
 @pytest.mark.parametrize("bad_rows", ["error", "skip"])
 def test_a_line_of_50_million_bytes_is_read_whole(tmp_path, name, bad_rows):

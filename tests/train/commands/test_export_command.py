@@ -24,6 +24,8 @@ from flaxmill.train.resolution import resolve
 from flaxmill.train.run.directory import read_config, write_config
 from flaxmill.train.run.restoring import load_params
 
+pytestmark = pytest.mark.slow  # it compiles many models
+
 BERT_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
 
 

@@ -30,6 +30,8 @@ from flaxmill.train.run.exporting import export_run
 from flaxmill.train.run.importing import import_run
 from flaxmill.train.run.restoring import load_params
 
+pytestmark = pytest.mark.slow  # it compiles many models
+
 KEPT = {
     "tokenizer_config.json": '{"tokenizer_class": "PreTrainedTokenizerFast", "note": "as it came"}',
     "special_tokens_map.json": "{}",

@@ -10,6 +10,8 @@ from optax import contrib
 
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, decay_mask, make_optimizer
 
+pytestmark = pytest.mark.slow  # it compiles many models
+
 L, D, N, H, F = 3, 128, 2, 96, 160  # D, N*H and F reach Adafactor's smallest factored dim, H does not
 NAMES = ("adamw", "lamb", "adafactor", "lion", "muon")
 
