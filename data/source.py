@@ -10,6 +10,7 @@ from flaxmill.data.messages import did_you_mean
 _SOURCE = re.compile(
     r"(?P<name>[^=:@]*)(?:=(?P<weight>[^=:@]*))?(?:@(?P<epochs>[^=:@]*))?:(?P<spec>.*)", re.S
 )
+_SCHEMES = ("tfds", "embedded", "gs", "s3")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FORM = "NAME=WEIGHT:FILES, as in web=0.7:web/*.txt, or NAME=WEIGHT@EPOCHS:FILES"
 _CHANGE_FORM = "STEP:NAME=WEIGHT,NAME=WEIGHT, as in 8000:web=0.2,books=0.8"
@@ -57,7 +58,9 @@ def parse_source(text: str, field: str = "data.sources") -> ParsedSource:
     Raises ValueError where the text has another form, or a weight or a limit that is not positive.
     """
     match = _SOURCE.fullmatch(text)
-    if match is None or not _NAME.fullmatch(match["name"]) or not match["spec"]:
+    # A spec without a name would be taken for one: tfds:lm1b, s3://bucket.
+    has_name = match is not None and _NAME.fullmatch(match["name"]) and match["name"] not in _SCHEMES
+    if match is None or not has_name or not match["spec"]:
         raise ValueError(f"{field}={text!r} is not a source; write {_FORM}")
     name = match["name"]
     weight = _positive(match["weight"], 1.0, f"{field}: the weight of {name}")

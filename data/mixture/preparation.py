@@ -81,7 +81,8 @@ def _check_apart(config: DataConfig, sources: Sequence[ParsedSource]) -> None:
     readers: dict[Hashable, str] = {}
     for source in sources:
         with _prefixed_errors(source.name):
-            found = text_sources(config, [source.spec], "data.files", say_nothing).sources
+            specs = ["embedded:prose", "embedded:code"] if source.spec == "embedded:all" else [source.spec]
+            found = text_sources(config, specs, "data.files", say_nothing).sources
         for item in found:
             other = readers.setdefault(item.identity, source.name)
             if other != source.name:

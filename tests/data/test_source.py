@@ -40,6 +40,8 @@ def test_specs_change_and_all_else_stays():
     [
         ({"sources": ("web",)}, "data.sources='web' is not a source; write NAME=WEIGHT:FILES"),
         ({"sources": ("we b=1:a.txt",)}, "is not a source; write NAME=WEIGHT:FILES"),
+        ({"sources": ("tfds:lm1b",)}, "data.sources='tfds:lm1b' is not a source; write NAME=WEIGHT:FILES"),
+        ({"sources": ("embedded:prose",)}, "is not a source; write NAME=WEIGHT:FILES"),
         ({"sources": ("web=0:a.txt",)}, "data.sources: the weight of web is 0; use a number above 0"),
         ({"sources": ("web=-1:a.txt",)}, "the weight of web is -1; use a number above 0"),
         ({"sources": ("web=nan:a.txt",)}, "the weight of web is nan; use a number above 0"),

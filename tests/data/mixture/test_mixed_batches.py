@@ -190,6 +190,7 @@ def test_further_held_out_text_is_wholly_held_out(texts, cache):
     [
         ({"sources": ("a:missing.txt",)}, "causal", r"source a: .*missing.txt.* names no file"),
         ({"sources": ("a:{texts}/letters.txt", "b:{texts}/l*.txt")}, "causal", "sources a and b both read"),
+        ({"sources": ("a:embedded:all", "b:embedded:code")}, "causal", "sources a and b both read"),
         (
             {"valid_sources": ("held:{texts}/digits.txt",)},
             "causal",
