@@ -39,9 +39,18 @@ TEXTS = {
     ],
 }
 CASES = [(language, case) for language, cases in TEXTS.items() for case in cases]
+# What sentencex 1.0 still gets wrong; a version that mends one of these fails here, and the case moves up.
+MISSES = [
+    ("en", ["(This is an aside.)", "This is not."]),
+    ("de", ["Das war im 19. Jahrhundert.", "Heute ist es anders."]),
+    ("zh", ["“你好。”他说。", "她走了。"]),
+]
 
 
-@pytest.mark.parametrize(("language", "wanted"), CASES)
+@pytest.mark.parametrize(
+    ("language", "wanted"),
+    [*CASES, *(pytest.param(*miss, marks=pytest.mark.xfail(strict=True)) for miss in MISSES)],
+)
 def test_a_language_is_split_at_its_sentences_and_not_at_its_abbreviations(language, wanted):
     pytest.importorskip("sentencex")
     text = ("" if language == "zh" else " ").join(wanted)
