@@ -48,7 +48,7 @@ def make_train_step(
     optimizer then stay as they were) and skipped_steps (how many so far). `signals` is int32
     [devices, flags]; the metric `signals` [flags] is its maximum over devices. With
     `experiment.log_digests` there are also `batch_digest`, and `key`: the step's random key, two words.
-    Of a mixture there are also source_losses and source_tokens [K].
+    A mixture also has source_losses and source_tokens [K].
     Frozen parameters have no gradient: none is computed, and grad_norm counts none.
     """
     num_sources = len(experiment.data.sources)
