@@ -10,7 +10,7 @@ from flaxmill.data.messages import did_you_mean
 _SOURCE = re.compile(
     r"(?P<name>[^=:@]*)(?:=(?P<weight>[^=:@]*))?(?:@(?P<epochs>[^=:@]*))?:(?P<spec>.*)", re.S
 )
-_SCHEMES = ("tfds", "embedded", "gs", "s3")
+_SCHEMES = ("tfds", "embedded", "python", "gs", "s3")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FORM = "NAME=WEIGHT:FILES, as in web=0.7:web/*.txt, or NAME=WEIGHT@EPOCHS:FILES"
 _CHANGE_FORM = "STEP:NAME=WEIGHT,NAME=WEIGHT, as in 8000:web=0.2,books=0.8"

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flaxmill.data.config import DataConfig
+    from flaxmill.data.files.own_rows import define_text
     from flaxmill.data.objectives import ObjectiveData
     from flaxmill.data.source import Source
     from flaxmill.model.config import ModelConfig
@@ -64,6 +65,7 @@ __all__ = [
     "Source",
     "SpikeConfig",
     "define_objective",
+    "define_text",
     "train",
 ]
 
@@ -80,6 +82,7 @@ _MODULES = {
     "Source": "flaxmill.data.source",
     "SpikeConfig": "flaxmill.train.spikes",
     "define_objective": "flaxmill.train.objectives.table",
+    "define_text": "flaxmill.data.files.own_rows",
     "train": "flaxmill.train.loop",
 }
 

@@ -16,5 +16,6 @@ conll           tagged sentences in columns
 squad           SQuAD's articles of paragraphs of questions
 tfds_rows       prepared TFDS datasets, read without TensorFlow
 saved_datasets  datasets that Hugging Face's save_to_disk wrote
+own_rows        text that a Python file has defined
 token_files     token ids: raw, indexed, and .npy
 """

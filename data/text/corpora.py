@@ -9,6 +9,7 @@ from flaxmill.data.config import DataConfig, EmbeddedText
 from flaxmill.data.files.archives import EXPANSION, format_suffix, is_archive, refuse_binary
 from flaxmill.data.files.bad_rows import SkippedRows, read_good
 from flaxmill.data.files.directories import choose_known, find_in_directory
+from flaxmill.data.files.own_rows import find_own, read_own
 from flaxmill.data.files.remote_paths import RemoteFile, find_remote, is_remote
 from flaxmill.data.files.rows import Refuse
 from flaxmill.data.files.saved_datasets import find_saved, saved_files
@@ -21,7 +22,7 @@ from flaxmill.data.files.sources import (
     make_remote_source,
     read_once,
 )
-from flaxmill.data.files.specs import EMBEDDED
+from flaxmill.data.files.specs import EMBEDDED, OWN
 from flaxmill.data.files.tables import find_reader
 from flaxmill.data.files.tfds_rows import PREFIX, open_tfds, read_tfds
 from flaxmill.data.files.token_files import TOKEN_SUFFIXES, data_file, find_index
@@ -87,6 +88,8 @@ def _find(spec: str, reading: _Reading) -> Iterator[InputSource]:
         yield from embedded_corpus(_embedded_part(spec, field)).sources
     elif spec.startswith(PREFIX):
         yield _tfds_source(spec, reading)
+    elif spec.startswith(OWN):
+        yield _own_source(spec, reading)
     elif is_remote(spec):
         yield from (_remote_source(file, reading) for file in _remote_files(spec, reading))
     elif saved := find_saved(spec):
@@ -118,6 +121,16 @@ def _tfds_source(spec: str, reading: _Reading) -> InputSource:
 
     inventory = [*split.inventory, split.prepared_at, reading.config.text_column]
     return InputSource(split.name, [inventory], split.num_bytes, split.name, _good(split.name, read, reading))
+
+
+def _own_source(spec: str, reading: _Reading) -> InputSource:
+    own, column = find_own(spec, reading.field), reading.config.text_column
+
+    def read(refuse: Refuse) -> Iterator[Document]:
+        return read_rows(read_own(own, column), PurePath(spec), reading.rows, refuse)
+
+    inventory = [spec, own.version, column]
+    return InputSource(spec, [inventory], own.num_bytes, spec, _good(spec, read, reading))
 
 
 def _remote_files(spec: str, reading: _Reading) -> list[RemoteFile]:
