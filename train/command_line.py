@@ -17,7 +17,7 @@ _MAX_CHARACTERS = 2000
 
 COMMANDS = {
     "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
-    "data": "data prepare|show|card [CONFIG | FILE.py]      prepare or describe data, or show a batch of it",
+    "data": "data prepare|show|card|check [CONFIG | DIR]    prepare, show, describe or check data",
     "tokenizer": "tokenizer train|show|compare ...               train, show or compare tokenizers",
     "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
     "generate": "generate SOURCE PROMPT [--field value ...]     text from a run or a Hugging Face directory",

@@ -10,5 +10,6 @@ layouts           the fields of a stored row
 records           rows as bytes and back
 shards            ArrayRecord shards, as TFDS names them
 manifest          the manifest and its checks
+checking          every shard compared with what was written
 dataset           random access to a prepared dataset
 """

@@ -11,7 +11,7 @@ from flaxmill.train.caches import cache_directory
 from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
 from flaxmill.train.metrics.metrics_file import has_step, read_metrics
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
-from flaxmill.train.overrides import INLINE, override
+from flaxmill.train.overrides import INLINE, override, take_paths
 from flaxmill.train.run.directory import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -22,13 +22,16 @@ Arguments = TypeVar("Arguments")
 SUMMARIES = {
     "prepare": "Tokenizes and packs the data of CONFIG, unless that is done; prints its place and size.",
     "show": "Prints rows of the batch that one step of CONFIG trains on, with masks and targets in colour.",
+    "check": "Reads every shard of the dataset in DIR and compares it with what was written.",
     "card": "Describes the data of CONFIG: sizes, labels with counts, lengths, the share that is cut.",
 }
 USAGE = """usage: flaxmill data prepare|show|card [CONFIG | FILE.py] [--field value ...]
+       flaxmill data check DIR [--json]
 
   prepare  {prepare}
   show     {show}
   card     {card}
+  check    {check}
 
 `flaxmill data prepare --help` (show, card) lists the fields."""
 
@@ -38,6 +41,14 @@ class DataArguments:
     """What `flaxmill data prepare` takes."""
 
     config: Annotated[Experiment, INLINE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckArguments:
+    """What `flaxmill data check` takes after DIR."""
+
+    json: bool = False
+    """Print one JSON object instead of lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +91,12 @@ def run(arguments: list[str]) -> None:
         _show(rest)
     elif action == "card":
         _card(rest)
+    elif action == "check":
+        _check(rest)
     else:
         what = f"unknown action {action!r}" if action else "no action"
         raise ValueError(
-            f"{what} for `flaxmill data`; use prepare, show or card (`flaxmill data --help` explains)"
+            f"{what} for `flaxmill data`; use prepare, show, card or check (`flaxmill data --help` explains)"
         )
 
 
@@ -125,6 +138,34 @@ def _card(arguments: list[str]) -> None:
         return
     for source, dataset in parts.items():
         print(f"source {source}\n{describe_dataset(dataset)}\n" if source else describe_dataset(dataset))
+
+
+def _check(arguments: list[str]) -> None:
+    """Exits with 1 where a shard is damaged."""
+    from flaxmill.data.prepared.checking import check_shards
+
+    (directory,), flags = take_paths(arguments, "DIR", program="flaxmill data check")
+    usage = "DIR [--json]"
+    parsed = override(
+        CheckArguments(), flags, program="flaxmill data check", usage=usage, description=SUMMARIES["check"]
+    )
+    checked = list(check_shards(directory))
+    damaged = [found for found in checked if found.problem is not None]
+    if parsed.json:
+        shards = [
+            {"split": split, "file": shard.file, "rows": shard.num_rows, "problem": problem}
+            for split, shard, problem in checked
+        ]
+        print(dump_json({"directory": str(directory), "whole": not damaged, "shards": shards}))
+    else:
+        for split, shard, problem in checked:
+            print(f"{split:8} {shard.file}  {shard.num_rows:,} rows  {problem or 'whole'}")
+        if damaged:
+            print(
+                f"{len(damaged)} of {len(checked)} shards are damaged; delete {directory} to prepare it again"
+            )
+    if damaged:
+        raise SystemExit(1)
 
 
 def _check_page(name: str) -> Path:

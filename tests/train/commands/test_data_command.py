@@ -1,8 +1,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flaxmill.data.prepared.dataset import open_dataset
+from flaxmill.data.prepared.manifest import read_manifest, write_manifest
 from flaxmill.train.commands.data_command import batch_offset, run
 from flaxmill.train.experiment import Experiment
 
@@ -130,3 +133,61 @@ def test_the_source_of_a_mixture_s_row_is_named(tmp_path, flags, capsys):
     assert len(titles) == 8
     assert sum(title.endswith(", from low") for title in titles) == 4
     assert sum(title.endswith(", from high") for title in titles) == 4
+
+
+@pytest.fixture
+def dataset(flags, capsys) -> Path:
+    """The directory of a prepared dataset."""
+    run(["prepare", *flags])
+    lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    return Path(lines["directory"])
+
+
+def test_check_says_that_every_shard_is_whole(dataset, capsys):
+    run(["check", str(dataset)])
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()] == ["train", "valid"]
+    assert all(line.endswith("whole") for line in out.splitlines())
+    run(["check", str(dataset), "--json"])
+    assert json.loads(capsys.readouterr().out)["whole"] is True
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:], "its SHA-256 is not the manifest's"),
+        (lambda data: data[:-1], "bytes and not"),
+        (None, "it is gone"),
+    ],
+)
+def test_check_names_a_damaged_shard_and_exits_with_1(dataset, capsys, damage, problem):
+    shard = next(dataset.glob("*train*array_record*"))
+    content = shard.read_bytes()
+    shard.unlink() if damage is None else shard.write_bytes(damage(content))
+    with pytest.raises(SystemExit) as stop:
+        run(["check", str(dataset)])
+    assert stop.value.code == 1
+    out = capsys.readouterr().out
+    assert problem in out.splitlines()[0]
+    assert shard.name in out.splitlines()[0]
+    assert out.splitlines()[-1].startswith("1 of 2 shards are damaged; delete ")
+
+
+def test_a_changed_byte_is_found_in_a_dataset_that_stored_no_digests(dataset, capsys):
+    """ArrayRecord's own checksums tell, as for datasets of earlier versions."""
+    manifest = read_manifest(dataset)
+    del manifest["shard_sha256"]
+    write_manifest(dataset, manifest)
+    run(["check", str(dataset)])
+    shard = next(dataset.glob("*train*array_record*"))
+    content = bytearray(shard.read_bytes())
+    row = open_dataset(dataset).read("train", np.array([5]))["tokens"].tobytes()
+    content[content.index(row)] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(SystemExit):
+        run(["check", str(dataset)])
+
+
+def test_check_refuses_what_is_no_dataset(tmp_path):
+    with pytest.raises(ValueError, match="is not a prepared dataset"):
+        run(["check", str(tmp_path)])
