@@ -10,7 +10,8 @@ from flaxmill.data.messages import did_you_mean
 _SOURCE = re.compile(
     r"(?P<name>[^=:@]*)(?:=(?P<weight>[^=:@]*))?(?:@(?P<epochs>[^=:@]*))?:(?P<spec>.*)", re.S
 )
-_SCHEMES = ("tfds", "embedded", "python", "gs", "s3")
+# A spec without a name, whose beginning would be taken for one.
+_SCHEME = re.compile("(tfds|embedded|python):|[a-z0-9]+://")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FORM = "NAME=WEIGHT:FILES, as in web=0.7:web/*.txt, or NAME=WEIGHT@EPOCHS:FILES"
 _CHANGE_FORM = "STEP:NAME=WEIGHT,NAME=WEIGHT, as in 8000:web=0.2,books=0.8"
@@ -58,9 +59,7 @@ def parse_source(text: str, field: str = "data.sources") -> ParsedSource:
     Raises ValueError where the text has another form, or a weight or a limit that is not positive.
     """
     match = _SOURCE.fullmatch(text)
-    # A spec without a name would be taken for one: tfds:lm1b, s3://bucket.
-    has_name = match is not None and _NAME.fullmatch(match["name"]) and match["name"] not in _SCHEMES
-    if match is None or not has_name or not match["spec"]:
+    if match is None or not _NAME.fullmatch(match["name"]) or not match["spec"] or _SCHEME.match(text):
         raise ValueError(f"{field}={text!r} is not a source; write {_FORM}")
     name = match["name"]
     weight = _positive(match["weight"], 1.0, f"{field}: the weight of {name}")

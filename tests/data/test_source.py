@@ -11,6 +11,8 @@ from flaxmill.data.source import Source, parse_change, parse_source, with_specs
     [
         ("web=0.7:web/*.txt", ("web", 0.7, None, "web/*.txt")),
         ("web:a.txt", ("web", 1.0, None, "a.txt")),
+        ("s3:a.txt", ("s3", 1.0, None, "a.txt")),
+        ("tfds=1:tfds:lm1b", ("tfds", 1.0, None, "tfds:lm1b")),
         ("web@2:a.txt", ("web", 1.0, 2.0, "a.txt")),
         ("web=3@1.5:tfds:lm1b:train", ("web", 3.0, 1.5, "tfds:lm1b:train")),
         ("web=1:s3://bucket/a=b@c.txt", ("web", 1.0, None, "s3://bucket/a=b@c.txt")),
@@ -41,6 +43,7 @@ def test_specs_change_and_all_else_stays():
         ({"sources": ("web",)}, "data.sources='web' is not a source; write NAME=WEIGHT:FILES"),
         ({"sources": ("we b=1:a.txt",)}, "is not a source; write NAME=WEIGHT:FILES"),
         ({"sources": ("tfds:lm1b",)}, "data.sources='tfds:lm1b' is not a source; write NAME=WEIGHT:FILES"),
+        ({"sources": ("s3://bucket/a.txt",)}, "is not a source; write NAME=WEIGHT:FILES"),
         ({"sources": ("embedded:prose",)}, "is not a source; write NAME=WEIGHT:FILES"),
         ({"sources": ("web=0:a.txt",)}, "data.sources: the weight of web is 0; use a number above 0"),
         ({"sources": ("web=-1:a.txt",)}, "the weight of web is -1; use a number above 0"),
