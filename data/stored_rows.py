@@ -52,7 +52,7 @@ class Rows(NamedTuple):
     places: np.ndarray
     """int64 [n]: the number of each stored row in its split."""
     numbers: np.ndarray
-    """int64 [n]: how many rows of the run come before each row."""
+    """int64 [n]: how many rows of the run, or of the row's source in a mixture, come before each row."""
     keys: np.ndarray
     """uint64 [n]: the key of each row's random draws, from the seed, the row and how often it was read."""
 
@@ -63,7 +63,8 @@ class Rows(NamedTuple):
         return Rows(self.source, stored, places, numbers, keys)
 
     def with_lengths(self) -> "Rows":
-        """The rows with the length of each, which packed rows need not store."""
+        """The rows with the length of each, which rows without padding do not store: all but the last of the
+        split are full."""
         if "starts" not in self.stored or "length" in self.stored:
             return self
         dataset, split = self.source.dataset, self.source.split
@@ -73,9 +74,8 @@ class Rows(NamedTuple):
     def unpack(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, document numbers and positions of packed rows, int32 [n,T+1]; the last place is only a
         target."""
-        dataset, split = self.source.dataset, self.source.split
-        num_tokens = dataset.statistics[split]["num_tokens"]
-        return unpack_rows(self.stored, self.places, num_tokens, dataset.sequence_length)
+        stored = self.with_lengths().stored
+        return unpack_rows(stored, stored["length"], self.source.dataset.sequence_length)
 
 
 def join_rows(parts: Sequence[Rows], order: np.ndarray) -> Rows:

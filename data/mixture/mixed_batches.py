@@ -1,7 +1,7 @@
 """Makes the batch of a step from the rows of all sources, as a pure function of (seed, step, row)."""
 
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,10 +11,9 @@ from flaxmill.data.draws import SOURCE, bits
 from flaxmill.data.mixture.mixed_dataset import MixedDataset
 from flaxmill.data.mixture.schedule import Change, Schedule, weigh_by_size
 from flaxmill.data.source import parse_change, parse_source
-from flaxmill.data.stored_rows import NumpyBatch, join_rows
+from flaxmill.data.stored_rows import NumpyBatch, Rows, join_rows
 
 # B rows of a batch, K sources, n rows read at once
-
 
 _STEPS_AT_ONCE = 8
 
@@ -22,13 +21,12 @@ _STEPS_AT_ONCE = 8
 class _Block(NamedTuple):
     """The stored rows of neighbouring steps, in order, and their sources.
 
-    key: the number of the block, and the first and last row that this host reads of a step.
-    first: the first of the steps.
+    of_step: the first row of a step that this host reads, and the first that it does not.
     """
 
-    key: tuple[int, int, int]
-    first: int
-    rows: Any
+    steps: range
+    of_step: tuple[int, int]
+    rows: Rows
     sources: np.ndarray
 
 
@@ -50,7 +48,6 @@ class MixedBatches:
         seed: int,
         decoder_start_id: int | None = None,
     ):
-        self.names = list(dataset.sources)
         self._parts = [
             Batches(
                 part,
@@ -70,7 +67,7 @@ class MixedBatches:
         self.num_rows = sum(part.num_rows for part in self._parts)
         self.num_batches = -(-self.num_rows // batch_size)
         self.schedule = _make_schedule(config, self._parts, batch_size)
-        self._block = _Block((-1, 0, 0), 0, None, np.zeros(0))
+        self._block: _Block | None = None
 
     def batch(self, step: int) -> NumpyBatch:
         """All rows of the batch at a step."""
@@ -79,23 +76,24 @@ class MixedBatches:
     def rows(self, step: int, start: int, stop: int) -> NumpyBatch:
         """Rows start..stop-1 of the batch at a step: the rows that one of several hosts reads."""
         assert 0 <= start < stop <= self.batch_size
-        key = (step // _STEPS_AT_ONCE, start, stop)
-        block = self._block if self._block.key == key else self._read_block(step, key)
-        self._block = block
+        block = self._block
+        if block is None or step not in block.steps or (start, stop) != block.of_step:
+            # Kept in one assignment: another thread may read at the same time.
+            self._block = block = self._read_block(step, start, stop)
         size = stop - start
-        place = (step - block.first) * size
-        rows, sources = block.rows.cut(place, place + size), block.sources[place : place + size]
-        batch = self._parts[0].make(rows, np.ones(size, bool))
-        return batch | {"sources": sources.astype(np.int32)}
+        place = (step - block.steps.start) * size
+        batch = self._parts[0].make(block.rows.cut(place, place + size), np.ones(size, bool))
+        return batch | {"sources": block.sources[place : place + size].astype(np.int32)}
 
-    def _read_block(self, step: int, key: tuple[int, int, int]) -> "_Block":
+    def _read_block(self, step: int, start: int, stop: int) -> "_Block":
         """The stored rows of this step and of its neighbours: few rows of many files take long to read."""
-        block, start, stop = key
-        first, last = block * _STEPS_AT_ONCE, (block + 1) * _STEPS_AT_ONCE
+        first = step // _STEPS_AT_ONCE * _STEPS_AT_ONCE
+        last = first + _STEPS_AT_ONCE
         if self.schedule.num_rows is not None:
+            # A step beyond the end is located by itself, which refuses it.
             last = max(step + 1, min(last, self.schedule.num_rows // self.batch_size))
-        steps = np.arange(first, last, dtype=np.int64)
-        numbers = (steps[:, None] * self.batch_size + np.arange(start, stop)).ravel()
+        steps = range(first, last)
+        numbers = (np.array(steps)[:, None] * self.batch_size + np.arange(start, stop)).ravel()
         sources, numbers = self.schedule.locate(numbers)
         by_source = np.argsort(sources, kind="stable")
         parts = [
@@ -103,7 +101,7 @@ class MixedBatches:
             for source in np.unique(sources)
         ]
         rows = join_rows(parts, np.argsort(by_source, kind="stable"))
-        return _Block(key, first, rows, sources)
+        return _Block(steps, (start, stop), rows, sources)
 
     def check_length(self, num_steps: int) -> None:
         """Raises ValueError where the sources are used up before the run ends."""

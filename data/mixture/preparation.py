@@ -48,7 +48,7 @@ def prepare_mixture(
     _check_apart(config, [*trained, *held_out])
     if config.tokenizer in TRAINED:
         added = added_tokens(objective, config)
-        directory = _train_once(config, trained, added, Path(cache) / "data", log)
+        directory = _train_once(config, added, Path(cache) / "data", log)
         config = dataclasses.replace(config, tokenizer=str(directory))
     made = {}
     for source, is_held_out in (*((s, False) for s in trained), *((s, True) for s in held_out)):
@@ -92,11 +92,9 @@ def _check_apart(config: DataConfig, sources: Sequence[ParsedSource]) -> None:
                 )
 
 
-def _train_once(
-    config: DataConfig, sources: Sequence[ParsedSource], added: Sequence[str], parent: Path, log: Log
-) -> Path:
+def _train_once(config: DataConfig, added: Sequence[str], parent: Path, log: Log) -> Path:
     """The directory of the mixture's tokenizer, trained if it is not there."""
-    corpus = _join_sources(config, sources, log)
+    corpus = mixture_corpus(config, log)
     size = config.vocab_size if config.tokenizer != "bytes" else None
     key = [_FORMAT, config.tokenizer, size, list(added), corpus.inventory, config.valid_fraction, config.seed]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
@@ -114,11 +112,7 @@ def _train_once(
 
 def mixture_corpus(config: DataConfig, log: Log) -> SplitCorpus:
     """The documents of all data.sources: what the mixture's tokenizer is trained on."""
-    return _join_sources(config, [parse_source(source) for source in config.sources], log)
-
-
-def _join_sources(config: DataConfig, sources: Sequence[ParsedSource], log: Log) -> SplitCorpus:
-    corpora = []
+    sources, corpora = [parse_source(source) for source in config.sources], []
     for source in sources:
         with _prefixed_errors(source.name):
             corpora.append(split_corpus(_alone(config, source), _prefixed(log, source)))

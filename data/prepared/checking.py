@@ -1,12 +1,12 @@
 """Reads every byte of a prepared dataset, and says which shards are not what was written."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from flaxmill.data.prepared.dataset import hash_file
 from flaxmill.data.prepared.manifest import read_manifest
 from flaxmill.data.prepared.shards import Shard, ShardReader
 
@@ -35,19 +35,13 @@ def check_shards(directory: Path) -> Iterator[CheckedShard]:
             yield CheckedShard(split, shard, _problem(directory, shard, digests.get(shard.file)))
 
 
-def digest_shard(path: Path) -> str:
-    """The SHA-256 of a shard, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _problem(directory: Path, shard: Shard, digest: str | None) -> str | None:
     path = directory / shard.file
     if not path.is_file():
         return "it is gone"
     if (size := path.stat().st_size) != shard.num_bytes:
         return f"it has {size:,} bytes and not {shard.num_bytes:,}"
-    if digest is not None and digest_shard(path) != digest:
+    if digest is not None and hash_file(path) != digest:
         return "its SHA-256 is not the manifest's"
     reader = ShardReader(directory, [shard])
     try:

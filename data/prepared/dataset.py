@@ -104,8 +104,9 @@ def open_dataset(directory: str | Path) -> Dataset:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_files(directory: Path, manifest: Mapping[str, Any]) -> None:

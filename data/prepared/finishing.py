@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.prepared.checking import digest_shard
 from flaxmill.data.prepared.dataset import TOKENIZER, hash_file
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.manifest import FORMAT_VERSION, MANIFEST, write_manifest
@@ -58,7 +57,7 @@ def finish_dataset(
         "statistics": statistics,
         "shards": shards,
         "shard_sha256": {
-            shard.file: digest_shard(directory / shard.file) for its in shards.values() for shard in its
+            shard.file: hash_file(directory / shard.file) for its in shards.values() for shard in its
         },
     } | ({} if labels is None else {"labels": labels})
     for path in directory.iterdir():

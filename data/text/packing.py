@@ -45,20 +45,18 @@ class Packer:
 
 
 def unpack_rows(
-    stored: dict[str, np.ndarray], rows: np.ndarray, num_tokens: int, sequence_length: int
+    stored: dict[str, np.ndarray], lengths: np.ndarray, sequence_length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, document numbers and positions [n,T+1] of stored rows.
+    """Tokens, document numbers and positions [n,T+1] of stored rows with these lengths [n].
 
-    Documents count from 1 in each row and are 0 beyond the row's length, or beyond the `num_tokens` of the
-    whole split where rows are not padded; positions restart in each document, also where it continues from
-    the row before.
+    Documents count from 1 in each row and are 0 beyond its length, which may be more than T+1; positions
+    restart in each document, also where it continues from the row before.
     """
     width = sequence_length + 1
     tokens = stored["tokens"].astype(np.int32)
     starts = np.unpackbits(stored["starts"], axis=1, count=width)
     starts[:, 0] = 1
     places = np.arange(width, dtype=np.int32)
-    lengths = stored["length"] if "length" in stored else num_tokens - rows * sequence_length
     is_real = places < lengths[:, None]
     documents = np.where(is_real, np.cumsum(starts, axis=1, dtype=np.int32), 0)
     first_places = np.maximum.accumulate(np.where(starts, places, 0), axis=1)

@@ -36,7 +36,7 @@ def test_a_run_learns_and_its_checkpoint_generates(flaxmill, tmp_path, flags):
     assert text.strip()
 
 
-_CRASHES = pytest.mark.xfail(reason="XLA of jax 0.11.2 ends such a step with an IndexError", strict=False)
+_CRASHES = pytest.mark.xfail(reason="XLA of jax 0.11.2 ends such a step with an IndexError", strict=True)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Variables that give JAX nothing to compute on end in one line that names them."""
+"""JAX is told how exact float32 is; variables that give it nothing to compute on end in one line."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,40 @@ def test_a_cpu_needs_no_setting_for_float32():
     before = jax.config.values["jax_default_matmul_precision"]
     set_float32_products("float32")
     assert jax.config.values["jax_default_matmul_precision"] == before
+
+
+@pytest.fixture
+def precision(monkeypatch):
+    """() -> JAX's precision of products, as on a GPU; it is put back after the test."""
+    import jax
+
+    name = "jax_default_matmul_precision"
+    before = jax.config.values[name]
+    monkeypatch.delenv("JAX_DEFAULT_MATMUL_PRECISION", raising=False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    yield lambda: jax.config.values[name]
+    jax.config.update(name, before)
+
+
+def test_an_accelerator_is_told_of_float32_alone(precision, monkeypatch):
+    set_float32_products("float32")
+    assert precision() == "highest"
+    set_float32_products("bfloat16")
+    assert precision() is None
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "high")
+    set_float32_products("float32")
+    assert precision() is None
+
+
+def test_training_evaluation_and_generation_tell_it(make_experiment, monkeypatch):
+    from flaxmill.train import job, train
+    from flaxmill.train.inference import run_evaluation, text_model
+
+    told = []
+    for module in (job, run_evaluation, text_model):
+        monkeypatch.setattr(module, "set_float32_products", lambda dtype, m=module: told.append((m, dtype)))
+    experiment = make_experiment(steps=1)
+    run = Path(train(experiment).directory)
+    run_evaluation.evaluate_run(run)
+    text_model.load_text_model(run)
+    assert told == [(module, "float32") for module in (job, run_evaluation, text_model)]

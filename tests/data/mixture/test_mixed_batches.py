@@ -115,6 +115,10 @@ def test_a_run_that_is_longer_than_its_sources_is_refused(texts, cache):
     batches.check_length(last)
     with pytest.raises(ValueError, match=f"allow more epochs, or give --steps {last}"):
         batches.check_length(last + 1)
+    assert len(batches.batch(last - 1)["tokens"]) == 8
+    for step in range(last, last + 9):  # beside steps that were read, and beyond
+        with pytest.raises(ValueError, match="the sources of the mixture are read up"):
+            batches.batch(step)
 
 
 def test_weights_change_at_their_step(texts, cache):
