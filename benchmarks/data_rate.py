@@ -24,8 +24,8 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.draws import ROW_DRAWS, bits
 from flaxmill.data.mixture.mixed_batches import MixedBatches
 from flaxmill.data.mixture.preparation import prepare_mixture
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.stored_rows import BatchSource, Rows
 from flaxmill.data.text.embedded_corpus import embedded_corpus
 from flaxmill.data.text_batches import pairs

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import abstract_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh

@@ -23,6 +23,7 @@ corruption/      inputs with masked, missing or moved parts
 examples/        labelled examples to rows of tokens
 embedded_tasks/  labelled examples from the running Python's own source
 prepared/        datasets on disk
+preparation/     how they are made
 mixture/         several sources as one stream of rows
 files/           files as rows and lines
 tokenizer/       what a tokenizer's files say

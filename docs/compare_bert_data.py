@@ -23,8 +23,8 @@ import numpy as np
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.text.embedded_corpus import embedded_corpus
 from flaxmill.data.text.sentences import split_sentences
 from flaxmill.data.tokenization import Tokenizer, special_lookup

@@ -14,8 +14,8 @@ from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.mixture.mixed_batches import MixedBatches
 from flaxmill.data.mixture.mixed_dataset import AnyDataset, MixedDataset
 from flaxmill.data.mixture.preparation import prepare_mixture
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.text.held_out import Split
 from flaxmill.sharding.placement import local_rows, place_rows
 from flaxmill.sharding.rules import platform

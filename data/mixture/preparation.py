@@ -12,8 +12,8 @@ from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.files.sources import Log
 from flaxmill.data.mixture.mixed_dataset import MixedDataset
 from flaxmill.data.objectives import added_tokens, data_of
+from flaxmill.data.preparation.cache import locked, prepare
 from flaxmill.data.prepared.dataset import TOKENIZER
-from flaxmill.data.prepared.preparation import locked, prepare
 from flaxmill.data.source import ParsedSource, parse_source
 from flaxmill.data.special_tokens import check_trained_specials
 from flaxmill.data.text.corpora import text_sources

@@ -10,8 +10,8 @@ import pytest
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared.dataset import open_dataset
-from flaxmill.data.prepared.preparation import prepare
 
 OBJECTIVES = ("causal", "mlm", "mlm_nsp", "hybrid")
 WORDS = (

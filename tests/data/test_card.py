@@ -7,7 +7,7 @@ from task_files import has_encoder, objective_of, write_task
 
 from flaxmill.data.card import card_as_json, describe_dataset
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 
 
 def card(tmp_path, task, **changes):

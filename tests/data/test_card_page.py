@@ -10,7 +10,7 @@ from task_files import has_encoder, objective_of, write_task
 from flaxmill.data.card import bins_of
 from flaxmill.data.card_page import Bar, draw_columns, draw_rows, make_page
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 
 VOID = {"meta"}
 

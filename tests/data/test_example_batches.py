@@ -10,8 +10,8 @@ from task_files import LABELS, TASKS, has_encoder, objective_of, write_task
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.examples.corpus import read_examples
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.text.held_out import Split
 
 FIELDS = {

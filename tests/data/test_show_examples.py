@@ -7,7 +7,7 @@ from task_files import LABELS, has_encoder, objective_of, write_task
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.examples.corpus import read_examples
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.show import describe_batch
 
 

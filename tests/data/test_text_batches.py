@@ -6,7 +6,7 @@ import pytest
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
 from flaxmill.data.objectives import OBJECTIVE_DATA
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.text_batches import causal
 

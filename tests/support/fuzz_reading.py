@@ -14,8 +14,8 @@ from flaxmill.data.card import describe_dataset
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.framing import framed_json
 from flaxmill.data.objectives import OBJECTIVE_DATA, data_of
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.data.prepared.preparation import prepare
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import Head

@@ -11,7 +11,7 @@ from fuzz_mutations import Draw, change_json
 from fuzz_seeds import ROWS, TEXT, json_lines
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig

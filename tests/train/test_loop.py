@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from launching import poison
 
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.train import loop, recorder, train
 from flaxmill.train.best import BestConfig
 from flaxmill.train.caches import cache_directory

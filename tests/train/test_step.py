@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.model import abstract_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.sharding.placement import place_rows

@@ -13,7 +13,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.corruption.infilling import infill
 from flaxmill.data.draws import bits
 from flaxmill.data.objectives import INFILL_TOKENS
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 
 PREFIX, MIDDLE, SUFFIX, END = 1, 2, 3, 4
 MARKS = np.array([PREFIX, MIDDLE, SUFFIX])

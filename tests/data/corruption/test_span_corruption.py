@@ -11,7 +11,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.corruption.span_corruption import noise_mask, row_settings, span_lengths, target_length
 from flaxmill.data.draws import bits
 from flaxmill.data.objectives import SENTINELS
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.text.held_out import Split
 
 

@@ -9,7 +9,7 @@ from small_tokenizers import TEXT, ours, theirs
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.answer_rows import locate_contexts, make_answer_encoder
 from flaxmill.data.examples.example import Answer, Example
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 
 CONFIG = DataConfig(sequence_length=40, stride=10)
 KINDS = ("bert", "roberta")

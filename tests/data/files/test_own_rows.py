@@ -9,7 +9,7 @@ import pytest
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files import own_rows
 from flaxmill.data.files.own_rows import define_text
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "data.md"
 TEXTS = [f"The square of {n} is {n * n}." for n in range(300)]

@@ -12,7 +12,7 @@ import pytest
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files.archives import format_suffix, is_archive, open_bytes
 from flaxmill.data.files.remote_paths import RemotePath, find_remote, is_remote, look_again
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.text.corpora import text_sources
 from flaxmill.train.experiment import Experiment, with_absolute_paths
 

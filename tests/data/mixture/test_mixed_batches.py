@@ -10,7 +10,7 @@ from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
 from flaxmill.data.mixture.mixed_batches import MixedBatches
 from flaxmill.data.mixture.preparation import prepare_mixture
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 
 WORDS = {"letters": "abcdefgh", "digits": "01234567"}
 NAMES = list(WORDS)

@@ -9,7 +9,7 @@ import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.corpus import read_examples, split_examples
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.text import overlap
 from flaxmill.data.text.held_out import split_corpus
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.cache_places import stored_settings
+from flaxmill.data.preparation.cache_places import stored_settings
 from flaxmill.data.text import sentences
 from flaxmill.data.text.corpora import Document
 from flaxmill.data.text.sentences import cut_at_sentences, split_sentences

@@ -3,7 +3,7 @@
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.tokenization import canonical_json
 from flaxmill.data.vocabulary.training import check_size
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.vocabulary.kinds import train_byte_level, train_wordpiece
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model import apply, init_params, save_huggingface
 from flaxmill.train.caches import cache_directory

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tokenizers import Regex, models, pre_tokenizers
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.sharding.mesh import MeshConfig, make_mesh

@@ -6,7 +6,7 @@ import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.framing import make_framer
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.train.commands.tokenizer_command import run
 

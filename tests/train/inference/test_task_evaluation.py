@@ -10,7 +10,7 @@ import pytest
 import small_tokenizers
 from small_tasks import NUM_VALID, task_data, task_experiment
 
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.evaluation import evaluation_names

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.input_pipeline import make_batches
 from flaxmill.train.run import bad_batches

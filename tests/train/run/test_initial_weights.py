@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.model.functional import init_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train import train

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import small_tokenizers
 
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.experiment import from_dict, to_dict

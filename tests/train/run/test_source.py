@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_tasks import task_data, task_experiment
 
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.model.adapters import merge_lora
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface, save_huggingface

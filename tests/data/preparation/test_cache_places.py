@@ -8,8 +8,8 @@ import pytest
 from small_tokenizers import directory_of
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.cache_places import find_places, stored_settings
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
+from flaxmill.data.preparation.cache_places import find_places, stored_settings
 
 TEXTS = ["The quick brown fox.", "A lazy dog.", "Who wrote that?", "An answer in its context."]
 

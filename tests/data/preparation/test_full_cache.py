@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared import finishing, preparation, shards
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation import cache as cache_module
+from flaxmill.data.preparation import finishing
+from flaxmill.data.preparation.cache import prepare
+from flaxmill.data.prepared import shards
 
 FULL = "write() failed: No space left on device; writing /c/a; at byte 1048576; Failed to close chunk_writer"
 
@@ -135,13 +137,13 @@ def test_a_disk_that_fills_up_later_leaves_nothing_either(tmp_path, config, monk
 
 
 def test_a_cache_that_vanishes_is_said(tmp_path, config, monkeypatch):
-    build = preparation.build_dataset
+    build = cache_module.build_dataset
 
     def vanish(directory, **arguments):
         build(directory, **arguments)
         shutil.rmtree(directory.parent)
 
-    monkeypatch.setattr(preparation, "build_dataset", vanish)
+    monkeypatch.setattr(cache_module, "build_dataset", vanish)
     with pytest.raises(
         OSError, match=r"\(No such file or directory\); make sure that it stays, or set FLAXMILL_CACHE"
     ):

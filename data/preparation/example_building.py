@@ -15,7 +15,7 @@ from flaxmill.data.examples.example import Example
 from flaxmill.data.examples.labelled_rows import EncodedRows, Encoder, make_labelled_encoder
 from flaxmill.data.examples.tagged_rows import make_tagged_encoder
 from flaxmill.data.examples.target_rows import make_prompt_encoder, make_source_encoder
-from flaxmill.data.prepared.finishing import finish_dataset
+from flaxmill.data.preparation.finishing import finish_dataset
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.lengths import LengthHistogram
 from flaxmill.data.prepared.shards import ShardWriter

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared.dataset import open_dataset
 from flaxmill.data.prepared.manifest import MANIFEST
-from flaxmill.data.prepared.preparation import prepare
 
 WORDS = (
     "the",
@@ -155,10 +155,10 @@ def test_the_majority_share_of_pairs_is_that_of_the_labels(tmp_path):
 def _prepare_in_process(config, cache, before=""):
     code = (
         "import os, signal, time\nfrom pathlib import Path\n"
-        "from flaxmill.data.prepared import finishing, preparation\n"
+        "from flaxmill.data.preparation import cache, finishing\n"
         "from flaxmill.data.config import DataConfig\n"
         f"{before}\n"
-        f"preparation.prepare({config!r}, 'causal', cache=Path({str(cache)!r}))"
+        f"cache.prepare({config!r}, 'causal', cache=Path({str(cache)!r}))"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
@@ -212,10 +212,7 @@ def test_a_damaged_dataset_is_noticed_and_prepared_again(tmp_path, damage):
 
 def test_two_processes_at_once_both_end_well(tmp_path):
     config, cache = _config(tmp_path / "a"), tmp_path / "cache"
-    slow = (
-        "make = preparation.build_dataset\n"
-        "preparation.build_dataset = lambda *a, **k: (time.sleep(1), make(*a, **k))"
-    )
+    slow = "make = cache.build_dataset\ncache.build_dataset = lambda *a, **k: (time.sleep(1), make(*a, **k))"
     processes = [_prepare_in_process(config, cache, slow) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
@@ -309,7 +306,7 @@ def test_preparing_and_reading_import_neither_jax_nor_tensorflow(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\nfrom flaxmill.data.batches import Batches\n"
         "from flaxmill.data.config import DataConfig\n"
-        "from flaxmill.data.prepared.preparation import prepare\n"
+        "from flaxmill.data.preparation.cache import prepare\n"
         f"config = {config!r}\ndataset = prepare(config, 'causal', cache=Path({str(cache)!r}))\n"
         "Batches(dataset, 'train', config=config, objective='causal', batch_size=2, seed=0).batch(0)\n"
         "sys.exit([name for name in ('jax', 'tensorflow') if name in sys.modules] or 0)"

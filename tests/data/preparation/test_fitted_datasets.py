@@ -10,8 +10,8 @@ from small_tokenizers import directory_of
 from flaxmill.data.batches import Batches
 from flaxmill.data.card import describe_dataset
 from flaxmill.data.config import DataConfig
-from flaxmill.data.prepared.cache_places import stored_settings
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
+from flaxmill.data.preparation.cache_places import stored_settings
 
 LENGTH = 64
 

@@ -11,8 +11,8 @@ from task_files import LABELS, TASKS, has_encoder, objective_of, write_task
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.corpus import read_examples
 from flaxmill.data.objectives import layout_of
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared.dataset import Dataset, open_dataset
-from flaxmill.data.prepared.preparation import prepare
 
 
 def prepare_task(config: DataConfig, task: str, cache: Path, log=lambda line: None) -> Dataset:

@@ -11,7 +11,7 @@ import numpy as np
 
 from flaxmill.data.config import DataConfig, Layout, PairTask
 from flaxmill.data.examples.framing import document_frame, without_frame
-from flaxmill.data.prepared.finishing import finish_dataset
+from flaxmill.data.preparation.finishing import finish_dataset
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.lengths import LengthHistogram
 from flaxmill.data.prepared.records import RecordFormat

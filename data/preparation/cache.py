@@ -16,17 +16,17 @@ from flaxmill.data.examples.answer_rows import check_stride
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels, split_examples
 from flaxmill.data.examples.target_rows import check_prompt_room
 from flaxmill.data.objectives import added_tokens, data_of, find_function, has_labels, layout_of
-from flaxmill.data.prepared.cache_places import (
+from flaxmill.data.preparation.cache_places import (
     Places,
     find_places,
     reads_as_before,
     stored_framing,
     stored_settings,
 )
+from flaxmill.data.preparation.example_building import build_examples
+from flaxmill.data.preparation.text_building import build_dataset
 from flaxmill.data.prepared.dataset import Dataset, open_dataset
-from flaxmill.data.prepared.example_building import build_examples
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError
-from flaxmill.data.prepared.text_building import build_dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
 from flaxmill.data.text.held_out import SplitCorpus, split_corpus
 from flaxmill.data.vocabulary.training import check_vocab_size, load_tokenizer, make_tokenizer

@@ -14,7 +14,7 @@ from token_writers import save_splits, save_to_disk, write_indexed
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.framing import document_frame
 from flaxmill.data.mixture.preparation import prepare_mixture
-from flaxmill.data.prepared.preparation import prepare
+from flaxmill.data.preparation.cache import prepare
 
 TEXTS = draw_texts(3, num=60)
 HELD_OUT = draw_texts(4, num=8)
