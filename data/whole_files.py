@@ -1,6 +1,7 @@
 """Writes a file so that it appears whole or not at all."""
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,9 @@ from pathlib import Path
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a partial file beside `path`, and give it that name once it is on the disk.
 
-    The partial file has the process's number before its name, so that two processes never share one.
+    The partial file has a name of its own, so that two writers, here or on two machines, never share one.
     """
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    partial = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     try:
         write(partial)
         with partial.open("rb") as file:

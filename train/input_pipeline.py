@@ -13,8 +13,9 @@ from flaxmill.data.batches import Batches
 from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.mixture.mixed_batches import MixedBatches
 from flaxmill.data.mixture.mixed_dataset import AnyDataset, MixedDataset
-from flaxmill.data.mixture.preparation import prepare_mixture
-from flaxmill.data.preparation.cache import prepare
+from flaxmill.data.mixture.preparation import finish_mixture_shards, prepare_mixture, prepare_mixture_shard
+from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
+from flaxmill.data.preparation.groups import Shard
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.text.held_out import Split
 from flaxmill.sharding.placement import local_rows, place_rows
@@ -25,13 +26,39 @@ from flaxmill.train.run.directory import TOKENIZER_FILE
 BATCHES_AHEAD = 2
 
 
-def prepare_data(experiment: Experiment, cache: Path, log: Callable[[str], None]) -> AnyDataset:
-    """The experiment's dataset, with rows as its model reads them, from the cache or made there."""
+def prepare_data(
+    experiment: Experiment, cache: Path, log: Callable[[str], None], num_workers: int | None = None
+) -> AnyDataset:
+    """The experiment's dataset, with rows as its model reads them, from the cache or made there.
+
+    Args:
+      num_workers: see `flaxmill.data.preparation.cache.prepare`.
+    """
     may_encode = experiment.definition.encoder != "none"
     has_encoder = may_encode and experiment.model.encoder_layers is not None
     data = _with_kept_tokenizer(experiment)
     make = prepare_mixture if data.sources else prepare
-    return make(data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder)
+    return make(
+        data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder, num_workers=num_workers
+    )
+
+
+def prepare_data_shard(
+    experiment: Experiment, shard: Shard, cache: Path, log: Callable[[str], None], num_workers: int | None
+) -> None:
+    """Encodes one machine's share of the experiment's text."""
+    data = _with_kept_tokenizer(experiment)
+    encode = prepare_mixture_shard if data.sources else prepare_shard
+    encode(data, experiment.objective, shard, cache=cache, log=log, num_workers=num_workers)
+
+
+def finish_data_shards(
+    experiment: Experiment, cache: Path, log: Callable[[str], None], num_workers: int | None
+) -> None:
+    """Makes the experiment's dataset from what all machines encoded."""
+    data = _with_kept_tokenizer(experiment)
+    finish = finish_mixture_shards if data.sources else finish_shards
+    finish(data, experiment.objective, cache=cache, log=log, num_workers=num_workers)
 
 
 def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:

@@ -25,6 +25,15 @@ class SkippedRows:
         rows = "row" if self.total == 1 else "rows"
         return f"{self.total:,} bad {rows}" + (f", the first: {first}" if first else "")
 
+    def record(self) -> dict[str, list]:
+        """The count of each source and its first error, as JSON can hold them."""
+        return {name: [count, self._errors.get(name, "")] for name, count in self._counts.items()}
+
+    def restore(self, recorded: dict[str, list]) -> None:
+        """Takes over what was recorded when these sources were read before."""
+        for name, (count, error) in recorded.items():
+            self._counts[name], self._errors[name] = count, error
+
     def begin(self, name: str) -> Refuse:
         """What is to be done about the bad rows of a source whose reading begins."""
         self._counts[name] = 0

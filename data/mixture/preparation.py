@@ -2,17 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.files.sources import Log
 from flaxmill.data.mixture.mixed_dataset import MixedDataset
 from flaxmill.data.objectives import added_tokens, data_of
-from flaxmill.data.preparation.cache import locked, prepare
+from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
+from flaxmill.data.preparation.groups import Shard
+from flaxmill.data.preparation.publishing import locked
 from flaxmill.data.prepared.dataset import TOKENIZER
 from flaxmill.data.source import ParsedSource, parse_source
 from flaxmill.data.special_tokens import check_trained_specials
@@ -23,12 +27,20 @@ from flaxmill.data.tokenizer.settings import SETTINGS_FILE
 from flaxmill.data.vocabulary.training import check_vocab_size, make_tokenizer
 from flaxmill.data.whole_files import write_whole
 
+Made = TypeVar("Made")
+
 # Raise it when the same text and settings give another tokenizer.
 _FORMAT = 1
 
 
 def prepare_mixture(
-    config: DataConfig, objective: str, *, cache: Path, log: Log = print, has_encoder: bool = False
+    config: DataConfig,
+    objective: str,
+    *,
+    cache: Path,
+    log: Log = print,
+    has_encoder: bool = False,
+    num_workers: int | None = None,
 ) -> MixedDataset:
     """The datasets of data.sources and data.valid_sources, from `cache` if they are there.
 
@@ -36,6 +48,63 @@ def prepare_mixture(
 
     Raises ValueError as `prepare` does, with the name of the source, and for objectives of labelled examples.
     """
+    made = {
+        name: _named(
+            name, prepare, alone, objective, cache, log, has_encoder=has_encoder, num_workers=num_workers
+        )
+        for name, alone in _parts(config, objective, cache, log).items()
+    }
+    trained = {source.name for source in map(parse_source, config.sources)}
+    return MixedDataset(
+        {name: dataset for name, dataset in made.items() if name in trained},
+        {name: dataset for name, dataset in made.items() if name not in trained},
+    )
+
+
+def prepare_mixture_shard(
+    config: DataConfig,
+    objective: str,
+    shard: Shard,
+    *,
+    cache: Path,
+    log: Log = print,
+    num_workers: int | None = None,
+) -> None:
+    """Encodes one machine's share of every source; see `prepare_shard`."""
+    for name, alone in _parts(config, objective, cache, log).items():
+        encode = functools.partial(prepare_shard, shard=shard)
+        _named(name, encode, alone, objective, cache, log, num_workers=num_workers)
+
+
+def finish_mixture_shards(
+    config: DataConfig,
+    objective: str,
+    *,
+    cache: Path,
+    log: Log = print,
+    num_workers: int | None = None,
+) -> None:
+    """Makes the datasets of all sources from what the machines encoded; see `finish_shards`."""
+    for name, alone in _parts(config, objective, cache, log).items():
+        _named(name, finish_shards, alone, objective, cache, log, num_workers=num_workers)
+
+
+def _named(
+    name: str,
+    make: Callable[..., Made],
+    config: DataConfig,
+    objective: str,
+    cache: Path,
+    log: Log,
+    **settings: Any,
+) -> Made:
+    """What `make` gives for a source, which its errors and its log name."""
+    with _prefixed_errors(name):
+        return make(config, objective, cache=cache, log=_prefixed(log, name), **settings)
+
+
+def _parts(config: DataConfig, objective: str, cache: Path, log: Log) -> dict[str, DataConfig]:
+    """The config of each source alone, by its name, with one tokenizer for all."""
     if data_of(objective).examples is not None:
         raise ValueError(
             f"objective={objective} learns from labelled examples, and data.sources mix text; name the "
@@ -50,17 +119,9 @@ def prepare_mixture(
         added = added_tokens(objective, config)
         directory = _train_once(config, added, Path(cache) / "data", log)
         config = dataclasses.replace(config, tokenizer=str(directory))
-    made = {}
-    for source, is_held_out in (*((s, False) for s in trained), *((s, True) for s in held_out)):
-        with _prefixed_errors(source.name):
-            alone = _alone(config, source, is_held_out)
-            made[source.name] = prepare(
-                alone, objective, cache=cache, log=_prefixed(log, source), has_encoder=has_encoder
-            )
-    return MixedDataset(
-        {source.name: made[source.name] for source in trained},
-        {source.name: made[source.name] for source in held_out},
-    )
+    return {source.name: _alone(config, source) for source in trained} | {
+        source.name: _alone(config, source, is_held_out=True) for source in held_out
+    }
 
 
 def _alone(config: DataConfig, source: ParsedSource, is_held_out: bool = False) -> DataConfig:
@@ -115,7 +176,7 @@ def mixture_corpus(config: DataConfig, log: Log) -> SplitCorpus:
     sources, corpora = [parse_source(source) for source in config.sources], []
     for source in sources:
         with _prefixed_errors(source.name):
-            corpora.append(split_corpus(_alone(config, source), _prefixed(log, source)))
+            corpora.append(split_corpus(_alone(config, source), _prefixed(log, source.name)))
     return _join(corpora, [source.name for source in sources])
 
 
@@ -145,6 +206,6 @@ def _prefixed_errors(name: str) -> Iterator[None]:
         raise ValueError(f"source {name}: {error}") from None
 
 
-def _prefixed(log: Log, source: ParsedSource) -> Log:
+def _prefixed(log: Log, name: str) -> Log:
     """A log that names the source. Text that is held out wholly is named as such, not as trained on."""
-    return lambda line: None if TRAINED_AND_HELD_OUT in line else log(f"{source.name}: {line}")
+    return lambda line: None if TRAINED_AND_HELD_OUT in line else log(f"{name}: {line}")

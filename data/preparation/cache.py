@@ -1,55 +1,112 @@
-"""Finds a config's dataset in the cache, or makes it so that only a whole one is ever seen."""
+"""Finds a config's dataset in the cache, or has it made so that only a whole one is ever seen."""
 
-import contextlib
-import errno
-import fcntl
-import os
-import shutil
-import time
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from flaxmill.data.config import TRAINED, DataConfig, Layout
 from flaxmill.data.examples.answer_rows import check_stride
-from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels, split_examples
+from flaxmill.data.examples.corpus import split_examples
 from flaxmill.data.examples.target_rows import check_prompt_room
+from flaxmill.data.files.sources import Log
 from flaxmill.data.objectives import added_tokens, data_of, find_function, has_labels, layout_of
-from flaxmill.data.preparation.cache_places import (
-    Places,
-    find_places,
-    reads_as_before,
-    stored_framing,
-    stored_settings,
+from flaxmill.data.preparation.cache_places import Places, find_places, reads_as_before, stored_settings
+from flaxmill.data.preparation.groups import (
+    Shard,
+    check_shard_count,
+    groups_of_shard,
+    make_groups,
+    require_shards,
 )
-from flaxmill.data.preparation.example_building import build_examples
-from flaxmill.data.preparation.text_building import build_dataset
-from flaxmill.data.prepared.dataset import Dataset, open_dataset
-from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError
+from flaxmill.data.preparation.making import Wanted, begin_text, make_dataset, work_key
+from flaxmill.data.preparation.publishing import cache_errors, locked, open_whole
+from flaxmill.data.preparation.text_building import encode_corpus
+from flaxmill.data.preparation.work_directory import WorkDirectory
+from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
 from flaxmill.data.text.held_out import SplitCorpus, split_corpus
-from flaxmill.data.vocabulary.training import check_vocab_size, load_tokenizer, make_tokenizer
-from flaxmill.data.vocabulary.unknown import look_ahead
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-
-Log = Callable[[str], None]
+from flaxmill.data.vocabulary.training import check_vocab_size, load_tokenizer
 
 
 def prepare(
-    config: DataConfig, objective: str, *, cache: Path, log: Log = print, has_encoder: bool = False
+    config: DataConfig,
+    objective: str,
+    *,
+    cache: Path,
+    log: Log = print,
+    has_encoder: bool = False,
+    num_workers: int | None = None,
 ) -> Dataset:
     """The dataset of a config and objective, from `cache` if it is there.
 
-    A warm start reads no text: the key is made of the settings and of the files' paths, sizes and times.
+    A warm start reads no text: the key is made of the settings and of the files' paths, sizes and times. What
+    a killed preparation has done is not done again.
 
     Args:
       has_encoder: the model is an encoder-decoder, which reads a seq2seq source apart from its target.
+      num_workers: the processes that prepare text; None: as many as there are cores, one for a little text.
 
     Raises ValueError for text, examples, tokenizers, objectives and cache directories that cannot be used.
     """
+    wanted = _look_up(config, objective, cache, log, has_encoder)
+    dataset = open_whole(wanted.final, log) or _open_alike(wanted.places, config, log)
+    if dataset is None:
+        with locked(wanted.final, log):
+            dataset = open_whole(wanted.final, log) or make_dataset(wanted, log, num_workers)
+    require_special_tokens(dataset.tokenizer, objective, config)
+    return dataset
+
+
+def prepare_shard(
+    config: DataConfig,
+    objective: str,
+    shard: Shard,
+    *,
+    cache: Path,
+    log: Log = print,
+    num_workers: int | None = None,
+) -> None:
+    """Encodes the share of one of several machines that see the same files and the same `cache`;
+    `finish_shards` makes the dataset of all.
+
+    Raises ValueError as `prepare` does, for labelled examples, and for another number of shards than before.
+    """
+    wanted, corpus = _look_up_text(config, objective, cache, log)
+    if open_whole(wanted.final, log) is not None:
+        log(f"{wanted.final} is whole already")
+        return
+    with locked(_shard_lock(wanted.final, shard), log), cache_errors(wanted.final.parent):
+        work = WorkDirectory.beside(wanted.final)
+        work.begin(work_key(), is_shared=True)
+        check_shard_count(work, shard)
+        with locked(work.tokenizer, log):
+            build = begin_text(wanted, work, log, num_workers)
+        ours = groups_of_shard(make_groups(corpus.streams()), shard)
+        log(f"preparing shard {shard.index}/{shard.count} of {corpus.name} in {work.directory}")
+        encode_corpus(build, ours)
+        log(f"shard {shard.index}/{shard.count} is done; once all are, run `flaxmill data finish`")
+
+
+def finish_shards(
+    config: DataConfig,
+    objective: str,
+    *,
+    cache: Path,
+    log: Log = print,
+    num_workers: int | None = None,
+) -> Dataset:
+    """The dataset of what `prepare_shard` encoded on all machines.
+
+    Raises ValueError where shards are missing, and names them.
+    """
+    wanted, corpus = _look_up_text(config, objective, cache, log)
+    dataset = open_whole(wanted.final, log)
+    if dataset is None:
+        with locked(wanted.final, log):
+            require_shards(WorkDirectory.beside(wanted.final), make_groups(corpus.streams()))
+            dataset = open_whole(wanted.final, log) or make_dataset(wanted, log, num_workers)
+    return dataset
+
+
+def _look_up(config: DataConfig, objective: str, cache: Path, log: Log, has_encoder: bool) -> Wanted:
     layout = layout_of(objective, has_encoder)
     check_vocab_size(config)
     check_trained_specials(config, objective)
@@ -70,13 +127,22 @@ def prepare(
         settings["added_tokens"] = list(added)
     labels = config.labels if has_labels(config, objective) else ()
     places = find_places(Path(cache) / "data", config, settings, corpus.inventory, labels)
-    final = places.own
-    dataset = _open_whole(final, log) or _open_alike(places, config, log)
-    if dataset is None:
-        with locked(final, log):
-            dataset = _open_whole(final, log) or _make(final, config, objective, settings, corpus, log)
-    require_special_tokens(dataset.tokenizer, objective, config)
-    return dataset
+    return Wanted(config, objective, settings, corpus, places)
+
+
+def _look_up_text(config: DataConfig, objective: str, cache: Path, log: Log) -> tuple[Wanted, SplitCorpus]:
+    if data_of(objective).examples is not None:
+        raise ValueError(
+            f"objective={objective} learns from labelled examples, which one machine prepares; leave out "
+            "--shard and use `flaxmill data prepare`"
+        )
+    wanted = _look_up(config, objective, cache, log, has_encoder=False)
+    assert isinstance(wanted.corpus, SplitCorpus)
+    return wanted, wanted.corpus
+
+
+def _shard_lock(final: Path, shard: Shard) -> Path:
+    return final.with_name(f"{final.name}-{shard.index}-of-{shard.count}")
 
 
 def _check_bad_rows(config: DataConfig, objective: str) -> None:
@@ -97,136 +163,8 @@ def _check_lengths(config: DataConfig, layout: Layout) -> None:
 
 def _open_alike(places: Places, config: DataConfig, log: Log) -> Dataset | None:
     """A dataset that was made under another name but holds the same rows."""
-    if places.unnamed and (dataset := _open_whole(places.unnamed, log)) and dataset.labels == config.labels:
+    if places.unnamed and (dataset := open_whole(places.unnamed, log)) and dataset.labels == config.labels:
         return dataset
-    if places.former and (dataset := _open_whole(places.former, log)):
+    if places.former and (dataset := open_whole(places.former, log)):
         return dataset if reads_as_before(dataset, config, load_tokenizer(config, log)) else None
     return None
-
-
-def _open_whole(final: Path, log: Log) -> Dataset | None:
-    if not (final / MANIFEST).is_file():
-        return None
-    try:
-        return open_dataset(final)
-    except DamagedDatasetError as error:
-        log(f"{error}: doing so now")
-        return None
-
-
-@contextlib.contextmanager
-def _cache_errors(directory: Path) -> Iterator[None]:
-    """Names the cache in errors of the system: only the cache is written while data are prepared, and a file
-    that cannot be read is named by its reader.
-
-    Raises ValueError where we may not write the directory, OSError where something happened to it.
-    """
-    try:
-        yield
-    except OSError as error:
-        what = f"cache directory {str(directory)!r} cannot be written ({error.strerror or error})"
-        if error.errno in _NOT_OURS:
-            raise ValueError(f"{what}; set FLAXMILL_CACHE to one that can") from None
-        if error.errno in _FULL:
-            raise OSError(f"{what}; make room there, or set FLAXMILL_CACHE to a place with more") from None
-        raise OSError(f"{what}; make sure that it stays, or set FLAXMILL_CACHE to another place") from None
-
-
-@contextlib.contextmanager
-def locked(final: Path, log: Log) -> Iterator[None]:
-    """Lets one process make a dataset while others wait; the system unlocks it for a killed process."""
-    with _cache_errors(final.parent):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        # Opened for reading too: opening a pipe only for writing waits for its reader.
-        lock = os.open(final.parent / f".{final.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        # Without locks in the file system only waiting is lost: names are unique and publishing is atomic.
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log(f"waiting for another process that prepares {final}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in final.parent.glob(f".{final.name}.*.partial"):
-                _remove(leftover)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _make(
-    final: Path,
-    config: DataConfig,
-    objective: str,
-    settings: dict[str, Any],
-    corpus: SplitCorpus | ExampleCorpus,
-    log: Log,
-) -> Dataset:
-    started = time.monotonic()
-    partial = final.parent / f".{final.name}.{uuid.uuid4().hex}.partial"
-    try:
-        with _cache_errors(final.parent):
-            partial.mkdir()
-            _build(partial, final, config, objective, settings, corpus, log)
-            _publish(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    dataset = open_dataset(final)
-    train, valid = dataset.statistics["train"], dataset.statistics["valid"]
-    log(
-        f"prepared {train['num_tokens']:,} training and {valid['num_tokens']:,} held-out tokens "
-        f"in {time.monotonic() - started:.1f} s"
-    )
-    return dataset
-
-
-def _build(
-    partial: Path,
-    final: Path,
-    config: DataConfig,
-    objective: str,
-    settings: dict[str, Any],
-    corpus: SplitCorpus | ExampleCorpus,
-    log: Log,
-) -> None:
-    is_task = isinstance(corpus, ExampleCorpus)
-    # All this comes before the tokenizer: a bad row is found in a moment, a vocabulary takes minutes.
-    corpus.check()
-    labels = find_labels(config, objective, corpus) if is_task else ()
-    if is_task and config.tokenizer in TRAINED and config.tokenizer != "bytes":
-        for _ in corpus.examples():
-            pass
-    texts = as_documents(corpus, objective) if is_task else corpus
-    tokenizer = make_tokenizer(config, texts, log, settings.get("added_tokens", ()))
-    require_special_tokens(tokenizer, objective, config)
-    settings = settings | stored_framing(config, tokenizer, settings["layout"])
-    look_ahead(texts.documents(), tokenizer, corpus.name, log)
-    log(f"preparing {corpus.name} in {final}")
-    arguments: dict[str, Any] = dict(config=config, settings=settings, tokenizer=tokenizer, log=log)
-    if is_task:
-        build_examples(partial, corpus=corpus, labels=labels, **arguments)
-    else:
-        build_dataset(partial, corpus=corpus, layout=settings["layout"], **arguments)
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Moves a whole dataset to its name; a whole one already there is kept, a damaged one is removed."""
-    try:
-        os.replace(partial, final)
-    except OSError:
-        with contextlib.suppress(ValueError):
-            open_dataset(final)
-            return
-        damaged = partial.with_name(f"{partial.name}.damaged.partial")
-        os.replace(final, damaged)
-        os.replace(partial, final)
-        _remove(damaged)
-
-
-def _remove(path: Path) -> None:
-    """Delete a directory, or whatever else has its name: at a pipe, `rmtree` waits for ever."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()

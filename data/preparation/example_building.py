@@ -112,6 +112,7 @@ class _ExampleRows:
 def build_examples(
     directory: Path,
     *,
+    scratch: Path,
     config: DataConfig,
     settings: dict[str, Any],
     corpus: ExampleCorpus,
@@ -119,16 +120,22 @@ def build_examples(
     labels: tuple[str, ...],
     log: Log,
 ) -> None:
-    """Fills an empty directory with a dataset. Raises ValueError for the first bad example."""
+    """Fills an empty directory with a dataset.
+
+    Args:
+      scratch: a directory for the rows until then, on the same file system.
+
+    Raises ValueError for the first bad example.
+    """
     layout: Layout = settings["layout"]
     format_ = record_format(settings, tokenizer.vocab_size, len(labels))
     rows: dict[Split, _ExampleRows] = {
-        split: _ExampleRows(ShardWriter(directory, split, format_), len(labels), tokenizer)
-        for split in SPLITS
+        split: _ExampleRows(ShardWriter(scratch, split, format_), len(labels), tokenizer) for split in SPLITS
     }
     encode = _ENCODERS[layout](config, tokenizer, labels)
     digest = _stream(corpus, encode, rows, log)
     for split in SPLITS:
+        rows[split].writer.close()
         judge_unknown(rows[split].unknown, tokenizer, f"{corpus.name}, {split}", log)
     if config.reads_markup_in_examples and any(its_rows.has_markup for its_rows in rows.values()):
         settings = settings | {"markup": True}  # version 0.1.0 read these rows differently
@@ -138,7 +145,7 @@ def build_examples(
         settings=settings,
         tokenizer=tokenizer,
         digest=digest,
-        writers={split: [rows[split].writer] for split in SPLITS},
+        shards={split: rows[split].writer.shards for split in SPLITS},
         statistics={split: rows[split].statistics(layout) for split in SPLITS},
         labels=labels,
     )

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxmill.data.prepared.dataset import TOKENIZER, hash_file
+from flaxmill.data.prepared.dataset import TOKENIZER
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.manifest import FORMAT_VERSION, MANIFEST, write_manifest
-from flaxmill.data.prepared.shards import ShardWriter, name_shards, sync, write_tfds_metadata
+from flaxmill.data.prepared.shards import WrittenShard, hash_file, name_shards, sync, write_tfds_metadata
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer.settings import SETTINGS_FILE
@@ -21,25 +21,22 @@ def finish_dataset(
     settings: dict[str, Any],
     tokenizer: Tokenizer,
     digest: Any,
-    writers: Mapping[Split, Sequence[ShardWriter]],
+    shards: Mapping[Split, Sequence[WrittenShard]],
     statistics: Mapping[Split, dict[str, Any]],
     labels: tuple[str, ...] | None = None,
 ) -> None:
-    """Turns a directory of written rows into a dataset.
+    """Makes a dataset of written rows in a directory that holds its tokenizer's files.
+
+    The rows' files stay where they are as well.
 
     Args:
       digest: hash of all texts and their splits, to which settings, labels and tokenizer are added.
       labels: the categories, where the layout has labels at all.
     """
-    tokenizer.save(directory / TOKENIZER)
-    tokenizer.save_settings(directory / SETTINGS_FILE)
-    for its_writers in writers.values():
-        for writer in its_writers:
-            writer.close()
-    shards = {split: name_shards(split, its_writers) for split, its_writers in writers.items()}
+    named = {split: name_shards(directory, split, its_shards) for split, its_shards in shards.items()}
     layout = settings["layout"]
     format_ = record_format(settings, tokenizer.vocab_size, len(labels or ()))
-    write_tfds_metadata(directory, format_, shards, f"{corpus_name}, {layout} rows prepared by flaxmill")
+    write_tfds_metadata(directory, format_, named, f"{corpus_name}, {layout} rows prepared by flaxmill")
     digest.update(json.dumps([FORMAT_VERSION, settings], sort_keys=True).encode())
     if labels is not None:
         digest.update(json.dumps(labels).encode())
@@ -55,9 +52,11 @@ def finish_dataset(
         "tokenizer_sha256": hash_file(directory / TOKENIZER),
         "settings_sha256": hash_file(directory / SETTINGS_FILE),
         "statistics": statistics,
-        "shards": shards,
+        "shards": named,
         "shard_sha256": {
-            shard.file: hash_file(directory / shard.file) for its in shards.values() for shard in its
+            shard.file: written.sha256
+            for split, its_shards in shards.items()
+            for shard, written in zip(named[split], its_shards, strict=True)
         },
     } | ({} if labels is None else {"labels": labels})
     for path in directory.iterdir():

@@ -1,6 +1,5 @@
 """A prepared dataset: a directory of shards, a tokenizer and a manifest that is written last."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from flaxmill.data.config import Layout
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError, read_manifest
-from flaxmill.data.prepared.shards import Shard, ShardReader
+from flaxmill.data.prepared.shards import Shard, ShardReader, hash_file
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.settings import SETTINGS_FILE
@@ -101,12 +100,6 @@ def open_dataset(directory: str | Path) -> Dataset:
         raise DamagedDatasetError(
             f"{directory / MANIFEST} lacks what a manifest has ({error!r}); prepare it again"
         ) from None
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_files(directory: Path, manifest: Mapping[str, Any]) -> None:

@@ -1,14 +1,16 @@
 """ArrayRecord shards under the names and with the metadata that make a directory a TFDS dataset."""
 
 import errno
+import hashlib
 import os
 import re
+import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python import (
@@ -16,6 +18,7 @@ from array_record.python import (
 )
 
 from flaxmill.data.prepared.records import RecordFormat
+from flaxmill.data.whole_files import write_whole
 
 DATASET_NAME = "flaxmill"
 _SHARD_BYTES = 64 * 1024 * 1024
@@ -38,53 +41,121 @@ class Shard(NamedTuple):
     num_bytes: int
 
 
-class ShardWriter:
-    """Writes rows into shards of a fixed number of rows. Close it to finish the last shard.
+class WrittenShard(NamedTuple):
+    """A whole file of rows that has no name in a dataset yet."""
 
-    Its methods raise OSError where a shard cannot be written. The final names hold the number of shards,
-    which is known only at the end: see name_shards.
+    path: Path
+    num_rows: int
+    sha256: str
+
+
+def rows_per_shard(record_format: RecordFormat) -> int:
+    """The rows that make a shard of 64 MiB."""
+    return max(1, _SHARD_BYTES // record_format.num_bytes)
+
+
+def write_shard(
+    path: Path, record_format: RecordFormat, batches: Iterable[Mapping[str, np.ndarray]]
+) -> WrittenShard:
+    """Writes rows, given as {field: [rows, ...]}, into a file that appears whole or not at all.
+
+    Raises OSError where it cannot be written.
+    """
+    num_rows = 0
+
+    def write(partial: Path) -> None:
+        nonlocal num_rows
+        writer = _open_writer(partial)
+        try:
+            for rows in batches:
+                records = record_format.encode(rows)
+                _write_records(writer, records)
+                num_rows += len(records)
+        finally:
+            _close_writer(writer)
+
+    write_whole(path, write)
+    return WrittenShard(path, num_rows, hash_file(path))
+
+
+class ShardWriter:
+    """Writes rows into files of rows_per_shard rows. Close it to finish the last file.
+
+    Its methods raise OSError where a file cannot be written.
     """
 
     def __init__(self, directory: Path, prefix: str, record_format: RecordFormat):
         self.num_rows = 0
-        self.files: list[tuple[Path, int]] = []
+        self.shards: list[WrittenShard] = []
         self._directory = directory
         self._prefix = prefix
         self._format = record_format
-        self._shard_rows = max(1, _SHARD_BYTES // record_format.num_bytes)
+        self._path = directory
         self._rows_left = 0
         self._writer: array_record_module.ArrayRecordWriter | None = None
 
     def write(self, rows: Mapping[str, np.ndarray]) -> None:
         """Appends rows given as {field: [rows, ...]}."""
-        for record in self._format.encode(rows):
+        records = self._format.encode(rows)
+        while records:
             if not self._rows_left:
                 self._open_next()
-            assert self._writer is not None
-            with _system_errors():
-                self._writer.write(record)
-            self.num_rows += 1
-            self._rows_left -= 1
+            now, records = records[: self._rows_left], records[self._rows_left :]
+            _write_records(self._writer, now)
+            self.num_rows += len(now)
+            self._rows_left -= len(now)
 
     def close(self) -> None:
-        """Finishes the shard being written; its bytes are on the disk afterwards."""
+        """Finishes the file being written; its bytes are on the disk afterwards."""
         if self._writer is None:
             return
-        with _system_errors():
-            self._writer.close()
+        _close_writer(self._writer)
         self._writer = None
-        path, _ = self.files[-1]
-        self.files[-1] = (path, self._shard_rows - self._rows_left)
+        num_rows = rows_per_shard(self._format) - self._rows_left
         self._rows_left = 0
-        sync(path)
+        sync(self._path)
+        self.shards.append(WrittenShard(self._path, num_rows, hash_file(self._path)))
 
     def _open_next(self) -> None:
         self.close()
-        path = self._directory / f"{self._prefix}-{len(self.files):05d}.unnamed"
-        self.files.append((path, 0))
-        with _system_errors():
-            self._writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
-        self._rows_left = self._shard_rows
+        self._path = self._directory / f"{self._prefix}-{len(self.shards):05d}"
+        self._writer = _open_writer(self._path)
+        self._rows_left = rows_per_shard(self._format)
+
+
+def _open_writer(path: Path) -> Any:
+    with _system_errors():
+        return array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+
+
+def _write_records(writer: Any, records: Iterable[bytes]) -> None:
+    with _system_errors():
+        for record in records:
+            writer.write(record)
+
+
+def _close_writer(writer: Any) -> None:
+    with _system_errors():
+        writer.close()
+
+
+def name_shards(directory: Path, split: str, shards: Sequence[WrittenShard]) -> list[Shard]:
+    """Gives files their names as the split's shards in `directory`; they keep their own names too."""
+    named = []
+    for number, shard in enumerate(shards):
+        name = f"{DATASET_NAME}-{split}.array_record-{number:05d}-of-{len(shards):05d}"
+        try:
+            os.link(shard.path, directory / name)
+        except OSError:  # not every file system has links
+            shutil.copyfile(shard.path, directory / name)
+        named.append(Shard(name, shard.num_rows, shard.path.stat().st_size))
+    return named
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -96,17 +167,6 @@ def _system_errors() -> Iterator[None]:
         found = _SYSTEM_ERROR.match(str(error))
         reason = found[1] if found else " ".join(str(error).split())[:200]
         raise OSError(_ERROR_NUMBERS.get(reason, 0), reason) from None
-
-
-def name_shards(split: str, writers: Sequence[ShardWriter]) -> list[Shard]:
-    """Renames the closed writers' files, one writer after the other, to their names in the split."""
-    files = [file for writer in writers for file in writer.files]
-    shards = []
-    for number, (path, num_rows) in enumerate(files):
-        name = f"{DATASET_NAME}-{split}.array_record-{number:05d}-of-{len(files):05d}"
-        shards.append(Shard(name, num_rows, path.stat().st_size))
-        path.rename(path.with_name(name))
-    return shards
 
 
 def write_tfds_metadata(

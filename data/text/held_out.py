@@ -11,7 +11,7 @@ import numpy as np
 from flaxmill.data.config import DataConfig, EmbeddedText
 from flaxmill.data.draws import HELD_OUT, uniform
 from flaxmill.data.files.bad_rows import SkippedRows
-from flaxmill.data.files.sources import InputSources, Log
+from flaxmill.data.files.sources import InputSource, InputSources, Log
 from flaxmill.data.text.corpora import text_sources
 from flaxmill.data.text.documents import Document
 from flaxmill.data.text.embedded_corpus import embedded_corpus
@@ -26,10 +26,18 @@ _LEAST = 2
 _DRAWS_AT_ONCE = 4096
 
 
+class Stream(NamedTuple):
+    """Sources whose documents belong to one split; None: `draw_held_out` tells which are held out."""
+
+    split: Split | None
+    sources: InputSources
+
+
 class SplitCorpus(NamedTuple):
     """A corpus and its held-out part; `documents` streams (split, document) in a fixed order, and `check`
     reads the first document of each source.
 
+    streams: the same documents in the same order by their sources, which may be read apart.
     skipped: the bad rows of each field's sources, as far as they were read, where these are skipped.
     """
 
@@ -38,6 +46,7 @@ class SplitCorpus(NamedTuple):
     num_bytes: int
     documents: Callable[[], Iterator[tuple[Split, Document]]]
     check: Callable[[], None] = lambda: None
+    streams: Callable[[], tuple[Stream, ...]] = tuple
     skipped: Mapping[Split, SkippedRows] = MappingProxyType({})
 
 
@@ -107,7 +116,25 @@ def split_corpus(config: DataConfig, log: Log = say_nothing, *, takes_ids: bool 
             for source in sources.sources:
                 next(source.read(), None)
 
-    return SplitCorpus(named.name, named.inventory, named.num_bytes, stream, check, skipped)
+    streams = functools.partial(_streams, named, config)
+    return SplitCorpus(named.name, named.inventory, named.num_bytes, stream, check, streams, skipped)
+
+
+def _streams(named: SplitSources, config: DataConfig) -> tuple[Stream, ...]:
+    train = named.train()
+    if named.valid is not None:
+        return Stream("train", train), Stream("valid", named.valid)
+    first = list(itertools.islice(_require_text(train), 2))
+    if len(first) > 1:
+        return (Stream(None, train),)
+    halves = _split_text(first[0], config)
+    return tuple(Stream(split, _in_memory(named.name, document)) for split, document in halves)
+
+
+def _in_memory(name: str, document: Document) -> InputSources:
+    num_bytes = len(document.text) if document.ids is None else document.ids.nbytes
+    source = InputSource(name, [], num_bytes, name, lambda: iter([document]))
+    return InputSources(name, (source,))
 
 
 def read_documents(config: DataConfig, log: Log = say_nothing) -> Iterator[Document]:
@@ -132,23 +159,29 @@ def draw_split(
       read: starts the items again.
       split_one: splits the only item of a source with one.
     """
-    horizon = _horizon(config)
-    count = sum(1 for _ in itertools.islice(read(), horizon))
+    count = sum(1 for _ in itertools.islice(read(), _horizon(config)))
     if count == 1:
         yield from split_one(next(read()))
         return
-    ranked = np.argsort(uniform(HELD_OUT, config.seed, np.arange(count)))
-    smallest = set(ranked[: _LEAST if count >= 2 * _LEAST else 1].tolist())
     is_held_out = np.zeros(0, bool)
     for number, item in enumerate(read()):
-        if count < horizon:
-            held_out = number in smallest
-        else:
-            if number % _DRAWS_AT_ONCE == 0:
-                draws = uniform(HELD_OUT, config.seed, number + np.arange(_DRAWS_AT_ONCE))
-                is_held_out = draws < config.valid_fraction
-            held_out = is_held_out[number % _DRAWS_AT_ONCE]
-        yield ("valid" if held_out else "train"), item
+        if number % _DRAWS_AT_ONCE == 0:
+            is_held_out = draw_held_out(config, count, number, number + _DRAWS_AT_ONCE)
+        yield ("valid" if is_held_out[number % _DRAWS_AT_ONCE] else "train"), item
+
+
+def draw_held_out(config: DataConfig, num_items: int, start: int, stop: int) -> np.ndarray:
+    """Whether the items from `start` to before `stop` are held out, bool.
+
+    Args:
+      num_items: how many there are in all; where more are to come, as many as let the draws alone decide.
+    """
+    if num_items >= _horizon(config):
+        return uniform(HELD_OUT, config.seed, np.arange(start, stop)) < config.valid_fraction
+    ranked = np.argsort(uniform(HELD_OUT, config.seed, np.arange(num_items)))
+    is_held_out = np.zeros(num_items, bool)
+    is_held_out[ranked[: _LEAST if num_items >= 2 * _LEAST else 1]] = True
+    return is_held_out[start:stop]
 
 
 def _text_part(config: DataConfig) -> EmbeddedText:
@@ -170,12 +203,17 @@ def _require_text(sources: InputSources) -> Iterator[Document]:
 
 
 def _horizon(config: DataConfig) -> int:
+    return _least_items(config.valid_fraction, config.seed)
+
+
+@functools.lru_cache
+def _least_items(valid_fraction: float, seed: int) -> int:
     """The least number of items with at least _LEAST held out and _LEAST not."""
     draws = np.zeros(0)
-    while min((draws < config.valid_fraction).sum(), (draws >= config.valid_fraction).sum()) < _LEAST:
+    while min((draws < valid_fraction).sum(), (draws >= valid_fraction).sum()) < _LEAST:
         numbers = np.arange(max(64, 2 * len(draws)))
-        draws = uniform(HELD_OUT, config.seed, numbers)
-    held_out = draws < config.valid_fraction
+        draws = uniform(HELD_OUT, seed, numbers)
+    held_out = draws < valid_fraction
     return 1 + max(int(np.flatnonzero(side)[_LEAST - 1]) for side in (held_out, ~held_out))
 
 

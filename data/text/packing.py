@@ -8,10 +8,15 @@ import numpy as np
 
 
 class Packer:
-    """Cuts a stream of documents into stored rows; holds less than one row between calls."""
+    """Cuts a stream of documents into stored rows; holds less than one row between calls.
 
-    def __init__(self, sequence_length: int):
+    Args:
+      continues: the first document is the rest of one that began before.
+    """
+
+    def __init__(self, sequence_length: int, *, continues: bool = False):
         self.num_tokens = 0
+        self._continues = continues
         self._length = sequence_length
         self._tokens = np.zeros(0, np.int32)
         self._starts = np.zeros(0, bool)
@@ -22,6 +27,7 @@ class Packer:
         starts = np.zeros(sum(lengths), bool)
         if documents:
             starts[np.cumsum([0, *lengths[:-1]])] = True
+            starts[0] = self.num_tokens > 0 or not self._continues
         self.num_tokens += len(starts)
         self._tokens = np.concatenate([self._tokens, *documents])
         self._starts = np.concatenate([self._starts, starts])

@@ -52,11 +52,13 @@ def judge_unknown(count: UnknownCount, tokenizer: Tokenizer, name: str, log: Cal
 
     Raises ValueError where it is more than half: a model would see hardly anything of the text.
     """
-    if count.share <= WARNING_SHARE or count.document is None:
+    if count.share <= WARNING_SHARE:
         return
+    example = first_unknown(tokenizer, count.document) if count.document else ""
+    such_as = f"such as {example!r:.60}, " if example else ""
     line = (
-        f"{name}: the tokenizer has no piece for {count.share:.1%} of the text's, such as "
-        f"{first_unknown(tokenizer, count.document)!r:.60}, and reads all as one unknown token; {_FIX}"
+        f"{name}: the tokenizer has no piece for {count.share:.1%} of the text's, {such_as}and reads all as "
+        f"one unknown token; {_FIX}"
     )
     if count.share > _ERROR_SHARE:
         raise ValueError(line)

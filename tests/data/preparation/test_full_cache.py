@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.preparation import cache as cache_module
-from flaxmill.data.preparation import finishing
+from flaxmill.data.preparation import finishing, making
 from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.prepared import shards
 
@@ -35,7 +34,9 @@ def prepare_in(cache, config):
 
 
 def left_in(cache):
-    return [path for path in (cache / "data").iterdir() if not path.name.endswith(".lock")]
+    """The directories that are there, but for that of the unfinished preparation, which can go on."""
+    directories = [path.name for path in (cache / "data").iterdir() if path.is_dir()]
+    return [name for name in directories if name.count(".") != 2]
 
 
 @pytest.fixture
@@ -137,13 +138,13 @@ def test_a_disk_that_fills_up_later_leaves_nothing_either(tmp_path, config, monk
 
 
 def test_a_cache_that_vanishes_is_said(tmp_path, config, monkeypatch):
-    build = cache_module.build_dataset
+    build = making.build_dataset
 
-    def vanish(directory, **arguments):
-        build(directory, **arguments)
+    def vanish(work, groups, directory):
+        build(work, groups, directory)
         shutil.rmtree(directory.parent)
 
-    monkeypatch.setattr(cache_module, "build_dataset", vanish)
+    monkeypatch.setattr(making, "build_dataset", vanish)
     with pytest.raises(
         OSError, match=r"\(No such file or directory\); make sure that it stays, or set FLAXMILL_CACHE"
     ):

@@ -155,7 +155,7 @@ def test_the_majority_share_of_pairs_is_that_of_the_labels(tmp_path):
 def _prepare_in_process(config, cache, before=""):
     code = (
         "import os, signal, time\nfrom pathlib import Path\n"
-        "from flaxmill.data.preparation import cache, finishing\n"
+        "from flaxmill.data.preparation import cache, finishing, making\n"
         "from flaxmill.data.config import DataConfig\n"
         f"{before}\n"
         f"cache.prepare({config!r}, 'causal', cache=Path({str(cache)!r}))"
@@ -170,7 +170,8 @@ def test_a_killed_preparation_is_never_taken_for_a_whole_one(tmp_path):
     killed = _prepare_in_process(config, cache, kill)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    (leftover,) = (cache / "data").glob(".*.partial")
+    work, leftover = sorted((cache / "data").glob(".*.partial"), key=lambda path: len(path.name))
+    assert list(work.glob("rows/*.array_record"))
     assert list(leftover.glob("*.array_record*"))
     with pytest.raises(ValueError, match="not a prepared dataset"):
         open_dataset(leftover)
@@ -212,7 +213,9 @@ def test_a_damaged_dataset_is_noticed_and_prepared_again(tmp_path, damage):
 
 def test_two_processes_at_once_both_end_well(tmp_path):
     config, cache = _config(tmp_path / "a"), tmp_path / "cache"
-    slow = "make = cache.build_dataset\ncache.build_dataset = lambda *a, **k: (time.sleep(1), make(*a, **k))"
+    slow = (
+        "make = making.build_dataset\nmaking.build_dataset = lambda *a, **k: (time.sleep(1), make(*a, **k))"
+    )
     processes = [_prepare_in_process(config, cache, slow) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]

@@ -9,8 +9,9 @@ import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.preparation.cache import prepare
-from flaxmill.data.prepared.dataset import TOKENIZER, Dataset, hash_file, open_dataset
+from flaxmill.data.prepared.dataset import TOKENIZER, Dataset, open_dataset
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError, read_manifest, write_manifest
+from flaxmill.data.prepared.shards import hash_file
 
 
 @pytest.fixture

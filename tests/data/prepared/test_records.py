@@ -43,7 +43,7 @@ def directory(tmp_path, monkeypatch):
             writer.write({name: values[first : first + size] for name, values in _rows(130).items()})
             writer.close()
             first += size
-        shards[split] = name_shards(split, writers)
+        shards[split] = name_shards(tmp_path, split, [shard for writer in writers for shard in writer.shards])
     write_tfds_metadata(tmp_path, FORMAT, shards, "a test")
     return tmp_path, shards
 

@@ -1,0 +1,180 @@
+"""Turns the documents of a part into tokens: what a worker does most of its time."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxmill.data.config import DataConfig, Layout
+from flaxmill.data.examples.framing import document_frame, without_frame
+from flaxmill.data.preparation.parts import Part, digest_documents, holds, save_part, size_of
+from flaxmill.data.text.documents import Document
+from flaxmill.data.text.sentences import cut_at_sentences, split_sentences
+from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer.failures import encode_texts
+from flaxmill.data.vocabulary.unknown import first_unknown
+
+# Enough text to keep every core of the tokenizer busy, little enough to be forgotten at once.
+_CHUNK_CHARACTERS = 2_000_000
+# So many pieces that a tokenizer does not know are kept of each part, to be shown.
+_MOST_PIECES = 16
+
+
+class Encoded(NamedTuple):
+    """A document's tokens with the special tokens around them, the lengths of its sentences where rows need
+    them, and its text's bytes."""
+
+    tokens: np.ndarray
+    sentences: list[int]
+    num_bytes: int
+
+
+class PartTask(NamedTuple):
+    """A part to be encoded, and the file that it goes to."""
+
+    path: Path
+    documents: list[Document]
+
+
+def make_part_encoder(config: DataConfig, layout: Layout, tokenizer_file: Path) -> Callable[[PartTask], None]:
+    """What encodes parts into their files, unless these are there and whole.
+
+    It raises ValueError for a text that the tokenizer fails at, OSError where a file cannot be written.
+    """
+    tokenizer = Tokenizer.load(tokenizer_file, is_trusted=True)
+    encode = _ENCODERS["pairs" if layout == "pairs" else config.packing]
+
+    def run(task: PartTask) -> None:
+        if not holds(task.path, task.documents):
+            encoded = [item for chunk in _chunks(task.documents) for item in encode(chunk, tokenizer, config)]
+            save_part(task.path, _collect(task.documents, encoded, tokenizer))
+
+    return run
+
+
+def _chunks(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    chunk, size = [], 0
+    for document in documents:
+        chunk.append(document)
+        size += size_of(document)
+        if size >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _encode_whole(documents: list[Document], tokenizer: Tokenizer, config: DataConfig) -> Iterator[Encoded]:
+    """Frames each document, see `document_frame`."""
+    frame = document_frame(tokenizer, config.framing)
+    before, after = (np.array(ids, np.int32) for ids in frame)
+    unread = [document for document in documents if document.ids is None]
+    texts = [document.text for document in unread]
+    encoded = iter(encode_texts(_encoder(tokenizer, config), texts, lambda number: unread[number].place))
+    decoded = iter(_decode([document.ids for document in documents if document.ids is not None], tokenizer))
+    for document in documents:
+        if document.ids is None:
+            text, ids = document.text, next(encoded)
+        else:
+            text, ids = next(decoded), without_frame(document.ids, frame)
+        tokens = np.concatenate([before, np.asarray(ids, np.int32), after]) if len(ids) else _EMPTY
+        yield Encoded(tokens, [], len(text.encode()))
+
+
+def _encode_sentences(
+    documents: list[Document], tokenizer: Tokenizer, config: DataConfig
+) -> Iterator[Encoded]:
+    """Frames each document, and keeps its sentences apart; together they are its text."""
+    before, after = document_frame(tokenizer, config.framing)
+    language, keeps_blank = config.sentences, _keeps_blank(tokenizer)
+    texts = [cut_at_sentences(document, language, keeps_blank=keeps_blank) for document in documents]
+    for document, sentences in zip(
+        documents, _encode_parts(documents, texts, tokenizer, config), strict=True
+    ):
+        if sentences:
+            sentences[0], sentences[-1] = [*before, *sentences[0]], [*sentences[-1], *after]
+        yield _join_sentences(sentences, document)
+
+
+def _encode_pair_sentences(
+    documents: list[Document], tokenizer: Tokenizer, config: DataConfig
+) -> Iterator[Encoded]:
+    """The sentences of each document, without special tokens and without the blanks between them."""
+    texts = [split_sentences(document, config.sentences) for document in documents]
+    for document, sentences in zip(
+        documents, _encode_parts(documents, texts, tokenizer, config), strict=True
+    ):
+        yield _join_sentences(sentences, document)
+
+
+_ENCODERS: dict[str, Callable[[list[Document], Tokenizer, DataConfig], Iterator[Encoded]]] = {
+    "pairs": _encode_pair_sentences,
+    "concatenate": _encode_whole,
+    "best_fit": _encode_whole,
+    "first_fit": _encode_whole,
+    "full_sentences": _encode_sentences,
+}
+_EMPTY = np.zeros(0, np.int32)
+
+
+def _encode_parts(
+    documents: list[Document], texts: list[list[str]], tokenizer: Tokenizer, config: DataConfig
+) -> Iterator[list[list[int]]]:
+    """The ids of each document's sentences, without those that give none."""
+    places = [document.place for document, pieces in zip(documents, texts, strict=True) for _ in pieces]
+    flat = [text for pieces in texts for text in pieces]
+    ids = iter(encode_texts(_encoder(tokenizer, config), flat, places.__getitem__))
+    for pieces in texts:
+        yield [sentence for sentence in (next(ids) for _ in pieces) if sentence]
+
+
+def _join_sentences(sentences: list[list[int]], document: Document) -> Encoded:
+    lengths = [len(ids) for ids in sentences]
+    tokens = np.fromiter((id_ for ids in sentences for id_ in ids), np.int32, count=sum(lengths))
+    return Encoded(tokens, lengths, len(document.text.encode()))
+
+
+def _collect(documents: list[Document], encoded: list[Encoded], tokenizer: Tokenizer) -> Part:
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+    tokens = np.concatenate([_EMPTY, *(item.tokens for item in encoded)])
+    lengths = np.array([len(item.tokens) for item in encoded], np.int32)
+    num_unknown = _count_unknown(tokens, lengths, tokenizer.unknown_id)
+    unknown = np.flatnonzero(num_unknown)[:_MOST_PIECES]
+    pieces = [first_unknown(tokenizer, documents[number].text) for number in unknown]
+    return Part(
+        tokens=tokens.astype(dtype),
+        lengths=lengths,
+        sentences=np.array([length for item in encoded for length in item.sentences], np.int32),
+        num_sentences=np.array([len(item.sentences) for item in encoded], np.int32),
+        digests=digest_documents(documents),
+        num_bytes=np.array([item.num_bytes for item in encoded], np.int64),
+        num_unknown=num_unknown,
+        unknown_documents=unknown,
+        unknown_pieces=np.array(pieces, np.str_),
+    )
+
+
+def _count_unknown(tokens: np.ndarray, lengths: np.ndarray, unknown_id: int | None) -> np.ndarray:
+    if unknown_id is None:
+        return np.zeros(len(lengths), np.int32)
+    before = np.concatenate([[0], np.cumsum(tokens == unknown_id)])
+    ends = np.cumsum(lengths)
+    return (before[ends] - before[ends - lengths]).astype(np.int32)
+
+
+def _keeps_blank(tokenizer: Tokenizer) -> bool:
+    """Whether a sentence of its own needs the blank before it to become the tokens that it is in a text; most
+    tokenizers of SentencePiece put one before every text."""
+    alone = tokenizer.encode("a.") + tokenizer.encode(" a")
+    return alone == tokenizer.encode("a. a")
+
+
+def _decode(documents: list[np.ndarray], tokenizer: Tokenizer) -> list[str]:
+    """The texts of documents of ids, decoded on all cores: their bytes are what a loss per byte counts."""
+    return tokenizer.inner.decode_batch([ids.tolist() for ids in documents], skip_special_tokens=True)
+
+
+def _encoder(tokenizer: Tokenizer, config: DataConfig) -> Callable[[Sequence[str]], list[list[int]]]:
+    return functools.partial(tokenizer.encode_batch, markup=config.reads_markup_in_text)

@@ -1,0 +1,196 @@
+"""Decides where each encoded document goes, and counts what goes there; reads no text and few tokens."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from flaxmill.data.config import DataConfig
+from flaxmill.data.preparation.groups import Group, GroupRecord, read_record
+from flaxmill.data.preparation.parts import Part, load_part
+from flaxmill.data.preparation.work_directory import WorkDirectory
+from flaxmill.data.prepared.lengths import LengthHistogram
+from flaxmill.data.text.entropy import MAX_COUNTED_TOKENS, TokenSample
+from flaxmill.data.text.held_out import Split, draw_held_out
+from flaxmill.data.vocabulary.unknown import UnknownCount
+from flaxmill.data.whole_files import write_whole
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+GONE = 255
+"""The fate of a document that goes nowhere; any other fate is the number of its split in SPLITS."""
+
+Place = tuple[int, int]
+"""The group of a part, and its number there."""
+
+
+class SplitPlan:
+    """The documents of one split.
+
+    documents_before, tokens_before: those in the parts before each part, and at the end those of all.
+    cuts: the documents before each place where `tokens_per_cut` more tokens are complete.
+    """
+
+    def __init__(self, num_leading: int, tokens_per_cut: int):
+        self.documents_before, self.tokens_before = [0], [0]
+        self.cuts: list[int] = []
+        self.num_bytes = 0
+        self.sample = TokenSample()
+        self.unknown = UnknownCount()
+        self.lengths = LengthHistogram()
+        self._leading = num_leading
+        self._tokens_per_cut = self._next_cut = tokens_per_cut
+
+    @property
+    def num_documents(self) -> int:
+        return self.documents_before[-1]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.tokens_before[-1]
+
+    @property
+    def num_leading(self) -> int:
+        """The tokens before texts, which are never predicted."""
+        return self.num_documents * self._leading
+
+    def add(self, part: Part, is_ours: np.ndarray) -> None:
+        """Takes a part and which of its documents are ours."""
+        lengths = part.lengths[is_ours]
+        self._cut(lengths)
+        self.documents_before.append(self.num_documents + len(lengths))
+        self.tokens_before.append(self.num_tokens + int(lengths.sum(dtype=np.int64)))
+        self.num_bytes += int(part.num_bytes[is_ours].sum())
+        self.lengths.add(lengths)
+        self.unknown.num_pieces = self.num_tokens
+        self.unknown.num_unknown += int(part.num_unknown[is_ours].sum())
+        shown = part.unknown_pieces[is_ours[part.unknown_documents]]
+        if self.unknown.document is None and len(shown):
+            self.unknown.document = str(shown[0])
+
+    def _cut(self, lengths: np.ndarray) -> None:
+        ends = self.num_tokens + np.cumsum(lengths, dtype=np.int64)
+        while len(ends) and ends[-1] >= self._next_cut:
+            found = int(np.searchsorted(ends, self._next_cut))
+            self.cuts.append(self.num_documents + found + 1)
+            self._next_cut = int(ends[found]) + self._tokens_per_cut
+
+    def add_sample(self, documents: Sequence[np.ndarray]) -> None:
+        """Takes the tokens of documents for the sample, while it has room."""
+        for tokens in documents:
+            self.sample.add(tokens[self._leading :].astype(np.int32))
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "num_documents": self.num_documents,
+            "num_tokens": self.num_tokens,
+            "num_leading": self.num_leading,
+            "num_bytes": self.num_bytes,
+            "num_unknown": self.unknown.num_unknown,
+            "length_histogram": self.lengths.counts,
+        }
+
+
+class Plan:
+    """Where all documents go.
+
+    parts: the places of all parts, in the order of their documents.
+    digest: the hash of all documents and their splits.
+    """
+
+    def __init__(self, parts: Sequence[Place], splits: Mapping[Split, SplitPlan]):
+        self.parts = list(parts)
+        self.splits = splits
+        self.digest = hashlib.sha256()
+
+
+def make_plan(
+    groups: Sequence[Group],
+    work: WorkDirectory,
+    config: DataConfig,
+    *,
+    num_leading: int,
+    tokens_per_cut: int,
+) -> Plan:
+    """Plans all parts of all groups, and writes the fates of their documents into the work directory.
+
+    Args:
+      num_leading: the special tokens before each document, which are never predicted.
+      tokens_per_cut: see `SplitPlan.cuts`.
+    """
+    records = {group.number: _record(work, group) for group in groups}
+    places = [(number, place) for number, record in records.items() for place in range(record.num_parts)]
+    splits: dict[int, Split | None] = {group.number: group.split for group in groups}
+    drawn = sum(record.num_documents for number, record in records.items() if splits[number] is None)
+    plan = Plan(places, {split: SplitPlan(num_leading, tokens_per_cut) for split in SPLITS})
+    draws = _Draws(config, drawn)
+    for place in places:
+        part = load_part(work.part(*place), *set(Part._fields) - {"tokens", "sentences", "num_sentences"})
+        drawn_splits = draws.take(splits[place[0]], len(part.lengths))
+        labelled = np.concatenate([drawn_splits[:, None], part.digests], axis=1)
+        plan.digest.update(np.ascontiguousarray(labelled).tobytes())
+        fates = np.where(part.lengths > 0, drawn_splits, np.uint8(GONE))
+        _write_fates(work, place, fates)
+        for number, split in enumerate(SPLITS):
+            plan.splits[split].add(part, fates == number)
+        _sample(plan, work, place, fates)
+    return plan
+
+
+def read_fates(work: WorkDirectory, place: Place) -> np.ndarray:
+    """uint8, the fate of each document of a part."""
+    return np.load(work.fates(*place))
+
+
+def split_documents(part: Part) -> list[np.ndarray]:
+    """The tokens of each document."""
+    return np.split(part.tokens, np.cumsum(part.lengths[:-1])) if len(part.lengths) else []
+
+
+class _Draws:
+    """Gives documents their splits, in order.
+
+    Args:
+      num_drawn: how many documents have no split of their own.
+    """
+
+    def __init__(self, config: DataConfig, num_drawn: int):
+        self._config = config
+        self._num_drawn = num_drawn
+        self._start = 0
+
+    def take(self, split: Split | None, count: int) -> np.ndarray:
+        """The number of the split of each of the next documents, uint8."""
+        if split is not None:
+            return np.full(count, SPLITS.index(split), np.uint8)
+        stop = self._start + count
+        is_held_out = draw_held_out(self._config, self._num_drawn, self._start, stop)
+        self._start = stop
+        train, valid = (np.uint8(SPLITS.index(split)) for split in ("train", "valid"))
+        return np.where(is_held_out, valid, train)
+
+
+def _record(work: WorkDirectory, group: Group) -> GroupRecord:
+    record = read_record(work, group.number)
+    assert record is not None, f"group {group.number} has no record"
+    return record
+
+
+def _write_fates(work: WorkDirectory, place: Place, fates: np.ndarray) -> None:
+    path = work.fates(*place)
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, lambda partial: np.save(partial, fates))
+
+
+def _sample(plan: Plan, work: WorkDirectory, place: Place, fates: np.ndarray) -> None:
+    """Reads the part's tokens for the splits whose samples have room."""
+    wanted = [
+        (number, plan.splits[split])
+        for number, split in enumerate(SPLITS)
+        if plan.splits[split].sample.num_tokens < MAX_COUNTED_TOKENS and (fates == number).any()
+    ]
+    if not wanted:
+        return
+    documents = split_documents(load_part(work.part(*place), "tokens", "lengths"))
+    for number, its_plan in wanted:
+        its_plan.add_sample([documents[place] for place in np.flatnonzero(fates == number)])

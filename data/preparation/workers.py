@@ -1,0 +1,144 @@
+"""Processes that work side by side: tasks go in, and results come out in their order.
+
+They are started by a command of their own: a forked process would share threads and locks of this one, and
+one that `multiprocessing` spawns runs the user's script again.
+"""
+
+import collections
+import contextlib
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from flaxmill.data.preparation.work_directory import UnfinishedError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Run = Callable[[Task], Result]
+
+# A worker is given its next task when this one is done; a few wait, so that none waits for the reader.
+_TASKS_PER_WORKER = 2
+
+
+def run_in_order(
+    make: Callable[..., Run], arguments: tuple, tasks: Iterator[Task], num_workers: int
+) -> Iterator[Any]:
+    """What `make(*arguments)` gives for each task, in their order.
+
+    Args:
+      make: a function of a module; each worker calls it once. With one worker all is done here.
+
+    Raises ValueError and OSError as the first task that fails does, UnfinishedError where a worker is
+    killed.
+    """
+    if num_workers == 1:
+        yield from map(make(*arguments), tasks)
+        return
+    with _Workers(make, arguments, num_workers) as workers:
+        waiting: collections.deque[Future] = collections.deque()
+        for task in tasks:
+            waiting.append(workers.submit(task))
+            if len(waiting) >= num_workers * _TASKS_PER_WORKER:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Workers:
+    """Threads that each hand tasks to a process of its own."""
+
+    def __init__(self, make: Callable[..., Run], arguments: tuple, num_workers: int):
+        self._processes: list[subprocess.Popen] = []
+        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(num_workers)
+        try:
+            for _ in range(num_workers):
+                self._start(pickle.dumps((make, arguments)))
+        except BaseException:
+            self._end()
+            raise
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def submit(self, task: Any) -> Future:
+        return self._threads.submit(self._hand_out, task)
+
+    def _start(self, greeting: bytes) -> None:
+        ours, theirs = Pipe()
+        paths = os.pathsep.join(filter(None, sys.path))  # so that both find the same packages
+        environment = os.environ | {"PYTHONPATH": paths, "RAYON_NUM_THREADS": "1"}
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for this process, which ends its workers
+            )
+        self._processes.append(process)
+        ours.send_bytes(greeting)
+        self._idle.put(ours)
+
+    def _hand_out(self, task: Any) -> Any:
+        connection = self._idle.get()
+        try:
+            connection.send(task)
+            result, error = connection.recv()
+        except (EOFError, OSError):
+            raise UnfinishedError(
+                "a process that prepares data was killed, perhaps since memory ran out; the same command "
+                "goes on where it ended"
+            ) from None
+        finally:
+            self._idle.put(connection)
+        if error is not None:
+            raise error
+        return result
+
+    def _end(self) -> None:
+        for process in self._processes:
+            process.kill()  # what they write appears whole or not at all
+        for process in self._processes:
+            process.wait()
+        self._threads.shutdown(cancel_futures=True)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+
+def _work(connection: Connection) -> None:
+    """Does tasks until the other side is gone."""
+    make, arguments = pickle.loads(connection.recv_bytes())
+    run = None
+    while True:
+        task = connection.recv()
+        try:
+            run = run or make(*arguments)
+            result, error = run(task), None
+        except (ValueError, OSError) as raised:
+            result, error = None, raised
+        except Exception:
+            result, error = None, RuntimeError(traceback.format_exc())
+        connection.send((result, error))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):
+        _work(Connection(int(sys.argv[1])))
