@@ -16,7 +16,7 @@ from flaxmill.data.prepared.shards import WrittenShard, rows_per_shard, write_sh
 from flaxmill.data.text.fitted_packing import OPEN_ROWS, FittedPacker
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.text.packing import Packer
-from flaxmill.data.text.pairs import WINDOW_DOCUMENTS, SentenceDocument, Window, cut_pairs
+from flaxmill.data.text.pairs import SentenceDocument, Window, cut_pairs
 
 # A packer ends with open rows that are not quite full; a unit has many times as many rows.
 _FITTED_ROWS = 64 * OPEN_ROWS
@@ -57,6 +57,8 @@ class RowSettings(NamedTuple):
     config: DataConfig
     special_ids: tuple[int | None, int | None]
     """[CLS] and [SEP]."""
+    window_documents: int
+    """Random second sentences come from so many neighbouring documents."""
 
 
 def tokens_per_unit(settings: RowSettings) -> int:
@@ -87,7 +89,7 @@ def _find_starts(plan: SplitPlan, settings: RowSettings) -> list[int]:
         num_tokens = settings.row_length * rows_per_shard(settings.record_format)
         # A unit's last target is the next unit's first token, and alone that token makes no row.
         return [*range(0, max(1, plan.num_tokens - 1), num_tokens), plan.num_tokens]
-    multiple = WINDOW_DOCUMENTS if settings.layout == "pairs" else 1
+    multiple = settings.window_documents if settings.layout == "pairs" else 1
     rounded = dict.fromkeys(-(-cut // multiple) * multiple for cut in plan.cuts)
     last = plan.num_documents - multiple
     return [0, *(start for start in rounded if start <= last), plan.num_documents]
@@ -171,7 +173,7 @@ def _pair_rows(unit: Unit, documents: PlannedDocuments, settings: RowSettings, c
     cls_id, sep_id = settings.special_ids
     assert cls_id is not None
     assert sep_id is not None
-    for window in _windows(unit, documents):
+    for window in _windows(unit, documents, settings.window_documents):
         rows = cut_pairs(
             window,
             seed=settings.config.seed,
@@ -186,8 +188,8 @@ def _pair_rows(unit: Unit, documents: PlannedDocuments, settings: RowSettings, c
         yield rows
 
 
-def _windows(unit: Unit, documents: PlannedDocuments) -> Iterator[list[SentenceDocument]]:
-    window, number = Window(), unit.start
+def _windows(unit: Unit, documents: PlannedDocuments, size: int) -> Iterator[list[SentenceDocument]]:
+    window, number = Window(size), unit.start
     for found in documents.read(unit.split, unit.start, unit.stop, with_sentences=True):
         for tokens, lengths in zip(found.tokens, found.sentences, strict=True):
             ends = np.cumsum([0, *lengths], dtype=np.int64).tolist()

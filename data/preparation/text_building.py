@@ -31,6 +31,7 @@ from flaxmill.data.prepared.dataset import TOKENIZER
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.text.entropy import bigram_entropy, unigram_entropy
 from flaxmill.data.text.held_out import Split, SplitCorpus
+from flaxmill.data.text.pairs import WINDOW_DOCUMENTS
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.settings import SETTINGS_FILE
 from flaxmill.data.vocabulary.unknown import judge_unknown
@@ -117,6 +118,7 @@ def _row_settings(build: TextBuild) -> RowSettings:
         record_format=record_format(build.settings, tokenizer.vocab_size, num_labels=0),
         config=build.config,
         special_ids=(tokenizer.cls_id, tokenizer.sep_id),
+        window_documents=WINDOW_DOCUMENTS,
     )
 
 

@@ -48,15 +48,16 @@ def make_sentence_document(number: int, sentences: Iterable[Sequence[int]]) -> S
 class Window:
     """Collects documents into runs of neighbours; the last run is never small, as it takes what is left."""
 
-    def __init__(self):
+    def __init__(self, num_documents: int = WINDOW_DOCUMENTS):
+        self._size = num_documents
         self._held: list[SentenceDocument] = []
 
     def add(self, document: SentenceDocument) -> list[SentenceDocument]:
         """Takes a document; returns a full run, or nothing yet."""
         self._held.append(document)
-        if len(self._held) < 2 * WINDOW_DOCUMENTS:
+        if len(self._held) < 2 * self._size:
             return []
-        full, self._held = self._held[:WINDOW_DOCUMENTS], self._held[WINDOW_DOCUMENTS:]
+        full, self._held = self._held[: self._size], self._held[self._size :]
         return full
 
     def finish(self) -> list[SentenceDocument]:
