@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
+BEAM := .venv-beam/.installed
 
-.PHONY: install train test lint check quick sweep fuzz gpu soak bench
+.PHONY: install train test lint check quick beam sweep fuzz gpu soak bench
 
 install: $(INSTALLED)
 
@@ -40,6 +41,17 @@ check: $(TESTABLE)
 
 quick: $(TESTABLE)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz'
+
+# Apache Beam bounds many packages: it has an environment of its own, so that its bounds are nobody else's.
+$(BEAM): pyproject.toml
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install -qq --upgrade pip
+	.venv-beam/bin/python -m pip install -qq --editable '.[beam]' pytest
+	@touch $@
+
+# Preparation on Beam's local runner with two workers.
+beam: $(BEAM)
+	.venv-beam/bin/python -m pytest tests/data/preparation/test_beam.py $(ARGS)
 
 # Runs killed and signalled at hundreds of random moments, alone and as jobs of four: two hours.
 sweep: $(TESTABLE)

@@ -16,6 +16,7 @@ from flaxmill.data.mixture.mixed_dataset import AnyDataset, MixedDataset
 from flaxmill.data.mixture.preparation import finish_mixture_shards, prepare_mixture, prepare_mixture_shard
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
 from flaxmill.data.preparation.groups import Shard
+from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.text.held_out import Split
 from flaxmill.sharding.placement import local_rows, place_rows
@@ -27,38 +28,34 @@ BATCHES_AHEAD = 2
 
 
 def prepare_data(
-    experiment: Experiment, cache: Path, log: Callable[[str], None], num_workers: int | None = None
+    experiment: Experiment, cache: Path, log: Callable[[str], None], means: Means = LOCAL
 ) -> AnyDataset:
     """The experiment's dataset, with rows as its model reads them, from the cache or made there.
 
     Args:
-      num_workers: see `flaxmill.data.preparation.cache.prepare`.
+      means: what prepares text that is not in the cache.
     """
     may_encode = experiment.definition.encoder != "none"
     has_encoder = may_encode and experiment.model.encoder_layers is not None
     data = _with_kept_tokenizer(experiment)
     make = prepare_mixture if data.sources else prepare
-    return make(
-        data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder, num_workers=num_workers
-    )
+    return make(data, experiment.objective, cache=cache, log=log, has_encoder=has_encoder, means=means)
 
 
 def prepare_data_shard(
-    experiment: Experiment, shard: Shard, cache: Path, log: Callable[[str], None], num_workers: int | None
+    experiment: Experiment, shard: Shard, cache: Path, log: Callable[[str], None], means: Means
 ) -> None:
     """Encodes one machine's share of the experiment's text."""
     data = _with_kept_tokenizer(experiment)
     encode = prepare_mixture_shard if data.sources else prepare_shard
-    encode(data, experiment.objective, shard, cache=cache, log=log, num_workers=num_workers)
+    encode(data, experiment.objective, shard, cache=cache, log=log, means=means)
 
 
-def finish_data_shards(
-    experiment: Experiment, cache: Path, log: Callable[[str], None], num_workers: int | None
-) -> None:
+def finish_data_shards(experiment: Experiment, cache: Path, log: Callable[[str], None], means: Means) -> None:
     """Makes the experiment's dataset from what all machines encoded."""
     data = _with_kept_tokenizer(experiment)
     finish = finish_mixture_shards if data.sources else finish_shards
-    finish(data, experiment.objective, cache=cache, log=log, num_workers=num_workers)
+    finish(data, experiment.objective, cache=cache, log=log, means=means)
 
 
 def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:

@@ -16,6 +16,7 @@ from flaxmill.data.mixture.mixed_dataset import MixedDataset
 from flaxmill.data.objectives import added_tokens, data_of
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
 from flaxmill.data.preparation.groups import Shard
+from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.preparation.publishing import locked
 from flaxmill.data.prepared.dataset import TOKENIZER
 from flaxmill.data.source import ParsedSource, parse_source
@@ -40,7 +41,7 @@ def prepare_mixture(
     cache: Path,
     log: Log = print,
     has_encoder: bool = False,
-    num_workers: int | None = None,
+    means: Means = LOCAL,
 ) -> MixedDataset:
     """The datasets of data.sources and data.valid_sources, from `cache` if they are there.
 
@@ -49,9 +50,7 @@ def prepare_mixture(
     Raises ValueError as `prepare` does, with the name of the source, and for objectives of labelled examples.
     """
     made = {
-        name: _named(
-            name, prepare, alone, objective, cache, log, has_encoder=has_encoder, num_workers=num_workers
-        )
+        name: _named(name, prepare, alone, objective, cache, log, has_encoder=has_encoder, means=means)
         for name, alone in _parts(config, objective, cache, log).items()
     }
     trained = {source.name for source in map(parse_source, config.sources)}
@@ -68,12 +67,12 @@ def prepare_mixture_shard(
     *,
     cache: Path,
     log: Log = print,
-    num_workers: int | None = None,
+    means: Means = LOCAL,
 ) -> None:
     """Encodes one machine's share of every source; see `prepare_shard`."""
     for name, alone in _parts(config, objective, cache, log).items():
         encode = functools.partial(prepare_shard, shard=shard)
-        _named(name, encode, alone, objective, cache, log, num_workers=num_workers)
+        _named(name, encode, alone, objective, cache, log, means=means)
 
 
 def finish_mixture_shards(
@@ -82,11 +81,11 @@ def finish_mixture_shards(
     *,
     cache: Path,
     log: Log = print,
-    num_workers: int | None = None,
+    means: Means = LOCAL,
 ) -> None:
     """Makes the datasets of all sources from what the machines encoded; see `finish_shards`."""
     for name, alone in _parts(config, objective, cache, log).items():
-        _named(name, finish_shards, alone, objective, cache, log, num_workers=num_workers)
+        _named(name, finish_shards, alone, objective, cache, log, means=means)
 
 
 def _named(

@@ -2,6 +2,7 @@
 
 cache              finds a dataset in the cache, or has it made: read this first
 making             makes a dataset of text or of labelled examples
+means              what prepares text: local processes, or Beam
 publishing         locks, whole datasets and what can go wrong with a cache
 cache_places       the name of a dataset, from all that decides its rows
 text_building      a corpus becomes a dataset, in stages
@@ -11,6 +12,7 @@ encoding           documents become tokens
 plan               which documents go where, and how many they are
 planned_documents  documents read by their place in a split
 row_units          the rows of one shard
+beam               the stages on Apache Beam
 workers            processes that work side by side
 work_directory     what is done of an unfinished dataset
 example_building   labelled examples become a dataset

@@ -17,6 +17,7 @@ from flaxmill.data.preparation.groups import (
     require_shards,
 )
 from flaxmill.data.preparation.making import Wanted, begin_text, make_dataset, work_key
+from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.preparation.publishing import cache_errors, locked, open_whole
 from flaxmill.data.preparation.text_building import encode_corpus
 from flaxmill.data.preparation.work_directory import WorkDirectory
@@ -33,7 +34,7 @@ def prepare(
     cache: Path,
     log: Log = print,
     has_encoder: bool = False,
-    num_workers: int | None = None,
+    means: Means = LOCAL,
 ) -> Dataset:
     """The dataset of a config and objective, from `cache` if it is there.
 
@@ -42,7 +43,7 @@ def prepare(
 
     Args:
       has_encoder: the model is an encoder-decoder, which reads a seq2seq source apart from its target.
-      num_workers: the processes that prepare text; None: as many as there are cores, one for a little text.
+      means: what prepares text that is not in the cache.
 
     Raises ValueError for text, examples, tokenizers, objectives and cache directories that cannot be used.
     """
@@ -50,7 +51,7 @@ def prepare(
     dataset = open_whole(wanted.final, log) or _open_alike(wanted.places, config, log)
     if dataset is None:
         with locked(wanted.final, log):
-            dataset = open_whole(wanted.final, log) or make_dataset(wanted, log, num_workers)
+            dataset = open_whole(wanted.final, log) or make_dataset(wanted, means, log)
     require_special_tokens(dataset.tokenizer, objective, config)
     return dataset
 
@@ -62,7 +63,7 @@ def prepare_shard(
     *,
     cache: Path,
     log: Log = print,
-    num_workers: int | None = None,
+    means: Means = LOCAL,
 ) -> None:
     """Encodes the share of one of several machines that see the same files and the same `cache`;
     `finish_shards` makes the dataset of all.
@@ -78,7 +79,7 @@ def prepare_shard(
         work.begin(work_key(), is_shared=True)
         check_shard_count(work, shard)
         with locked(work.tokenizer, log):
-            build = begin_text(wanted, work, log, num_workers)
+            build = begin_text(wanted, work, means, log)
         ours = groups_of_shard(make_groups(corpus.streams()), shard)
         log(f"preparing shard {shard.index}/{shard.count} of {corpus.name} in {work.directory}")
         encode_corpus(build, ours)
@@ -91,7 +92,7 @@ def finish_shards(
     *,
     cache: Path,
     log: Log = print,
-    num_workers: int | None = None,
+    means: Means = LOCAL,
 ) -> Dataset:
     """The dataset of what `prepare_shard` encoded on all machines.
 
@@ -102,7 +103,7 @@ def finish_shards(
     if dataset is None:
         with locked(wanted.final, log):
             require_shards(WorkDirectory.beside(wanted.final), make_groups(corpus.streams()))
-            dataset = open_whole(wanted.final, log) or make_dataset(wanted, log, num_workers)
+            dataset = open_whole(wanted.final, log) or make_dataset(wanted, means, log)
     return dataset
 
 

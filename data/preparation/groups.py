@@ -34,9 +34,13 @@ class Shard(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Neighbouring sources of a stream."""
+    """Neighbouring sources of a stream.
+
+    place: the number of the stream, and the numbers of the first source and the one after the last there.
+    """
 
     number: int
+    place: tuple[int, int, int]
     split: Split | None
     sources: InputSources
 
@@ -51,23 +55,30 @@ class GroupRecord(NamedTuple):
 
 def make_groups(streams: Sequence[Stream]) -> list[Group]:
     """All groups, in the order of their documents; the sources' sizes alone decide which belong together."""
-    groups: list[Group] = []
-    for split, sources in streams:
-        for run in _runs(sources.sources):
-            groups.append(Group(len(groups), split, sources._replace(sources=run)))
-    return groups
+    places = [
+        (number, start, stop)
+        for number, stream in enumerate(streams)
+        for start, stop in itertools.pairwise(_find_starts(stream.sources.sources))
+    ]
+    return [group_at(streams, number, place) for number, place in enumerate(places)]
 
 
-def _runs(sources: Sequence[InputSource]) -> Iterator[tuple[InputSource, ...]]:
-    run, size = [], 0
-    for source in sources:
-        run.append(source)
+def group_at(streams: Sequence[Stream], number: int, place: tuple[int, int, int]) -> Group:
+    """The group with this number and place."""
+    stream, start, stop = place
+    split, sources = streams[stream]
+    return Group(number, place, split, sources._replace(sources=sources.sources[start:stop]))
+
+
+def _find_starts(sources: Sequence[InputSource]) -> list[int]:
+    """The numbers of the sources at which groups begin, and the number of all sources."""
+    starts, size = [0], 0
+    for number, source in enumerate(sources[:-1], 1):
         size += source.num_bytes
         if size >= GROUP_BYTES:
-            yield tuple(run)
-            run, size = [], 0
-    if run:
-        yield tuple(run)
+            starts.append(number)
+            size = 0
+    return [*starts, len(sources)]
 
 
 def groups_of_shard(groups: Sequence[Group], shard: Shard) -> list[Group]:

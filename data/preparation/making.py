@@ -1,5 +1,6 @@
 """Makes a dataset that is not in the cache: of text in stages, of labelled examples in one pass."""
 
+import functools
 import importlib.metadata
 import time
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Any, NamedTuple
 from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels
 from flaxmill.data.files.sources import Log
+from flaxmill.data.preparation.beam import check_beam, encode_on_beam, run_on_beam
 from flaxmill.data.preparation.cache_places import Places, stored_framing
 from flaxmill.data.preparation.example_building import build_examples
 from flaxmill.data.preparation.groups import make_groups
+from flaxmill.data.preparation.means import Means
 from flaxmill.data.preparation.publishing import cache_errors, fresh_directory, publish
 from flaxmill.data.preparation.text_building import TextBuild, build_dataset, encode_corpus
 from flaxmill.data.preparation.work_directory import WorkDirectory, cleared_after
-from flaxmill.data.preparation.workers import count_cores
+from flaxmill.data.preparation.workers import count_cores, run_in_order
 from flaxmill.data.prepared.dataset import TOKENIZER, Dataset, open_dataset
 from flaxmill.data.prepared.manifest import MANIFEST
 from flaxmill.data.special_tokens import require_special_tokens
@@ -43,7 +46,8 @@ class Wanted(NamedTuple):
         return self.places.own
 
 
-def make_dataset(wanted: Wanted, log: Log, num_workers: int | None) -> Dataset:
+def make_dataset(wanted: Wanted, means: Means, log: Log) -> Dataset:
+    """Makes what is wanted. Raises ValueError for what it cannot be made of."""
     started = time.monotonic()
     final = wanted.final
     try:
@@ -51,7 +55,7 @@ def make_dataset(wanted: Wanted, log: Log, num_workers: int | None) -> Dataset:
             if isinstance(wanted.corpus, ExampleCorpus):
                 _make_of_examples(wanted, log)
             else:
-                _make_of_text(wanted, log, num_workers)
+                _make_of_text(wanted, means, log)
     except OSError:  # without locks another process may have been faster, and tidied up
         if not (final / MANIFEST).is_file():
             raise
@@ -64,20 +68,25 @@ def make_dataset(wanted: Wanted, log: Log, num_workers: int | None) -> Dataset:
     return dataset
 
 
-def _make_of_text(wanted: Wanted, log: Log, num_workers: int | None) -> None:
+def _make_of_text(wanted: Wanted, means: Means, log: Log) -> None:
+    if means.beam_flags is not None:
+        check_beam(wanted.config)
     work = WorkDirectory.beside(wanted.final)
     with cleared_after(work):
         work.begin(work_key())
-        build = begin_text(wanted, work, log, num_workers)
+        build = begin_text(wanted, work, means, log)
         log(f"preparing {wanted.corpus.name} in {wanted.final}")
         groups = make_groups(build.corpus.streams())
+        if means.beam_flags is not None:
+            arguments = (build.config, build.layout, build.corpus.inventory, means.beam_flags)
+            encode_on_beam(groups, work, *arguments)
         encode_corpus(build, groups)
         with fresh_directory(wanted.final) as directory:
             build_dataset(build, groups, directory)
             publish(directory, wanted.final)
 
 
-def begin_text(wanted: Wanted, work: WorkDirectory, log: Log, num_workers: int | None) -> TextBuild:
+def begin_text(wanted: Wanted, work: WorkDirectory, means: Means, log: Log) -> TextBuild:
     """Everything that comes before the text is encoded: a bad file is found in a moment, a vocabulary takes
     minutes. The tokenizer of an unfinished preparation is never trained again."""
     config, corpus = wanted.config, wanted.corpus
@@ -86,8 +95,12 @@ def begin_text(wanted: Wanted, work: WorkDirectory, log: Log, num_workers: int |
     tokenizer = _make_tokenizer(wanted, corpus, work.directory, log)
     settings = wanted.settings | stored_framing(config, tokenizer, wanted.settings["layout"])
     look_ahead(corpus.documents(), tokenizer, corpus.name, log)
-    num_workers = num_workers or max(1, min(count_cores(), corpus.num_bytes // _WORKER_BYTES))
-    return TextBuild(work, config, settings, corpus, tokenizer, num_workers, log)
+    if means.beam_flags is None:
+        most = max(1, min(count_cores(), corpus.num_bytes // _WORKER_BYTES))
+        run = functools.partial(run_in_order, num_workers=means.num_workers or most)
+    else:
+        run = functools.partial(run_on_beam, work=work, flags=means.beam_flags)
+    return TextBuild(work, config, settings, corpus, tokenizer, run, log)
 
 
 def work_key() -> dict[str, str]:

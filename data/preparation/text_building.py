@@ -6,7 +6,7 @@ the dataset is the same whatever number of processes or machines made it.
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from flaxmill.data.preparation.row_units import (
     tokens_per_unit,
 )
 from flaxmill.data.preparation.work_directory import WorkDirectory
-from flaxmill.data.preparation.workers import run_in_order
 from flaxmill.data.prepared.dataset import TOKENIZER
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.text.entropy import bigram_entropy, unigram_entropy
@@ -41,7 +40,7 @@ class TextBuild(NamedTuple):
     """A corpus that is being prepared, and how.
 
     settings: the stored settings of the dataset.
-    num_workers: the processes that work at once.
+    run: calls (make, arguments, tasks), and gives what `make(*arguments)` gives for each task, in order.
     """
 
     work: WorkDirectory
@@ -49,7 +48,7 @@ class TextBuild(NamedTuple):
     settings: dict[str, Any]
     corpus: SplitCorpus
     tokenizer: Tokenizer
-    num_workers: int
+    run: Callable[..., Iterator[Any]]
     log: Log
 
     @property
@@ -62,13 +61,9 @@ def encode_corpus(build: TextBuild, groups: Sequence[Group]) -> None:
 
     Raises ValueError for text that cannot be read or encoded.
     """
-    run = functools.partial(
-        run_in_order,
-        make_part_encoder,
-        (build.config, build.layout, build.work.tokenizer),
-        num_workers=build.num_workers,
-    )
-    encode_groups(groups, build.work, lambda tasks: run(tasks=tasks), build.log)
+    arguments = (build.config, build.layout, build.work.tokenizer)
+    run = functools.partial(build.run, make_part_encoder, arguments)
+    encode_groups(groups, build.work, run, build.log)
 
 
 def build_dataset(build: TextBuild, groups: Sequence[Group], directory: Path) -> None:
@@ -87,8 +82,7 @@ def build_dataset(build: TextBuild, groups: Sequence[Group], directory: Path) ->
     _check_documents(build, plan)
     units = make_units(plan, settings)
     arguments = (build.work, PlannedDocuments(build.work, plan), settings)
-    num_workers = min(build.num_workers, len(units))
-    results = list(run_in_order(make_unit_writer, arguments, iter(units), num_workers))
+    results: list[UnitResult] = list(build.run(make_unit_writer, arguments, iter(units)))
     for split in SPLITS:
         _require_rows(build, plan, split, _of_split(results, split))
         judge_unknown(plan.splits[split].unknown, build.tokenizer, f"{build.corpus.name}, {split}", build.log)

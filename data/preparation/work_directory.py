@@ -25,6 +25,7 @@ class WorkDirectory:
     work.json                      what they are pieces of
     tokenizer.json                 the tokenizer, which is trained once
     parts/GROUP/PART.npz           encoded documents
+    mistake.json                   what a worker on another machine found wrong
     shards.json                    how many machines encode them, where several do
     groups/GROUP.json              written when all parts of a group are there
     fates/GROUP/PART.npy           which of its documents go where
@@ -58,6 +59,10 @@ class WorkDirectory:
 
     def rows(self, name: str) -> Path:
         return self.directory / "rows" / f"{name}.array_record"
+
+    @property
+    def mistake(self) -> Path:
+        return self.directory / "mistake.json"
 
     @property
     def shard_count(self) -> Path:

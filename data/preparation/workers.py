@@ -6,13 +6,14 @@ one that `multiprocessing` spawns runs the user's script again.
 
 import collections
 import contextlib
+import itertools
 import os
 import pickle
 import queue
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -29,17 +30,19 @@ _TASKS_PER_WORKER = 2
 
 
 def run_in_order(
-    make: Callable[..., Run], arguments: tuple, tasks: Iterator[Task], num_workers: int
-) -> Iterator[Any]:
+    make: Callable[..., Run], arguments: tuple, tasks: Iterator[Task], *, num_workers: int
+) -> Generator[Any, None, None]:
     """What `make(*arguments)` gives for each task, in their order.
 
     Args:
-      make: a function of a module; each worker calls it once. With one worker all is done here.
+      make: a function of a module; each worker calls it once. With one worker or task all is done here.
 
     Raises ValueError and OSError as the first task that fails does, UnfinishedError where a worker is
     killed.
     """
-    if num_workers == 1:
+    first = list(itertools.islice(tasks, 2))
+    tasks = itertools.chain(first, tasks)
+    if num_workers == 1 or len(first) < 2:
         yield from map(make(*arguments), tasks)
         return
     with _Workers(make, arguments, num_workers) as workers:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.json_text import dump_json
+from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
 from flaxmill.train.metrics.metrics_file import has_step, read_metrics
@@ -44,12 +45,19 @@ class PrepareArguments:
 
     workers: int | None = None
     """The processes that prepare text; None: as many as there are cores, one for a little text."""
+    beam: bool = False
+    """Let Apache Beam prepare text; flags after -- are Beam's: --beam -- --runner=FlinkRunner."""
     shard: str | None = None
     """Encode only this share of the text: 2/8 on the second of eight machines that share the cache."""
     config: Annotated[Experiment, INLINE]
 
     def __post_init__(self) -> None:
         _check_workers(self.workers)
+        if self.beam and (self.shard is not None or self.workers is not None):
+            other = "workers" if self.shard is None else "shard"
+            raise ValueError(
+                f"beam and {other}={getattr(self, other)} are both set; Beam divides the work itself"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,17 +138,21 @@ def _check_workers(number: int | None) -> None:
 
 
 def _prepare(arguments: list[str]) -> None:
+    arguments, beam_flags = _split_at_dashes(arguments)
     config, rest = take_config(arguments)
     parsed = _override("prepare", PrepareArguments(config=config), rest)
+    if beam_flags and not parsed.beam:
+        raise ValueError(f"flags after --, such as {beam_flags[0]}, are for Apache Beam; give --beam as well")
+    means = Means(parsed.workers, beam_flags if parsed.beam else None)
     if parsed.shard is None:
-        _, mixed = _open(parsed.config, parsed.workers)
+        _, mixed = _open(parsed.config, means)
         _print_datasets(mixed)
         return
     from flaxmill.data.preparation.groups import Shard
     from flaxmill.train.input_pipeline import prepare_data_shard
 
     shard = Shard.parse(parsed.shard)
-    prepare_data_shard(_resolve(parsed.config), shard, cache_directory(), _log, parsed.workers)
+    prepare_data_shard(_resolve(parsed.config), shard, cache_directory(), _log, means)
 
 
 def _finish(arguments: list[str]) -> None:
@@ -148,9 +160,14 @@ def _finish(arguments: list[str]) -> None:
 
     config, rest = take_config(arguments)
     parsed = _override("finish", FinishArguments(config=config), rest)
-    finish_data_shards(_resolve(parsed.config), cache_directory(), _log, parsed.workers)
+    finish_data_shards(_resolve(parsed.config), cache_directory(), _log, Means(parsed.workers))
     _, mixed = _open(parsed.config)
     _print_datasets(mixed)
+
+
+def _split_at_dashes(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], tuple(arguments[place + 1 :])
 
 
 def _print_datasets(mixed: "AnyDataset") -> None:
@@ -266,12 +283,12 @@ def _override(action: str, default: Arguments, flags: list[str]) -> Arguments:
     return override(default, flags, program=program, usage=CONFIG_USAGE, description=SUMMARIES[action])
 
 
-def _open(experiment: Experiment, num_workers: int | None = None) -> tuple[Experiment, "AnyDataset"]:
+def _open(experiment: Experiment, means: Means = LOCAL) -> tuple[Experiment, "AnyDataset"]:
     """The experiment as training reads it, and its data."""
     from flaxmill.train.input_pipeline import prepare_data
 
     experiment = _resolve(experiment)
-    return experiment, prepare_data(experiment, cache_directory(), _log, num_workers)
+    return experiment, prepare_data(experiment, cache_directory(), _log, means)
 
 
 def _resolve(experiment: Experiment) -> Experiment:

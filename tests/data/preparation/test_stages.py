@@ -21,6 +21,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.data.preparation import groups, making, parts
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
 from flaxmill.data.preparation.groups import Shard
+from flaxmill.data.preparation.means import Means
 from flaxmill.data.preparation.work_directory import UnfinishedError
 from flaxmill.data.preparation.workers import run_in_order
 
@@ -94,8 +95,8 @@ KINDS = [
 @pytest.mark.parametrize(("objective", "fields"), KINDS)
 def test_two_workers_make_the_bytes_of_one(tmp_path, config, small_pieces, objective, fields):
     config = replace(config, **fields)
-    one = make(config, objective, tmp_path / "one", num_workers=1)
-    two = make(config, objective, tmp_path / "two", num_workers=2)
+    one = make(config, objective, tmp_path / "one", means=Means(1))
+    two = make(config, objective, tmp_path / "two", means=Means(2))
     assert contents(one.directory) == contents(two.directory)
     assert len(list(one.directory.glob("flaxmill-train*"))) > 2
     assert [path.name for path in (tmp_path / "two" / "data").iterdir() if path.is_dir()] == [
@@ -120,7 +121,7 @@ def test_the_rows_do_not_depend_on_the_division(tmp_path, config, monkeypatch, o
 
 def test_machines_make_the_dataset_of_one(tmp_path, config, small_pieces):
     alone = make(config, "causal", tmp_path / "alone")
-    shared = dict(cache=tmp_path / "shared", log=lambda line: None)
+    shared: dict = dict(cache=tmp_path / "shared", log=lambda line: None)
     with pytest.raises(ValueError, match="holds no shards; run `flaxmill data prepare` with --shard 1/N"):
         finish_shards(config, "causal", **shared)
     prepare_shard(config, "causal", Shard(3, 3), **shared)
@@ -138,7 +139,7 @@ def test_machines_make_the_dataset_of_one(tmp_path, config, small_pieces):
 @given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=30), count=st.integers(1, 9))
 def test_each_group_is_in_one_shard_and_shards_are_neighbours(sizes, count):
     indices = groups._shard_indices(
-        [groups.Group(n, None, _sources_of(size)) for n, size in enumerate(sizes)], count
+        [groups.Group(n, (0, n, n + 1), None, _sources_of(size)) for n, size in enumerate(sizes)], count
     )
     assert indices == sorted(indices)
     assert set(indices) <= set(range(1, count + 1))
@@ -190,10 +191,10 @@ def test_what_was_done_is_not_done_again(tmp_path, config, small_pieces, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(target, until(3))
         with pytest.raises(Stop):
-            make(config, "causal", tmp_path / "cache", num_workers=1)
+            make(config, "causal", tmp_path / "cache", means=Means(1))
     monkeypatch.setattr(target, until(1000))
     monkeypatch.setattr(making, "make_tokenizer", lambda *_: pytest.fail("a second tokenizer was trained"))
-    again = make(config, "causal", tmp_path / "cache", num_workers=1)
+    again = make(config, "causal", tmp_path / "cache", means=Means(1))
     assert contents(again.directory) == whole
     assert len(done) == len(set(done)) > 3
 
@@ -233,7 +234,7 @@ def test_skipped_rows_are_counted_whoever_read_them(tmp_path, monkeypatch, small
     )
     monkeypatch.setattr(groups, "GROUP_BYTES", 1)
     lines: list[str] = []
-    alone = make(config, "causal", tmp_path / "alone", num_workers=2)
+    alone = make(config, "causal", tmp_path / "alone", means=Means(2))
     assert alone.statistics["train"]["num_bad_rows"] == 4
     for index in (2, 1):
         prepare_shard(config, "causal", Shard(index, 2), cache=tmp_path / "shared", log=lambda line: None)
@@ -275,7 +276,7 @@ def importable(monkeypatch):
 
 
 def test_results_come_in_the_order_of_the_tasks_from_processes_of_their_own(importable):
-    results = list(run_in_order(importable.make_squarer, (5,), iter(range(12)), 3))
+    results = list(run_in_order(importable.make_squarer, (5,), iter(range(12)), num_workers=3))
     assert [value for value, _ in results] == [number**2 + 5 for number in range(12)]
     assert 1 < len({process for _, process in results}) <= 3
     assert os.getpid() not in {process for _, process in results}
@@ -283,19 +284,19 @@ def test_results_come_in_the_order_of_the_tasks_from_processes_of_their_own(impo
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_the_first_task_that_fails_raises(importable, num_workers):
-    results = run_in_order(importable.make_squarer, (0,), iter(range(20)), num_workers)
+    results = run_in_order(importable.make_squarer, (0,), iter(range(20)), num_workers=num_workers)
     with pytest.raises(ValueError, match="13 is unlucky"):
         list(results)
 
 
 def test_a_killed_worker_is_said(importable):
-    results = run_in_order(importable.make_squarer, (0,), iter([1, 2, 17, 3, 4, 5]), 2)
+    results = run_in_order(importable.make_squarer, (0,), iter([1, 2, 17, 3, 4, 5]), num_workers=2)
     with pytest.raises(UnfinishedError, match="was killed, perhaps since memory ran out; the same command"):
         list(results)
 
 
 def test_no_worker_outlives_its_tasks(importable):
-    results = run_in_order(importable.make_squarer, (0,), iter(range(9)), 2)
+    results = run_in_order(importable.make_squarer, (0,), iter(range(9)), num_workers=2)
     processes = {next(results)[1], next(results)[1]}
     results.close()
     for process in processes:
@@ -311,10 +312,11 @@ def run_until_killed(config, objective, cache, num_workers, seconds):
         "from flaxmill.data.config import DataConfig\n"
         "from flaxmill.data.preparation import groups, parts, text_building\n"
         "from flaxmill.data.preparation.cache import prepare\n"
+        "from flaxmill.data.preparation.means import Means\n"
         "from flaxmill.data.prepared import shards\n"
         "parts.PART_CHARACTERS, groups.GROUP_BYTES, shards._SHARD_BYTES = 1500, 9000, 4000\n"
         "text_building.WINDOW_DOCUMENTS = 32\n"
-        f"prepare({config!r}, {objective!r}, cache=Path({str(cache)!r}), num_workers={num_workers})"
+        f"prepare({config!r}, {objective!r}, cache=Path({str(cache)!r}), means=Means({num_workers}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
     try:
@@ -327,7 +329,7 @@ def run_until_killed(config, objective, cache, num_workers, seconds):
 def kill_and_go_on(directory, config, objective, num_workers, num_moments):
     """Kills preparations at random moments; the same command again must make the same bytes each time."""
     started = time.monotonic()
-    whole = contents(make(config, objective, directory / "whole", num_workers=num_workers).directory)
+    whole = contents(make(config, objective, directory / "whole", means=Means(num_workers)).directory)
     length = time.monotonic() - started
     generator, cache = np.random.default_rng(num_workers), directory / "cache"
     num_killed = 0
