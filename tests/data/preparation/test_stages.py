@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,6 @@ from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shar
 from flaxmill.data.preparation.groups import Shard
 from flaxmill.data.preparation.means import Means
 from flaxmill.data.preparation.work_directory import UnfinishedError
-from flaxmill.data.preparation.workers import run_in_order
 
 WORDS = ("the", "of", "a", "to", "model", "weight", "token", "batch", "data", "mesh", "shard", "learn")
 
@@ -250,59 +247,6 @@ def test_another_version_of_the_tokenizers_library_begins_again(tmp_path, config
     with pytest.raises(ValueError, match="use the same versions on all machines, or delete it"):
         prepare_shard(config, "causal", Shard(2, 2), cache=cache, log=lambda line: None)
     assert make(config, "causal", cache).statistics["train"]["num_rows"] > 0
-
-
-# The functions that workers of these tests run; each worker imports this module.
-
-
-def make_squarer(offset):
-    def square(number):
-        if number == 13:
-            raise ValueError("13 is unlucky")
-        if number == 17:
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.02 if number % 3 == 0 else 0)
-        return number**2 + offset, os.getpid()
-
-    return square
-
-
-@pytest.fixture
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    import test_stages
-
-    return test_stages
-
-
-def test_results_come_in_the_order_of_the_tasks_from_processes_of_their_own(importable):
-    results = list(run_in_order(importable.make_squarer, (5,), iter(range(12)), num_workers=3))
-    assert [value for value, _ in results] == [number**2 + 5 for number in range(12)]
-    assert 1 < len({process for _, process in results}) <= 3
-    assert os.getpid() not in {process for _, process in results}
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_the_first_task_that_fails_raises(importable, num_workers):
-    results = run_in_order(importable.make_squarer, (0,), iter(range(20)), num_workers=num_workers)
-    with pytest.raises(ValueError, match="13 is unlucky"):
-        list(results)
-
-
-def test_a_killed_worker_is_said(importable):
-    results = run_in_order(importable.make_squarer, (0,), iter([1, 2, 17, 3, 4, 5]), num_workers=2)
-    with pytest.raises(UnfinishedError, match="was killed, perhaps since memory ran out; the same command"):
-        list(results)
-
-
-def test_no_worker_outlives_its_tasks(importable):
-    results = run_in_order(importable.make_squarer, (0,), iter(range(9)), num_workers=2)
-    processes = {next(results)[1], next(results)[1]}
-    results.close()
-    for process in processes:
-        with pytest.raises(ProcessLookupError):
-            os.kill(process, 0)
-    assert threading.active_count() < 10
 
 
 def run_until_killed(config, objective, cache, num_workers, seconds):
