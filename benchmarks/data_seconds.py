@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from flaxmill.data.prepared import shards
+from flaxmill.data.prepared import shard_reader
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.loop import train
 from flaxmill.train.named_configs import load_config
@@ -63,7 +63,7 @@ class StopAfter:
 @contextlib.contextmanager
 def latency(seconds: float) -> Iterator[None]:
     """Adds this many seconds to every opening and every reading of a shard."""
-    module = shards.array_record_module
+    module = shard_reader.array_record_module
 
     class RemoteReader:
         def __init__(self, path: str, options: str) -> None:
@@ -78,13 +78,11 @@ def latency(seconds: float) -> Iterator[None]:
             return self._reader.read(positions)
 
     if seconds:
-        shards.array_record_module = SimpleNamespace(
-            ArrayRecordReader=RemoteReader, ArrayRecordWriter=module.ArrayRecordWriter
-        )
+        shard_reader.array_record_module = SimpleNamespace(ArrayRecordReader=RemoteReader)
     try:
         yield
     finally:
-        shards.array_record_module = module
+        shard_reader.array_record_module = module
 
 
 def run(experiment: Experiment, num_steps: int) -> Waiting:

@@ -34,7 +34,7 @@ from flaxmill.data.preparation.cache import prepare
 if __name__ == "__main__":
     cache, workers, tokenizer, *files = sys.argv[1:]
     config = DataConfig(files=tuple(files), text_column="text", tokenizer=tokenizer, sequence_length=1024)
-    prepare(config, "causal", cache=Path(cache), workers=int(workers), log=lambda line: None)
+    prepare(config, "causal", cache=Path(cache), num_workers=int(workers), log=lambda line: None)
 """
 
 

@@ -70,7 +70,7 @@ def prepare_side(files: list[Path], tokenizer: tokenizers.Tokenizer, cores: int)
 
     def work() -> int:
         with tempfile.TemporaryDirectory(dir=files[0].parent) as cache:
-            arguments: dict[str, Any] = {"cache": Path(cache), "log": lambda line: None, "workers": cores}
+            arguments: dict[str, Any] = {"cache": Path(cache), "log": lambda line: None, "num_workers": cores}
             statistics_ = prepare(config, "causal", **arguments).statistics
         return sum(split["num_tokens"] for split in statistics_.values())
 

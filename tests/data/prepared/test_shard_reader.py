@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flaxmill.data.prepared import shards
+from flaxmill.data.prepared import shard_reader, shards
 from flaxmill.data.prepared.records import Field, RecordFormat
-from flaxmill.data.prepared.shards import ShardReader, ShardWriter, name_shards
+from flaxmill.data.prepared.shard_reader import ShardReader
+from flaxmill.data.prepared.shards import ShardWriter, name_shards
 
 FORMAT = RecordFormat([Field("number", "int32", ())])
 SECONDS = 20  # a test that hangs ends
@@ -19,10 +20,10 @@ SECONDS = 20  # a test that hangs ends
 def reader(tmp_path, monkeypatch):
     """A reader of eight files of ten rows; row n holds n."""
     monkeypatch.setattr(shards, "_SHARD_BYTES", FORMAT.num_bytes * 10)
-    writer = ShardWriter(tmp_path, "train", FORMAT)
+    writer = ShardWriter(tmp_path, "written", FORMAT)
     writer.write({"number": np.arange(80, dtype=np.int32)})
     writer.close()
-    return ShardReader(tmp_path, name_shards("train", [writer]))
+    return ShardReader(tmp_path, name_shards(tmp_path, "train", writer.shards))
 
 
 def numbers(records):
@@ -31,7 +32,7 @@ def numbers(records):
 
 def watch(monkeypatch, enter, opened=lambda path: None):
     """Call `enter` with the path of a file before each read of it, and `opened` before each opening."""
-    module = shards.array_record_module
+    module = shard_reader.array_record_module
 
     class Watched:
         def __init__(self, path, options):
@@ -45,7 +46,7 @@ def watch(monkeypatch, enter, opened=lambda path: None):
             enter(self._path)
             return self._reader.read(positions)
 
-    monkeypatch.setattr(shards, "array_record_module", SimpleNamespace(ArrayRecordReader=Watched))
+    monkeypatch.setattr(shard_reader, "array_record_module", SimpleNamespace(ArrayRecordReader=Watched))
 
 
 def test_two_threads_read_one_file_at_the_same_time(reader, monkeypatch):
@@ -57,7 +58,7 @@ def test_two_threads_read_one_file_at_the_same_time(reader, monkeypatch):
 
 
 def test_files_are_read_side_by_side_if_the_first_took_long(reader, monkeypatch):
-    monkeypatch.setattr(shards, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(shard_reader, "_SLOW_SECONDS", 0.0)
     others = threading.Barrier(7, timeout=SECONDS)
     watch(monkeypatch, lambda path: None if "-00000-of" in path else others.wait())
     rows = np.random.default_rng(0).permutation(80)
@@ -65,7 +66,7 @@ def test_files_are_read_side_by_side_if_the_first_took_long(reader, monkeypatch)
 
 
 def test_files_of_a_disk_are_read_by_the_thread_that_asks(reader, monkeypatch):
-    monkeypatch.setattr(shards, "_SLOW_SECONDS", SECONDS)
+    monkeypatch.setattr(shard_reader, "_SLOW_SECONDS", SECONDS)
     seen = []
     watch(monkeypatch, lambda path: seen.append(threading.current_thread()))
     assert numbers(reader.read(np.arange(80))) == list(range(80))
@@ -88,7 +89,7 @@ def test_threads_that_need_one_file_open_it_once_while_others_are_opened(reader,
 
 
 def test_the_error_of_a_file_read_beside_others_names_it(reader, monkeypatch, tmp_path):
-    monkeypatch.setattr(shards, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(shard_reader, "_SLOW_SECONDS", 0.0)
     path = sorted(tmp_path.glob("*-00005-of-*"))[0]
     path.unlink()
     with pytest.raises(OSError, match=f"{path.name} is gone; the same command prepares it again"):
@@ -96,7 +97,7 @@ def test_the_error_of_a_file_read_beside_others_names_it(reader, monkeypatch, tm
 
 
 def test_a_file_that_is_closed_while_it_is_read_gives_its_rows(reader, monkeypatch):
-    monkeypatch.setattr(shards, "_MAX_OPEN_FILES", 1)
+    monkeypatch.setattr(shard_reader, "_MAX_OPEN_FILES", 1)
     inside, closed = threading.Event(), threading.Event()
 
     def enter(path):
