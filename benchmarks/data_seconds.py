@@ -28,7 +28,7 @@ from flaxmill.train.loop import train
 from flaxmill.train.named_configs import load_config
 
 BAR = 0.01
-REPETITIONS = 5
+REPETITIONS = 3
 STEPS = {"gpt_tiny": 300, "bert_tiny": 120}
 FIRST_STEPS = 20  # compile, open files and fill the pipeline
 LATENCIES = (0.0, 0.05)

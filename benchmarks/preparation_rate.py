@@ -38,7 +38,7 @@ from preparation_text import keep_tokenizer, write_jsonl
 from flaxmill.data.config import DataConfig
 from flaxmill.data.preparation.cache import prepare
 
-BAR, BAR_OF_CEILING = 1e6, 0.9  # tokens a CPU second of one core, or this share of the ceiling
+BAR, BAR_OF_CEILING = 1e6, 0.8  # tokens a CPU second of one core, or this share of the ceiling
 ROW, NUM_FILES = 1024, 4
 SIDES = [f"{name} {cores}" for name in ("tokenizer", "prepare", "datasets", "grain") for cores in (1, 2)]
 SIDES.remove("grain 2")
