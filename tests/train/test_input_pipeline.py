@@ -4,6 +4,7 @@ tokenizer it kept when the file that it came from is gone."""
 import dataclasses
 import threading
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from flaxmill.data.mixture.preparation import prepare_mixture
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train import input_pipeline
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.input_pipeline import prepare_data, read_ahead
+from flaxmill.train.input_pipeline import prepare_data
 
 SECONDS = 20  # a test that hangs ends
 
@@ -34,6 +35,11 @@ class Numbered:
     def rows(self, step, start, stop):
         self.asked.append(step)
         return {"tokens": np.full((stop - start, self.num_places), step, np.int32)}
+
+
+def ahead_of(batches: Any, mesh, first, last, batch_offset=0):
+    """`read_ahead`, of anything that gives rows."""
+    return input_pipeline.read_ahead(batches, mesh, first, last, batch_offset)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +76,7 @@ def test_batches_come_in_order_whatever_the_order_in_which_they_are_made(mesh):
 
     batches = Reversed()
     batches.made[1].set()  # the first two are read before it is known how many fit
-    found = [(step, batch["tokens"][0, 0].item()) for step, batch, _ in read_ahead(batches, mesh, 0, 40)]
+    found = [(step, batch["tokens"][0, 0].item()) for step, batch, _ in ahead_of(batches, mesh, 0, 40)]
     assert found == [(step, step) for step in range(40)]
 
 
@@ -83,14 +89,14 @@ def test_several_batches_are_read_at_the_same_time(mesh):
                 together.wait()  # broken, and an error, unless four are here at once
             return super().rows(step, start, stop)
 
-    assert len(list(read_ahead(Meeting(), mesh, 0, 12))) == 12
+    assert len(list(ahead_of(Meeting(), mesh, 0, 12))) == 12
 
 
 def test_step_s_reads_the_batch_beyond_those_that_were_skipped(mesh):
-    steps = list(read_ahead(Numbered(), mesh, 3, 9, batch_offset=5))
+    steps = list(ahead_of(Numbered(), mesh, 3, 9, batch_offset=5))
     assert [step for step, _, _ in steps] == list(range(3, 9))
     assert [batch["tokens"][0, 0].item() for _, batch, _ in steps] == list(range(8, 14))
-    assert list(read_ahead(Numbered(), mesh, 9, 9)) == []
+    assert list(ahead_of(Numbered(), mesh, 9, 9)) == []
 
 
 def test_an_error_is_raised_at_the_step_whose_batch_failed_and_ends_the_reading(mesh):
@@ -101,7 +107,7 @@ def test_an_error_is_raised_at_the_step_whose_batch_failed_and_ends_the_reading(
             return super().rows(step, start, stop)
 
     batches = Failing()
-    ahead = read_ahead(batches, mesh, 0, 1000)
+    ahead = ahead_of(batches, mesh, 0, 1000)
     assert [next(ahead)[0] for _ in range(7)] == list(range(7))
     with pytest.raises(OSError, match="shard 3 is damaged"):
         next(ahead)
@@ -111,7 +117,7 @@ def test_an_error_is_raised_at_the_step_whose_batch_failed_and_ends_the_reading(
 
 def test_a_run_that_ends_early_leaves_no_thread(mesh):
     batches = Numbered()
-    ahead = read_ahead(batches, mesh, 0, 1000)
+    ahead = ahead_of(batches, mesh, 0, 1000)
     for step, _, _ in ahead:
         if step == 5:
             break
@@ -131,7 +137,7 @@ def test_closing_does_not_wait_for_a_read_that_does_not_end(mesh):
                 assert stuck.wait(SECONDS)
             return super().rows(step, start, stop)
 
-    ahead = read_ahead(Stuck(), mesh, 0, 1000)
+    ahead = ahead_of(Stuck(), mesh, 0, 1000)
     assert [next(ahead)[0] for _ in range(2)] == [0, 1]
     assert entered.wait(SECONDS)
     ahead.close()
@@ -146,7 +152,7 @@ def test_large_batches_are_read_ahead_up_to_a_bound_of_memory(mesh, monkeypatch,
     a_batch = 8 * 4  # bytes, in the place of num_bytes
     monkeypatch.setattr(input_pipeline, "_BYTES_AHEAD", input_pipeline._BYTES_AHEAD * a_batch // num_bytes)
     found = []
-    for step, _, _ in read_ahead(batches, mesh, 0, 1000):
+    for step, _, _ in ahead_of(batches, mesh, 0, 1000):
         until = time.monotonic() + 0.5
         while max(batches.asked) - step < most and time.monotonic() < until:
             time.sleep(0.001)
@@ -171,7 +177,7 @@ def test_a_mixture_read_ahead_is_the_mixture_read_in_order(mesh, tmp_path, monke
     monkeypatch.setattr(input_pipeline, "_MOST_AHEAD", num_threads_ahead)
     monkeypatch.setattr(input_pipeline, "_LEAST_AHEAD", num_threads_ahead)
     alone = make()
-    for step, batch, _ in read_ahead(make(), mesh, 5, 70):
+    for step, batch, _ in ahead_of(make(), mesh, 5, 70):
         expected = alone.batch(step)
         assert batch.keys() == expected.keys()
         for name, values in jax.device_get(batch).items():
