@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -80,14 +81,15 @@ def _sum_up(
     num_batches = min(batches.num_batches, experiment.eval_batches or batches.num_batches)
     totals: tuple[Sums, Sums] = ({}, {})
     pending: Any = None  # read one batch late, so that the device never waits for the host
-    for number, rows, _ in read_ahead(batches, mesh, 0, num_batches):
-        tell(number)
-        *sums, agreed = eval_step(params, rows, signals.inputs() if signals else None)
-        if pending is not None:
-            _add(totals, pending[0])
-            if signals is not None and signals.agreed(jax.device_get(pending[1])).stop:
-                return None
-        pending = sums, agreed
+    with closing(read_ahead(batches, mesh, 0, num_batches)) as ahead:
+        for number, rows, _ in ahead:
+            tell(number)
+            *sums, agreed = eval_step(params, rows, signals.inputs() if signals else None)
+            if pending is not None:
+                _add(totals, pending[0])
+                if signals is not None and signals.agreed(jax.device_get(pending[1])).stop:
+                    return None
+            pending = sums, agreed
     if pending is not None:
         _add(totals, pending[0])
     return totals

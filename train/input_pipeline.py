@@ -2,7 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +23,16 @@ from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.text.held_out import Split
 from flaxmill.sharding.placement import local_rows, place_rows
-from flaxmill.sharding.rules import platform
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import TOKENIZER_FILE
 
-BATCHES_AHEAD = 2
+# The threads that read batches, and the batches that they are ahead of the loop. A bucket mounted as a file
+# system takes some 50 ms for a batch, or 100 ms if it lies in several files: half of the sixteen, the fewest
+# that are being read, are enough for steps of 12 ms.
+_MOST_AHEAD = 16
+# Large batches have long steps and need fewer: the batches ahead take this much memory, or are two.
+_BYTES_AHEAD = 64 * 1024 * 1024
+_LEAST_AHEAD = 2
 
 
 def prepare_data(
@@ -125,26 +133,37 @@ def eval_batch_size(experiment: Experiment) -> int:
 
 def read_ahead(
     batches: Batches | MixedBatches, mesh: Mesh, first: int, last: int, batch_offset: int = 0
-) -> Iterator[tuple[int, dict[str, jax.Array], float]]:
+) -> Generator[tuple[int, dict[str, jax.Array], float]]:
     """(step, global batch, seconds waited for it) for the steps from `first` to before `last`.
 
-    Step s reads batch s + `batch_offset`.
+    Step s reads batch s + `batch_offset`. Threads read and place the batches ahead. If one cannot be read,
+    its error is raised at its step. Close the generator to end the reading.
     """
-    import grain  # importing it costs as much as the parts of JAX that it shares
-
-    if first >= last:  # Grain refuses an empty range
-        return
     start, stop = local_rows(mesh, batches.batch_size)
-    read = lambda step: (step, batches.rows(step + batch_offset, start, stop))  # noqa: E731
-    # If the device is the CPU, a reading thread only takes its cores; dispatch is asynchronous anyway.
-    threads = 0 if platform() == "cpu" else 1
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * BATCHES_AHEAD)
-    steps = iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options))
-    while True:
-        started = time.perf_counter()
-        item = next(steps, None)
-        if item is None:
-            return
-        step, rows = item
-        placed = place_rows(mesh, rows, batches.batch_size)
-        yield int(step), placed, time.perf_counter() - started
+
+    def make(step: int) -> dict[str, jax.Array]:
+        rows = batches.rows(step + batch_offset, start, stop)
+        return place_rows(mesh, rows, batches.batch_size)
+
+    pool = ThreadPoolExecutor(_MOST_AHEAD, "batch")
+    waiting: deque[Future[dict[str, jax.Array]]] = deque()
+    steps, num_ahead = iter(range(first, last)), _LEAST_AHEAD
+    try:
+        for step in range(first, last):
+            started = time.perf_counter()
+            # Waking threads costs more than all else here, so they are given several batches at once.
+            if len(waiting) <= num_ahead // 2:
+                waiting += [pool.submit(make, s) for s in islice(steps, num_ahead + 1 - len(waiting))]
+            batch = waiting.popleft().result()
+            yield step, batch, time.perf_counter() - started
+            if step == first:
+                num_ahead = _batches_ahead(batch)
+    finally:
+        # A thread that reads ends with its batch: nothing waits for a file system that does not answer.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _batches_ahead(batch: dict[str, jax.Array]) -> int:
+    """How many batches like this one are read ahead, by what it takes on this process's devices."""
+    num_bytes = sum(shard.data.nbytes for array in batch.values() for shard in array.addressable_shards)
+    return max(_LEAST_AHEAD, min(_MOST_AHEAD, _BYTES_AHEAD // num_bytes))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,35 +182,36 @@ def _train_from(
 
     done, last = first, first if best.is_waited_out else experiment.steps
     job.peers.at(first, "compiling")
-    batches = read_ahead(steps.train_batches, job.mesh, first, last, recorder.batch_offset)
-    for step, batch, data_seconds in batches:
-        state, metrics = steps.train_step(state, batch, signals.inputs())
-        if job.stop is not None:
-            job.stop.started()
-        recorder.record(step, metrics, data_seconds)
-        done = step + 1
-        job.peers.at(done, "training")
-        job.checkpoints.raise_if_failed()  # not only at the next save, which may be hours away
+    ahead = read_ahead(steps.train_batches, job.mesh, first, last, recorder.batch_offset)
+    with closing(ahead) as batches:
+        for step, batch, data_seconds in batches:
+            state, metrics = steps.train_step(state, batch, signals.inputs())
+            if job.stop is not None:
+                job.stop.started()
+            recorder.record(step, metrics, data_seconds)
+            done = step + 1
+            job.peers.at(done, "training")
+            job.checkpoints.raise_if_failed()  # not only at the next save, which may be hours away
 
-        # All processes learn at the same step that one of them was told to stop.
-        asked = signals.agreed(recorder.signals)
-        if asked.stop:
-            return _leave(done, state, saver, job)
-
-        # Save before the evaluation: a run killed while it evaluates loses nothing.
-        evaluates = _evaluates_at(done, experiment)
-        if saver.is_due(done, asked.save) or done == last or (evaluates and best.is_followed):
-            saver.save(done, state)
-
-        # The last step is evaluated too. If a signal ends an evaluation, it is made when the run continues.
-        if evaluates:
-            evaluated = evaluate_at(done, state.params)
-            if evaluated is None:
+            # All processes learn at the same step that one of them was told to stop.
+            asked = signals.agreed(recorder.signals)
+            if asked.stop:
                 return _leave(done, state, saver, job)
-            if done < experiment.steps:
-                progress.say(f"step {done}: {summarize_evaluation(evaluated, experiment.best.metric)}")
-            if best.is_waited_out:
-                break
+
+            # Save before the evaluation: a run killed while it evaluates loses nothing.
+            evaluates = _evaluates_at(done, experiment)
+            if saver.is_due(done, asked.save) or done == last or (evaluates and best.is_followed):
+                saver.save(done, state)
+
+            # The last step is evaluated too. An evaluation that a signal ends is made when the run continues.
+            if evaluates:
+                evaluated = evaluate_at(done, state.params)
+                if evaluated is None:
+                    return _leave(done, state, saver, job)
+                if done < experiment.steps:
+                    progress.say(f"step {done}: {summarize_evaluation(evaluated, experiment.best.metric)}")
+                if best.is_waited_out:
+                    break
     if evaluated is None:
         return _leave(done, state, saver, job)
 

@@ -1,6 +1,9 @@
 """Makes the batch of a step from the rows of all sources, as a pure function of (seed, step, row)."""
 
+import threading
 import zlib
+from collections import OrderedDict
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +19,7 @@ from flaxmill.data.stored_rows import NumpyBatch, Rows, join_rows
 # B rows of a batch, K sources, n rows read at once
 
 _STEPS_AT_ONCE = 8
+_BLOCKS_KEPT = 4  # steps that are read ahead in threads lie in three or four
 
 
 class _Block(NamedTuple):
@@ -67,7 +71,9 @@ class MixedBatches:
         self.num_rows = sum(part.num_rows for part in self._parts)
         self.num_batches = -(-self.num_rows // batch_size)
         self.schedule = _make_schedule(config, self._parts, batch_size)
-        self._block: _Block | None = None
+        # The newest blocks by the number of each and its rows of a step; being read, or read.
+        self._blocks: OrderedDict[tuple[int, int, int], Future[_Block]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def batch(self, step: int) -> NumpyBatch:
         """All rows of the batch at a step."""
@@ -76,14 +82,30 @@ class MixedBatches:
     def rows(self, step: int, start: int, stop: int) -> NumpyBatch:
         """Rows start..stop-1 of the batch at a step: the rows that one of several hosts reads."""
         assert 0 <= start < stop <= self.batch_size
-        block = self._block
-        if block is None or step not in block.steps or (start, stop) != block.of_step:
-            # Kept in one assignment: another thread may read at the same time.
-            self._block = block = self._read_block(step, start, stop)
+        block = self._find_block(step, start, stop)
         size = stop - start
         place = (step - block.steps.start) * size
         batch = self._parts[0].make(block.rows.cut(place, place + size), np.ones(size, bool))
         return batch | {"sources": block.sources[place : place + size].astype(np.int32)}
+
+    def _find_block(self, step: int, start: int, stop: int) -> "_Block":
+        """The block of this step: threads that need the same one wait for the first, which reads it."""
+        key = step // _STEPS_AT_ONCE, start, stop
+        with self._lock:
+            is_new = key not in self._blocks
+            found = self._blocks.setdefault(key, Future())
+            while len(self._blocks) > _BLOCKS_KEPT:
+                self._blocks.popitem(last=False)
+        if is_new:
+            try:
+                found.set_result(self._read_block(step, start, stop))
+            except BaseException as error:
+                with self._lock:
+                    self._blocks.pop(key, None)
+                found.set_exception(error)
+        block = found.result()
+        # A step beyond the end of the mixture is in no block, and is refused when it is read.
+        return block if step in block.steps else self._read_block(step, start, stop)
 
     def _read_block(self, step: int, start: int, stop: int) -> "_Block":
         """The stored rows of this step and of its neighbours: few rows of many files take long to read."""

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.data.prepared.manifest import read_manifest
-from flaxmill.data.prepared.shards import Shard, ShardReader, hash_file
+from flaxmill.data.prepared.shard_reader import ShardReader
+from flaxmill.data.prepared.shards import Shard, hash_file
 
 _ROWS_AT_ONCE = 4096
 

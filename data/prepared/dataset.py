@@ -9,7 +9,8 @@ import numpy as np
 from flaxmill.data.config import Layout
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError, read_manifest
-from flaxmill.data.prepared.shards import Shard, ShardReader, hash_file
+from flaxmill.data.prepared.shard_reader import ShardReader
+from flaxmill.data.prepared.shards import Shard, hash_file
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.settings import SETTINGS_FILE

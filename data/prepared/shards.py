@@ -5,8 +5,6 @@ import hashlib
 import os
 import re
 import shutil
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +22,9 @@ DATASET_NAME = "flaxmill"
 _SHARD_BYTES = 64 * 1024 * 1024
 # A group of one record is what random access needs; tokens of 2 bytes hardly compress that way.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-# Rows are read in random order, so reading ahead would be wasted.
-_READER_OPTIONS = "readahead_buffer_size:0"
 # ArrayRecord reports the system's errors in words: "write() failed: No space left on device; writing ...".
 _SYSTEM_ERROR = re.compile(r"\w+\(\) failed: ([^;]+)")
 _ERROR_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
-# Far below the usual limit of 1,024 files a process.
-_MAX_OPEN_FILES = 256
 
 
 class Shard(NamedTuple):
@@ -207,64 +201,6 @@ def write_tfds_metadata(
         check_data=False,  # its check goes through TensorFlow
         description=description,
     )
-
-
-class ShardReader:
-    """Random access to the rows of a split; a file is opened when a row of it is first read.
-
-    array_record's own data source starts a thread for every file of every batch, which takes ten times
-    as long as the reading of a small batch.
-    """
-
-    def __init__(self, directory: Path, shards: Sequence[Shard]):
-        self._paths = [str(directory / shard.file) for shard in shards]
-        self._num_rows = [shard.num_rows for shard in shards]
-        self._ends = np.cumsum([0, *(shard.num_rows for shard in shards)])
-        self._open: OrderedDict[int, array_record_module.ArrayRecordReader] = OrderedDict()
-        # The loop prefetches from one thread while evaluation may read in another.
-        self._lock = threading.Lock()
-
-    def read(self, rows: np.ndarray) -> list[bytes]:
-        """Records of these rows, in this order, read with one call per file.
-
-        Raises:
-          OSError: a file's checksum does not hold, or the file is gone.
-        """
-        records = np.empty(len(rows), object)
-        shards = np.searchsorted(self._ends, rows, side="right") - 1
-        with self._lock:
-            for shard in np.unique(shards).tolist():
-                places = np.flatnonzero(shards == shard)
-                positions = (rows[places] - self._ends[shard]).tolist()
-                try:
-                    records[places] = self._reader(shard).read(positions)
-                except RuntimeError as error:  # from Riegeli, about a checksum or the system
-                    raise _unreadable(Path(self._paths[shard]), error) from error
-        return records.tolist()
-
-    def close(self) -> None:
-        """Closes all files; they open again when they are read."""
-        with self._lock:
-            while self._open:
-                self._open.popitem()[1].close()
-
-    def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
-        if shard not in self._open:
-            if len(self._open) == _MAX_OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-            reader = array_record_module.ArrayRecordReader(self._paths[shard], _READER_OPTIONS)
-            if reader.num_records() != self._num_rows[shard]:
-                raise RuntimeError(f"{reader.num_records()} rows and not {self._num_rows[shard]}")
-            self._open[shard] = reader
-        self._open.move_to_end(shard)
-        return self._open[shard]
-
-
-def _unreadable(path: Path, error: RuntimeError) -> OSError:
-    if not path.exists():
-        return OSError(f"{path} is gone; the same command prepares it again")
-    reason = " ".join(str(error).split())[:200]
-    return OSError(f"{path} is damaged ({reason}); delete {path.parent} to have it prepared again")
 
 
 def sync(path: Path) -> None:

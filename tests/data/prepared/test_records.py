@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from flaxmill.data.prepared.records import Field, RecordFormat
-from flaxmill.data.prepared.shards import ShardReader, ShardWriter, name_shards, write_tfds_metadata
+from flaxmill.data.prepared.shard_reader import ShardReader
+from flaxmill.data.prepared.shards import ShardWriter, name_shards, write_tfds_metadata
 
 FORMAT = RecordFormat(
     [Field("tokens", "uint16", (200,)), Field("label", "int32", ()), Field("bits", "uint8", (3,))]
@@ -68,7 +69,7 @@ def test_rows_are_read_in_any_order_across_shards(directory):
 
 
 def test_the_number_of_open_files_is_bounded(directory, monkeypatch):
-    monkeypatch.setattr("flaxmill.data.prepared.shards._MAX_OPEN_FILES", 2)
+    monkeypatch.setattr("flaxmill.data.prepared.shard_reader._MAX_OPEN_FILES", 2)
     path, shards = directory
     reader = ShardReader(path, shards["train"])
     for _ in range(3):
