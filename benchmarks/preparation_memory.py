@@ -30,11 +30,12 @@ import sys
 from pathlib import Path
 from flaxmill.data.config import DataConfig
 from flaxmill.data.preparation.cache import prepare
+from flaxmill.data.preparation.means import Means
 
 if __name__ == "__main__":
     cache, workers, tokenizer, *files = sys.argv[1:]
     config = DataConfig(files=tuple(files), text_column="text", tokenizer=tokenizer, sequence_length=1024)
-    prepare(config, "causal", cache=Path(cache), num_workers=int(workers), log=lambda line: None)
+    prepare(config, "causal", cache=Path(cache), means=Means(num_workers=int(workers)), log=lambda line: None)
 """
 
 
