@@ -191,3 +191,42 @@ def test_a_changed_byte_is_found_in_a_dataset_that_stored_no_digests(dataset, ca
 def test_check_refuses_what_is_no_dataset(tmp_path):
     with pytest.raises(ValueError, match="is not a prepared dataset"):
         run(["check", str(tmp_path)])
+
+
+def test_shards_are_finished_to_the_dataset_of_one_machine(flags, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("flaxmill.data.preparation.groups.GROUP_BYTES", 4000)
+    run(["prepare", *flags])
+    alone = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    monkeypatch.setenv("FLAXMILL_CACHE", str(tmp_path / "shared"))
+    run(["prepare", *flags, "--shard", "2/2"])
+    assert "shard 2/2 is done; once all are, run `flaxmill data finish`" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="not all shards are done, 1/2 is missing"):
+        run(["finish", *flags])
+    run(["prepare", *flags, "--shard", "1/2", "--workers", "2"])
+    capsys.readouterr()
+    run(["finish", *flags])
+    finished = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert finished["fingerprint"] == alone["fingerprint"]
+    assert finished["train"] == alone["train"]
+
+
+def test_the_sources_of_a_mixture_are_prepared_in_shards_too(flags, capsys, tmp_path):
+    mixture = ["--data.tokenizer", "bpe", "--data.vocab-size", "300", "--data.sequence-length", "16"]
+    for name, files in (("one", tmp_path / "[0-3].txt"), ("two", tmp_path / "[4-7].txt")):
+        mixture += ["--data.sources", f"{name}=1:{files}"]
+    run(["prepare", *mixture, "--shard", "1/1"])
+    assert capsys.readouterr().err.count("shard 1/1 is done") == 2
+    run(["finish", *mixture])
+    assert capsys.readouterr().out.count("fingerprint") == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--workers", "0"], "workers=0 must be at least 1"),
+        (["--shard", "3/2"], "shard='3/2' is not one of n shards; use 1/8 for the first of eight"),
+    ],
+)
+def test_means_that_are_none_are_refused(flags, more, said):
+    with pytest.raises(ValueError, match=said):
+        run(["prepare", *flags, *more])
