@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flaxmill.data.duplicates.held_out_runs import CONTAMINATED_SHARE, RUN_LENGTH
+from flaxmill.data.duplicates.held_out_runs import CONTAMINATED_SHARE
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.lengths import bin_edges
 from flaxmill.data.text.held_out import Split
@@ -82,10 +82,11 @@ def describe_duplicates(statistics: Mapping[str, Any]) -> dict[str, str]:
             found += "; all are kept"
         described["duplicates"] = found
     if statistics.get("num_checked"):
+        length, num_dirty = statistics["run_length"], statistics["num_contaminated"]
         described["contamination"] = (
-            f"{statistics['contaminated_tokens']:.2%} of the tokens are in runs of {RUN_LENGTH} that "
-            f"training text holds too; in {statistics['num_contaminated']:,} of "
-            f"{_count(statistics['num_checked'], 'document')} {CONTAMINATED_SHARE:.0%} or more"
+            f"{statistics['contaminated_tokens']:.2%} of the tokens are in runs of {length} that training "
+            f"text holds too; in {num_dirty:,} of {_count(statistics['num_checked'], 'document')} "
+            f"{CONTAMINATED_SHARE:.0%} or more"
         )
     return described
 

@@ -22,6 +22,7 @@ _IN_SENTENCES = {
     "contaminated_tokens",
     "num_contaminated",
     "num_checked",
+    "run_length",
 }
 
 _STYLE = """

@@ -9,8 +9,12 @@ from flaxmill.data.duplicates.run_hashes import extend, hash_at, hash_runs, hash
 
 RUN_LENGTH = 13
 """Tokens of a run; GPT-3's report takes at most 13 words (Brown et al. 2020, appendix C)."""
+RUN_BYTES = 52
+"""A run of shorter tokens than usual has more of them, so that it holds about the text that 13 tokens of
+GPT-2's tokenizer hold of English. Runs of 13 single bytes are in any text."""
 LEAST_LENGTH = 8
-"""A held-out document shorter than a run is looked for whole if it has so many tokens, GPT-3's least."""
+"""A held-out document shorter than a run of 13 tokens is looked for whole if it has so many, GPT-3's least;
+for other runs, if it has the same share of a run."""
 CONTAMINATED_SHARE = 0.8
 """A document counts as contaminated from this share of its tokens on; Llama 2's report calls it dirty
 (Touvron et al. 2023, appendix A.6)."""
@@ -18,6 +22,11 @@ MAX_TOKENS = 4_000_000
 
 # Tokens that are looked up at once: their arrays stay in a core's cache.
 _BLOCK = 1 << 15
+
+
+def choose_length(num_tokens: int, num_bytes: int) -> int:
+    """The tokens of a run, for a text that has so many tokens and bytes."""
+    return max(RUN_LENGTH, round(RUN_BYTES * num_tokens / max(num_bytes, 1)))
 
 
 class HeldOutRuns:
@@ -34,11 +43,11 @@ class HeldOutRuns:
         one is cut there. Memory: 20 bytes a token, and 65 while they are sorted.
 
         Args:
-          documents: int [tokens] each. One of at least 8 tokens that is shorter than a run is looked for as a
-            whole; shorter ones are passed over.
+          documents: int [tokens] each. A document that is shorter than a run is looked for as a whole, or is
+            passed over, see LEAST_LENGTH.
         """
-        kept = list(_long_enough(documents, max_tokens))
-        self._length = length
+        self._length, self._least = length, -(-LEAST_LENGTH * length // RUN_LENGTH)
+        kept = list(_long_enough(documents, self._least, max_tokens))
         self._lengths = np.array([len(tokens) for tokens in kept], np.int64)
         tokens = np.concatenate([np.zeros(0, np.int32), *kept])
         del kept
@@ -51,7 +60,7 @@ class HeldOutRuns:
         self._run_of_place = run_of_place.astype(np.int32)
         self._runs = _HashSet(distinct)
         short = (np.cumsum(self._lengths) - self._lengths)[self._lengths < length]
-        self._beginnings = _HashSet(np.unique(hash_at(self._values[tokens], short, LEAST_LENGTH)))
+        self._beginnings = _HashSet(np.unique(hash_at(self._values[tokens], short, self._least)))
 
     def find(self, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """The sorted numbers of the runs that training tokens hold. A run lies inside one document.
@@ -98,10 +107,10 @@ class HeldOutRuns:
 
     def _find_short(self, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """The runs that are whole documents: found by their first tokens, then one token longer at a time."""
-        hashes = hash_windows(values, LEAST_LENGTH)
+        hashes = hash_windows(values, self._least)
         places, _ = self._beginnings.find(hashes)
         hashes, found = hashes[places], []
-        for length in range(LEAST_LENGTH, self._length):
+        for length in range(self._least, self._length):
             chosen, runs = self._runs.find(hashes)
             found.append(runs[_is_inside(starts, places[chosen], length)])
             has_next = places + length < len(values)
@@ -152,13 +161,13 @@ def _is_inside(starts: np.ndarray, places: np.ndarray, length: int) -> np.ndarra
     return count[places + length - 1] == count[places]
 
 
-def _long_enough(documents: Iterable[np.ndarray], max_tokens: int) -> Iterator[np.ndarray]:
+def _long_enough(documents: Iterable[np.ndarray], least: int, max_tokens: int) -> Iterator[np.ndarray]:
     """The documents that are looked for, as far as there is room for their tokens."""
     room = max_tokens
     for document in documents:
         tokens = np.asarray(document[:room], np.int32)
-        if len(tokens) >= LEAST_LENGTH:
+        if len(tokens) >= least:
             yield tokens
             room -= len(tokens)
-        if room < LEAST_LENGTH:
+        if room < least:
             return

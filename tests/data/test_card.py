@@ -133,7 +133,7 @@ def text_dataset(tmp_path):
             "1,203 documents dropped: 1,100 exact duplicates, 103 near duplicates",
         ),
         (
-            {"contaminated_tokens": 0.02134, "num_contaminated": 3, "num_checked": 1200},
+            {"contaminated_tokens": 0.02134, "num_contaminated": 3, "num_checked": 1200, "run_length": 13},
             CONTAMINATION,
         ),
     ],
@@ -161,5 +161,11 @@ def test_a_dataset_without_counts_of_duplicates_says_nothing_of_them(tmp_path):
 def clear_duplicates(dataset):
     """Makes it a dataset of an earlier version."""
     for statistics in dataset.statistics.values():
-        for name in ("num_duplicates", "contaminated_tokens", "num_contaminated", "num_checked"):
+        for name in (
+            "num_duplicates",
+            "contaminated_tokens",
+            "num_contaminated",
+            "num_checked",
+            "run_length",
+        ):
             statistics.pop(name, None)

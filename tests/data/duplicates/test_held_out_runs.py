@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxmill.data.duplicates import held_out_runs
-from flaxmill.data.duplicates.held_out_runs import HeldOutRuns
+from flaxmill.data.duplicates.held_out_runs import HeldOutRuns, choose_length
 
 # So few different tokens that runs meet by chance.
 documents_of_few_tokens = st.lists(st.lists(st.integers(0, 2), max_size=30), max_size=6)
@@ -24,12 +24,12 @@ def joined(documents):
 
 def find_by_sets(held_out, train, length):
     """The definition, with a set of the training runs of each length."""
-    runs = {
-        tuple(one[at : at + size]) for one in train for size in range(8, length + 1) for at in range(len(one))
-    }
+    least = -(-8 * length // 13)
+    sizes = range(least, length + 1)
+    runs = {tuple(one[at : at + size]) for one in train for size in sizes for at in range(len(one))}
     covered, checked, contaminated, total = 0, 0, 0, 0
     for document in held_out:
-        if len(document) < 8:
+        if len(document) < least:
             continue
         size, is_covered = min(length, len(document)), np.zeros(len(document), bool)
         for at in range(len(document) - size + 1):
@@ -45,12 +45,19 @@ def find_by_sets(held_out, train, length):
 
 
 @settings(max_examples=200, deadline=None)
-@given(documents_of_few_tokens, documents_of_few_tokens, st.integers(8, 13), st.integers(0, 6))
+@given(documents_of_few_tokens, documents_of_few_tokens, st.integers(5, 16), st.integers(0, 6))
 def test_statistics_are_those_of_sets_of_runs(held_out, train, length, cut):
     runs = HeldOutRuns(map(np.array, held_out), length=length)
     found = [runs.find(*joined(unit)) for unit in (train[:cut], train[cut:])]
     assert all((np.diff(one) > 0).all() for one in found)
     assert runs.statistics(found) == find_by_sets(held_out, train, length)
+
+
+def test_runs_hold_about_as_much_text_whatever_the_tokens():
+    assert choose_length(1000, 4500) == choose_length(1000, 4000) == 13
+    assert choose_length(1000, 3000) == 17
+    assert choose_length(1000, 1000) == 52
+    assert choose_length(0, 0) == 13
 
 
 def some_tokens(seed, count):
