@@ -22,6 +22,7 @@ text/            documents to rows of tokens
 corruption/      inputs with masked, missing or moved parts
 examples/        labelled examples to rows of tokens
 embedded_tasks/  labelled examples from the running Python's own source
+duplicates/      documents that equal another one, almost do, or hold its text
 prepared/        datasets on disk
 preparation/     how they are made
 mixture/         several sources as one stream of rows

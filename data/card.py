@@ -1,7 +1,9 @@
 """A dataset described for people: where it is, how much it holds, and what its labels are."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from flaxmill.data.duplicates.held_out_runs import CONTAMINATED_SHARE
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.lengths import bin_edges
 from flaxmill.data.text.held_out import Split
@@ -25,6 +27,7 @@ def describe_dataset(dataset: Dataset) -> str:
         statistics = dataset.statistics[split]
         describe = _describe_examples if "num_examples" in statistics else _describe_text
         described = [*describe(statistics, dataset), *_describe_unknown(statistics)]
+        described += describe_duplicates(statistics).values()
         described += _describe_lengths(dataset, split)
         lines += ["", title, *(f"  {line}" for line in described)]
     if any(_COUNTS & statistics.keys() for statistics in dataset.statistics.values()):
@@ -63,6 +66,33 @@ def bins_of(dataset: Dataset, split: str) -> list[tuple[int, int]]:
     while counts and not counts[0][1]:
         counts.pop(0)
     return [(number, count) for number, count in counts if bin_edges(number)[0] <= bin_edges(number)[1]]
+
+
+def describe_duplicates(statistics: Mapping[str, Any]) -> dict[str, str]:
+    """Sentences on duplicates, and on held-out text among the training text, by their subject; none on what
+    was not looked for, as in datasets of earlier versions."""
+    described = {}
+    if "num_duplicates" in statistics:
+        found = _count(statistics["num_duplicates"], "exact duplicate")
+        if "num_near_duplicates" in statistics:
+            found += f", {_count(statistics['num_near_duplicates'], 'near duplicate')}"
+        if "num_dropped" in statistics:
+            found = f"{_count(statistics['num_dropped'], 'document')} dropped: {found}"
+        else:
+            found += "; all are kept"
+        described["duplicates"] = found
+    if statistics.get("num_checked"):
+        length, num_dirty = statistics["run_length"], statistics["num_contaminated"]
+        described["contamination"] = (
+            f"{statistics['contaminated_tokens']:.2%} of the tokens are in runs of {length} that training "
+            f"text holds too; in {num_dirty:,} of {_count(statistics['num_checked'], 'document')} "
+            f"{CONTAMINATED_SHARE:.0%} or more"
+        )
+    return described
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _describe_lengths(dataset: Dataset, split: Split) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from flaxmill.data.card import SPLIT_NAMES, bins_of, card_as_json
+from flaxmill.data.card import SPLIT_NAMES, bins_of, card_as_json, describe_duplicates
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.lengths import bin_edges
 
@@ -13,6 +13,17 @@ _WIDTH, _HEIGHT, _MARGIN = 640, 180, 24
 _ROW, _NAME_WIDTH, _COUNT_WIDTH = 22, 180, 150
 _MOST_LABELS = 60
 _MOST_CHARACTERS = 26
+
+# Numbers that the page says in sentences.
+_IN_SENTENCES = {
+    "num_duplicates",
+    "num_near_duplicates",
+    "num_dropped",
+    "contaminated_tokens",
+    "num_contaminated",
+    "num_checked",
+    "run_length",
+}
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2128; --paper: #ffffff; --faint: #d0d7de; --bar: #2f6f9f; }
@@ -126,7 +137,8 @@ def _section(dataset: Dataset) -> list[str]:
         statistics = dataset.statistics[split]
         what = "Examples" if "num_examples" in statistics else "Documents"
         parts.append(f"<h3>{title.capitalize()}</h3>")
-        parts.append(_table(_numbers(card["statistics"][split])))
+        described = list(describe_duplicates(statistics).items())
+        parts.append(_table(_numbers(card["statistics"][split]) + described))
         if bins := bins_of(dataset, split):
             heading = f"{what} by their length in tokens, {title}"
             parts += [f"<h4>{heading}</h4>", draw_columns([_length_bar(*one) for one in bins], heading)]
@@ -145,7 +157,7 @@ def _numbers(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{value:,}" if isinstance(value, int) else f"{value:.4f}",
         )
         for name, value in statistics.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and name not in _IN_SENTENCES
     ]
 
 

@@ -13,6 +13,7 @@ LabelType = Literal["category", "number", "multi_label"]
 Quotes = Literal["double", "none"]
 Documents = Literal["files", "blank_lines"]
 BadRows = Literal["error", "skip"]
+Duplicates = Literal["keep", "report", "drop_exact", "drop_near"]
 TokenType = Literal["uint16", "uint32"]
 Framing = Literal["template", "end", "spelled"]
 Masking = Literal["tokens", "whole_words", "spans", "ngrams"]
@@ -83,6 +84,10 @@ class DataConfig:
     bad_rows: BadRows = "error"
     """Text: a row that cannot be read, such as broken JSON or bytes that are not UTF-8, is an error that
     names its place, or is skipped and counted."""
+    duplicates: Duplicates = "keep"
+    """Text: documents that equal another one. keep: all are kept, and equal ones are counted; report: near
+    duplicates are counted too, by MinHash; drop_exact: all but one of equal documents are dropped; drop_near:
+    near duplicates are dropped as well."""
     token_dtype: TokenType = "uint16"
     """The type of the token ids in a raw .bin; other files of ids say it themselves."""
     embedded: EmbeddedText | EmbeddedTask = "all"
@@ -157,6 +162,7 @@ class DataConfig:
         _require_choice("label_type", self.label_type, get_args(LabelType))
         _require_choice("quotes", self.quotes, get_args(Quotes))
         _require_choice("bad_rows", self.bad_rows, get_args(BadRows))
+        _require_choice("duplicates", self.duplicates, get_args(Duplicates))
         _require_choice("token_dtype", self.token_dtype, get_args(TokenType))
         for field in ("files", "valid_files", "sources", "valid_sources", "source_changes", "labels"):
             if isinstance(value := getattr(self, field), str):

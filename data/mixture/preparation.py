@@ -124,7 +124,8 @@ def _parts(config: DataConfig, objective: str, cache: Path, log: Log) -> dict[st
 
 
 def _alone(config: DataConfig, source: ParsedSource, is_held_out: bool = False) -> DataConfig:
-    """The config of one source; a source that is held out alone is so wholly."""
+    """The config of one source. A source that is held out alone is so wholly; it keeps its duplicates, since
+    each of its documents is on both sides."""
     return dataclasses.replace(
         config,
         files=(source.spec,),
@@ -133,6 +134,7 @@ def _alone(config: DataConfig, source: ParsedSource, is_held_out: bool = False) 
         valid_sources=(),
         source_changes=(),
         mix_temperature=None,
+        duplicates="keep" if is_held_out else config.duplicates,
     )
 
 

@@ -12,6 +12,7 @@ encoding           documents become tokens
 plan               which documents go where, and how many they are
 planned_documents  documents read by their place in a split
 row_units          the rows of one shard
+contamination      held-out text in the training documents
 beam               the stages on Apache Beam
 workers            processes that work side by side
 work_directory     what is done of an unfinished dataset

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flaxmill.data.config import TRAINED, DataConfig, Layout
+from flaxmill.data.duplicates.judging import check_duplicates
 from flaxmill.data.examples.answer_rows import check_stride
 from flaxmill.data.examples.corpus import split_examples
 from flaxmill.data.examples.target_rows import check_prompt_room
@@ -113,6 +114,7 @@ def _look_up(config: DataConfig, objective: str, cache: Path, log: Log, has_enco
     check_trained_specials(config, objective)
     _check_lengths(config, layout)
     _check_bad_rows(config, objective)
+    check_duplicates(config, objective)
     data = data_of(objective)
     if data.examples is None:
         corpus = split_corpus(

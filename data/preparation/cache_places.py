@@ -63,6 +63,8 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
         settings["sentences"] = describe_splitter(config.sentences)
     if config.bad_rows != "error":
         settings["bad_rows"] = config.bad_rows
+    if config.duplicates != "keep" and layout not in _EXAMPLE_SETTINGS:
+        settings["duplicates"] = config.duplicates
     if layout == "pairs":
         settings |= {
             "seed": config.seed,

@@ -8,13 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.data.config import DataConfig, Layout
+from flaxmill.data.duplicates.judging import looks_for_near
+from flaxmill.data.duplicates.signatures import sign
 from flaxmill.data.examples.framing import document_frame, without_frame
-from flaxmill.data.preparation.parts import Part, digest_documents, holds, save_part, size_of
+from flaxmill.data.preparation.parts import Part, digest_documents, holds, save_part, signatures_of, size_of
 from flaxmill.data.text.documents import Document
 from flaxmill.data.text.sentences import cut_at_sentences, split_sentences
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.failures import encode_texts
 from flaxmill.data.vocabulary.unknown import first_unknown
+from flaxmill.data.whole_files import write_whole
 
 # Enough text to keep every core of the tokenizer busy, little enough to be forgotten at once.
 _CHUNK_CHARACTERS = 2_000_000
@@ -45,13 +48,22 @@ def make_part_encoder(config: DataConfig, layout: Layout, tokenizer_file: Path) 
     """
     tokenizer = Tokenizer.load(tokenizer_file, is_trusted=True)
     encode = _ENCODERS["pairs" if layout == "pairs" else config.packing]
+    signs = looks_for_near(config.duplicates)
 
     def run(task: PartTask) -> None:
+        if signs and not signatures_of(task.path).is_file():
+            signatures = sign(_texts(task.documents, tokenizer))
+            write_whole(signatures_of(task.path), lambda partial: np.save(partial, signatures))
         if not holds(task.path, task.documents):
             encoded = [item for chunk in _chunks(task.documents) for item in encode(chunk, tokenizer, config)]
             save_part(task.path, _collect(task.documents, encoded, tokenizer))
 
     return run
+
+
+def _texts(documents: Sequence[Document], tokenizer: Tokenizer) -> list[str]:
+    decoded = iter(_decode([document.ids for document in documents if document.ids is not None], tokenizer))
+    return [document.text if document.ids is None else next(decoded) for document in documents]
 
 
 def _chunks(documents: Sequence[Document]) -> Iterator[list[Document]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import TRAINED, DataConfig
+from flaxmill.data.duplicates.judging import looks_for_near
+from flaxmill.data.duplicates.signatures import find_library
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels
 from flaxmill.data.files.sources import Log
 from flaxmill.data.preparation.beam import check_beam, encode_on_beam, run_on_beam
@@ -92,6 +94,8 @@ def begin_text(wanted: Wanted, work: WorkDirectory, means: Means, log: Log) -> T
     config, corpus = wanted.config, wanted.corpus
     assert isinstance(corpus, SplitCorpus)
     corpus.check()
+    if looks_for_near(config.duplicates):
+        find_library()
     tokenizer = _make_tokenizer(wanted, corpus, work.directory, log)
     settings = wanted.settings | stored_framing(config, tokenizer, wanted.settings["layout"])
     look_ahead(corpus.documents(), tokenizer, corpus.name, log)

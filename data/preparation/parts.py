@@ -79,6 +79,19 @@ def save_part(path: Path, part: Part) -> None:
     write_whole(path, lambda partial: np.savez(partial, **part._asdict()))
 
 
+def signatures_of(path: Path) -> Path:
+    """The file of a part's signatures, uint32 [n,128], which is there if near duplicates are looked for."""
+    return path.with_suffix(".signatures.npy")
+
+
+def load_signatures(path: Path) -> np.ndarray:
+    """A part's signatures, left on disk. Raises UnfinishedError where the file is not what was written."""
+    try:
+        return np.load(signatures_of(path), mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise _damaged(signatures_of(path), error) from None
+
+
 def load_part(path: Path, *fields: str) -> Part:
     """The named fields of a part, or all. Raises UnfinishedError where the file is not what was written."""
     wanted = fields or Part._fields
@@ -87,10 +100,14 @@ def load_part(path: Path, *fields: str) -> Part:
         with np.load(path) as arrays:  # a zip archive, whose checksums are compared
             return Part(**{name: arrays[name] if name in wanted else empty for name in Part._fields})
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnfinishedError(
-            f"{path} is damaged ({reason}); delete {path.parents[2]}, and the same command begins again"
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UnfinishedError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UnfinishedError(
+        f"{path} is damaged ({reason}); delete {path.parents[2]}, and the same command begins again"
+    )
 
 
 def holds(path: Path, documents: Sequence[Document]) -> bool:

@@ -7,8 +7,10 @@ from typing import Any, get_args
 import numpy as np
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.duplicates.exact import DigestPart
+from flaxmill.data.duplicates.judging import judge_duplicates, looks_for_near
 from flaxmill.data.preparation.groups import Group, GroupRecord, read_record
-from flaxmill.data.preparation.parts import Part, load_part
+from flaxmill.data.preparation.parts import Part, load_part, load_signatures
 from flaxmill.data.preparation.work_directory import WorkDirectory
 from flaxmill.data.prepared.lengths import LengthHistogram
 from flaxmill.data.text.entropy import MAX_COUNTED_TOKENS, TokenSample
@@ -17,6 +19,7 @@ from flaxmill.data.vocabulary.unknown import UnknownCount
 from flaxmill.data.whole_files import write_whole
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+_TRAIN, _VALID = (np.uint8(SPLITS.index(split)) for split in ("train", "valid"))
 GONE = 255
 """The fate of a document that goes nowhere; any other fate is the number of its split in SPLITS."""
 
@@ -95,12 +98,14 @@ class Plan:
     """Where all documents go.
 
     parts: the places of all parts, in the order of their documents.
+    duplicates: what was found of them in each split, as the data card shows it.
     digest: the hash of all documents and their splits.
     """
 
     def __init__(self, parts: Sequence[Place], splits: Mapping[Split, SplitPlan]):
         self.parts = list(parts)
         self.splits = splits
+        self.duplicates: dict[Split, dict[str, int]] = {}
         self.digest = hashlib.sha256()
 
 
@@ -117,6 +122,8 @@ def make_plan(
     Args:
       num_leading: the special tokens before each document, which are never predicted.
       tokens_per_cut: see `SplitPlan.cuts`.
+
+    Raises ValueError where all training documents are dropped as duplicates.
     """
     records = {group.number: _record(work, group) for group in groups}
     places = [(number, place) for number, record in records.items() for place in range(record.num_parts)]
@@ -124,12 +131,15 @@ def make_plan(
     drawn = sum(record.num_documents for number, record in records.items() if splits[number] is None)
     plan = Plan(places, {split: SplitPlan(num_leading, tokens_per_cut) for split in SPLITS})
     draws = _Draws(config, drawn)
-    for place in places:
+    digested = [_read_digests(work, place, draws, splits[place[0]]) for place in places]
+    judged = judge_duplicates(digested, _signatures(work, places, config), config.duplicates)
+    plan.duplicates = judged.statistics
+    for place, drawn_part, is_dropped in zip(places, digested, judged.is_dropped, strict=True):
         part = load_part(work.part(*place), *set(Part._fields) - {"tokens", "sentences", "num_sentences"})
-        drawn_splits = draws.take(splits[place[0]], len(part.lengths))
+        drawn_splits = np.where(drawn_part.is_held_out, _VALID, _TRAIN)
         labelled = np.concatenate([drawn_splits[:, None], part.digests], axis=1)
         plan.digest.update(np.ascontiguousarray(labelled).tobytes())
-        fates = np.where(part.lengths > 0, drawn_splits, np.uint8(GONE))
+        fates = np.where((part.lengths > 0) & ~is_dropped, drawn_splits, np.uint8(GONE))
         _write_fates(work, place, fates)
         for number, split in enumerate(SPLITS):
             plan.splits[split].add(part, fates == number)
@@ -160,14 +170,25 @@ class _Draws:
         self._start = 0
 
     def take(self, split: Split | None, count: int) -> np.ndarray:
-        """The number of the split of each of the next documents, uint8."""
+        """Whether each of the next documents is held out, bool."""
         if split is not None:
-            return np.full(count, SPLITS.index(split), np.uint8)
+            return np.full(count, split == "valid")
         stop = self._start + count
         is_held_out = draw_held_out(self._config, self._num_drawn, self._start, stop)
         self._start = stop
-        train, valid = (np.uint8(SPLITS.index(split)) for split in ("train", "valid"))
-        return np.where(is_held_out, valid, train)
+        return is_held_out
+
+
+def _read_digests(work: WorkDirectory, place: Place, draws: _Draws, split: Split | None) -> DigestPart:
+    part = load_part(work.part(*place), "digests", "lengths")
+    is_held_out = draws.take(split, len(part.lengths))
+    return DigestPart(part.digests[:, :8].copy(), is_held_out, part.lengths == 0)
+
+
+def _signatures(work: WorkDirectory, places: Sequence[Place], config: DataConfig) -> list[np.ndarray] | None:
+    if not looks_for_near(config.duplicates):
+        return None
+    return [load_signatures(work.part(*place)) for place in places]
 
 
 def _record(work: WorkDirectory, group: Group) -> GroupRecord:

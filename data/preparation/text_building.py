@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flaxmill.data.config import DataConfig, Layout
 from flaxmill.data.examples.framing import document_frame
 from flaxmill.data.files.sources import Log
+from flaxmill.data.preparation.contamination import measure_contamination
 from flaxmill.data.preparation.encoding import make_part_encoder
 from flaxmill.data.preparation.finishing import finish_dataset
 from flaxmill.data.preparation.groups import Group, encode_groups, read_record
@@ -32,6 +33,7 @@ from flaxmill.data.text.entropy import bigram_entropy, unigram_entropy
 from flaxmill.data.text.held_out import Split, SplitCorpus
 from flaxmill.data.text.pairs import WINDOW_DOCUMENTS
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer.roles import Frame
 from flaxmill.data.tokenizer.settings import SETTINGS_FILE
 from flaxmill.data.vocabulary.unknown import judge_unknown
 
@@ -76,16 +78,22 @@ def build_dataset(build: TextBuild, groups: Sequence[Group], directory: Path) ->
         groups,
         build.work,
         build.config,
-        num_leading=_num_leading(build),
+        num_leading=len(_frame(build).before),
         tokens_per_cut=tokens_per_unit(settings),
     )
     _check_documents(build, plan)
     units = make_units(plan, settings)
-    arguments = (build.work, PlannedDocuments(build.work, plan), settings)
+    documents = PlannedDocuments(build.work, plan)
+    arguments = (build.work, documents, settings)
     results: list[UnitResult] = list(build.run(make_unit_writer, arguments, iter(units)))
     for split in SPLITS:
         _require_rows(build, plan, split, _of_split(results, split))
         judge_unknown(plan.splits[split].unknown, build.tokenizer, f"{build.corpus.name}, {split}", build.log)
+    statistics = _with_skipped(_statistics(build, plan, results), build, groups)
+    if not _trains_on_held_out(groups):
+        for split in SPLITS:
+            statistics[split] |= plan.duplicates[split]
+        statistics["valid"] |= measure_contamination(build.work, plan, documents, _frame(build), build.run)
     # Not saved again: the tokenizers library rounds the scores that it reads, so a copy of a copy differs.
     shutil.copyfile(build.work.tokenizer, directory / TOKENIZER)
     shutil.copyfile(build.work.settings, directory / SETTINGS_FILE)
@@ -99,7 +107,7 @@ def build_dataset(build: TextBuild, groups: Sequence[Group], directory: Path) ->
             split: [result.shard for result in _of_split(results, split) if result.shard.num_rows]
             for split in SPLITS
         },
-        statistics=_with_skipped(_statistics(build, plan, results), build, groups),
+        statistics=statistics,
     )
 
 
@@ -116,9 +124,24 @@ def _row_settings(build: TextBuild) -> RowSettings:
     )
 
 
-def _num_leading(build: TextBuild) -> int:
+def _frame(build: TextBuild) -> Frame:
+    """The special tokens around each document."""
     is_packed = build.layout == "packed"
-    return len(document_frame(build.tokenizer, build.config.framing).before) if is_packed else 0
+    return document_frame(build.tokenizer, build.config.framing) if is_packed else Frame((), ())
+
+
+def _trains_on_held_out(groups: Sequence[Group]) -> bool:
+    """Whether the same files are trained on and held out, so that all their documents are on both sides."""
+    train, valid = (
+        {
+            source.identity
+            for group in groups
+            for source in group.sources.sources
+            if group.split == split and source.inventory
+        }
+        for split in SPLITS
+    )
+    return bool(train & valid)
 
 
 def _of_split(results: Sequence[UnitResult], split: Split) -> list[UnitResult]:

@@ -30,6 +30,7 @@ class WorkDirectory:
     groups/GROUP.json              written when all parts of a group are there
     fates/GROUP/PART.npy           which of its documents go where
     rows/NAME.array_record, .json  the shards of the dataset, and what is in them
+    found/START.npy                the held-out runs that training documents hold
     """
 
     def __init__(self, directory: Path):
@@ -56,6 +57,9 @@ class WorkDirectory:
 
     def group(self, number: int) -> Path:
         return self.directory / "groups" / f"{number:06d}.json"
+
+    def found_runs(self, start: int) -> Path:
+        return self.directory / "found" / f"{start:012d}.npy"
 
     def rows(self, name: str) -> Path:
         return self.directory / "rows" / f"{name}.array_record"
@@ -88,7 +92,7 @@ class WorkDirectory:
         # Without the file nothing is in it yet, or another process is just making it.
         if found != wanted and (file.exists() or not self.directory.is_dir()):
             self.remove()
-        for name in ("parts", "groups", "fates", "rows"):
+        for name in ("parts", "groups", "fates", "rows", "found"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         write_json(file, wanted)
 

@@ -108,4 +108,9 @@ def _leaves_open(piece: bytes) -> bool:
 
 
 def _is_wordly(character: str) -> bool:
-    return character.isalnum() and not _NO_BLANKS.match(character)
+    return character.isalnum() and not is_written_without_blanks(character)
+
+
+def is_written_without_blanks(character: str) -> bool:
+    """Whether the character's script puts no blanks between words."""
+    return bool(_NO_BLANKS.match(character))

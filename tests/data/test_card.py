@@ -104,3 +104,68 @@ def test_a_dataset_of_version_0_1_0_shows_what_it_has(tmp_path):
         statistics.pop("num_unknown")
     assert "length in tokens" not in describe_dataset(dataset)
     assert card_as_json(dataset)["lengths"] == {"train": [], "valid": []}
+
+
+CONTAMINATION = (
+    "2.13% of the tokens are in runs of 13 that training text holds too; in 3 of 1,200 documents 80% or more"
+)
+
+
+def text_dataset(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(f"Text number {n} is a text." for n in range(40)))
+    config = DataConfig(
+        files=(str(tmp_path / "a.txt"),), documents="blank_lines", tokenizer="bytes", sequence_length=32
+    )
+    return prepare(config, "causal", cache=tmp_path / "cache", log=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "line"),
+    [
+        ({"num_duplicates": 1100}, "1,100 exact duplicates; all are kept"),
+        (
+            {"num_duplicates": 0, "num_near_duplicates": 1},
+            "0 exact duplicates, 1 near duplicate; all are kept",
+        ),
+        ({"num_duplicates": 1, "num_dropped": 1}, "1 document dropped: 1 exact duplicate"),
+        (
+            {"num_duplicates": 1100, "num_near_duplicates": 103, "num_dropped": 1203},
+            "1,203 documents dropped: 1,100 exact duplicates, 103 near duplicates",
+        ),
+        (
+            {"contaminated_tokens": 0.02134, "num_contaminated": 3, "num_checked": 1200, "run_length": 13},
+            CONTAMINATION,
+        ),
+    ],
+)
+def test_duplicates_and_contamination_are_told_where_they_were_looked_for(statistics, line, tmp_path):
+    dataset = text_dataset(tmp_path)
+    clear_duplicates(dataset)
+    before = describe_dataset(dataset).splitlines()
+    dataset.statistics["valid"] |= statistics
+    after = describe_dataset(dataset).splitlines()
+    assert [one for one in after if one not in before] == [f"  {line}"]
+    assert len(after) == len(before) + 1
+    made = card_as_json(dataset)["statistics"]["valid"]
+    assert {name: made[name] for name in statistics} == statistics
+
+
+def test_a_dataset_without_counts_of_duplicates_says_nothing_of_them(tmp_path):
+    dataset = text_dataset(tmp_path)
+    clear_duplicates(dataset)
+    assert "duplicate" not in describe_dataset(dataset)
+    dataset.statistics["valid"] |= {"contaminated_tokens": 0.0, "num_contaminated": 0, "num_checked": 0}
+    assert "runs of 13" not in describe_dataset(dataset)
+
+
+def clear_duplicates(dataset):
+    """Makes it a dataset of an earlier version."""
+    for statistics in dataset.statistics.values():
+        for name in (
+            "num_duplicates",
+            "contaminated_tokens",
+            "num_contaminated",
+            "num_checked",
+            "run_length",
+        ):
+            statistics.pop(name, None)

@@ -111,3 +111,15 @@ def test_many_columns_name_only_some():
     names = picture.findall("{http://www.w3.org/2000/svg}text")
     assert len(rectangles(picture)) == 40
     assert len(names) <= 14
+
+
+def test_duplicates_and_contamination_are_told_in_sentences(tmp_path):
+    dataset = dataset_of(tmp_path)
+    assert '<th scope="row">duplicates' not in make_page({"": dataset})
+    dataset.statistics["train"] |= {"num_duplicates": 2, "num_near_duplicates": 1, "num_dropped": 3}
+    dataset.statistics["valid"] |= {"contaminated_tokens": 0.25, "num_contaminated": 1, "num_checked": 4}
+    dataset.statistics["valid"]["run_length"] = 13
+    page = make_page({"": dataset})
+    assert "<td>3 documents dropped: 2 exact duplicates, 1 near duplicate</td>" in page
+    assert '<th scope="row">contamination</th><td>25.00% of the tokens are in runs of 13' in page
+    assert ">checked<" not in page

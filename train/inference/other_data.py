@@ -40,6 +40,7 @@ def on_other_data(experiment: Experiment, other: OtherData, tokenizer: Path) -> 
         valid_sources=(),
         source_changes=(),
         mix_temperature=None,
+        duplicates="keep",  # each document is on both sides
         tokenizer=str(tokenizer.absolute()),
         **changes,
     )

@@ -209,6 +209,14 @@ def test_further_held_out_text_is_wholly_held_out(texts, cache):
     assert not any("training scores" in line for line in said)
 
 
+def test_text_that_is_wholly_held_out_keeps_its_duplicates(texts, cache):
+    """All its documents are on both sides, so each training document would be dropped."""
+    config = config_of(texts, valid_sources=(f"other:{texts}/other.txt",), duplicates="drop_exact")
+    dataset = prepare_mixture(config, "causal", cache=cache, log=lambda line: None)
+    assert all(source.settings["duplicates"] == "drop_exact" for source in dataset.sources.values())
+    assert "duplicates" not in dataset.held_out["other"].settings
+
+
 @pytest.mark.parametrize(
     ("fields", "objective", "message"),
     [
