@@ -1,4 +1,4 @@
-"""Files of token ids, read block by block: raw .bin as nanoGPT writes it, Megatron's .bin and .idx, .npy."""
+"""Files of token ids, read block by block: .bin of nanoGPT and llm.c, Megatron's .bin and .idx, .npy."""
 
 import os
 import warnings
@@ -20,6 +20,9 @@ _DOCUMENTS_AT_ONCE = 1 << 14
 _INDEX_MARK = b"MMIDIDX\x00\x00"
 _INDEX_HEADER = np.dtype([("version", "<u8"), ("code", "u1"), ("sequences", "<u8"), ("documents", "<u8")])
 _INDEX_TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+# llm.c's header of 256 numbers: (mark, version) and the type of the ids that follow.
+_MARKED_HEADER_BYTES = 1024
+_MARKED_TYPES = {(20240520, 1): "<u2", (20240801, 7): "<u4"}
 
 
 class _Index(NamedTuple):
@@ -91,6 +94,8 @@ def read_blocks(path: PurePath, raw_dtype: str) -> Iterator[np.ndarray]:
 
 
 def _open_raw(file: IO[bytes], path: PurePath, raw_dtype: str) -> tuple[np.dtype, int, int]:
+    if (found := _read_marked_header(file, path)) is not None:
+        return found
     dtype = np.dtype(raw_dtype).newbyteorder("<")
     size = file.seek(0, os.SEEK_END)
     if size % dtype.itemsize:
@@ -99,6 +104,27 @@ def _open_raw(file: IO[bytes], path: PurePath, raw_dtype: str) -> tuple[np.dtype
             "correct the type, or get the file again"
         )
     return dtype, 0, size // dtype.itemsize
+
+
+def _read_marked_header(file: IO[bytes], path: PurePath) -> tuple[np.dtype, int, int] | None:
+    """The type, place and number of the ids of a .bin that llm.c wrote; None for any other.
+
+    Raises ValueError where the file has another length than its header tells.
+    """
+    head = file.read(_MARKED_HEADER_BYTES)
+    if len(head) < _MARKED_HEADER_BYTES:
+        return None
+    mark, version, num_tokens = np.frombuffer(head, "<i4", count=3).tolist()
+    if (mark, version) not in _MARKED_TYPES:
+        return None
+    dtype = np.dtype(_MARKED_TYPES[mark, version])
+    size = file.seek(0, os.SEEK_END) - _MARKED_HEADER_BYTES
+    if size != num_tokens * dtype.itemsize:
+        raise ValueError(
+            f"{path} has {size} bytes of ids, and its header tells of {num_tokens:,} ids of {dtype.itemsize} "
+            "bytes; get it again"
+        )
+    return dtype, _MARKED_HEADER_BYTES, num_tokens
 
 
 def _open_npy(file: IO[bytes], path: PurePath) -> tuple[np.dtype, int, int]:

@@ -34,6 +34,26 @@ def test_a_raw_file_is_its_ids_whatever_the_size_of_a_block(tmp_path, monkeypatc
         assert max(map(len, blocks)) <= size
 
 
+@pytest.mark.parametrize(("mark", "version", "dtype"), [(20240520, 1, "uint16"), (20240801, 7, "uint32")])
+def test_the_header_of_llm_c_is_no_ids_and_tells_their_type(tmp_path, mark, version, dtype):
+    ids = np.random.default_rng(0).integers(0, 60_000, 5_000).astype(dtype)
+    header = np.zeros(256, np.int32)
+    header[:3] = mark, version, len(ids)
+    (tmp_path / "a.bin").write_bytes(header.tobytes() + ids.tobytes())
+    for raw_dtype in ("uint16", "uint32"):
+        assert np.array_equal(np.concatenate(list(read_blocks(tmp_path / "a.bin", raw_dtype))), ids)
+    (tmp_path / "a.bin").write_bytes(header.tobytes() + ids.tobytes()[:-2])
+    with pytest.raises(ValueError, match=r"its header tells of 5,000 ids of . bytes; get it again"):
+        next(read_blocks(tmp_path / "a.bin", "uint16"))
+
+
+def test_a_file_that_only_begins_with_that_mark_is_ids(tmp_path):
+    ids = np.zeros(1000, np.uint32)
+    ids[0] = 20240520
+    ids.tofile(tmp_path / "a.bin")
+    assert np.concatenate(list(read_blocks(tmp_path / "a.bin", "uint32"))).tolist() == ids.tolist()
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "int32", "int64", "uint64", ">u2", "uint8"])
 def test_an_array_says_its_own_type(tmp_path, dtype):
     ids = np.arange(200).astype(dtype)
