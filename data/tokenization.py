@@ -21,7 +21,13 @@ from flaxmill.data.tokenizer.roles import (
     roles_by_spelling,
     template_frame,
 )
-from flaxmill.data.tokenizer.settings import ROLES, SETTINGS_FILES, TokenizerSettings, read_settings
+from flaxmill.data.tokenizer.settings import (
+    ROLES,
+    SETTINGS_FILES,
+    TokenizerSettings,
+    find_chat_template,
+    read_settings,
+)
 from flaxmill.data.tokenizer.trials import try_reading
 
 _VERY_LONG = 1_000_000
@@ -177,6 +183,16 @@ class Tokenizer:
     def settings(self) -> Mapping[str, Any]:
         """What the tokenizer_config.json beside its file says."""
         return self._files.values
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template, in Jinja, by which it writes conversations as one text; None: it has none."""
+        return find_chat_template(self.settings)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Tokenizer":
+        """The same tokenizer, with these keys in its tokenizer_config.json as well."""
+        files = self._files._replace(values=self._files.values | dict(settings))
+        return Tokenizer(self.inner, files, self.roles)
 
     def settings_with_roles(self) -> dict[str, Any]:
         """Content for a tokenizer_config.json: `settings`, and the spelling of every role."""

@@ -19,6 +19,8 @@ SETTINGS_FILES = (
     "generation_config.json",
     "config.json",
 )
+TEMPLATE_FILE = "chat_template.jinja"
+"""Holds the chat template; it goes before tokenizer_config.json's."""
 
 READ_KEYS = frozenset(
     {
@@ -28,6 +30,7 @@ READ_KEYS = frozenset(
         *("do_lower_case", "strip_accents", "tokenize_chinese_chars"),  # BERT's
         *("add_prefix_space", "trim_offsets"),  # byte-level BPE's
         *("split_special_tokens", "auto_map"),  # auto_map is refused
+        "chat_template",
         *(
             "legacy",
             "extra_ids",
@@ -41,7 +44,6 @@ MEANINGLESS_KEYS: dict[str, str] = {
     "add_eos_token": "as add_bos_token",
     "backend": "there is one",
     "chat_control_tokens": "belongs to conversations",
-    "chat_template": "belongs to conversations",
     "clean_up_tokenization_spaces": "text is decoded as its tokens spell it",
     "device_map": "belongs to models",
     "do_basic_tokenize": "transformers 5 has no other way",
@@ -160,6 +162,8 @@ def read_settings(directory: Path) -> TokenizerSettings:
     _refuse_code(values, directory)
     if "added_tokens_decoder" not in values:  # as in transformers: a newer file says it all
         values |= files["special_tokens_map.json"]
+    if (template := _read_template(directory / TEMPLATE_FILE)) is not None:
+        values["chat_template"] = template
     ids = _token_ids(config) | _token_ids(files["generation_config.json"])
     class_name = values.get("tokenizer_class") or config.get("tokenizer_class")
     class_name = class_name or _CLASS_OF_MODEL.get(str(config.get("model_type")))
@@ -169,6 +173,15 @@ def read_settings(directory: Path) -> TokenizerSettings:
         ids,
         _added_tokens(values, files["added_tokens.json"], directory),
     )
+
+
+def find_chat_template(values: Mapping[str, Any]) -> str | None:
+    """The chat template of a tokenizer_config.json; of several named ones, the default."""
+    template = values.get("chat_template")
+    if isinstance(template, list):
+        named = [entry for entry in template if isinstance(entry, Mapping) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    return template if isinstance(template, str) and template else None
 
 
 def token_text(value: Any) -> str | None:
@@ -218,6 +231,16 @@ def _refuse_code(values: Mapping[str, Any], directory: Path) -> None:
             f"{directory / SETTINGS_FILE} names code of its own (auto_map), which is not run; delete "
             "auto_map if tokenizer.json alone is the tokenizer"
         )
+
+
+def _read_template(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read ({reason}); restore or delete it") from None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
