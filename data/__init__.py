@@ -18,6 +18,7 @@ json_text           values as JSON
 messages            pieces of error messages: "did you mean", "and 3 more"
 whole_files         files that appear whole or not at all
 
+conversations/   conversations as text, and as tokens that are predicted or not
 text/            documents to rows of tokens
 corruption/      inputs with masked, missing or moved parts
 examples/        labelled examples to rows of tokens

@@ -121,6 +121,9 @@ def _describe_text(statistics: dict[str, Any], dataset: Dataset) -> list[str]:
             lines.append(f"{name.replace('_', ' ')} {statistics[name]:.4f} nats a token")
     if "fill" in statistics:
         lines.append(f"{statistics['fill']:.1%} of the places hold a token, the rest is padding")
+    if "num_targets" in statistics:
+        share = statistics["num_targets"] / max(statistics["num_tokens"], 1)
+        lines.append(f"{share:.1%} of the tokens are the assistant's, and are predicted")
     if "num_bad_rows" in statistics:
         lines.append(f"{statistics['num_bad_rows']:,} bad rows were skipped")
     if "nsp_majority" in statistics:

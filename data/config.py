@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from flaxmill.data.source import check_sources
 
-Layout = Literal["packed", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
+Layout = Literal["packed", "conversations", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
 """How rows are stored (data/prepared/layouts.py)."""
 LabelType = Literal["category", "number", "multi_label"]
 Quotes = Literal["double", "none"]
@@ -20,7 +20,9 @@ Masking = Literal["tokens", "whole_words", "spans", "ngrams"]
 PairTask = Literal["next", "order"]
 Packing = Literal["concatenate", "best_fit", "first_fit", "full_sentences"]
 EmbeddedText = Literal["all", "prose", "code"]
-EmbeddedTask = Literal["classification", "areas", "pairs", "answers", "tags", "summaries", "translation"]
+EmbeddedTask = Literal[
+    "classification", "areas", "pairs", "answers", "tags", "summaries", "translation", "conversations"
+]
 
 TRAINED = ("bpe", "wordpiece", "unigram", "bytes")
 """Tokenizers that are trained on the data; any other is a path."""
@@ -59,7 +61,8 @@ class DataConfig:
     valid_fraction: float = 0.05
     """Share of the documents or examples that is held out if there are no valid_files."""
     text_column: str = "text"
-    """Tables: the column of the text, of token ids, of the list of words, or of a seq2seq source."""
+    """Tables: the column of the text, of token ids, of the list of words, or of a seq2seq source.
+    Conversations: the column of the messages; left as it is, messages or conversations."""
     pair_column: str | None = None
     """Classification: the column of a second text; None: there is one text."""
     label_column: str | None = "label"

@@ -14,8 +14,8 @@ SpecialToken = Literal["mask", "cls", "sep", "closing"]
 """The roles of special tokens."""
 
 
-TEXT_LAYOUTS: tuple[Layout, ...] = ("packed", "pairs")
-"""Layouts of text; the others hold labelled examples."""
+TEXT_LAYOUTS: tuple[Layout, ...] = ("packed", "conversations", "pairs")
+"""Layouts of text, conversations among it; the others hold labelled examples."""
 
 
 class ExampleKind(NamedTuple):
@@ -62,6 +62,11 @@ class ObjectiveData(NamedTuple):
     """Labelled examples; None: it reads text."""
 
     @property
+    def reads_conversations(self) -> bool:
+        """Whether its text is conversations, written by the tokenizer's chat template."""
+        return "conversations" in self.layouts
+
+    @property
     def frames_two_texts(self) -> bool:
         """Whether it puts two texts between [CLS] and [SEP]."""
         return "cls" in self.special_tokens
@@ -72,6 +77,9 @@ SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
 
 INFILL_TOKENS = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
 """What begins the parts of a document whose middle has been moved."""
+
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
+"""What begins and ends a turn of a conversation, where the tokenizer has no chat template."""
 
 OBJECTIVE_DATA: dict[str, ObjectiveData] = {
     "causal": ObjectiveData(("packed",), "flaxmill.data.text_batches:infilled_causal", infills=True),
@@ -143,6 +151,9 @@ OBJECTIVE_DATA: dict[str, ObjectiveData] = {
         target_length="flaxmill.data.corruption.span_corruption:target_length",
     ),
     "prefix_lm": ObjectiveData(("packed",), "flaxmill.data.text_batches:prefix"),
+    "conversation": ObjectiveData(
+        ("conversations",), "flaxmill.data.text_batches:conversations", added_tokens=CHAT_TOKENS
+    ),
 }
 
 

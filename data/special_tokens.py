@@ -1,8 +1,10 @@
 """The special tokens that an objective needs, and the one that a decoder reads first."""
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.conversations.chatml import CHATML
 from flaxmill.data.objectives import SpecialToken, added_tokens, data_of
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer.settings import TEMPLATE_FILE
 
 _NAMES: dict[SpecialToken, str] = {
     "mask": "[MASK]",
@@ -28,6 +30,8 @@ def lacking_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> 
     """The names of the special tokens that the objective needs and the tokenizer lacks."""
     roles = data_of(objective).special_tokens
     lacking = [_NAMES[role] for role in roles if getattr(tokenizer, f"{role}_id") is None]
+    if data_of(objective).reads_conversations and tokenizer.chat_template not in (None, CHATML):
+        return lacking
     # The first missing name is enough to say it.
     return lacking + [name for name in added_tokens(objective, config) if not _has_added(tokenizer, name)][:1]
 
@@ -48,7 +52,9 @@ def decoder_start(tokenizer: Tokenizer, *stated: int | None) -> int:
 
 def _lacks(missing: list[str], objective: str, config: DataConfig) -> ValueError:
     trained = "wordpiece" if data_of(objective).frames_two_texts else "bpe"
+    template = f", or put its chat template beside it as {TEMPLATE_FILE}"
+    has_them = f"one that has them{template if data_of(objective).reads_conversations else ''}"
     return ValueError(
         f"objective={objective} needs the tokens {', '.join(missing)}, which data.tokenizer="
-        f"{config.tokenizer!r} lacks; use data.tokenizer={trained}, or one that has them"
+        f"{config.tokenizer!r} lacks; use data.tokenizer={trained}, or {has_them}"
     )

@@ -31,6 +31,15 @@ def _predict_next(tokens: np.ndarray, documents: np.ndarray, positions: np.ndarr
     return assemble(tokens[:, :-1], documents[:, :-1], positions[:, :-1], targets, has_next)
 
 
+def conversations(rows: Rows) -> NumpyBatch:
+    """Causal rows in which only what the assistant wrote is predicted."""
+    batch = causal(rows)
+    width = batch["tokens"].shape[1] + 1
+    is_target = np.unpackbits(rows.stored["is_target"], axis=1, count=width)[:, 1:] > 0
+    weights = batch["weights"] & is_target
+    return batch | {"weights": weights, "targets": np.where(weights, batch["targets"], 0)}
+
+
 def masked(rows: Rows) -> NumpyBatch:
     """Masked rows: masked places predict what was there (Devlin et al. 2019, A.1)."""
     tokens, documents, positions = (values[:, :-1] for values in rows.unpack())

@@ -8,5 +8,6 @@ expressions  expressions, each with its outermost construct
 notations    arithmetic in infix and in reverse Polish
 questions    questions about a function's source, with their answers
 roles        lines of source as words with their roles
+chats        a conversation about a definition
 statements   statements about a function, true or false
 """

@@ -10,6 +10,7 @@ from typing import Any
 
 from flaxmill.data.draws import EMBEDDED_EXAMPLES, uniform
 from flaxmill.data.embedded_tasks.areas import area_of
+from flaxmill.data.embedded_tasks.chats import ask_about
 from flaxmill.data.embedded_tasks.definitions import Definition, parse_source, read_definitions, read_modules
 from flaxmill.data.embedded_tasks.docstrings import distinct_definitions, make_repeats, sum_up
 from flaxmill.data.embedded_tasks.expressions import find_expressions
@@ -38,7 +39,7 @@ def embedded_examples(task: str) -> Iterator[EmbeddedExample]:
     repeats are left out. Python's version decides the rest.
 
     Args:
-      task: classification, areas, pairs, answers, tags, summaries or translation.
+      task: classification, areas, pairs, answers, tags, summaries, translation or conversations.
     """
     return TASKS[task]()
 
@@ -127,6 +128,13 @@ def _translation() -> Iterator[EmbeddedExample]:
         yield dict(id=infix, split=_split(infix), text=infix, target=reverse_polish)
 
 
+def _conversations() -> Iterator[EmbeddedExample]:
+    """`messages`: questions about a definition with a docstring, and their answers."""
+    for definition in distinct_definitions():
+        if messages := ask_about(definition, has_system=_draw(_SAMPLE, definition.identity) < 0.5):
+            yield _example(definition, messages=messages)
+
+
 TASKS: dict[str, Callable[[], Iterator[EmbeddedExample]]] = {
     "classification": _classification,
     "areas": _areas,
@@ -135,6 +143,7 @@ TASKS: dict[str, Callable[[], Iterator[EmbeddedExample]]] = {
     "tags": _tags,
     "summaries": _summaries,
     "translation": _translation,
+    "conversations": _conversations,
 }
 
 

@@ -1,6 +1,6 @@
 """Parquet and Arrow tables as streams of rows, through pyarrow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
@@ -14,11 +14,11 @@ _ROWS_AT_ONCE = 1024
 _FILE_MARK = b"ARROW1"
 
 
-def read_parquet(path: PurePath, column: str | None = None) -> Iterator[Row]:
+def read_parquet(path: PurePath, columns: Sequence[str] = ()) -> Iterator[Row]:
     """Rows of all row groups, a thousand in memory at a time. Raises ValueError where they are damaged.
 
     Args:
-      column: read it alone; lists of integers are then arrays.
+      columns: read the first of them that there is, and it alone; lists of integers are then arrays.
     """
     if is_archive(path):
         raise ValueError(f"{path} is a Parquet table in an archive, and compressed itself; unpack it")
@@ -27,16 +27,17 @@ def read_parquet(path: PurePath, column: str | None = None) -> Iterator[Row]:
 
     def batches() -> Iterator[Any]:
         with _open(path) as raw, pyarrow.parquet.ParquetFile(raw) as file:
-            check_names(file.schema_arrow.names, path)
-            _check_column(column, file.schema_arrow.names, path)
-            columns = None if column is None else [column]
-            yield from file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns)
+            names = file.schema_arrow.names
+            check_names(names, path)
+            chosen = [_choose_column(columns, names, path)] if columns else None
+            yield from file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=chosen)
 
-    return _read_batches(batches(), path, column)
+    return _read_batches(batches(), path, is_column=bool(columns))
 
 
-def read_arrow(path: PurePath, column: str) -> Iterator[Row]:
-    """The rows' values of one column, from Arrow's stream or file format; lists of integers are arrays."""
+def read_arrow(path: PurePath, columns: Sequence[str]) -> Iterator[Row]:
+    """The values of the first of the columns that there is, from Arrow's stream or file format; lists of
+    integers are arrays."""
     pyarrow = _import_pyarrow(path)
 
     def batches() -> Iterator[Any]:
@@ -45,7 +46,7 @@ def read_arrow(path: PurePath, column: str) -> Iterator[Row]:
             raw.seek(0)
             table = pyarrow.ipc.open_file(raw) if is_file else pyarrow.ipc.open_stream(raw)
             check_names(table.schema.names, path)
-            _check_column(column, table.schema.names, path)
+            column = _choose_column(columns, table.schema.names, path)
             read = (table.get_batch(n) for n in range(table.num_record_batches)) if is_file else table
             for batch in read:
                 batch.validate(full=True)  # what is damaged could otherwise be read from anywhere in memory
@@ -53,7 +54,7 @@ def read_arrow(path: PurePath, column: str) -> Iterator[Row]:
                 for start in range(0, len(selected), _ROWS_AT_ONCE):
                     yield selected.slice(start, _ROWS_AT_ONCE)
 
-    return _read_batches(batches(), path, column)
+    return _read_batches(batches(), path, is_column=True)
 
 
 def _open(path: PurePath) -> Any:
@@ -72,16 +73,17 @@ def _import_pyarrow(path: PurePath) -> Any:
     return pyarrow
 
 
-def _check_column(column: str | None, names: list[str], path: PurePath) -> None:
-    if column is not None and column not in names:
-        raise unknown_column(column, names, str(path))
+def _choose_column(columns: Sequence[str], names: list[str], path: PurePath) -> str:
+    if found := next((column for column in columns if column in names), None):
+        return found
+    raise unknown_column(columns[0], names, str(path))
 
 
-def _read_batches(batches: Iterator[Any], path: PurePath, column: str | None) -> Iterator[Row]:
+def _read_batches(batches: Iterator[Any], path: PurePath, is_column: bool) -> Iterator[Row]:
     number = 0
     with _arrow_errors(path) as place:
         for batch in batches:
-            for values in _rows(batch, column):
+            for values in _rows(batch, is_column):
                 number += 1
                 place[0] = number + 1
                 yield Row(values, f"row {number}", str(path))
@@ -103,11 +105,11 @@ def _arrow_errors(path: PurePath) -> Iterator[list[int]]:
         raise unreadable(f"row {place[0]} of {path}", reason or type(error).__name__) from None
 
 
-def _rows(batch: Any, column: str | None) -> Iterator[dict[str, Any]]:
-    if column is None:
+def _rows(batch: Any, is_column: bool) -> Iterator[dict[str, Any]]:
+    if not is_column:
         yield from batch.to_pylist()
         return
-    (values,) = batch.columns
+    (values,), (column,) = batch.columns, batch.schema.names
     if not _holds_integers(values.type):
         yield from ({column: value} for value in values.to_pylist())
         return

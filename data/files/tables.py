@@ -4,7 +4,7 @@ import csv
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -38,13 +38,14 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def find_reader(
-    path: PurePath, quotes: Quotes, refuse: Refuse = raise_error, column: str | None = None
+    path: PurePath, quotes: Quotes, refuse: Refuse = raise_error, columns: Sequence[str] = ()
 ) -> Reader | None:
     """The function that reads the table; None where the suffix is not a table's.
 
     Args:
       refuse: what is done about a bad row.
-      column: read this column alone, where the format can, and lists of integers as arrays.
+      columns: read the first of them that there is alone, where the format can, and lists of integers as
+        arrays.
     """
     match format_suffix(path):
         case ".csv":
@@ -56,9 +57,9 @@ def find_reader(
         case ".json":
             return functools.partial(read_json, refuse=refuse)
         case ".parquet":
-            return functools.partial(read_parquet, column=column)
-        case ".arrow" if column is not None:
-            return functools.partial(read_arrow, column=column)
+            return functools.partial(read_parquet, columns=columns)
+        case ".arrow" if columns:
+            return functools.partial(read_arrow, columns=columns)
     return None
 
 

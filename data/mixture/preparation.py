@@ -115,8 +115,7 @@ def _parts(config: DataConfig, objective: str, cache: Path, log: Log) -> dict[st
     held_out = [parse_source(source, "data.valid_sources") for source in config.valid_sources]
     _check_apart(config, [*trained, *held_out])
     if config.tokenizer in TRAINED:
-        added = added_tokens(objective, config)
-        directory = _train_once(config, added, Path(cache) / "data", log)
+        directory = _train_once(config, objective, Path(cache) / "data", log)
         config = dataclasses.replace(config, tokenizer=str(directory))
     return {source.name: _alone(config, source) for source in trained} | {
         source.name: _alone(config, source, is_held_out=True) for source in held_out
@@ -154,9 +153,10 @@ def _check_apart(config: DataConfig, sources: Sequence[ParsedSource]) -> None:
                 )
 
 
-def _train_once(config: DataConfig, added: Sequence[str], parent: Path, log: Log) -> Path:
+def _train_once(config: DataConfig, objective: str, parent: Path, log: Log) -> Path:
     """The directory of the mixture's tokenizer, trained if it is not there."""
-    corpus = mixture_corpus(config, log)
+    added = added_tokens(objective, config)
+    corpus = mixture_corpus(config, log, are_conversations=data_of(objective).reads_conversations)
     size = config.vocab_size if config.tokenizer != "bytes" else None
     key = [_FORMAT, config.tokenizer, size, list(added), corpus.inventory, config.valid_fraction, config.seed]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
@@ -172,12 +172,13 @@ def _train_once(config: DataConfig, added: Sequence[str], parent: Path, log: Log
     return directory
 
 
-def mixture_corpus(config: DataConfig, log: Log) -> SplitCorpus:
+def mixture_corpus(config: DataConfig, log: Log, *, are_conversations: bool = False) -> SplitCorpus:
     """The documents of all data.sources: what the mixture's tokenizer is trained on."""
     sources, corpora = [parse_source(source) for source in config.sources], []
     for source in sources:
         with _prefixed_errors(source.name):
-            corpora.append(split_corpus(_alone(config, source), _prefixed(log, source.name)))
+            read = functools.partial(split_corpus, are_conversations=are_conversations)
+            corpora.append(read(_alone(config, source), _prefixed(log, source.name)))
     return _join(corpora, [source.name for source in sources])
 
 

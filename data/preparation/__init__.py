@@ -6,6 +6,7 @@ means              what prepares text: local processes, or Beam
 publishing         locks, whole datasets and what can go wrong with a cache
 cache_places       the name of a dataset, from all that decides its rows
 text_building      a corpus becomes a dataset, in stages
+text_corpus        the documents that the rows of a layout are made of
 groups             neighbouring sources: what one machine reads in order
 parts              neighbouring documents: what one worker encodes at once
 encoding           documents become tokens

@@ -12,8 +12,9 @@ from flaxmill.data.config import DataConfig, Layout
 from flaxmill.data.files.specs import OWN
 from flaxmill.data.preparation.encoding import make_part_encoder
 from flaxmill.data.preparation.groups import Group, encode_groups, group_at
+from flaxmill.data.preparation.text_corpus import find_text
 from flaxmill.data.preparation.work_directory import WorkDirectory, read_json, write_json
-from flaxmill.data.text.held_out import say_nothing, split_corpus
+from flaxmill.data.text.held_out import say_nothing
 
 # Its workers would log each bundle, and each of themselves.
 _QUIET = ("--default_sdk_harness_log_level=ERROR",)
@@ -66,8 +67,7 @@ def make_group_encoder(
 
     It raises ValueError where this worker finds other files than the process that started it.
     """
-    takes_ids = layout == "packed" and config.packing != "full_sentences"
-    corpus = split_corpus(config, say_nothing, takes_ids=takes_ids)
+    corpus = find_text(config, layout, say_nothing)
     if corpus.inventory != inventory:
         raise ValueError(
             f"{corpus.name} is not the same for a worker of Beam as where it was started; all must see the "

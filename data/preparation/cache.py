@@ -21,10 +21,11 @@ from flaxmill.data.preparation.making import Wanted, begin_text, make_dataset, w
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.preparation.publishing import cache_errors, locked, open_whole
 from flaxmill.data.preparation.text_building import encode_corpus
+from flaxmill.data.preparation.text_corpus import find_text
 from flaxmill.data.preparation.work_directory import WorkDirectory
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
-from flaxmill.data.text.held_out import SplitCorpus, split_corpus
+from flaxmill.data.text.held_out import SplitCorpus
 from flaxmill.data.vocabulary.training import check_vocab_size, load_tokenizer
 
 
@@ -116,12 +117,10 @@ def _look_up(config: DataConfig, objective: str, cache: Path, log: Log, has_enco
     _check_bad_rows(config, objective)
     check_duplicates(config, objective)
     data = data_of(objective)
-    if data.examples is None:
-        corpus = split_corpus(
-            config, log, takes_ids=layout == "packed" and config.packing != "full_sentences"
-        )
-    else:
+    if data.examples is not None:
         corpus = split_examples(config, objective, log)
+    else:
+        corpus = find_text(config, layout, log)
     settings = stored_settings(config, layout)
     if data.settings is not None:
         settings |= find_function(data.settings)(config)
@@ -162,6 +161,11 @@ def _check_lengths(config: DataConfig, layout: Layout) -> None:
         check_stride(config)
     elif layout == "prompts":
         check_prompt_room(config)
+    elif layout == "conversations" and config.packing == "full_sentences":
+        raise ValueError(
+            "data.packing=full_sentences ends rows where sentences end, which is not for conversations; use "
+            "best_fit, which keeps them whole"
+        )
 
 
 def _open_alike(places: Places, config: DataConfig, log: Log) -> Dataset | None:

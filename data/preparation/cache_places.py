@@ -13,7 +13,7 @@ from flaxmill.data.prepared.manifest import FORMAT_VERSION
 from flaxmill.data.text.sentences import describe_splitter
 from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer.reading import find_tokenizer
-from flaxmill.data.tokenizer.settings import SETTINGS_FILES
+from flaxmill.data.tokenizer.settings import SETTINGS_FILES, TEMPLATE_FILE
 
 # The fields that change the rows of labelled examples, besides the fields of every layout.
 _EXAMPLE_SETTINGS: dict[Layout, tuple[str, ...]] = {
@@ -55,7 +55,7 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
         settings["embedded"] = config.embedded
     if not config.valid_files:
         settings |= {"valid_fraction": config.valid_fraction, "seed": config.seed}
-    if layout == "packed" and config.packing != "concatenate":
+    if layout in ("packed", "conversations") and config.packing != "concatenate":
         settings["packing"] = config.packing
     if config.sentences != SENTENCE_RULES and (
         layout == "pairs" or settings.get("packing") == "full_sentences"
@@ -90,7 +90,7 @@ def find_places(
     """
     layout: Layout = settings["layout"]
     key: list[Any] = [FORMAT_VERSION, settings, inventory]
-    tokenizer, reading = _tokenizer_key(config), _reading_key(config, layout)
+    tokenizer, reading = _tokenizer_key(config, layout), _reading_key(config, layout)
 
     def place(*parts: Any) -> Path:
         text = json.dumps([*key, *parts], sort_keys=True)
@@ -98,7 +98,7 @@ def find_places(
 
     own = place(*([list(labels)] if labels else []), *tokenizer, *reading)
     unnamed = place(*tokenizer, *reading) if labels else None
-    former = place(*tokenizer[:1]) if tokenizer and layout not in _EXAMPLE_SETTINGS else None
+    former = place(*tokenizer[:1]) if tokenizer and layout in ("packed", "pairs") else None
     return Places(own, unnamed, former)
 
 
@@ -110,6 +110,8 @@ def reads_as_before(dataset: Dataset, config: DataConfig, tokenizer: Tokenizer) 
 
 def stored_framing(config: DataConfig, tokenizer: Tokenizer, layout: Layout) -> dict[str, Any]:
     """How texts are framed and read, but only what version 0.1.0 would have done differently."""
+    if layout == "conversations":
+        return {}
     if layout in _EXAMPLE_SETTINGS:
         is_pair = layout == "answers" or (layout == "labelled" and config.pair_column is not None)
         return {"segments": False} if is_pair and not tokenizer.gives_segments else {}
@@ -121,18 +123,22 @@ def stored_framing(config: DataConfig, tokenizer: Tokenizer, layout: Layout) -> 
     )
 
 
-def _tokenizer_key(config: DataConfig) -> list[list]:
-    """Path, size and time of a loaded tokenizer's file, then of the settings files beside it."""
+def _tokenizer_key(config: DataConfig, layout: Layout) -> list[list]:
+    """Path, size and time of a loaded tokenizer's file, then of the settings files beside it; for
+    conversations also of its chat template."""
     if config.tokenizer in TRAINED:
         return []
     path = Path(config.tokenizer).absolute()
     path = (find_tokenizer(path) or path) if path.is_dir() else path
-    files = [path, *(path.parent / name for name in SETTINGS_FILES)]
+    beside = (*SETTINGS_FILES, TEMPLATE_FILE) if layout == "conversations" else SETTINGS_FILES
+    files = [path, *(path.parent / name for name in beside)]
     found = [file for file in files if file.is_file()]
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]
 
 
 def _reading_key(config: DataConfig, layout: Layout) -> list[list]:
+    if layout == "conversations":
+        return [] if config.reads_markup_in_examples else [["markup", False]]
     if layout in _EXAMPLE_SETTINGS:
         return [["markup", config.reads_markup_in_examples]]
     framing = [["framing", config.framing]] if layout == "packed" and config.tokenizer not in TRAINED else []

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.data.config import DataConfig, Layout
+from flaxmill.data.conversations.encoding import encode_conversations, turn_lengths
+from flaxmill.data.conversations.messages import Rendered
 from flaxmill.data.duplicates.judging import looks_for_near
 from flaxmill.data.duplicates.signatures import sign
 from flaxmill.data.examples.framing import document_frame, without_frame
@@ -26,8 +28,8 @@ _MOST_PIECES = 16
 
 
 class Encoded(NamedTuple):
-    """A document's tokens with the special tokens around them, the lengths of its sentences where rows need
-    them, and its text's bytes."""
+    """A document's tokens with the special tokens around them, the lengths of its sentences, or of the turns
+    of a conversation, where rows need them, and its text's bytes."""
 
     tokens: np.ndarray
     sentences: list[int]
@@ -47,7 +49,7 @@ def make_part_encoder(config: DataConfig, layout: Layout, tokenizer_file: Path) 
     It raises ValueError for a text that the tokenizer fails at, OSError where a file cannot be written.
     """
     tokenizer = Tokenizer.load(tokenizer_file, is_trusted=True)
-    encode = _ENCODERS["pairs" if layout == "pairs" else config.packing]
+    encode = _ENCODERS[config.packing if layout == "packed" else layout]
     signs = looks_for_near(config.duplicates)
 
     def run(task: PartTask) -> None:
@@ -121,8 +123,20 @@ def _encode_pair_sentences(
         yield _join_sentences(sentences, document)
 
 
+def _encode_conversations(
+    documents: list[Document], tokenizer: Tokenizer, config: DataConfig
+) -> Iterator[Encoded]:
+    """Conversations as their template writes them, with nothing around them."""
+    rendered = [Rendered(document.text, document.targets or ()) for document in documents]
+    encode = functools.partial(encode_conversations, tokenizer=tokenizer)
+    encoded = encode_texts(encode, rendered, lambda number: documents[number].place)
+    for document, (tokens, is_target) in zip(documents, encoded, strict=True):
+        yield Encoded(tokens, turn_lengths(is_target), len(document.text.encode()))
+
+
 _ENCODERS: dict[str, Callable[[list[Document], Tokenizer, DataConfig], Iterator[Encoded]]] = {
     "pairs": _encode_pair_sentences,
+    "conversations": _encode_conversations,
     "concatenate": _encode_whole,
     "best_fit": _encode_whole,
     "first_fit": _encode_whole,

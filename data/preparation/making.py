@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import TRAINED, DataConfig
+from flaxmill.data.conversations.rendering import with_chat_template
 from flaxmill.data.duplicates.judging import looks_for_near
 from flaxmill.data.duplicates.signatures import find_library
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels
 from flaxmill.data.files.sources import Log
+from flaxmill.data.objectives import data_of
 from flaxmill.data.preparation.beam import check_beam, encode_on_beam, run_on_beam
 from flaxmill.data.preparation.cache_places import Places, stored_framing
 from flaxmill.data.preparation.example_building import build_examples
@@ -145,6 +147,8 @@ def _make_tokenizer(wanted: Wanted, corpus: SplitCorpus, directory: Path, log: L
     if not (directory / TOKENIZER).is_file():
         made = make_tokenizer(wanted.config, corpus, log, wanted.settings.get("added_tokens", ()))
         require_special_tokens(made, wanted.objective, wanted.config)
+        if data_of(wanted.objective).reads_conversations:
+            made = with_chat_template(made)
         write_whole(directory / SETTINGS_FILE, made.save_settings)
         write_whole(directory / TOKENIZER, made.save)
     return Tokenizer.load(directory / TOKENIZER, is_trusted=True)

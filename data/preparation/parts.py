@@ -24,7 +24,8 @@ class Part(NamedTuple):
 
     tokens: [N], one document after another, each with the special tokens around it.
     lengths: int32 [n], the tokens of each document; 0: its text gives none, and it is no document.
-    sentences: int32, the lengths of all sentences, where rows need them; else empty.
+    sentences: int32, the lengths of all sentences, where rows need them, or of the turns of conversations;
+      else empty.
     num_sentences: int32 [n].
     digests: uint8 [n,16], equal for equal documents.
     num_bytes: int64 [n], the bytes of each text.
@@ -67,7 +68,9 @@ def digest_documents(documents: Sequence[Document]) -> np.ndarray:
 
 
 def _digest(document: Document) -> bytes:
-    if document.ids is None:
+    if document.targets is not None:
+        kind, data = f"conversation {document.targets}", document.text.encode()
+    elif document.ids is None:
         kind, data = document.sentences, document.text.encode()
     else:
         kind, data = "ids", document.ids.astype("<i4").tobytes()

@@ -116,12 +116,14 @@ def make_plan(
     *,
     num_leading: int,
     tokens_per_cut: int,
+    has_turns: bool = False,
 ) -> Plan:
     """Plans all parts of all groups, and writes the fates of their documents into the work directory.
 
     Args:
       num_leading: the special tokens before each document, which are never predicted.
       tokens_per_cut: see `SplitPlan.cuts`.
+      has_turns: documents are conversations, of which only the assistant's turns are predicted.
 
     Raises ValueError where all training documents are dropped as duplicates.
     """
@@ -143,13 +145,18 @@ def make_plan(
         _write_fates(work, place, fates)
         for number, split in enumerate(SPLITS):
             plan.splits[split].add(part, fates == number)
-        _sample(plan, work, place, fates)
+        _sample(plan, work, place, fates, has_turns)
     return plan
 
 
 def read_fates(work: WorkDirectory, place: Place) -> np.ndarray:
     """uint8, the fate of each document of a part."""
     return np.load(work.fates(*place))
+
+
+def split_turns(part: Part) -> list[np.ndarray]:
+    """The lengths of each document's sentences or turns."""
+    return np.split(part.sentences, np.cumsum(part.num_sentences[:-1])) if len(part.lengths) else []
 
 
 def split_documents(part: Part) -> list[np.ndarray]:
@@ -203,7 +210,7 @@ def _write_fates(work: WorkDirectory, place: Place, fates: np.ndarray) -> None:
     write_whole(path, lambda partial: np.save(partial, fates))
 
 
-def _sample(plan: Plan, work: WorkDirectory, place: Place, fates: np.ndarray) -> None:
+def _sample(plan: Plan, work: WorkDirectory, place: Place, fates: np.ndarray, has_turns: bool) -> None:
     """Reads the part's tokens for the splits whose samples have room."""
     wanted = [
         (number, plan.splits[split])
@@ -212,6 +219,15 @@ def _sample(plan: Plan, work: WorkDirectory, place: Place, fates: np.ndarray) ->
     ]
     if not wanted:
         return
-    documents = split_documents(load_part(work.part(*place), "tokens", "lengths"))
+    fields = ("sentences", "num_sentences") if has_turns else ()
+    part = load_part(work.part(*place), "tokens", "lengths", *fields)
+    documents = _predicted(part) if has_turns else [[tokens] for tokens in split_documents(part)]
     for number, its_plan in wanted:
-        its_plan.add_sample([documents[place] for place in np.flatnonzero(fates == number)])
+        for document in np.flatnonzero(fates == number):
+            its_plan.add_sample(documents[document])
+
+
+def _predicted(part: Part) -> list[list[np.ndarray]]:
+    """The assistant's turns in each conversation."""
+    documents = zip(split_documents(part), split_turns(part), strict=True)
+    return [np.split(tokens, np.cumsum(lengths[:-1]))[1::2] for tokens, lengths in documents]

@@ -5,10 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxmill.data.conversations.encoding import join_bits, spread_turns
 from flaxmill.data.preparation.parts import load_part
-from flaxmill.data.preparation.plan import SPLITS, Plan, read_fates, split_documents
+from flaxmill.data.preparation.plan import SPLITS, Plan, read_fates, split_documents, split_turns
 from flaxmill.data.preparation.work_directory import WorkDirectory
 from flaxmill.data.text.held_out import Split
+
+_NO_BITS = np.zeros(0, bool)
 
 
 class FoundDocuments(NamedTuple):
@@ -19,10 +22,15 @@ class FoundDocuments(NamedTuple):
 
 
 class PlannedDocuments:
-    """The documents of both splits, in order. Memory holds one part at a time; workers are sent a copy."""
+    """The documents of both splits, in order. Memory holds one part at a time; workers are sent a copy.
 
-    def __init__(self, work: WorkDirectory, plan: Plan):
+    Args:
+      joins_bits: tokens are those of conversations, and come with the bits that `join_bits` gives them.
+    """
+
+    def __init__(self, work: WorkDirectory, plan: Plan, *, joins_bits: bool = False):
         self._work = work
+        self._joins_bits = joins_bits
         self._parts = plan.parts
         self._documents = {split: np.array(plan.splits[split].documents_before) for split in SPLITS}
         self._tokens = {split: np.array(plan.splits[split].tokens_before) for split in SPLITS}
@@ -50,14 +58,17 @@ class PlannedDocuments:
 
     def _load(self, number: int, split: Split, with_sentences: bool) -> FoundDocuments:
         place = self._parts[number]
-        fields = ("sentences", "num_sentences") if with_sentences else ()
+        fields = ("sentences", "num_sentences") if with_sentences or self._joins_bits else ()
         part = load_part(self._work.part(*place), "tokens", "lengths", *fields)
         part = part._replace(tokens=part.tokens.astype(np.int32))
+        if self._joins_bits:
+            is_target = [spread_turns(lengths) for lengths in split_turns(part)]
+            part = part._replace(tokens=join_bits(part.tokens, np.concatenate([_NO_BITS, *is_target])))
         ours = np.flatnonzero(read_fates(self._work, place) == SPLITS.index(split)).tolist()
         documents = split_documents(part)
         sentences: list[np.ndarray] = []
         if with_sentences:
-            of_each = np.split(part.sentences, np.cumsum(part.num_sentences[:-1]))
+            of_each = split_turns(part)
             sentences = [of_each[document] for document in ours]
         return FoundDocuments([documents[document] for document in ours], sentences)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxmill.data.config import DataConfig, Layout, Packing
+from flaxmill.data.conversations.encoding import split_bits
 from flaxmill.data.preparation.plan import SPLITS, Plan, SplitPlan
 from flaxmill.data.preparation.planned_documents import PlannedDocuments
 from flaxmill.data.preparation.work_directory import WorkDirectory, read_json, write_json
@@ -39,7 +40,10 @@ class Unit(NamedTuple):
 
 
 class UnitResult(NamedTuple):
-    """What a unit wrote. num_tokens: those in its rows; num_positive: its pairs with label 1."""
+    """What a unit wrote.
+
+    num_tokens: those in its rows; num_positive: its pairs with label 1, or its tokens that are predicted.
+    """
 
     unit: Unit
     shard: WrittenShard
@@ -64,7 +68,7 @@ class RowSettings(NamedTuple):
 def tokens_per_unit(settings: RowSettings) -> int:
     """About the tokens of a unit of pairs, or of rows that hold whole documents."""
     num_rows = rows_per_shard(settings.record_format)
-    is_fitted = settings.layout == "packed" and settings.packing != "concatenate"
+    is_fitted = settings.layout != "pairs" and settings.packing != "concatenate"
     return settings.row_length * (max(num_rows, _FITTED_ROWS) if is_fitted else num_rows)
 
 
@@ -85,7 +89,7 @@ def _find_starts(plan: SplitPlan, settings: RowSettings) -> list[int]:
     """The documents or tokens at which units begin, and then the number of all."""
     if not plan.num_documents:
         return []
-    if settings.layout == "packed" and settings.packing == "concatenate":
+    if settings.layout != "pairs" and settings.packing == "concatenate":
         num_tokens = settings.row_length * rows_per_shard(settings.record_format)
         # A unit's last target is the next unit's first token, and alone that token makes no row.
         return [*range(0, max(1, plan.num_tokens - 1), num_tokens), plan.num_tokens]
@@ -102,7 +106,8 @@ def make_unit_writer(
 
     It raises OSError where a shard cannot be written, UnfinishedError where a part is damaged.
     """
-    make_rows = _pair_rows if settings.layout == "pairs" else _PACKERS[settings.packing]
+    own = {"pairs": _pair_rows, "conversations": _conversation_rows}
+    make_rows = own.get(settings.layout, _PACKERS[settings.packing])
 
     def run(unit: Unit) -> UnitResult:
         path = work.rows(unit.name)
@@ -167,6 +172,17 @@ _PACKERS = {
     "first_fit": _fitted_rows,
     "full_sentences": _sentence_rows,
 }
+
+
+def _conversation_rows(
+    unit: Unit, documents: PlannedDocuments, settings: RowSettings, counts: _Counts
+) -> Rows:
+    for joined in _PACKERS[settings.packing](unit, documents, settings, counts):
+        rows = split_bits(joined)
+        # The last place of a row is a target only, and the first token of another row as well.
+        is_target = np.unpackbits(rows["is_target"], axis=1, count=settings.row_length)
+        counts.num_positive += int(is_target.sum())
+        yield rows
 
 
 def _pair_rows(unit: Unit, documents: PlannedDocuments, settings: RowSettings, counts: _Counts) -> Rows:

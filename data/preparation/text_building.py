@@ -80,10 +80,11 @@ def build_dataset(build: TextBuild, groups: Sequence[Group], directory: Path) ->
         build.config,
         num_leading=len(_frame(build).before),
         tokens_per_cut=tokens_per_unit(settings),
+        has_turns=build.layout == "conversations",
     )
     _check_documents(build, plan)
     units = make_units(plan, settings)
-    documents = PlannedDocuments(build.work, plan)
+    documents = PlannedDocuments(build.work, plan, joins_bits=build.layout == "conversations")
     arguments = (build.work, documents, settings)
     results: list[UnitResult] = list(build.run(make_unit_writer, arguments, iter(units)))
     for split in SPLITS:
@@ -186,6 +187,8 @@ def _statistics(build: TextBuild, plan: Plan, results: Sequence[UnitResult]) -> 
         elif build.config.packing != "concatenate":
             places = num_rows * build.settings["sequence_length"]
             statistics[split]["fill"] = sum(result.num_tokens for result in ours) / max(places, 1)
+        if build.layout == "conversations":
+            statistics[split]["num_targets"] = sum(result.num_positive for result in ours)
     train, valid = plan.splits["train"], plan.splits["valid"]
     statistics["valid"]["unigram_entropy"] = unigram_entropy(valid.sample)
     statistics["valid"]["bigram_entropy"] = bigram_entropy(

@@ -18,6 +18,8 @@ def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int)
     match layout:
         case "packed":
             return packed_format(length, token_dtype, is_padded="packing" in settings)
+        case "conversations":
+            return conversation_format(length, token_dtype, is_padded="packing" in settings)
         case "pairs":
             return pair_format(length, token_dtype)
         case "labelled":
@@ -42,6 +44,12 @@ def packed_format(sequence_length: int, token_dtype: str, *, is_padded: bool = F
     width = sequence_length + 1
     fields = [Field("tokens", token_dtype, (width,)), Field("starts", "uint8", ((width + 7) // 8,))]
     return RecordFormat([*fields, Field("length", "int32", ())] if is_padded else fields)
+
+
+def conversation_format(sequence_length: int, token_dtype: str, *, is_padded: bool = False) -> RecordFormat:
+    """A packed row, and `is_target`, one bit a token that says whether the assistant wrote it."""
+    packed = packed_format(sequence_length, token_dtype, is_padded=is_padded)
+    return RecordFormat([*packed.fields, Field("is_target", "uint8", ((sequence_length + 8) // 8,))])
 
 
 def pair_format(sequence_length: int, token_dtype: str) -> RecordFormat:

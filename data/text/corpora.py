@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, get_args
 
 from flaxmill.data.config import DataConfig, EmbeddedText
+from flaxmill.data.conversations.rendering import load_chat
 from flaxmill.data.files.archives import EXPANSION, format_suffix, is_archive, refuse_binary
 from flaxmill.data.files.bad_rows import SkippedRows, read_good
 from flaxmill.data.files.directories import choose_known, find_in_directory
@@ -39,6 +40,8 @@ from flaxmill.data.text.token_documents import (
 
 # Binary files that are read beside text.
 _ACCEPTED = (*TOKEN_SUFFIXES, ".arrow")
+# Tables whose columns can hold lists.
+_NESTED = (".jsonl", ".json", ".parquet", ".arrow")
 
 
 class _Reading(NamedTuple):
@@ -63,6 +66,7 @@ def text_sources(
     *,
     is_training: bool = True,
     takes_ids: bool = True,
+    are_conversations: bool = False,
 ) -> InputSources:
     """What the specs name, as documents: docs/data.md lists the kinds of specs.
 
@@ -70,11 +74,13 @@ def text_sources(
       field: the name of the specs' field, for errors: "data.files".
       is_training: a dataset's split is `train` where the spec names none; else `validation` or `test`.
       takes_ids: rows can be made of documents that were tokenized before.
+      are_conversations: rows hold conversations, which become text by the tokenizer's chat template.
 
     Raises ValueError, naming the field, where a spec names nothing, or something without text.
     """
     vocabulary = functools.cache(lambda: load_vocabulary(config))
-    rows = RowReading(config, vocabulary, takes_ids)
+    chat = functools.cache(lambda: load_chat(config)) if are_conversations else None
+    rows = RowReading(config, vocabulary, takes_ids and not are_conversations, chat)
     skipped = SkippedRows() if config.bad_rows == "skip" else None
     reading = _Reading(rows, field, log, is_training, skipped)
     sources = (source for spec in specs for source in _find(spec, reading))
@@ -85,6 +91,8 @@ def _find(spec: str, reading: _Reading) -> Iterator[InputSource]:
     """The sources that one spec names."""
     field = reading.field
     if spec.startswith(EMBEDDED):
+        if reading.rows.chat is not None:
+            raise _no_conversations(f"{field}={spec}")
         yield from embedded_corpus(_embedded_part(spec, field)).sources
     elif spec.startswith(PREFIX):
         yield _tfds_source(spec, reading)
@@ -119,12 +127,12 @@ def _tfds_source(spec: str, reading: _Reading) -> InputSource:
     def read(refuse: Refuse) -> Iterator[Document]:
         return read_rows(read_tfds(split, refuse), PurePath(split.name), reading.rows, refuse)
 
-    inventory = [*split.inventory, split.prepared_at, reading.config.text_column]
+    inventory = [*split.inventory, split.prepared_at, reading.rows.columns[0]]
     return InputSource(split.name, [inventory], split.num_bytes, split.name, _good(split.name, read, reading))
 
 
 def _own_source(spec: str, reading: _Reading) -> InputSource:
-    own, column = find_own(spec, reading.field), reading.config.text_column
+    own, column = find_own(spec, reading.field), reading.rows.columns[0]
 
     def read(refuse: Refuse) -> Iterator[Document]:
         return read_rows(read_own(own, column), PurePath(spec), reading.rows, refuse)
@@ -176,18 +184,27 @@ def _reader(
     path: PurePath, reading: _Reading
 ) -> tuple[Callable[[Refuse], Iterator[Document]], tuple[Any, ...]]:
     """What reads a file, and the settings that decide how it does and that no dataset stores otherwise."""
-    config = reading.config
+    config, columns = reading.config, reading.rows.columns
+    if reading.rows.chat is not None and format_suffix(path) not in _NESTED:
+        raise _no_conversations(f"{reading.field}={str(path)!r}")
     if path.suffix.lower() in TOKEN_SUFFIXES:
         return _token_reader(path, reading)
-    if find_reader(path, config.quotes, column=config.text_column) is None:
+    if find_reader(path, config.quotes, columns=columns) is None:
         return functools.partial(read_text, path, config.documents), ()
 
     def read(refuse: Refuse) -> Iterator[Document]:
-        reader = find_reader(path, config.quotes, refuse, config.text_column)
+        reader = find_reader(path, config.quotes, refuse, columns)
         assert reader is not None
         return read_rows(reader(path), path, reading.rows, refuse)
 
-    return read, (config.text_column, config.quotes)
+    return read, (columns[0], config.quotes)
+
+
+def _no_conversations(name: str) -> ValueError:
+    return ValueError(
+        f"{name} holds no lists of messages, which conversations are read from; name {', '.join(_NESTED)} "
+        "files, a saved dataset or a tfds: one"
+    )
 
 
 def _token_reader(

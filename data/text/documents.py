@@ -28,12 +28,14 @@ class Document(NamedTuple):
     """One text, whether its sentences are sentences of prose or lines, and where the text is.
 
     ids: the tokens of a document that was tokenized before; its text is then empty.
+    targets: (start, end), in characters, of what the assistant wrote in a conversation; its text is rendered.
     """
 
     text: str
     sentences: Sentences
     place: str = ""
     ids: np.ndarray | None = None
+    targets: tuple[tuple[int, int], ...] | None = None
 
 
 def cut_text(text: str, sentences: Sentences) -> Iterator[Document]:

@@ -80,14 +80,18 @@ def split_sources(train: InputSources, valid: InputSources | None, log: Log) -> 
     return SplitSources(train.name, inventory, num_bytes, distinct, valid)
 
 
-def split_corpus(config: DataConfig, log: Log = say_nothing, *, takes_ids: bool = True) -> SplitCorpus:
+def split_corpus(
+    config: DataConfig, log: Log = say_nothing, *, takes_ids: bool = True, are_conversations: bool = False
+) -> SplitCorpus:
     """The config's documents with their splits. Raises ValueError for missing files; empty
     files raise it when they are streamed.
 
     Args:
       takes_ids: rows can be made of documents that were tokenized before.
+      are_conversations: rows hold conversations instead of text.
     """
-    find = functools.partial(text_sources, config, log=log, takes_ids=takes_ids)
+    kind = dict(takes_ids=takes_ids, are_conversations=are_conversations)
+    find = functools.partial(text_sources, config, log=log, **kind)
     train = find(config.files, "data.files") if config.files else embedded_corpus(_text_part(config))
     valid = None
     if config.valid_files:
@@ -219,6 +223,11 @@ def _least_items(valid_fraction: float, seed: int) -> int:
 
 def _split_text(document: Document, config: DataConfig) -> Iterator[tuple[Split, Document]]:
     """Holds out the tail of the only document, cut at a line end or a blank if there is one."""
+    if document.targets is not None:
+        raise ValueError(
+            f"{document.place} is the only conversation, and none is left to hold out; give more, or "
+            "data.valid_files"
+        )
     if document.ids is not None:
         yield from _split_ids(document, document.ids, config)
         return

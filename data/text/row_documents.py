@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxmill.data.config import DataConfig
+from flaxmill.data.conversations.messages import check_spelling, message_columns, read_messages
+from flaxmill.data.conversations.rendering import Chat
 from flaxmill.data.files.archives import format_suffix
 from flaxmill.data.files.rows import Refuse, Row, check_unicode, is_missing, unknown_column
 from flaxmill.data.files.tables import TABLES
@@ -19,15 +21,26 @@ class RowReading(NamedTuple):
 
     vocabulary: loads what ids are checked against.
     takes_ids: rows of ids are not an error.
+    chat: makes what renders conversations, where rows hold these instead of text.
     """
 
     config: DataConfig
     vocabulary: Callable[[], Vocabulary]
     takes_ids: bool
+    chat: Callable[[], Chat] | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that may hold a document; the first that there is does."""
+        return (self.config.text_column,) if self.chat is None else message_columns(self.config)
 
 
 def read_rows(rows: Iterator[Row], path: PurePath, reading: RowReading, refuse: Refuse) -> Iterator[Document]:
-    """The documents of each row's text or ids; rows without any are left out, and bad ones refused."""
+    """The documents of each row's text, ids or messages; rows without any are left out, and bad ones
+    refused."""
+    if reading.chat is not None:
+        yield from read_conversations(rows, reading.config, reading.chat(), refuse)
+        return
     config = reading.config
     for row in rows:
         try:
@@ -44,6 +57,35 @@ def read_rows(rows: Iterator[Row], path: PurePath, reading: RowReading, refuse: 
                 yield from row_of_ids(value, row.place, reading.vocabulary())
         else:
             yield from cut_row(value, config.documents, path, row.place, refuse)
+
+
+def read_conversations(
+    rows: Iterator[Row], config: DataConfig, chat: Chat, refuse: Refuse
+) -> Iterator[Document]:
+    """Each row's conversation as a document. Refuses a row without one, or with nothing to predict."""
+    for row in rows:
+        try:
+            document = _conversation(row, config, chat)
+        except ValueError as error:
+            refuse(error)
+        else:
+            yield document
+
+
+def _conversation(row: Row, config: DataConfig, chat: Chat) -> Document:
+    messages = read_messages(row, message_columns(config))
+    if not config.reads_markup_in_examples:
+        check_spelling(messages, chat.specials, row.place)
+    try:
+        text, targets = chat.render(messages)
+    except ValueError as error:
+        raise ValueError(f"{row.place}: {error}; correct the messages, or delete the row") from None
+    if not targets:
+        raise ValueError(
+            f"{row.place}: nothing that the assistant says is in the text that the chat template makes; "
+            "correct the messages, or delete the row"
+        )
+    return Document(text, "lines", row.place, targets=targets)
 
 
 def _content(row: Row, path: PurePath, column: str) -> str | np.ndarray:

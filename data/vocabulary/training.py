@@ -7,6 +7,7 @@ from typing import get_args
 import tokenizers
 
 from flaxmill.data.config import TRAINED, DataConfig
+from flaxmill.data.conversations.chatml import without_marks
 from flaxmill.data.draws import TOKENIZER_SAMPLE, uniform
 from flaxmill.data.messages import require
 from flaxmill.data.text.held_out import SplitCorpus
@@ -85,4 +86,4 @@ def sample_training(config: DataConfig, corpus: SplitCorpus) -> Iterator[str]:
     share = min(1.0, config.vocab_size * SAMPLE_BYTES_PER_ENTRY / max(corpus.num_bytes, 1))
     for number, (split, document) in enumerate(corpus.documents()):
         if split == "train" and (share == 1.0 or uniform(TOKENIZER_SAMPLE, number)[0] < share):
-            yield document.text
+            yield document.text if document.targets is None else without_marks(document.text)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxmill.data.objectives import SENTINELS
+from flaxmill.data.objectives import CHAT_TOKENS, SENTINELS
 from flaxmill.model import count_params
 from flaxmill.train.experiment import Experiment, flatten
 from flaxmill.train.named_configs import list_configs, load_config
@@ -19,7 +19,8 @@ class Specials:
     """A tokenizer that has every special token and as many ids as the model of a config."""
 
     mask_id, cls_id, sep_id, closing_id = 1, 2, 3, 4
-    added_names = frozenset(SENTINELS)
+    added_names = frozenset((*SENTINELS, *CHAT_TOKENS))
+    chat_template = None
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size

@@ -6,10 +6,11 @@ from jax.sharding import Mesh
 from tokenizers import decoders
 
 from flaxmill.data.batches import Batches
+from flaxmill.data.conversations.rendering import find_turn_end, make_question_reader
 from flaxmill.data.examples.framing import make_prompt_reader
 from flaxmill.data.objectives import find_function
 from flaxmill.data.tokenization import Tokenizer
-from flaxmill.model.generation.config import GenerationConfig, room
+from flaxmill.model.generation.config import GenerationConfig, check_prompts, room
 from flaxmill.model.generation.generator import generate
 from flaxmill.model.generation.mask_filling import fill_masks
 from flaxmill.model.params import Params
@@ -49,6 +50,19 @@ def continuation(
     before, whole = (tokenizer.decode(ids, skip_specials=False) for ids in (kept, [*kept, *tokens]))
     continued = whole[len(before) :]
     return f"{experiment.prompt!r} continues:\n{experiment.prompt}{continued}"
+
+
+def answer(experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh) -> str:
+    """`experiment.prompt` as a user's turn, and the assistant's turn that the model writes."""
+    end = find_turn_end(tokenizer)
+    options = GenerationConfig(max_new_tokens=SAMPLE_TOKENS, end_ids=() if end is None else (end,))
+    try:
+        question = make_question_reader(tokenizer)(experiment.prompt)
+        check_prompts(experiment.model, [question])
+    except ValueError as error:
+        return f"no sample, for {error}"
+    written = generate(experiment.model, params, [question], options)[0]
+    return f"user:      {experiment.prompt}\nassistant: {tokenizer.decode(written)[:SAMPLE_CHARACTERS]}"
 
 
 def filled_text(

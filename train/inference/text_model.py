@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.config import Framing
+from flaxmill.data.conversations.rendering import make_question_reader
 from flaxmill.data.examples.framing import make_framer, make_prompt_reader, make_prompter
 from flaxmill.data.special_tokens import decoder_start
 from flaxmill.data.tokenization import Tokenizer
@@ -28,6 +29,7 @@ from flaxmill.train.run.importing import HUGGINGFACE
 from flaxmill.train.run.model_sources import check_model_source
 from flaxmill.train.run.restoring import load_params
 from flaxmill.train.run.source import is_huggingface
+from flaxmill.train.run.token_ids import with_turn_end
 
 
 class TextModel(NamedTuple):
@@ -71,19 +73,24 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
         framing = experiment.data.framing
         examples = experiment.definition.data.examples
         separator = experiment.data.separator if examples is not None and examples.writes_text else None
+        converses = experiment.definition.data.reads_conversations
         # Sources are read as in training. Pretraining guards its texts, but a prompt is not one of them.
         markup = markup and (separator is None or experiment.data.reads_markup_in_examples)
     else:
         with jax.set_mesh(mesh):
             config, params = load_huggingface(source, mesh=mesh)
         tokenizer = _load_tokenizer(find_tokenizer(source), source)
-        framing, separator = "template", None
+        framing, separator, converses = "template", None, False
     set_float32_products(config.dtype)
     _check_vocabulary(config, tokenizer, source)
     config = with_decoder_start(config, tokenizer, settings.get("decoder_start_token_id"))
-    read = make_reader(config, tokenizer, framing=framing, separator=separator, markup=markup)
-    continues = config.encoder_layers is None and separator is None
+    continues = config.encoder_layers is None and separator is None and not converses
     decoding = read_decoding(settings, config, tokenizer, is_run=is_run)
+    if converses:
+        read = make_question_reader(tokenizer)
+        decoding["end_ids"] = with_turn_end(decoding["end_ids"], tokenizer)
+    else:
+        read = make_reader(config, tokenizer, framing=framing, separator=separator, markup=markup)
     return TextModel(config, params, mesh, tokenizer, read, continues, decoding)
 
 

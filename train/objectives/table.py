@@ -167,6 +167,15 @@ OBJECTIVES: dict[str, Objective] = {
         reads_prefix=True,
         sample=_CONTINUATION,
     ),
+    "conversation": Objective(
+        OBJECTIVE_DATA["conversation"],
+        head="lm",
+        terms=("conversation",),
+        sums=f"{_LOSSES}:token_sums",
+        gives_log_z=True,
+        causal=True,
+        sample="flaxmill.train.inference.samples:answer",
+    ),
 }
 _OWN = frozenset(OBJECTIVES)
 

@@ -76,7 +76,8 @@ def export_run(
     if step == IMPORTED_STEP:  # export it as it came
         kept += (GENERATION_FILE,)
     elif tokenizer is not None:
-        model = with_token_ids(model, tokenizer)
+        converses = experiment.definition.data.reads_conversations
+        model = with_token_ids(model, tokenizer, converses=converses)
     generation = run / HUGGINGFACE / GENERATION_FILE
     try:
         save_huggingface(

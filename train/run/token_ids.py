@@ -1,20 +1,24 @@
 """The special tokens of a model that was trained with a tokenizer: what generation and export ask for."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flaxmill.data.conversations.rendering import find_turn_end
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.config import ModelConfig
 
 
-def with_token_ids(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+def with_token_ids(model: ModelConfig, tokenizer: Tokenizer, *, converses: bool = False) -> ModelConfig:
     """The model with the token ids that it leaves open, and with the end token of its training.
 
     A model that comes with end tokens keeps them all; if the end token that training wrote is not among them,
     it becomes the first.
+
+    Args:
+      converses: it was trained on conversations, whose turns end with a token of their own.
     """
-    ends = model.end_ids
+    ends = with_turn_end(model.end_ids, tokenizer) if converses else model.end_ids
     if model.head == "lm" and tokenizer.closing_id is not None and tokenizer.closing_id not in ends:
         ends = (tokenizer.closing_id, *ends)
     return dataclasses.replace(
@@ -24,6 +28,12 @@ def with_token_ids(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
         eos_id=ends[0] if ends else tokenizer.end_id,
         eos_ids=ends if len(ends) > 1 else (),
     )
+
+
+def with_turn_end(ends: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The end tokens, and first the one that ends the assistant's turns of a conversation."""
+    end = find_turn_end(tokenizer)
+    return tuple(ends) if end is None or end in ends else (end, *ends)
 
 
 def read_ids(settings: Mapping[str, Any], name: str) -> list[int]:

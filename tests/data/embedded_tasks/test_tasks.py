@@ -24,6 +24,7 @@ RANGES = {
     "tags": (11_000, 26_000),
     "summaries": (3_500, 6_500),
     "translation": (24_000, 24_000),
+    "conversations": (2_000, 4_500),
 }
 
 pytestmark = pytest.mark.slow
@@ -67,13 +68,13 @@ def test_identities_are_unique(task, examples):
 @pytest.mark.parametrize("task", TASKS)
 def test_no_held_out_text_is_trained_on(task, examples):
     def texts(split):
-        column = "context" if task == "answers" else "text"
+        column = {"answers": "context", "conversations": "messages"}.get(task, "text")
         return {str(example[column]) for example in examples[task] if example["split"] == split}
 
     assert not texts("train") & texts("valid")
 
 
-@pytest.mark.parametrize("task", ["areas", "pairs", "answers", "summaries"])
+@pytest.mark.parametrize("task", ["areas", "pairs", "answers", "summaries", "conversations"])
 def test_a_class_is_held_out_as_a_whole(task, examples):
     splits = collections.defaultdict(set)
     for example in examples[task]:
