@@ -137,7 +137,9 @@ def _styles(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> np.ndarray:
     if "prefix" in batch:
         styles[: int(batch["prefix"][row])] = "prefix"
     styles[np.isin(tokens, list(tokenizer.special_ids))] = "special"
-    if (weights > 0).sum() < _MOST_MASKED * batch["mask"][row].sum():
+    if _predicts_spans(batch, row):
+        styles[1:][weights[:-1] > 0] = "target"
+    elif (weights > 0).sum() < _MOST_MASKED * batch["mask"][row].sum():
         styles[weights > 0] = "predicted"
     if tokenizer.mask_id is not None:
         styles[tokens == tokenizer.mask_id] = "masked"
@@ -147,6 +149,8 @@ def _styles(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> np.ndarray:
 def _show_predictions(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> list[Line]:
     lines: list[Line] = []
     predicted = np.flatnonzero(batch["weights"][row] > 0)
+    if _predicts_spans(batch, row):
+        return [_show_span(batch, row, places, tokenizer) for places in _runs(predicted)]
     for place in predicted[:_MAX_PREDICTIONS_SHOWN]:
         seen, wanted = (
             spell_token(tokenizer, int(batch[name][row, place])) for name in ("tokens", "targets")
@@ -155,6 +159,26 @@ def _show_predictions(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> list
     if len(predicted) > _MAX_PREDICTIONS_SHOWN:
         lines.append((Span(f"  and {len(predicted) - _MAX_PREDICTIONS_SHOWN} more predictions"),))
     return lines
+
+
+def _predicts_spans(batch: NumpyBatch, row: int) -> bool:
+    """Whether it is a causal row in which only some of the next tokens are predicted: a conversation."""
+    tokens, documents, weights = (batch[name][row] for name in ("tokens", "documents", "weights"))
+    follows = (documents[1:] == documents[:-1]) & (documents[1:] > 0)
+    predicted = weights[:-1] > 0
+    is_next = (batch["targets"][row][:-1] == tokens[1:])[predicted].all()
+    return bool("prefix" not in batch and predicted.any() and is_next and (follows & ~predicted).any())
+
+
+def _runs(places: np.ndarray) -> list[np.ndarray]:
+    """The places in runs without gaps."""
+    return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+
+
+def _show_span(batch: NumpyBatch, row: int, places: np.ndarray, tokenizer: Tokenizer) -> Line:
+    runs = spell_runs(tokenizer, batch["targets"][row, places].tolist())
+    text = "".join(one_line(run.text) for run in runs)
+    return (Span(f"  places {places[0]}-{places[-1]} predict "), Span(text, "target"))
 
 
 def _real(batch: NumpyBatch, row: int) -> list[int]:

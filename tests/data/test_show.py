@@ -118,3 +118,36 @@ def test_json_has_every_array_and_the_text_of_each_place(tokenizer):
     assert row["pieces"] == ["a", "b", "c", "<|mask|>", "\n", "", ""]
     assert {name: row[name] for name in batch} == {name: batch[name][0].tolist() for name in batch}
     assert empty["pieces"] == [""] * 7
+
+
+def test_what_is_predicted_of_a_conversation_is_shown_as_runs(tokenizer):
+    """The reader of a row sees which of its tokens the assistant wrote."""
+    ids = tokenizer.encode("ask yes, so no")
+    is_target = np.array([0] * 4 + [1] * 3 + [0] * 5 + [1] * 2)
+    batch = {
+        "tokens": np.array([ids]),
+        "mask": np.ones((1, len(ids)), np.int32),
+        "documents": np.ones((1, len(ids)), np.int32),
+        "targets": np.array([[*ids[1:], 0]]) * np.append(is_target[1:], 0),
+        "weights": np.append(is_target[1:], 0)[None].astype(np.float32),
+    }
+    assert describe_batch(batch, tokenizer).splitlines()[-2:] == [
+        "  places 3-5 predict yes",
+        "  places 11-12 predict no",
+    ]
+    document = show_batch(batch, tokenizer)[3]
+    assert "".join(span.text for span in document if span.style == "target") == "yesno"
+
+
+def test_a_causal_row_has_no_runs(tokenizer):
+    ids = np.array([tokenizer.encode("abcdef")])
+    ones = np.ones_like(ids)
+    batch = {
+        "tokens": ids,
+        "mask": ones,
+        "documents": ones,
+        "targets": np.roll(ids, -1),
+        "weights": ones * 1.0,
+    }
+    batch["weights"][0, -1] = 0
+    assert "predict " not in describe_batch(batch, tokenizer)
