@@ -12,6 +12,7 @@ import numpy as np
 
 from flaxmill.data.card import describe_dataset
 from flaxmill.data.config import DataConfig
+from flaxmill.data.conversations.rendering import make_question_reader
 from flaxmill.data.examples.framing import framed_json
 from flaxmill.data.objectives import OBJECTIVE_DATA, data_of
 from flaxmill.data.preparation.cache import prepare
@@ -84,17 +85,30 @@ def _use(tokenizer: Tokenizer) -> None:
     tokenizer.settings_with_roles()
 
 
-FILES = {"token_classification": "tagged.jsonl", "question_answering": "squad.json"}
+FILES = {
+    "token_classification": "tagged.jsonl",
+    "question_answering": "squad.json",
+    "conversation": "chats.jsonl",
+}
 
 
 def read_tokenizer(inside: Path, variant: int) -> None:
     """Do what `data prepare` does with a text or examples and the directory's tokenizer."""
     objective = [*OBJECTIVE_DATA][variant % len(OBJECTIVE_DATA)]
     is_text = data_of(objective).examples is None
-    file = "text.txt" if is_text else FILES.get(objective, "rows.jsonl")
+    file = FILES.get(objective, "text.txt" if is_text else "rows.jsonl")
     dataset = _prepare(inside, file, objective, tokenizer=str(inside), documents="blank_lines")
     _use(dataset.tokenizer)
     dataset.tokenizer.decode(dataset.read("train", np.arange(1))["tokens"][0])
+
+
+def read_chats(inside: Path, variant: int) -> None:
+    """Do what `data prepare`, `data card` and `generate` do with conversations and their chat template."""
+    packing, bad_rows = ("best_fit", "concatenate")[variant % 2], ("error", "skip")[variant // 2 % 2]
+    settings: dict[str, Any] = dict(tokenizer=str(inside), packing=packing, bad_rows=bad_rows)
+    dataset = _prepare(inside, "chats.jsonl", "conversation", **settings)
+    describe_dataset(dataset)
+    make_question_reader(dataset.tokenizer)(PROMPTS[0])
 
 
 def read_table(inside: Path, variant: int, objectives: Sequence[str]) -> None:

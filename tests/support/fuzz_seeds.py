@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chats import HEADERS, INSTRUCTIONS, MARKED, THOUGHTS, WITHOUT_SYSTEM, write_jsonl, write_tokenizer
 from small_tokenizers import directory_of
 
 TEXT = "the quick brown fox jumps over a lazy dog while rain falls on old stones\n\nwho knows? not I\n\n"
@@ -93,6 +94,18 @@ def _write_examples(directory: Path) -> None:
     (directory / "rows.jsonl").write_bytes(json_lines(ROWS))
     (directory / "tagged.jsonl").write_bytes(json_lines(TAGGED))
     (directory / "squad.json").write_text(json.dumps(QUESTIONS))
+    write_jsonl(directory / "chats.jsonl", *CHATS)
+
+
+def write_chats(directory: Path) -> list[Path]:
+    """Write conversations, and a tokenizer with each of several chat templates."""
+    made = []
+    for number, template in enumerate((HEADERS, INSTRUCTIONS, MARKED, THOUGHTS)):
+        target = write_tokenizer(directory / f"chats-{number}")
+        (target / "chat_template.jinja").write_text(template)
+        write_jsonl(target / "chats.jsonl", *CHATS)
+        made.append(target)
+    return made
 
 
 def write_vocabularies(directory: Path) -> list[Path]:
@@ -137,6 +150,15 @@ def write_sentence_pieces(directory: Path) -> list[Path]:
     return made
 
 
+CHATS = [
+    WITHOUT_SYSTEM,
+    [{"from": "human", "value": "who jumps?"}, {"from": "gpt", "value": "<think>the fox</think>fox"}],
+    [
+        {"role": "user", "content": "Déjà"},
+        {"role": "assistant", "content": "vu 鉄 😀", "name": "x", "weight": 1},
+    ],
+    [{"role": "user", "content": ""}, {"role": "assistant", "content": " "}],
+]
 ROWS = [
     {"text": "the mill stands by the river", "label": "a", "pair": "it turns", "target": "mühle", "n": 0.5},
     {"text": 'the "wheel", it turns', "label": "b", "pair": "all day", "target": "rad", "n": -1},

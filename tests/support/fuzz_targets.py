@@ -11,6 +11,7 @@ import numpy as np
 from fuzz_cases import Target
 from fuzz_mutations import Change, change_bytes, change_header, change_json, change_lines
 from fuzz_reading import (
+    read_chats,
     read_dataset,
     read_ids,
     read_model,
@@ -26,6 +27,7 @@ from fuzz_seeds import (
     TABLES,
     TEXT,
     parquet_tables,
+    write_chats,
     write_models,
     write_sentence_pieces,
     write_sharded,
@@ -82,6 +84,10 @@ change_rows = change_json(
     ["text", "label", "pair", "target", "n", "question", "context", "answers", "answer_start", "data", "qas"],
     ["a", "b", "a|b", "B-PER", "I-", "O", "the", "fox", "|", "||"],
 )
+change_chats = change_json(
+    ["messages", "conversations", "role", "content", "from", "value", "tool_calls", "name"],
+    ["system", "user", "assistant", "tool", "human", "gpt", "<|im_end|>", "\ufdd0", "</think>"],
+)
 CHANGE_TEXT = (change_bytes, change_bytes, change_lines)
 DATASET_NAMES = (
     "shards",
@@ -105,6 +111,10 @@ TAG = (
 ANSWER = (
     "flaxmill data card question_answering --data.files {inside}/data.json* --data.stride 4 "
     "--data.tokenizer {inside}/tokenizer.json --data.sequence-length 24"
+)
+CHAT = (
+    "flaxmill data card chat --data.files {inside}/chats.jsonl --data.tokenizer {inside} "
+    "--data.sequence-length 24"
 )
 IDS = np.arange(60) % 29 + 5
 IDS_CARD = (
@@ -262,6 +272,13 @@ TARGETS: dict[str, Target] = {
         ["classification", "token_classification", "causal", "seq2seq"],
         (change_rows, *CHANGE_TEXT),
         CLASSIFY,
+    ),
+    "conversations": Target(
+        write_chats,
+        ["chats.jsonl", "chat_template.jinja"],
+        (change_chats, *CHANGE_TEXT),
+        read_chats,
+        [CHAT],
     ),
     "conll": _table("conll", "conll", ["token_classification"], CHANGE_TEXT, TAG),
     "squad": _table(
