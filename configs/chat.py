@@ -1,8 +1,8 @@
 """A GPT that answers questions about this machine's own Python, or a model of yours on your conversations.
 
 Command:  flaxmill train chat --run-dir RUN [--init-from HF_DIR --data.files chats.jsonl]
-Cost:     XX s of CPU time; no accelerator and no network.
-Expected: held-out loss XX nats on what the assistant says, XX at step 0; counted pairs of words XX.
+Cost:     250 s of CPU time; no accelerator and no network.
+Expected: held-out loss 3.14 nats on what the assistant says, 7.66 at step 0; counted pairs of tokens 3.79.
 """
 
 from flaxmill.train import DataConfig, Experiment, ModelConfig, OptimizerConfig

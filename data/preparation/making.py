@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import TRAINED, DataConfig
-from flaxmill.data.conversations.rendering import with_chat_template
+from flaxmill.data.conversations.rendering import find_turn_end, with_chat_template
 from flaxmill.data.duplicates.judging import looks_for_near
 from flaxmill.data.duplicates.signatures import find_library
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels
@@ -100,6 +100,8 @@ def begin_text(wanted: Wanted, work: WorkDirectory, means: Means, log: Log) -> T
         find_library()
     tokenizer = _make_tokenizer(wanted, corpus, work.directory, log)
     settings = wanted.settings | stored_framing(config, tokenizer, wanted.settings["layout"])
+    if data_of(wanted.objective).reads_conversations:
+        _say_what_is_lost(config, tokenizer, log)
     look_ahead(corpus.documents(), tokenizer, corpus.name, log)
     if means.beam_flags is None:
         most = max(1, min(count_cores(), corpus.num_bytes // _WORKER_BYTES))
@@ -107,6 +109,17 @@ def begin_text(wanted: Wanted, work: WorkDirectory, means: Means, log: Log) -> T
     else:
         run = functools.partial(run_on_beam, work=work, flags=means.beam_flags)
     return TextBuild(work, config, settings, corpus, tokenizer, run, log)
+
+
+def _say_what_is_lost(config: DataConfig, tokenizer: Tokenizer, log: Log) -> None:
+    """Says what no error shows, and what a model trained on conversations would lack."""
+    if config.packing == "concatenate":
+        log("data.packing=concatenate cuts conversations where rows end; best_fit keeps them whole")
+    if find_turn_end(tokenizer) is None:
+        log(
+            "the chat template puts no special token behind what the assistant says, so that nothing teaches "
+            "a model to end its turn"
+        )
 
 
 def work_key() -> dict[str, str]:

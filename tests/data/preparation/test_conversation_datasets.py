@@ -235,3 +235,16 @@ def test_workers_and_shards_change_no_row(packing, tmp_path, monkeypatch):
     said = [m["content"] for c in make_conversations(120) for m in c if m["role"] == "assistant"]
     found = "".join(predicted(batch_of(made[0], config), made[0].tokenizer))
     assert sorted(found) == sorted("".join(f"{text}<|im_end|>" for text in said))
+
+
+def test_what_no_error_shows_is_said(chats, tmp_path):
+    said: list[str] = []
+    prepare(config_of(chats), "conversation", cache=tmp_path, log=said.append)
+    assert not [line for line in said if "concatenate" in line or "no special token" in line]
+    endless = write_tokenizer(
+        tmp_path / "a", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    )
+    config = config_of(chats, packing="concatenate", tokenizer=str(endless))
+    prepare(config, "conversation", cache=tmp_path, log=said.append)
+    assert any("cuts conversations where rows end; best_fit keeps them whole" in line for line in said)
+    assert any("no special token behind what the assistant says" in line for line in said)
