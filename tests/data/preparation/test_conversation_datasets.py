@@ -12,7 +12,12 @@ from flaxmill.data.card import describe_dataset
 from flaxmill.data.config import DataConfig
 from flaxmill.data.conversations.chatml import CHATML
 from flaxmill.data.preparation import parts, row_units
-from flaxmill.data.preparation.cache import prepare
+from flaxmill.data.preparation.beam import make_group_encoder
+from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
+from flaxmill.data.preparation.groups import Shard, make_groups
+from flaxmill.data.preparation.means import Means
+from flaxmill.data.preparation.text_corpus import find_text
+from flaxmill.data.preparation.work_directory import WorkDirectory
 from flaxmill.data.prepared.dataset import open_dataset
 from flaxmill.data.text.held_out import Split
 
@@ -224,7 +229,13 @@ def test_workers_and_shards_change_no_row(packing, tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "a.jsonl", *make_conversations(120))
     config = config_of(path, sequence_length=64, packing=packing, valid_files=(str(path),))
     made = [
-        prepare(config, "conversation", cache=tmp_path / str(n), log=lambda line: None, num_workers=n)
+        prepare(
+            config,
+            "conversation",
+            cache=tmp_path / str(n),
+            log=lambda line: None,
+            means=Means(num_workers=n),
+        )
         for n in (1, 3)
     ]
     rows = np.arange(made[0].statistics["train"]["num_rows"])
@@ -235,6 +246,32 @@ def test_workers_and_shards_change_no_row(packing, tmp_path, monkeypatch):
     said = [m["content"] for c in make_conversations(120) for m in c if m["role"] == "assistant"]
     found = "".join(predicted(batch_of(made[0], config), made[0].tokenizer))
     assert sorted(found) == sorted("".join(f"{text}<|im_end|>" for text in said))
+
+
+def test_machines_make_the_same_dataset_together(chats, cache, tmp_path):
+    config = config_of(chats, valid_files=(str(chats.parent / "*.jsonl"),))
+    whole = prepare_quietly(config, cache)
+    for index in (1, 2):
+        shard = Shard(index, 2)
+        prepare_shard(config, "conversation", shard, cache=tmp_path, log=lambda line: None)
+    made = finish_shards(config, "conversation", cache=tmp_path, log=lambda line: None)
+    assert made.fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("is_embedded", [False, True])
+def test_a_worker_of_beam_reads_the_same_conversations(is_embedded, chats, cache, tmp_path):
+    """What Beam would call in another process, called here."""
+    config = DataConfig(tokenizer="bytes") if is_embedded else config_of(chats)
+    corpus = find_text(config, "conversations", lambda line: None)
+    work = WorkDirectory(tmp_path / "work")
+    work.begin({})
+    prepare_quietly(config_of(chats), cache).tokenizer.save(work.tokenizer)
+    groups = make_groups(corpus.streams())
+    encode = make_group_encoder(work, config, "conversations", corpus.inventory)
+    for group in groups:
+        encode((group.number, group.place))
+    found = [parts.load_part(work.part(group.number, 0), "lengths").lengths for group in groups]
+    assert sum(map(len, found)) == sum(1 for _ in corpus.documents())
 
 
 def test_what_no_error_shows_is_said(chats, tmp_path):
