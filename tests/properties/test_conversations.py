@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import jax
@@ -12,15 +13,18 @@ from small_runs import assert_resumes, assert_same_on_a_mesh, in_directory
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
+from flaxmill.data.conversations.chatml import CHATML
 from flaxmill.data.conversations.rendering import make_question_reader
 from flaxmill.data.mixture.mixed_dataset import MixedDataset
 from flaxmill.data.preparation.cache import prepare
-from flaxmill.model import apply
+from flaxmill.data.tokenizer.settings import TEMPLATE_FILE
+from flaxmill.model import ModelConfig, apply
 from flaxmill.train.checkpoint.config import CheckpointConfig
 from flaxmill.train.inference.text_model import load_text_model
 from flaxmill.train.input_pipeline import prepare_data
 from flaxmill.train.loop import train
-from flaxmill.train.run.exporting import export_run
+from flaxmill.train.run.exporting import _kept_tokenizer, export_run
+from flaxmill.train.run.importing import HUGGINGFACE
 
 pytestmark = pytest.mark.slow
 
@@ -117,3 +121,21 @@ def test_conversations_are_mixed_like_other_sources(experiment, chats, tmp_path)
 
 def _messages(path):
     return [json.dumps(json.loads(line)["messages"][:2]) for line in path.read_text().splitlines()]
+
+
+def test_an_imported_tokenizer_is_exported_with_the_form_that_was_used(experiment, tmp_path):
+    import small_llama
+    import tokenizers
+
+    source = shutil.copytree(small_llama.directory(), tmp_path / "source")
+    inner = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    inner.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    inner.save(str(source / "tokenizer.json"))
+    model = dataclasses.replace(ModelConfig(), vocab_size=inner.get_vocab_size())
+    data = dataclasses.replace(experiment.data, tokenizer=str(source))
+    experiment = dataclasses.replace(experiment, model=model, data=data, steps=1)
+    result = train(in_directory(experiment, tmp_path / "run"))
+    shutil.copytree(source, result.directory / HUGGINGFACE)  # as if it had been imported
+    assert _kept_tokenizer(result.directory, load_text_model(result.directory).tokenizer, "template") == ()
+    (result.directory / HUGGINGFACE / TEMPLATE_FILE).write_text(CHATML)
+    assert _kept_tokenizer(result.directory, load_text_model(result.directory).tokenizer, "template")

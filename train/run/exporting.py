@@ -161,6 +161,8 @@ def _kept_tokenizer(run: Path, tokenizer: Tokenizer | None, framing: Framing) ->
         return ()
     # Some roles may have come from the model's ids, which are stored elsewhere.
     is_same = canonical_json(Tokenizer(was.inner, roles=now.roles)) == canonical_json(now)
+    # Conversations may have been written in a form that the files do not say.
+    is_same &= now.chat_template in (None, was.chat_template)
     is_same &= was.roles.items() <= now.roles.items() and not was.roles_spelled_otherwise
     is_same &= document_frame(was, "template") == document_frame(now, framing)
     return TOKENIZER_FILES if is_same else ()
