@@ -84,8 +84,9 @@ def build_dataset(build: TextBuild, groups: Sequence[Group], directory: Path) ->
     )
     _check_documents(build, plan)
     units = make_units(plan, settings)
-    documents = PlannedDocuments(build.work, plan, joins_bits=build.layout == "conversations")
-    arguments = (build.work, documents, settings)
+    documents = PlannedDocuments(build.work, plan)
+    joined = PlannedDocuments(build.work, plan, joins_bits=build.layout == "conversations")
+    arguments = (build.work, joined, settings)
     results: list[UnitResult] = list(build.run(make_unit_writer, arguments, iter(units)))
     for split in SPLITS:
         _require_rows(build, plan, split, _of_split(results, split))

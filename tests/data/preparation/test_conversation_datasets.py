@@ -285,3 +285,14 @@ def test_what_no_error_shows_is_said(chats, tmp_path):
     prepare(config, "conversation", cache=tmp_path, log=said.append)
     assert any("cuts conversations where rows end; best_fit keeps them whole" in line for line in said)
     assert any("no special token behind what the assistant says" in line for line in said)
+
+
+def test_an_equal_conversation_is_a_duplicate_and_held_out_ones_are_looked_for(tmp_path):
+    train = write_jsonl(tmp_path / "a.jsonl", *make_conversations(30), *make_conversations(10))
+    valid = write_jsonl(tmp_path / "b.jsonl", *make_conversations(4))
+    config = config_of(train, valid_files=(str(valid),), duplicates="drop_exact")
+    statistics = prepare_quietly(config, tmp_path).statistics
+    assert statistics["train"]["num_documents"] == 30 - 4
+    kept = prepare_quietly(replace(config, duplicates="keep"), tmp_path).statistics
+    assert kept["train"]["num_documents"] == 40
+    assert kept["valid"]["num_contaminated"] == 4
