@@ -18,7 +18,7 @@ from flaxmill.data.mixture.mixed_batches import MixedBatches
 from flaxmill.data.mixture.mixed_dataset import AnyDataset, MixedDataset
 from flaxmill.data.mixture.preparation import finish_mixture_shards, prepare_mixture, prepare_mixture_shard
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
-from flaxmill.data.preparation.groups import Shard
+from flaxmill.data.preparation.groups import MachineShard
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.text.held_out import Split
@@ -51,7 +51,7 @@ def prepare_data(
 
 
 def prepare_data_shard(
-    experiment: Experiment, shard: Shard, cache: Path, log: Callable[[str], None], means: Means
+    experiment: Experiment, shard: MachineShard, cache: Path, log: Callable[[str], None], means: Means
 ) -> None:
     """Encodes one machine's share of the experiment's text."""
     data = _with_kept_tokenizer(experiment)

@@ -15,7 +15,7 @@ from flaxmill.data.files.sources import Log
 from flaxmill.data.mixture.mixed_dataset import MixedDataset
 from flaxmill.data.objectives import added_tokens, data_of
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
-from flaxmill.data.preparation.groups import Shard
+from flaxmill.data.preparation.groups import MachineShard
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.preparation.publishing import locked
 from flaxmill.data.prepared.dataset import TOKENIZER
@@ -63,7 +63,7 @@ def prepare_mixture(
 def prepare_mixture_shard(
     config: DataConfig,
     objective: str,
-    shard: Shard,
+    shard: MachineShard,
     *,
     cache: Path,
     log: Log = print,

@@ -11,7 +11,7 @@ from flaxmill.data.files.sources import Log
 from flaxmill.data.objectives import added_tokens, data_of, find_function, has_labels, layout_of
 from flaxmill.data.preparation.cache_places import Places, find_places, reads_as_before, stored_settings
 from flaxmill.data.preparation.groups import (
-    Shard,
+    MachineShard,
     check_shard_count,
     groups_of_shard,
     make_groups,
@@ -61,7 +61,7 @@ def prepare(
 def prepare_shard(
     config: DataConfig,
     objective: str,
-    shard: Shard,
+    shard: MachineShard,
     *,
     cache: Path,
     log: Log = print,
@@ -143,7 +143,7 @@ def _look_up_text(config: DataConfig, objective: str, cache: Path, log: Log) -> 
     return wanted, wanted.corpus
 
 
-def _shard_lock(final: Path, shard: Shard) -> Path:
+def _shard_lock(final: Path, shard: MachineShard) -> Path:
     return final.with_name(f"{final.name}-{shard.index}-of-{shard.count}")
 
 

@@ -18,14 +18,14 @@ _LOG_SECONDS = 10.0
 _MAX_SHOWN = 5
 
 
-class Shard(NamedTuple):
+class MachineShard(NamedTuple):
     """The share of the groups that one of several machines encodes: number `index` of `count`, from 1."""
 
     index: int
     count: int
 
     @classmethod
-    def parse(cls, text: str) -> "Shard":
+    def parse(cls, text: str) -> "MachineShard":
         """The shard that a text such as "3/8" names; raises ValueError where it names none."""
         index, _, count = text.partition("/")
         if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
@@ -81,13 +81,13 @@ def _find_starts(sources: Sequence[InputSource]) -> list[int]:
     return [*starts, len(sources)]
 
 
-def groups_of_shard(groups: Sequence[Group], shard: Shard) -> list[Group]:
+def groups_of_shard(groups: Sequence[Group], shard: MachineShard) -> list[Group]:
     """The groups that one of several machines encodes: neighbours, about as many bytes for each machine."""
     indices = _shard_indices(groups, shard.count)
     return [group for group, index in zip(groups, indices, strict=True) if index == shard.index]
 
 
-def check_shard_count(work: WorkDirectory, shard: Shard) -> None:
+def check_shard_count(work: WorkDirectory, shard: MachineShard) -> None:
     """Keeps the number of machines; raises ValueError where others were started with another one."""
     count = read_json(work.shard_count)
     if count is None:

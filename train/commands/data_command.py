@@ -148,10 +148,10 @@ def _prepare(arguments: list[str]) -> None:
         _, mixed = _open(parsed.config, means)
         _print_datasets(mixed)
         return
-    from flaxmill.data.preparation.groups import Shard
+    from flaxmill.data.preparation.groups import MachineShard
     from flaxmill.train.input_pipeline import prepare_data_shard
 
-    shard = Shard.parse(parsed.shard)
+    shard = MachineShard.parse(parsed.shard)
     prepare_data_shard(_resolve(parsed.config), shard, cache_directory(), _log, means)
 
 

@@ -14,7 +14,7 @@ from flaxmill.data.conversations.chatml import CHATML
 from flaxmill.data.preparation import parts, row_units
 from flaxmill.data.preparation.beam import make_group_encoder
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
-from flaxmill.data.preparation.groups import Shard, make_groups
+from flaxmill.data.preparation.groups import MachineShard, make_groups
 from flaxmill.data.preparation.means import Means
 from flaxmill.data.preparation.text_corpus import find_text
 from flaxmill.data.preparation.work_directory import WorkDirectory
@@ -252,7 +252,7 @@ def test_machines_make_the_same_dataset_together(chats, cache, tmp_path):
     config = config_of(chats, valid_files=(str(chats.parent / "*.jsonl"),))
     whole = prepare_quietly(config, cache)
     for index in (1, 2):
-        shard = Shard(index, 2)
+        shard = MachineShard(index, 2)
         prepare_shard(config, "conversation", shard, cache=tmp_path, log=lambda line: None)
     made = finish_shards(config, "conversation", cache=tmp_path, log=lambda line: None)
     assert made.fingerprint == whole.fingerprint

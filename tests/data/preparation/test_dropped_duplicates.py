@@ -13,7 +13,7 @@ from flaxmill.data.card import describe_dataset
 from flaxmill.data.config import DataConfig
 from flaxmill.data.preparation import encoding, groups, parts
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
-from flaxmill.data.preparation.groups import Shard
+from flaxmill.data.preparation.groups import MachineShard
 from flaxmill.data.preparation.means import Means
 from flaxmill.data.preparation.work_directory import UnfinishedError
 
@@ -117,7 +117,7 @@ def test_the_dataset_is_the_same_whatever_parts_processes_and_machines_make_it(
     monkeypatch.setattr(groups, "GROUP_BYTES", 2000)
     arguments = {"cache": tmp_path / "cache", "log": lambda line: None}
     for index in (1, 2):
-        prepare_shard(config, "causal", Shard(index, 2), **arguments)
+        prepare_shard(config, "causal", MachineShard(index, 2), **arguments)
     shared = finish_shards(config, "causal", **arguments)
     found = [rows_of(shared, "train"), rows_of(shared, "valid"), shared.statistics, shared.fingerprint]
     assert found == expected

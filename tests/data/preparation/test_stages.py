@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from flaxmill.data.config import DataConfig
 from flaxmill.data.preparation import groups, making, parts
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
-from flaxmill.data.preparation.groups import Shard
+from flaxmill.data.preparation.groups import MachineShard
 from flaxmill.data.preparation.means import Means
 from flaxmill.data.preparation.work_directory import UnfinishedError
 
@@ -121,15 +121,15 @@ def test_machines_make_the_dataset_of_one(tmp_path, config, small_pieces):
     shared: dict = dict(cache=tmp_path / "shared", log=lambda line: None)
     with pytest.raises(ValueError, match="holds no shards; run `flaxmill data prepare` with --shard 1/N"):
         finish_shards(config, "causal", **shared)
-    prepare_shard(config, "causal", Shard(3, 3), **shared)
+    prepare_shard(config, "causal", MachineShard(3, 3), **shared)
     with pytest.raises(ValueError, match="not all shards are done, 1/3, 2/3 are missing"):
         finish_shards(config, "causal", **shared)
     with pytest.raises(ValueError, match=r"shard=1/2 is one of 2, .* with 3 shards; use 3"):
-        prepare_shard(config, "causal", Shard(1, 2), **shared)
-    prepare_shard(config, "causal", Shard(1, 3), **shared)
+        prepare_shard(config, "causal", MachineShard(1, 2), **shared)
+    prepare_shard(config, "causal", MachineShard(1, 3), **shared)
     with pytest.raises(ValueError, match="not all shards are done, 2/3 is missing"):
         finish_shards(config, "causal", **shared)
-    prepare_shard(config, "causal", Shard(2, 3), **shared)
+    prepare_shard(config, "causal", MachineShard(2, 3), **shared)
     assert contents(finish_shards(config, "causal", **shared).directory) == contents(alone.directory)
 
 
@@ -151,12 +151,14 @@ def _sources_of(num_bytes):
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "a/b", "1/3/5", "-1/3", "1/0"])
 def test_a_shard_that_is_none_is_refused(text):
     with pytest.raises(ValueError, match="use 1/8 for the first of eight"):
-        Shard.parse(text)
+        MachineShard.parse(text)
 
 
 def test_labelled_examples_are_not_prepared_in_shards(tmp_path):
     with pytest.raises(ValueError, match="labelled examples, which one machine prepares"):
-        prepare_shard(DataConfig(), "classification", Shard(1, 2), cache=tmp_path, log=lambda line: None)
+        prepare_shard(
+            DataConfig(), "classification", MachineShard(1, 2), cache=tmp_path, log=lambda line: None
+        )
 
 
 class Stop(BaseException):
@@ -206,7 +208,7 @@ def test_a_mistake_leaves_nothing_and_a_stop_leaves_what_can_go_on(tmp_path, con
 
 def test_a_damaged_part_of_a_stopped_preparation_is_made_again_or_named(tmp_path, config, small_pieces):
     whole = contents(make(config, "causal", tmp_path / "whole").directory)
-    cache, shared = tmp_path / "cache", Shard(1, 1)
+    cache, shared = tmp_path / "cache", MachineShard(1, 1)
     prepare_shard(config, "causal", shared, cache=cache, log=lambda line: None)
     (work,) = (cache / "data").glob(".*.partial")
     part = sorted(work.glob("parts/*/*.npz"))[1]
@@ -234,7 +236,9 @@ def test_skipped_rows_are_counted_whoever_read_them(tmp_path, monkeypatch, small
     alone = make(config, "causal", tmp_path / "alone", means=Means(2))
     assert alone.statistics["train"]["num_bad_rows"] == 4
     for index in (2, 1):
-        prepare_shard(config, "causal", Shard(index, 2), cache=tmp_path / "shared", log=lambda line: None)
+        prepare_shard(
+            config, "causal", MachineShard(index, 2), cache=tmp_path / "shared", log=lambda line: None
+        )
     finished = finish_shards(config, "causal", cache=tmp_path / "shared", log=lines.append)
     assert finished.statistics == alone.statistics
     assert any(line.startswith("skipped 4 bad rows, the first: ") for line in lines)
@@ -242,10 +246,10 @@ def test_skipped_rows_are_counted_whoever_read_them(tmp_path, monkeypatch, small
 
 def test_another_version_of_the_tokenizers_library_begins_again(tmp_path, config, small_pieces, monkeypatch):
     cache = tmp_path / "cache"
-    prepare_shard(config, "causal", Shard(1, 2), cache=cache, log=lambda line: None)
+    prepare_shard(config, "causal", MachineShard(1, 2), cache=cache, log=lambda line: None)
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
     with pytest.raises(ValueError, match="use the same versions on all machines, or delete it"):
-        prepare_shard(config, "causal", Shard(2, 2), cache=cache, log=lambda line: None)
+        prepare_shard(config, "causal", MachineShard(2, 2), cache=cache, log=lambda line: None)
     assert make(config, "causal", cache).statistics["train"]["num_rows"] > 0
 
 
