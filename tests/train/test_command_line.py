@@ -137,8 +137,11 @@ def test_preemption_exits_with_75(flaxmill, replaced):
         (["train", "--num-layers", "3"], "did you mean --model.num-layers?"),
         (["train", "--steps", "3", "gpt_tiny"], "unexpected 'gpt_tiny'"),
         (["train", "--model.num-heads", "3"], "model.embed_dim=128 does not divide over model.num_heads=3"),
-        (["data"], "no action for `flaxmill data`; use prepare, show, card or check"),
-        (["data", "shew"], "unknown action 'shew' for `flaxmill data`; use prepare, show, card or check"),
+        (["data"], "no action for `flaxmill data`; use prepare, finish, show, card or check"),
+        (
+            ["data", "shew"],
+            "unknown action 'shew' for `flaxmill data`; use prepare, finish, show, card or check",
+        ),
         (["data", "show", "--rows", "0"], "rows=0 must be at least 1"),
         (["data", "prepare", "--extend"], "unknown field --extend"),
         (["eval"], "no run given; it comes first: flaxmill eval RUN"),

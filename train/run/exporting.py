@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from flaxmill.data.config import Framing
 from flaxmill.data.examples.framing import document_frame, framed_json
+from flaxmill.data.objectives import OBJECTIVE_DATA
 from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer.reading import find_tokenizer
 from flaxmill.model.adapters import merge_lora
@@ -76,7 +77,9 @@ def export_run(
     if step == IMPORTED_STEP:  # export it as it came
         kept += (GENERATION_FILE,)
     elif tokenizer is not None:
-        converses = experiment.definition.data.reads_conversations
+        # An objective of the user's own is looked for only where its file was run: weights need no code.
+        data = OBJECTIVE_DATA.get(experiment.objective)
+        converses = data is not None and data.reads_conversations
         model = with_token_ids(model, tokenizer, converses=converses)
     generation = run / HUGGINGFACE / GENERATION_FILE
     try:

@@ -136,10 +136,9 @@ def test_segments_are_one_on_b_and_its_separator():
     np.testing.assert_array_equal(segments, [[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]])
 
 
-def test_windows_hold_every_document_once_and_none_is_small(monkeypatch):
-    monkeypatch.setattr(pairs, "WINDOW_DOCUMENTS", 4)
+def test_windows_hold_every_document_once_and_none_is_small():
     for num_documents in (1, 4, 7, 8, 9, 23):
-        window, runs = Window(), []
+        window, runs = Window(4), []
         for number in range(num_documents):
             runs.append(window.add(_document(number, [1])))
         runs = [run for run in [*runs, window.finish()] if run]
