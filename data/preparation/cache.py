@@ -19,7 +19,7 @@ from flaxmill.data.preparation.groups import (
 )
 from flaxmill.data.preparation.making import Wanted, begin_text, make_dataset, work_key
 from flaxmill.data.preparation.means import LOCAL, Means
-from flaxmill.data.preparation.publishing import cache_errors, locked, open_whole
+from flaxmill.data.preparation.publishing import cache_errors, locked, open_and_tidy, open_whole
 from flaxmill.data.preparation.text_building import encode_corpus
 from flaxmill.data.preparation.text_corpus import find_text
 from flaxmill.data.preparation.work_directory import WorkDirectory
@@ -50,7 +50,7 @@ def prepare(
     Raises ValueError for text, examples, tokenizers, objectives and cache directories that cannot be used.
     """
     wanted = _look_up(config, objective, cache, log, has_encoder)
-    dataset = open_whole(wanted.final, log) or _open_alike(wanted.places, config, log)
+    dataset = open_and_tidy(wanted.final, log) or _open_alike(wanted.places, config, log)
     if dataset is None:
         with locked(wanted.final, log):
             dataset = open_whole(wanted.final, log) or make_dataset(wanted, means, log)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flaxmill.data.files.sources import Log
-from flaxmill.data.preparation.work_directory import UnfinishedError, remove
+from flaxmill.data.preparation.work_directory import UnfinishedError, WorkDirectory, remove
 from flaxmill.data.prepared.dataset import Dataset, open_dataset
 from flaxmill.data.prepared.manifest import MANIFEST, DamagedDatasetError
 
@@ -48,13 +48,29 @@ def cache_errors(directory: Path) -> Iterator[None]:
         raise OSError(f"{what}; make sure that it stays, or set FLAXMILL_CACHE to another place") from None
 
 
+def open_and_tidy(final: Path, log: Log) -> Dataset | None:
+    """As `open_whole`; deletes what is left of the making of a whole dataset, unless a process is just doing
+    so: the one that made it was killed when the dataset was there."""
+    dataset = open_whole(final, log)
+    work = WorkDirectory.beside(final)
+    if dataset is not None and work.directory.exists():
+        with contextlib.suppress(OSError):
+            lock = os.open(_lock_file(final), os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                work.remove()
+            finally:
+                os.close(lock)
+    return dataset
+
+
 @contextlib.contextmanager
 def locked(final: Path, log: Log) -> Iterator[None]:
     """Lets one process make a dataset while others wait; the system unlocks it for a killed process."""
     with cache_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         # Opened for reading too: opening a pipe only for writing waits for its reader.
-        lock = os.open(final.parent / f".{final.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        lock = os.open(_lock_file(final), os.O_RDWR | os.O_CREAT, 0o666)
     try:
         # Without locks in the file system only waiting is lost: names are unique and publishing is atomic.
         with contextlib.suppress(OSError):
@@ -93,3 +109,7 @@ def publish(partial: Path, final: Path) -> None:
         os.replace(final, damaged)
         os.replace(partial, final)
         remove(damaged)
+
+
+def _lock_file(final: Path) -> Path:
+    return final.with_name(f".{final.name}.lock")

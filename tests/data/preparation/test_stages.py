@@ -20,7 +20,7 @@ from flaxmill.data.preparation import groups, making, parts
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
 from flaxmill.data.preparation.groups import MachineShard
 from flaxmill.data.preparation.means import Means
-from flaxmill.data.preparation.work_directory import UnfinishedError
+from flaxmill.data.preparation.work_directory import UnfinishedError, WorkDirectory
 
 WORDS = ("the", "of", "a", "to", "model", "weight", "token", "batch", "data", "mesh", "shard", "learn")
 
@@ -204,6 +204,14 @@ def test_a_mistake_leaves_nothing_and_a_stop_leaves_what_can_go_on(tmp_path, con
     with pytest.raises(ValueError, match="not UTF-8"):
         make(config, "causal", tmp_path / "cache")
     assert [path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()] == []
+
+
+def test_what_a_process_left_that_was_killed_when_its_dataset_was_whole_is_deleted(tmp_path, config):
+    made = make(config, "causal", tmp_path / "cache")
+    WorkDirectory.beside(made.directory).begin({})
+    assert len([path for path in made.directory.parent.iterdir() if path.is_dir()]) == 2
+    make(config, "causal", tmp_path / "cache")
+    assert [path for path in made.directory.parent.iterdir() if path.is_dir()] == [made.directory]
 
 
 def test_a_damaged_part_of_a_stopped_preparation_is_made_again_or_named(tmp_path, config, small_pieces):
