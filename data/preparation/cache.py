@@ -101,7 +101,7 @@ def finish_shards(
     Raises ValueError where shards are missing, and names them.
     """
     wanted, corpus = _look_up_text(config, objective, cache, log)
-    dataset = open_whole(wanted.final, log)
+    dataset = open_and_tidy(wanted.final, log)
     if dataset is None:
         with locked(wanted.final, log):
             require_shards(WorkDirectory.beside(wanted.final), make_groups(corpus.streams()))
