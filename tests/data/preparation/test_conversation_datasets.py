@@ -220,6 +220,7 @@ def test_skipped_conversations_are_counted(tmp_path):
         prepare_quietly(config_of(path), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_workers_and_shards_change_no_row(packing, tmp_path, monkeypatch):
     """Parts and shards are made so small that there are many."""
@@ -258,6 +259,7 @@ def test_machines_make_the_same_dataset_together(chats, cache, tmp_path):
     assert made.fingerprint == whole.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_embedded", [False, True])
 def test_a_worker_of_beam_reads_the_same_conversations(is_embedded, chats, cache, tmp_path):
     """What Beam would call in another process, called here."""

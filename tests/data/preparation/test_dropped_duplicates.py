@@ -102,6 +102,7 @@ def test_held_out_text_inside_a_training_document_is_found(config_of, tmp_path):
     assert kept["num_contaminated"] == 2
 
 
+@pytest.mark.slow
 def test_the_dataset_is_the_same_whatever_parts_processes_and_machines_make_it(
     config_of, tmp_path, monkeypatch
 ):

@@ -261,6 +261,7 @@ def test_sentence_pairs_are_not_made_of_ids(tmp_path, kind):
         prepared(tmp_path, source, "mlm_nsp", tokenizer=str(directory_of("bert") / "tokenizer.json"))
 
 
+@pytest.mark.slow
 def test_a_mixture_takes_every_kind(tmp_path):
     tokenizer = str(directory_of("gpt2") / "tokenizer.json")
     ids = raw_file(tmp_path, id_lists("gpt2", framed=True))
@@ -286,6 +287,7 @@ def test_a_mixture_takes_every_kind(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_part_of_the_embedded_corpus_is_a_source_among_others(tmp_path):
     valid = (write_jsonl(tmp_path / "valid.jsonl", HELD_OUT),)
     texts = write_jsonl(tmp_path / "all.jsonl", TEXTS)

@@ -89,6 +89,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "fields"), KINDS)
 def test_two_workers_make_the_bytes_of_one(tmp_path, config, small_pieces, objective, fields):
     config = replace(config, **fields)
@@ -101,6 +102,7 @@ def test_two_workers_make_the_bytes_of_one(tmp_path, config, small_pieces, objec
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "fields"), [KINDS[0], KINDS[1]])
 def test_the_rows_do_not_depend_on_the_division(tmp_path, config, monkeypatch, objective, fields):
     """Concatenated rows and pairs are those of one part and one unit, so an older version's."""
@@ -314,6 +316,7 @@ def test_killed_at_twenty_random_moments_the_dataset_is_the_same(
     kill_and_go_on(tmp_path, config, objective, num_workers, num_moments=20)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     part=st.integers(300, 4000),
