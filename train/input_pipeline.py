@@ -1,6 +1,7 @@
 """From a prepared dataset to global arrays on the mesh, read ahead while the device works."""
 
 import dataclasses
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -16,7 +17,7 @@ from flaxmill.data.batches import Batches
 from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.mixture.mixed_batches import MixedBatches
 from flaxmill.data.mixture.mixed_dataset import AnyDataset, MixedDataset
-from flaxmill.data.mixture.preparation import finish_mixture_shards, prepare_mixture, prepare_mixture_shard
+from flaxmill.data.mixture.preparation import for_each_source, prepare_mixture
 from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
 from flaxmill.data.preparation.groups import MachineShard
 from flaxmill.data.preparation.means import LOCAL, Means
@@ -54,16 +55,26 @@ def prepare_data_shard(
     experiment: Experiment, shard: MachineShard, cache: Path, log: Callable[[str], None], means: Means
 ) -> None:
     """Encodes one machine's share of the experiment's text."""
-    data = _with_kept_tokenizer(experiment)
-    encode = prepare_mixture_shard if data.sources else prepare_shard
-    encode(data, experiment.objective, shard, cache=cache, log=log, means=means)
+    _do_with_shards(functools.partial(prepare_shard, shard=shard), experiment, cache, log, means)
 
 
 def finish_data_shards(experiment: Experiment, cache: Path, log: Callable[[str], None], means: Means) -> None:
     """Makes the experiment's dataset from what all machines encoded."""
+    _do_with_shards(finish_shards, experiment, cache, log, means)
+
+
+def _do_with_shards(
+    do: Callable[..., object],
+    experiment: Experiment,
+    cache: Path,
+    log: Callable[[str], None],
+    means: Means,
+) -> None:
     data = _with_kept_tokenizer(experiment)
-    finish = finish_mixture_shards if data.sources else finish_shards
-    finish(data, experiment.objective, cache=cache, log=log, means=means)
+    if data.sources:
+        for_each_source(do, data, experiment.objective, cache=cache, log=log, means=means)
+    else:
+        do(data, experiment.objective, cache=cache, log=log, means=means)
 
 
 def _with_kept_tokenizer(experiment: Experiment) -> DataConfig:
@@ -159,7 +170,7 @@ def read_ahead(
             if step == first:
                 num_ahead = _batches_ahead(batch)
     finally:
-        # A thread that reads ends with its batch: nothing waits for a file system that does not answer.
+        # A thread that reads ends with its batch, and the loop does not wait for it.
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -14,8 +14,7 @@ from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.files.sources import Log
 from flaxmill.data.mixture.mixed_dataset import MixedDataset
 from flaxmill.data.objectives import added_tokens, data_of
-from flaxmill.data.preparation.cache import finish_shards, prepare, prepare_shard
-from flaxmill.data.preparation.groups import MachineShard
+from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.preparation.publishing import locked
 from flaxmill.data.prepared.dataset import TOKENIZER
@@ -49,10 +48,9 @@ def prepare_mixture(
 
     Raises ValueError as `prepare` does, with the name of the source, and for objectives of labelled examples.
     """
-    made = {
-        name: _named(name, prepare, alone, objective, cache, log, has_encoder=has_encoder, means=means)
-        for name, alone in _parts(config, objective, cache, log).items()
-    }
+    made = for_each_source(
+        prepare, config, objective, cache=cache, log=log, has_encoder=has_encoder, means=means
+    )
     trained = {source.name for source in map(parse_source, config.sources)}
     return MixedDataset(
         {name: dataset for name, dataset in made.items() if name in trained},
@@ -60,46 +58,16 @@ def prepare_mixture(
     )
 
 
-def prepare_mixture_shard(
-    config: DataConfig,
-    objective: str,
-    shard: MachineShard,
-    *,
-    cache: Path,
-    log: Log = print,
-    means: Means = LOCAL,
-) -> None:
-    """Encodes one machine's share of every source; see `prepare_shard`."""
+def for_each_source(
+    make: Callable[..., Made], config: DataConfig, objective: str, *, cache: Path, log: Log, **settings: Any
+) -> dict[str, Made]:
+    """What `make` gives for the config of each source alone, by the source's name, which errors and the log
+    begin with. `make` is `prepare`, `prepare_shard` or `finish_shards`."""
+    made = {}
     for name, alone in _parts(config, objective, cache, log).items():
-        encode = functools.partial(prepare_shard, shard=shard)
-        _named(name, encode, alone, objective, cache, log, means=means)
-
-
-def finish_mixture_shards(
-    config: DataConfig,
-    objective: str,
-    *,
-    cache: Path,
-    log: Log = print,
-    means: Means = LOCAL,
-) -> None:
-    """Makes the datasets of all sources from what the machines encoded; see `finish_shards`."""
-    for name, alone in _parts(config, objective, cache, log).items():
-        _named(name, finish_shards, alone, objective, cache, log, means=means)
-
-
-def _named(
-    name: str,
-    make: Callable[..., Made],
-    config: DataConfig,
-    objective: str,
-    cache: Path,
-    log: Log,
-    **settings: Any,
-) -> Made:
-    """What `make` gives for a source, which its errors and its log name."""
-    with _prefixed_errors(name):
-        return make(config, objective, cache=cache, log=_prefixed(log, name), **settings)
+        with _prefixed_errors(name):
+            made[name] = make(alone, objective, cache=cache, log=_prefixed(log, name), **settings)
+    return made
 
 
 def _parts(config: DataConfig, objective: str, cache: Path, log: Log) -> dict[str, DataConfig]:

@@ -12,12 +12,12 @@ from flaxmill.data.objectives import added_tokens, data_of, find_function, has_l
 from flaxmill.data.preparation.cache_places import Places, find_places, reads_as_before, stored_settings
 from flaxmill.data.preparation.groups import (
     MachineShard,
-    check_shard_count,
     groups_of_shard,
+    keep_shard_count,
     make_groups,
     require_shards,
 )
-from flaxmill.data.preparation.making import Wanted, begin_text, make_dataset, work_key
+from flaxmill.data.preparation.making import Wanted, begin_text, check_libraries, make_dataset, work_key
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.preparation.publishing import cache_errors, locked, open_and_tidy, open_whole
 from flaxmill.data.preparation.text_building import encode_corpus
@@ -76,10 +76,11 @@ def prepare_shard(
     if open_whole(wanted.final, log) is not None:
         log(f"{wanted.final} is whole already")
         return
+    check_libraries(config)
     with locked(_shard_lock(wanted.final, shard), log), cache_errors(wanted.final.parent):
         work = WorkDirectory.beside(wanted.final)
-        work.begin(work_key(), is_shared=True)
-        check_shard_count(work, shard)
+        work.begin(work_key())
+        keep_shard_count(work, shard)
         with locked(work.tokenizer, log):
             build = begin_text(wanted, work, means, log)
         ours = groups_of_shard(make_groups(corpus.streams()), shard)
@@ -104,8 +105,10 @@ def finish_shards(
     dataset = open_and_tidy(wanted.final, log)
     if dataset is None:
         with locked(wanted.final, log):
-            require_shards(WorkDirectory.beside(wanted.final), make_groups(corpus.streams()))
-            dataset = open_whole(wanted.final, log) or make_dataset(wanted, means, log)
+            dataset = open_whole(wanted.final, log)
+            if dataset is None:
+                require_shards(WorkDirectory.beside(wanted.final), make_groups(corpus.streams()))
+                dataset = make_dataset(wanted, means, log)
     return dataset
 
 

@@ -13,7 +13,14 @@ from flaxmill.data.conversations.messages import Rendered
 from flaxmill.data.duplicates.judging import looks_for_near
 from flaxmill.data.duplicates.signatures import sign
 from flaxmill.data.examples.framing import document_frame, without_frame
-from flaxmill.data.preparation.parts import Part, digest_documents, holds, save_part, signatures_of, size_of
+from flaxmill.data.preparation.parts import (
+    Part,
+    cut_into_runs,
+    digest_documents,
+    holds,
+    save_part,
+    signatures_of,
+)
 from flaxmill.data.text.documents import Document
 from flaxmill.data.text.sentences import cut_at_sentences, split_sentences
 from flaxmill.data.tokenization import Tokenizer
@@ -57,7 +64,11 @@ def make_part_encoder(config: DataConfig, layout: Layout, tokenizer_file: Path) 
             signatures = sign(_texts(task.documents, tokenizer))
             write_whole(signatures_of(task.path), lambda partial: np.save(partial, signatures))
         if not holds(task.path, task.documents):
-            encoded = [item for chunk in _chunks(task.documents) for item in encode(chunk, tokenizer, config)]
+            encoded = [
+                item
+                for chunk in cut_into_runs(task.documents, _CHUNK_CHARACTERS)
+                for item in encode(chunk, tokenizer, config)
+            ]
             save_part(task.path, _collect(task.documents, encoded, tokenizer))
 
     return run
@@ -66,18 +77,6 @@ def make_part_encoder(config: DataConfig, layout: Layout, tokenizer_file: Path) 
 def _texts(documents: Sequence[Document], tokenizer: Tokenizer) -> list[str]:
     decoded = iter(_decode([document.ids for document in documents if document.ids is not None], tokenizer))
     return [document.text if document.ids is None else next(decoded) for document in documents]
-
-
-def _chunks(documents: Sequence[Document]) -> Iterator[list[Document]]:
-    chunk, size = [], 0
-    for document in documents:
-        chunk.append(document)
-        size += size_of(document)
-        if size >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
 
 
 def _encode_whole(documents: list[Document], tokenizer: Tokenizer, config: DataConfig) -> Iterator[Encoded]:

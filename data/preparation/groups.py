@@ -87,7 +87,7 @@ def groups_of_shard(groups: Sequence[Group], shard: MachineShard) -> list[Group]
     return [group for group, index in zip(groups, indices, strict=True) if index == shard.index]
 
 
-def check_shard_count(work: WorkDirectory, shard: MachineShard) -> None:
+def keep_shard_count(work: WorkDirectory, shard: MachineShard) -> None:
     """Keeps the number of machines; raises ValueError where others were started with another one."""
     count = read_json(work.shard_count)
     if count is None:

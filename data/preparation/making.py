@@ -57,6 +57,11 @@ def make_dataset(wanted: Wanted, means: Means, log: Log) -> Dataset:
     try:
         with cache_errors(final.parent):
             if isinstance(wanted.corpus, ExampleCorpus):
+                if means.beam_flags is not None:
+                    raise ValueError(
+                        f"objective={wanted.objective} learns from labelled examples, which one process "
+                        "prepares; leave out --beam"
+                    )
                 _make_of_examples(wanted, log)
             else:
                 _make_of_text(wanted, means, log)
@@ -75,19 +80,25 @@ def make_dataset(wanted: Wanted, means: Means, log: Log) -> Dataset:
 def _make_of_text(wanted: Wanted, means: Means, log: Log) -> None:
     if means.beam_flags is not None:
         check_beam(wanted.config)
+    check_libraries(wanted.config)
     work = WorkDirectory.beside(wanted.final)
+    work.begin(work_key())
     with cleared_after(work):
-        work.begin(work_key())
         build = begin_text(wanted, work, means, log)
         log(f"preparing {wanted.corpus.name} in {wanted.final}")
         groups = make_groups(build.corpus.streams())
         if means.beam_flags is not None:
-            arguments = (build.config, build.layout, build.corpus.inventory, means.beam_flags)
-            encode_on_beam(groups, work, *arguments)
+            encode_on_beam(groups, work, build.config, build.layout, build.corpus.inventory, means.beam_flags)
         encode_corpus(build, groups)
         with fresh_directory(wanted.final) as directory:
             build_dataset(build, groups, directory)
             publish(directory, wanted.final)
+
+
+def check_libraries(config: DataConfig) -> None:
+    """Raises ValueError where a library is missing, before anything is made, or lost since it is missing."""
+    if looks_for_near(config.duplicates):
+        find_library()
 
 
 def begin_text(wanted: Wanted, work: WorkDirectory, means: Means, log: Log) -> TextBuild:
@@ -96,8 +107,6 @@ def begin_text(wanted: Wanted, work: WorkDirectory, means: Means, log: Log) -> T
     config, corpus = wanted.config, wanted.corpus
     assert isinstance(corpus, SplitCorpus)
     corpus.check()
-    if looks_for_near(config.duplicates):
-        find_library()
     tokenizer = _make_tokenizer(wanted, corpus, work.directory, log)
     settings = wanted.settings | stored_framing(config, tokenizer, wanted.settings["layout"])
     if data_of(wanted.objective).reads_conversations:
@@ -123,6 +132,7 @@ def _say_what_is_lost(config: DataConfig, tokenizer: Tokenizer, log: Log) -> Non
 
 
 def work_key() -> dict[str, str]:
+    """What decides the pieces of a dataset and is not in its name."""
     return {"tokenizers": importlib.metadata.version("tokenizers")}
 
 

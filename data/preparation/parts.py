@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,15 +46,20 @@ class Part(NamedTuple):
 
 def cut_into_parts(documents: Iterator[Document]) -> Iterator[list[Document]]:
     """Runs of documents of about PART_CHARACTERS."""
-    part, size = [], 0
+    return cut_into_runs(documents, PART_CHARACTERS)
+
+
+def cut_into_runs(documents: Iterable[Document], num_characters: int) -> Iterator[list[Document]]:
+    """Runs of neighbouring documents of about so many characters."""
+    run, size = [], 0
     for document in documents:
-        part.append(document)
+        run.append(document)
         size += size_of(document)
-        if size >= PART_CHARACTERS:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+        if size >= num_characters:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
 
 
 def size_of(document: Document) -> int:

@@ -19,6 +19,7 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 
 
 def open_whole(final: Path, log: Log) -> Dataset | None:
+    """The dataset; None where there is none, or a damaged one, which is logged."""
     if not (final / MANIFEST).is_file():
         return None
     try:

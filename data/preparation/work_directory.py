@@ -72,19 +72,18 @@ class WorkDirectory:
     def shard_count(self) -> Path:
         return self.directory / "shards.json"
 
-    def begin(self, key: Mapping[str, Any], *, is_shared: bool = False) -> None:
+    def begin(self, key: Mapping[str, Any]) -> None:
         """Makes the directory, and empties it if it holds pieces of something else.
 
         Args:
           key: what decides the pieces and is not in the directory's name.
-          is_shared: other machines write it at the same time.
 
-        Raises ValueError where it is shared and holds pieces of something else.
+        Raises ValueError where several machines made these pieces: their work is not thrown away.
         """
         wanted = {"format": _FORMAT, **json.loads(json.dumps(key))}
         file = self.directory / "work.json"
         found = read_json(file)
-        if is_shared and found not in (None, wanted):
+        if self.shard_count.is_file() and found not in (None, wanted):
             raise ValueError(
                 f"{self.directory} was begun with {found} and not {wanted}; use the same versions on all "
                 "machines, or delete it"
@@ -126,10 +125,11 @@ def write_json(path: Path, value: Any) -> None:
 @contextlib.contextmanager
 def cleared_after(work: WorkDirectory) -> Iterator[None]:
     """Deletes the pieces when they are a dataset, or when a mistake is found in what they were made of; they
-    stay when the process is stopped, or when the disk is full."""
+    stay when the process is stopped, when the disk is full, and when several machines made them."""
     try:
         yield
     except ValueError:
-        work.remove()
+        if not work.shard_count.is_file():
+            work.remove()
         raise
     work.remove()

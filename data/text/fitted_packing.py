@@ -83,11 +83,6 @@ class FittedPacker:
         self._open, self._room = [], np.zeros(0, np.int64)
         return self._take_full()
 
-    @property
-    def fill(self) -> float:
-        """The share of the places of the written rows that hold a token."""
-        return self.num_tokens / max(self.num_rows * self._length, 1)
-
     def _put(self, part: _Part) -> None:
         place = self._find(len(part.tokens))
         row = self._open[place]

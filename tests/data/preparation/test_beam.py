@@ -110,6 +110,12 @@ def test_beam_divides_the_work_itself(flaxmill, flags, said):
     assert f"beam and {said} are both set; Beam divides the work itself" in error
 
 
+def test_labelled_examples_are_not_prepared_on_beam(flaxmill):
+    code, _, error = flaxmill("data", "prepare", "classify", "--data.seed", "7", "--beam")
+    assert code == 2
+    assert "learns from labelled examples, which one process prepares; leave out --beam" in error
+
+
 def test_a_source_of_this_process_is_not_for_beam(monkeypatch):
     from flaxmill.data.config import DataConfig
     from flaxmill.data.preparation import beam
