@@ -12,7 +12,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
 from flaxmill.model.layers.attention import attention
 from flaxmill.model.layers.dense import Dense
-from flaxmill.model.layers.dropout import dropout, split_key
+from flaxmill.model.layers.dropout import dropout, split_keys
 from flaxmill.model.layers.initializers import kernel_initializer
 from flaxmill.model.layers.lora import lora_of
 from flaxmill.model.layers.mlp import MLP
@@ -125,7 +125,7 @@ class Layer(nnx.Module):
         self, x_BTD: jax.Array, inputs: AttentionInputs, kind: LayerKind, key: jax.Array | None
     ) -> jax.Array:
         """Hidden states [B,T,D] after this layer; a key turns dropout on."""
-        keys = split_key(key, 5)
+        keys = split_keys(key, 5)
         visible, turns = self.visible(inputs, kind), inputs.turns.get(kind)
 
         def attend(x_BTD: jax.Array) -> jax.Array:

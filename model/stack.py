@@ -14,9 +14,11 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
 from flaxmill.model.layer import AttentionInputs, Layer
 from flaxmill.model.layer_plan import layer_pattern, plan_layers
+from flaxmill.model.layers.dropout import stacked_keys
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import RelativeBias, Turns, document_lengths, rotary_turns
 from flaxmill.model.layers.visibility import Visibility
+from flaxmill.sharding.local_rows import GATHERED, weights_are_split
 
 Batch = dict[str, jax.Array]
 
@@ -81,7 +83,7 @@ class Stack(nnx.Module):
         config, plan = self.config, plan_layers(self.config)
         first = repeated = last = None
         if key is not None:
-            keys = jax.random.split(key, config.num_layers)
+            keys = stacked_keys(key, config.num_layers)
             first, repeated, last = jnp.split(keys, [len(plan.first), config.num_layers - len(plan.last)])
         unroll = functools.partial(_run_each, config, inputs)
         x_BTD = unroll(x_BTD, self.first_layers, first, plan.first)
@@ -127,9 +129,17 @@ def _scan_periods(
 
 
 def _remat(run: Callable[..., Any], config: ModelConfig, in_scan: bool) -> Callable[..., Any]:
-    """Choose what is stored for the backward pass; prevent_cse is only for unrolled layers."""
-    if config.remat == "none":
-        return run
+    """Choose what is stored for the backward pass; prevent_cse is only for unrolled layers.
+
+    Gathered weights are never stored, which would undo their division over devices: the backward pass gathers
+    them again.
+    """
     policies = jax.checkpoint_policies
-    policy = {"full": None, "dots": policies.dots_with_no_batch_dims_saveable}[config.remat]
+    policy = {
+        "none": policies.save_anything_except_these_names(GATHERED),
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "full": None,
+    }[config.remat]
+    if config.remat == "none" and not weights_are_split():
+        return run
     return functools.partial(jax.checkpoint, prevent_cse=not in_scan, policy=policy)(run)

@@ -14,7 +14,7 @@ from flaxmill.model.heads import (
     pool,
     task_classifier,
 )
-from flaxmill.model.layers.dropout import dropout, split_key
+from flaxmill.model.layers.dropout import dropout, split_keys
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.embeddings import Embeddings
 from flaxmill.model.stack import Batch, Stack
@@ -52,7 +52,7 @@ class Transformer(Stack):
 
         With an encoder they are the decoder's; `encoded_BSD`, if given, is what `encode` returned.
         """
-        embed_key, layers_key, encoder_key = split_key(key, 3)
+        embed_key, layers_key, encoder_key = split_keys(key, 3)
         if self.encoder is None:
             return self.run(self._embed(batch, embed_key), batch, layers_key)
         encoded_BSD = self.encode(batch, encoder_key) if encoded_BSD is None else encoded_BSD
@@ -63,7 +63,7 @@ class Transformer(Stack):
     def encode(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """The encoder's hidden states [B,S,D] for a completed batch."""
         assert self.encoder is not None
-        embed_key, layers_key = split_key(key, 2)
+        embed_key, layers_key = split_keys(key, 2)
         with jax.named_scope("encoder"):
             return self.encoder.run(self._embed(batch, embed_key), batch, layers_key)
 

@@ -60,9 +60,20 @@ def partition_spec(
 
 
 def mesh_axes(axis: str, rules: Mapping[str, MeshAxes], mesh: Mesh | AbstractMesh) -> MeshAxes:
-    """The mesh axes that split a logical axis; axes that the mesh lacks are left out."""
-    kept = tuple(name for name in _as_tuple(rules[axis]) if name in mesh.shape)
+    """The mesh axes that split a logical axis. Axes that the mesh lacks are left out, and axes along which
+    the program already sees a device's own part (`local_rows.py`)."""
+    kept = tuple(name for name in _as_tuple(rules[axis]) if name in mesh.shape and is_free(name, mesh))
     return kept if isinstance(rules[axis], tuple) else kept[0] if kept else None
+
+
+def is_free(name: str, mesh: Mesh | AbstractMesh) -> bool:
+    """Whether the compiler divides the work along this mesh axis; else the program has done it."""
+    return name not in mesh.manual_axes
+
+
+def divides_work(mesh: Mesh | AbstractMesh) -> bool:
+    """Whether the compiler has axes of several devices to divide the work along."""
+    return any(size > 1 and is_free(name, mesh) for name, size in mesh.shape.items())
 
 
 def num_shards(entry: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
@@ -78,7 +89,7 @@ def parameter_sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int]) -> N
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Hold an activation to ACTIVATION_RULES on the mesh in use (`jax.set_mesh`); no mesh: unchanged."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if not divides_work(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes, ACTIVATION_RULES, mesh))
 

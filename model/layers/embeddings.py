@@ -11,6 +11,7 @@ from flaxmill.model.layers.dropout import dropout
 from flaxmill.model.layers.initializers import embedding_initializer, make_parameter
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import sinusoidal
+from flaxmill.model.layers.tables import Table, look_up, open_table
 from flaxmill.sharding.rules import constrain
 
 
@@ -20,13 +21,14 @@ class Embedding(nnx.Module):
     def __init__(self, key: jax.Array, config: ModelConfig, axis: str, rows: int, num_used: int) -> None:
         values = embedding_initializer(config)(key, (rows, config.embed_dim), 1)
         used = jnp.arange(rows)[:, None] < num_used
-        self.axis = "vocab" if axis == "vocab" else None
-        self.embedding = make_parameter(jnp.where(used, values, 0), (axis, "embed"))
+        self.axes = (axis, "embed")
+        self.embedding = make_parameter(jnp.where(used, values, 0), self.axes)
+
+    def table(self, dtype: str) -> Table:
+        return open_table(self.embedding[...], self.axes, dtype)
 
     def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
-        # Gathered over fsdp once; only the vocabulary stays split, and XLA looks ids up in it by masking.
-        # Cast after the look-up, so that the gradient's sum over equal ids is in float32.
-        return constrain(self.embedding[...], self.axis, None)[ids].astype(dtype)
+        return look_up(self.table(dtype), ids)
 
 
 class Embeddings(nnx.Module):
