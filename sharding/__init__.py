@@ -5,4 +5,5 @@ rules      which mesh axis splits which logical axis: read this first
 placement  host rows as global arrays
 
 processes/  many processes as one job
+hardware/   what programs are compiled for
 """
