@@ -21,7 +21,12 @@ def set_float32_products(dtype: str) -> None:
 
     if jax.default_backend() == "cpu" or "JAX_DEFAULT_MATMUL_PRECISION" in os.environ:
         return
-    jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
+    jax.config.update("jax_default_matmul_precision", product_precision(dtype))
+
+
+def product_precision(dtype: str) -> str | None:
+    """The precision of products on accelerators, as `jax.default_matmul_precision` takes it."""
+    return "highest" if dtype == "float32" else None
 
 
 class Refusal(NamedTuple):
