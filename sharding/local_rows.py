@@ -17,7 +17,16 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from flaxmill.sharding.rules import ACTIVATION_RULES, PARAMETER_RULES, LogicalAxes, num_shards, platform
+from flaxmill.sharding.collectives import all_gather, device_sum, reduce_scatter
+from flaxmill.sharding.rules import (
+    ACTIVATION_RULES,
+    PARAMETER_RULES,
+    LogicalAxes,
+    divides_work,
+    is_free,
+    num_shards,
+    partition_spec,
+)
 
 GATHERED = "gathered"
 """The name under which a rematerialisation policy knows gathered weights."""
@@ -38,7 +47,7 @@ def rows_spec(mesh: Mesh | AbstractMesh) -> PartitionSpec:
 def parameter_spec(mesh: Mesh | AbstractMesh, axes: LogicalAxes) -> PartitionSpec:
     """How a parameter of these logical axes is split along the axes of the rows, for `on_local_rows`."""
     rows = row_axes(mesh)
-    return PartitionSpec(*(_kept(axis, rows) for axis in axes))
+    return PartitionSpec(*(_row_names(axis, rows) or None for axis in axes))
 
 
 def on_local_rows(run: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -81,8 +90,9 @@ def gather(shard: jax.Array, axes: LogicalAxes, dtype: Any) -> jax.Array:
     It takes no gradient: a product gives the gradient to the shard, by `scatter`.
     """
     x = jax.lax.stop_gradient(shard).astype(dtype)
-    for dim, names in _split_dims(axes):
-        x = checkpoint_name(jax.lax.all_gather(x, names, axis=dim, tiled=True), GATHERED)
+    for dim, name in _split_dims(axes):
+        whole = functools.partial(all_gather, name=name, dim=dim)
+        x = checkpoint_name(_on_shards(whole, axes)(x), GATHERED)
     return x
 
 
@@ -92,9 +102,9 @@ def scatter(gradient: jax.Array, axes: LogicalAxes) -> jax.Array:
     It is summed over the devices that hold the other shards, and not yet over those that hold the same one:
     `sum_gradients` does that once a step.
     """
-    for dim, names in _split_dims(axes):
-        scatter_sum = functools.partial(jax.lax.psum_scatter, scatter_dimension=dim, tiled=True)
-        gradient = _on_wires(scatter_sum, gradient, names)
+    for dim, name in _split_dims(axes):
+        share = functools.partial(reduce_scatter, name=name, dim=dim)
+        gradient = _on_shards(share, axes)(gradient)
     return gradient
 
 
@@ -103,11 +113,12 @@ def sum_gradients(gradients: Any, axes: Any) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
 
     def sum_one(gradient: jax.Array, axes: LogicalAxes) -> jax.Array:
-        split = {name for _, names in _split_dims(axes) for name in names}
+        split = {name for _, name in _split_dims(axes)}
         others = tuple(name for name in _own_rows(mesh) if name not in split)
         if not others:
             return gradient
-        return device_sum(gradient.astype(_gradient_dtype.get()), others).astype(gradient.dtype)
+        low = gradient.astype(_gradient_dtype.get())
+        return _on_shards(lambda x: device_sum(x, others), axes)(low).astype(gradient.dtype)
 
     return jax.tree.map(sum_one, gradients, axes)
 
@@ -118,28 +129,25 @@ def sum_over_rows(sums: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.psum(x, own), sums) if own else sums
 
 
-def device_sum(x: jax.Array, names: str | Sequence[str]) -> jax.Array:
-    """The sum of x over the devices along these mesh axes, in its dtype."""
-    return _on_wires(jax.lax.psum, x, names)
-
-
-def _on_wires(reduce: Callable[..., jax.Array], x: jax.Array, names: str | Sequence[str]) -> jax.Array:
-    # XLA:CPU ends the process at a sum of bfloat16 over devices in a program that it divides in part.
-    if platform() == "cpu" and x.dtype == jnp.bfloat16:
-        return reduce(x.astype(jnp.float32), names).astype(x.dtype)
-    return reduce(x, names)
-
-
 def weights_are_split() -> bool:
     """Whether a device has only a part of each weight, which it must gather."""
     return bool(_split_dims(("embed",)))
 
 
-def _split_dims(axes: LogicalAxes) -> Sequence[tuple[int, tuple[str, ...]]]:
-    """The dimensions of a weight that are split along the axes of the rows, here, and those axes."""
+def _on_shards(run: Callable[[jax.Array], jax.Array], axes: LogicalAxes) -> Callable[[jax.Array], jax.Array]:
+    """`run` on the parts of a weight that the compiler's axes divide; else it would join them first."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not divides_work(mesh):
+        return run
+    spec = partition_spec(axes, PARAMETER_RULES, mesh)
+    free = {name for name in mesh.shape if is_free(name, mesh)}
+    return jax.shard_map(run, in_specs=spec, out_specs=spec, axis_names=free, check_vma=False)
+
+
+def _split_dims(axes: LogicalAxes) -> Sequence[tuple[int, str]]:
+    """The dimensions of a weight that are split along the axes of the rows, here, and the axis of each."""
     own = _own_rows(jax.sharding.get_abstract_mesh())
-    kept = [(dim, _kept(axis, own)) for dim, axis in enumerate(axes)]
-    return [(dim, names) for dim, names in kept if names]
+    return [(dim, name) for dim, axis in enumerate(axes) for name in _row_names(axis, own)]
 
 
 def _own_rows(mesh: AbstractMesh) -> tuple[str, ...]:
@@ -147,7 +155,7 @@ def _own_rows(mesh: AbstractMesh) -> tuple[str, ...]:
     return tuple(name for name in row_axes(mesh) if name in mesh.manual_axes and mesh.shape[name] > 1)
 
 
-def _kept(axis: str | None, rows: Sequence[str]) -> tuple[str, ...] | None:
+def _row_names(axis: str | None, rows: Sequence[str]) -> tuple[str, ...]:
     entry = None if axis is None else PARAMETER_RULES[axis]
     names = () if entry is None else (entry,) if isinstance(entry, str) else entry
-    return tuple(name for name in names if name in rows) or None
+    return tuple(name for name in names if name in rows)

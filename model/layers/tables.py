@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from flaxmill.model.layers.dtypes import sum_dtype
-from flaxmill.sharding.local_rows import device_sum, gather, gradient_dtype, scatter
+from flaxmill.sharding.collectives import device_sum
+from flaxmill.sharding.local_rows import gather, gradient_dtype, scatter
 from flaxmill.sharding.rules import ACTIVATION_RULES, LogicalAxes, constrain, mesh_axes, num_shards
 
 VOCABULARY = ("vocab", "embed")

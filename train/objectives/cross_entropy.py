@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.tables import Table, TableUse, give_gradient, on_split, row_numbers, use_of
-from flaxmill.sharding.local_rows import device_sum
+from flaxmill.sharding.collectives import device_sum
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 
 CHUNK_BYTES = 256 * 2**20  # float32 logits that one device holds at a time
