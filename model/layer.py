@@ -64,10 +64,10 @@ class Attention(nnx.Module):
         keys_BSD: jax.Array,
         visible: Visibility,
         turns: Turns | None,
-        key: jax.Array | None,
+        keys_B: jax.Array | None,
     ) -> jax.Array:
         """[B,T,D]: what `x_BTD` reads from `keys_BSD`."""
-        return self.mix(self.queries(x_BTD, turns), *self.keys_and_values(keys_BSD, turns), visible, key)
+        return self.mix(self.queries(x_BTD, turns), *self.keys_and_values(keys_BSD, turns), visible, keys_B)
 
     def queries(self, x_BTD: jax.Array, turns: Turns | None) -> jax.Array:
         """[B,T,N,H], turned by their positions."""
@@ -86,7 +86,7 @@ class Attention(nnx.Module):
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         visible: Visibility,
-        key: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
     ) -> jax.Array:
         """[B,T,D]: what the queries read from the values."""
         mixed_BTNH = attention(
@@ -96,7 +96,7 @@ class Attention(nnx.Module):
             visible,
             scale=self.config.logits_factor,
             dropout_rate=self.config.attention_dropout_rate,
-            key=key,
+            keys_B=keys_B,
             backend=self.config.attention,
         )
         return self.project(mixed_BTNH)
@@ -122,10 +122,10 @@ class Layer(nnx.Module):
         self.mlp = MLP(keys[2], config)
 
     def __call__(
-        self, x_BTD: jax.Array, inputs: AttentionInputs, kind: LayerKind, key: jax.Array | None
+        self, x_BTD: jax.Array, inputs: AttentionInputs, kind: LayerKind, keys_B: jax.Array | None
     ) -> jax.Array:
-        """Hidden states [B,T,D] after this layer; a key turns dropout on."""
-        keys = split_keys(key, 5)
+        """Hidden states [B,T,D] after this layer; keys of the rows turn dropout on."""
+        keys = split_keys(keys_B, 5)
         visible, turns = self.visible(inputs, kind), inputs.turns.get(kind)
 
         def attend(x_BTD: jax.Array) -> jax.Array:
@@ -171,15 +171,17 @@ class Layer(nnx.Module):
         return constrain(x_BTD, "batch", "tokens", None)
 
     def _add_normed(
-        self, x_BTD: jax.Array, run: Attend, norm: Norm | None, key: jax.Array | None
+        self, x_BTD: jax.Array, run: Attend, norm: Norm | None, keys_B: jax.Array | None
     ) -> jax.Array:
-        return x_BTD + self._drop(run(_normed(norm, x_BTD)), key)
+        return x_BTD + self._drop(run(_normed(norm, x_BTD)), keys_B)
 
-    def _norm_sum(self, x_BTD: jax.Array, run: Attend, norm: Norm | None, key: jax.Array | None) -> jax.Array:
-        return _normed(norm, x_BTD + self._drop(run(x_BTD), key))
+    def _norm_sum(
+        self, x_BTD: jax.Array, run: Attend, norm: Norm | None, keys_B: jax.Array | None
+    ) -> jax.Array:
+        return _normed(norm, x_BTD + self._drop(run(x_BTD), keys_B))
 
-    def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
-        return dropout(x_BTD, self.config.dropout, key)
+    def _drop(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        return dropout(x_BTD, self.config.dropout, keys_B)
 
 
 def _placed(x_BTNH: jax.Array, norm: Norm | None, turns: Turns | None) -> jax.Array:

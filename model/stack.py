@@ -49,13 +49,13 @@ class Stack(nnx.Module):
         self,
         x_BTD: jax.Array,
         batch: Batch,
-        key: jax.Array | None,
+        keys_B: jax.Array | None,
         encoded_BSD: jax.Array | None = None,
         encoded_documents_BS: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states [B,T,D] of embedded tokens; `batch` holds their documents and positions."""
         inputs = self.attention_inputs(batch, encoded_BSD, encoded_documents_BS)
-        x_BTD = self._run_layers(x_BTD, inputs, key)
+        x_BTD = self._run_layers(x_BTD, inputs, keys_B)
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
     def attention_inputs(
@@ -79,11 +79,11 @@ class Stack(nnx.Module):
         }
         return AttentionInputs(visible, turns, encoded_BSD, encoded_documents_BS)
 
-    def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, key: jax.Array | None) -> jax.Array:
+    def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, keys_B: jax.Array | None) -> jax.Array:
         config, plan = self.config, plan_layers(self.config)
         first = repeated = last = None
-        if key is not None:
-            keys = stacked_keys(key, config.num_layers)
+        if keys_B is not None:
+            keys = stacked_keys(keys_B, config.num_layers)
             first, repeated, last = jnp.split(keys, [len(plan.first), config.num_layers - len(plan.last)])
         unroll = functools.partial(_run_each, config, inputs)
         x_BTD = unroll(x_BTD, self.first_layers, first, plan.first)

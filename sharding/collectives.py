@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from flaxmill.sharding.rules import platform
 
-# The TPU compiler turns a scatter among 64 devices and more into a sum of whole arrays, which sends twice as much.
-# Among up to 32 it does not (libtpu 0.0.42).
+# The TPU compiler turns a scatter among 64 devices and more into a sum of whole arrays, which sends twice as
+# much. Among up to 32 it does not (libtpu 0.0.42).
 MOST_TPU_DEVICES = 32
 
 Groups = list[list[int]]

@@ -43,7 +43,7 @@ class Embeddings(nnx.Module):
         self.segments = _whole_table(keys[2], config, "segments", config.num_segments)
         self.norm = Norm(config) if config.embedding_norm else None
 
-    def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None) -> jax.Array:
+    def __call__(self, batch: dict[str, jax.Array], keys_B: jax.Array | None) -> jax.Array:
         config = self.config
         x_BTD = self.tokens(batch["tokens"], config.dtype)
         if config.scales_embeddings:
@@ -56,7 +56,7 @@ class Embeddings(nnx.Module):
             x_BTD = x_BTD + self.segments(batch["segments"], config.dtype)
         if self.norm is not None:
             x_BTD = self.norm(x_BTD)
-        return constrain(dropout(x_BTD, config.dropout, key), "batch", "tokens", None)
+        return constrain(dropout(x_BTD, config.dropout, keys_B), "batch", "tokens", None)
 
 
 def _num_positions(config: ModelConfig) -> int:

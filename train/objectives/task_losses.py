@@ -72,8 +72,8 @@ def class_counts(terms: tuple[str, ...], config: ModelConfig) -> Sums:
 
 
 def _class_logits(model: Transformer, batch: Batch, options: SumOptions) -> jax.Array:
-    body_key, head_key = split_keys(options.key, 2)
-    return model.class_logits(model(batch, body_key), batch["documents"], head_key)
+    of_body, of_head = split_keys(options.key, 2)
+    return model.class_logits(model(batch, of_body), batch["documents"], of_head)
 
 
 def _confusion(labels: jax.Array, logits: jax.Array, is_known: jax.Array) -> jax.Array:
