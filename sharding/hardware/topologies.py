@@ -172,7 +172,9 @@ def _cpu_topology(name: str, num_devices: int, num_slices: int) -> Topology:
             f"topology={name} with slices={num_slices} needs {total} devices, and JAX has started with "
             f"{len(devices)}; set JAX_NUM_CPU_DEVICES={total} before"
         )
-    return Topology(name, None, devices[:total], num_slices, _in_slices(f"{num_devices} CPU devices", num_slices))
+    return Topology(
+        name, None, devices[:total], num_slices, _in_slices(f"{num_devices} CPU devices", num_slices)
+    )
 
 
 def _gpu_topology(name: str, asked: _Asked, num_slices: int) -> Topology:

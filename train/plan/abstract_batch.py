@@ -86,9 +86,7 @@ class _BlankDataset:
         self._format = record_format(self.settings, self.vocab_size, len(self.labels))
 
     def read(self, split: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-        return {
-            field.name: np.zeros((len(rows), *field.shape), field.dtype) for field in self._format.fields
-        }
+        return {field.name: np.zeros((len(rows), *field.shape), field.dtype) for field in self._format.fields}
 
 
 def _own_settings(data: ObjectiveData, experiment: Experiment) -> dict[str, Any]:

@@ -22,7 +22,9 @@ _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _CALLED = re.compile(r"\b(calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 _CALLED_SETS = re.compile(r"\b(?:calls|branch_computations|called_computations)=\{([^}]*)\}")
 # These run the computation that they name once for each element, and it is only arithmetic.
-_OF_ELEMENTS = re.compile(r"(all-)?reduce(-start|-scatter|-window)?|reduce-scatter-start|scatter|sort|map|select-and-scatter")
+_OF_ELEMENTS = re.compile(
+    r"(all-)?reduce(-start|-scatter|-window)?|reduce-scatter-start|scatter|sort|map|select-and-scatter"
+)
 # The end of what has begun before; both name the same computation.
 _ENDS = ("async-done", "async-update")
 
@@ -152,7 +154,11 @@ def _comparison(program: Program, condition: str) -> tuple[int, int] | None:
     """The element of the loop's state that counts, and the number below which the loop goes on."""
     computation = program.computations.get(condition, {})
     for instruction in computation.values():
-        if instruction.is_root and instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
+        if (
+            instruction.is_root
+            and instruction.opcode == "compare"
+            and "direction=LT" in instruction.attributes
+        ):
             counter, limit = (_follow(computation, name) for name in instruction.operands)
             value = _constant(computation, instruction.operands[1])
             if counter is None or limit is None or value is None:
