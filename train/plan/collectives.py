@@ -1,4 +1,4 @@
-"""What a compiled step sends between devices: each collective, its bytes, how often it runs, and along what."""
+"""What a compiled step sends between devices: each collective, its bytes, its runs, and the mesh axes."""
 
 import re
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from flaxmill.train.plan.hlo_text import (
     find_sites,
     parse_program,
 )
+from flaxmill.train.plan.padding import is_padded_gather
 from flaxmill.train.plan.replica_groups import crossed_axes, read_groups, sizes_of
 
 KINDS = (
@@ -167,7 +168,7 @@ def _describe(program: Program, each: _Found, mesh: Mesh, layers: _Layers) -> Co
         group=group,
         operation=instruction.op_name,
         source_name=instruction.name,
-        is_padded=kind == "all-reduce" and _is_padded(program, each),
+        is_padded=kind == "all-reduce" and is_padded_gather(program, computation, instruction),
     )
 
 
@@ -220,31 +221,3 @@ def _wire_bytes(kind: str, num_bytes: int, group: int, instruction: Instruction)
     if kind == "collective-permute":
         return num_bytes
     return int(num_bytes * others * (2 if kind == "all-reduce" else 1))
-
-
-def _is_padded(program: Program, each: _Found) -> bool:
-    """Whether an all-reduce sums arrays that are zero outside one part: dynamic-update-slices into zeros."""
-    computation = program.computations[each.computation_name]
-    return any(_writes_into_zeros(program, computation, name) for name in each.instruction.operands)
-
-
-def _writes_into_zeros(program: Program, computation: Computation, name: str) -> bool:
-    instruction = computation.get(name)
-    while instruction is not None and instruction.opcode in ("bitcast", "copy", "convert", "reshape"):
-        instruction = computation.get(instruction.operands[0])
-    if instruction is None:
-        return False
-    if instruction.opcode == "fusion":
-        called = re.search(r"calls=%?([\w.\-]+)", instruction.attributes)
-        inner = program.computations.get(called[1], {}) if called else {}
-        return any(
-            _writes_into_zeros(program, inner, each.name)
-            for each in inner.values()
-            if each.opcode == "dynamic-update-slice"
-        )
-    if instruction.opcode != "dynamic-update-slice":
-        return False
-    target = computation.get(instruction.operands[0])
-    while target is not None and target.opcode in ("broadcast", "bitcast", "copy"):
-        target = computation.get(target.operands[0])
-    return target is not None and target.opcode == "constant" and target.operands[:1] == ("0",)

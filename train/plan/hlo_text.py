@@ -25,6 +25,7 @@ _CALLED_SETS = re.compile(r"\b(?:calls|branch_computations|called_computations)=
 _OF_ELEMENTS = re.compile(
     r"(all-)?reduce(-start|-scatter|-window)?|reduce-scatter-start|scatter|sort|map|select-and-scatter"
 )
+_COPIES = ("copy", "copy-start", "copy-done", "bitcast", "reshape", "transpose", "convert")
 # The end of what has begun before; both name the same computation.
 _ENDS = ("async-done", "async-update")
 
@@ -153,18 +154,13 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
 def _comparison(program: Program, condition: str) -> tuple[int, int] | None:
     """The element of the loop's state that counts, and the number below which the loop goes on."""
     computation = program.computations.get(condition, {})
-    for instruction in computation.values():
-        if (
-            instruction.is_root
-            and instruction.opcode == "compare"
-            and "direction=LT" in instruction.attributes
-        ):
-            counter, limit = (_follow(computation, name) for name in instruction.operands)
-            value = _constant(computation, instruction.operands[1])
-            if counter is None or limit is None or value is None:
-                return None
-            found = re.search(r"index=(\d+)", counter.attributes)
-            return (int(found[1]) if found else 0), value
+    root = next((instruction for instruction in computation.values() if instruction.is_root), None)
+    if root is not None and root.opcode == "compare" and "direction=LT" in root.attributes:
+        counter, limit = follow(computation, root.operands[0]), _constant(computation, root.operands[1])
+        if counter is None or limit is None:
+            return None
+        found = re.search(r"index=(\d+)", counter.attributes)
+        return (int(found[1]) if found else 0), limit
     # The comparison may lie in a fusion; the only integer beside it is then the limit.
     values = [_constant(computation, name) for name, i in computation.items() if i.opcode == "constant"]
     return (0, values[0]) if len(values) == 1 and values[0] is not None else None
@@ -172,20 +168,20 @@ def _comparison(program: Program, condition: str) -> tuple[int, int] | None:
 
 def _element(computation: Computation, name: str, index: int) -> str:
     """The instruction that makes an element of a tuple."""
-    made = _follow(computation, name)
+    made = follow(computation, name)
     return made.operands[index] if made is not None and made.opcode == "tuple" else name
 
 
-def _follow(computation: Computation, name: str) -> Instruction | None:
-    """What an instruction is a copy of."""
+def follow(computation: Computation, name: str) -> Instruction | None:
+    """What an instruction is a copy of, in whatever layout, shape and dtype."""
     instruction = computation.get(name)
-    while instruction is not None and instruction.opcode in ("copy", "bitcast", "copy-start", "copy-done"):
+    while instruction is not None and instruction.opcode in _COPIES:
         instruction = computation.get(instruction.operands[0])
     return instruction
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-    instruction = _follow(computation, name)
+    instruction = follow(computation, name)
     if instruction is None or instruction.opcode != "constant" or not instruction.operands:
         return None
     value = instruction.operands[0]

@@ -58,9 +58,8 @@ def _of_mesh(sizes: str, ids: str | None, used: str) -> Groups:
     """Groups along some axes of a mesh that is written out, or along parts of axes: 'a':(2)4 is the part of
     size 4 of axis a after a part of size 2."""
     axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
-    parts = {
-        name: (before, size) for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", used)
-    }
+    named = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", used)
+    parts = {name: (before, size) for name, before, size in named}
     dims: list[int] = []
     kept: list[int] = []
     taken: list[int] = []
