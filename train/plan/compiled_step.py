@@ -134,7 +134,7 @@ def _vocab_size(experiment: Experiment) -> int:
 
 
 def _replace_uncompilable(experiment: Experiment, platform: str) -> tuple[Experiment, tuple[str, ...]]:
-    """The experiment without what only a machine with the hardware can compile, and a line for each change."""
+    """The experiment without what needs the hardware to compile, and a line for each change."""
     model = experiment.model
     may_be_fused = model.dtype != "float32" and model.positions != "relative"
     if platform != "gpu" or model.attention == "xla" or not may_be_fused:
