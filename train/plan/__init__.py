@@ -1,0 +1,14 @@
+"""What a run takes on hardware that is not here.
+
+analytic      memory, wires and seconds of a step by shapes and formulas: read this first
+activations   what the backward pass keeps, as JAX itself says
+weights       the state and the weights as devices hold them
+design        the collectives that the step is designed to run
+traffic       bytes that a device sends for a collective
+roofline      the least time of a step
+published     two measured runs beside their ceilings
+proposals     what would make it fit
+search        meshes and remat policies, ranked
+report        all of it as text and as JSON
+html_report   the same as one page
+"""
