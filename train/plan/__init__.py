@@ -5,7 +5,6 @@ abstract_batch  the batch of a step, as shapes
 hlo_text        a compiled program, read from its text
 replica_groups  which devices take part in a collective
 collectives     what is sent, how often, and along which axes of the mesh
-padding         gathers that are done as sums of padded arrays
 memory          what a device holds, by kind
 findings        collectives that the design does not want
 analytic        memory, wires and seconds of a step by shapes and formulas

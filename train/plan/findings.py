@@ -45,8 +45,8 @@ def find_warnings(collectives: Sequence[Collective], experiment: Experiment, mes
     lines = [line for line in warnings if line] + _storms(collectives, experiment)
     if mesh.shape["fsdp"] > MOST_TPU_SHARDS and mesh.devices.flat[0].platform == "tpu":
         lines.append(
-            f"mesh.fsdp={mesh.shape['fsdp']} is one group of more than {MOST_TPU_SHARDS} TPU devices, in which "
-            "XLA turns gathers and scatters into all-reduces of padded arrays, at twice the bytes; use "
+            f"mesh.fsdp={mesh.shape['fsdp']} is one group of more than {MOST_TPU_SHARDS} TPU devices, in "
+            "which XLA turns gathers and scatters into all-reduces of padded arrays, at twice the bytes; use "
             f"--mesh.fsdp {MOST_TPU_SHARDS} and leave the rest to mesh.data"
         )
     return lines
@@ -100,8 +100,8 @@ def _describe(found: list[Collective], reason: str) -> str | None:
     sent = sum(each.times * each.wire_bytes for each in found)
     where = largest.operation or largest.source_name
     return (
-        f"{reason}: {runs} runs of {largest.kind} a step over {'+'.join(largest.axes)}, {gibibytes(sent)} sent; "
-        f"the largest is {gibibytes(largest.num_bytes)}, {largest.dtype}{list(largest.shape)} of {where}"
+        f"{reason}: {runs} runs of {largest.kind} a step over {'+'.join(largest.axes)}, {gibibytes(sent)} "
+        f"sent; the largest is {gibibytes(largest.num_bytes)}, {largest.dtype}{list(largest.shape)} of {where}"
     )
 
 
@@ -111,10 +111,11 @@ def _storms(collectives: Sequence[Collective], experiment: Experiment) -> list[s
     if runs <= _MANY_PERMUTES * experiment.model.num_layers * experiment.accumulate:
         return []
     mean = sum(each.times * each.num_bytes for each in permutes) / runs
-    return [
+    line = (
         f"{runs:,} small permutes a step, {gibibytes(mean)} each on average: gathers are done piece by piece "
         "between parts of a product; use fewer devices in mesh.fsdp, or larger weights"
-    ]
+    )
+    return [line]
 
 
 def _weights(experiment: Experiment, mesh: Mesh) -> _Weights:
