@@ -9,13 +9,10 @@ import importlib.util
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from flaxmill.sharding.hardware.chips import CHIPS, Chip
 from flaxmill.sharding.hardware.gpu_targets import target_config
-
-if TYPE_CHECKING:
-    import jax
 
 INSTALL = "pip install 'flaxmill[plan]'"
 _EXAMPLES = "v5p:4x4x4, h100:8x8 (hosts x GPUs of a host) or cpu:8"
@@ -57,7 +54,8 @@ class Topology(NamedTuple):
     name: str
     chip: Chip | None
     """None for a CPU."""
-    devices: "list[jax.Device]"
+    devices: list[Any]
+    """Of jax.Device, or compile-only devices like it."""
     num_slices: int
     description: str
     """How many devices there are, and how they are joined, in words."""
@@ -234,7 +232,7 @@ def _is_version(found: str, wanted: str) -> bool:
     return found == stem or (wanted != stem and found.startswith(f"{stem}."))
 
 
-def _absent_devices(name: str, **arguments: Any) -> "list[jax.Device]":
+def _absent_devices(name: str, **arguments: Any) -> list[Any]:
     import jax
     from jax.experimental import topologies
 

@@ -12,6 +12,7 @@ from flaxmill.train.plan.hlo_text import (
     Program,
     Site,
     find_sites,
+    follow,
     parse_program,
 )
 from flaxmill.train.plan.replica_groups import crossed_axes, read_groups, sizes_of
@@ -223,8 +224,8 @@ def _wire_bytes(kind: str, num_bytes: int, group: int, instruction: Instruction)
 
 
 def _is_padded(program: Program, computation: Computation, all_reduce: Instruction) -> bool:
-    """Whether one of the arrays that it sums is zero outside this device's part, which was written into zeros:
-    TPU programs gather so in groups of 64 devices and more."""
+    """Whether one of the arrays that it sums holds this device's part and is zero elsewhere: TPU programs
+    gather so in groups of 64 devices and more."""
     return any(_is_part_in_zeros(program, computation, name) for name in all_reduce.operands)
 
 

@@ -98,10 +98,10 @@ def _describe(found: list[Collective], reason: str) -> str | None:
     largest = max(found, key=lambda each: each.num_bytes)
     runs = sum(each.times for each in found)
     sent = sum(each.times * each.wire_bytes for each in found)
-    where = largest.operation or largest.source_name
+    array = f"{largest.dtype}{list(largest.shape)} of {largest.operation or largest.source_name}"
     return (
         f"{reason}: {runs} runs of {largest.kind} a step over {'+'.join(largest.axes)}, {gibibytes(sent)} "
-        f"sent; the largest is {gibibytes(largest.num_bytes)}, {largest.dtype}{list(largest.shape)} of {where}"
+        f"sent; the largest is {gibibytes(largest.num_bytes)}, {array}"
     )
 
 
@@ -124,6 +124,6 @@ def _weights(experiment: Experiment, mesh: Mesh) -> _Weights:
     whole = [weight.size * (weight.num_layers or 1) for weight in weights if not weight.is_split]
     return _Weights(
         frozenset(weight.size for weight in split),
-        frozenset(weight.size * weight.num_layers for weight in split if (weight.num_layers or 1) > 1),
+        frozenset(weight.size * count for weight in split if (count := weight.num_layers or 1) > 1),
         FLOAT * sum(whole),
     )
