@@ -26,6 +26,7 @@ COMMANDS = {
     "parity": "parity DIRECTORY [--json]                      compare a model with PyTorch",
     "checkpoints": "checkpoints RUN [--quick] [--json]             list checkpoints: whole or damaged",
     "verify-resume": "verify-resume [CONFIG | FILE.py] [--json]      prove that resume is exact",
+    "plan": "plan [CONFIG | FILE.py] --topology T [--json]      compile for hardware that is not here",
     "configs": "configs                                        list the experiments",
 }
 
