@@ -9,6 +9,8 @@ roofline      the least time of a step
 published     two measured runs beside their ceilings
 proposals     what would make it fit
 search        meshes and remat policies, ranked
-report        all of it as text and as JSON
+assemble      a compiled step and the formulas as one plan
+cost          tokens, days and device-hours of a whole run
+report        a plan as text and as JSON
 html_report   the same as one page
 """
