@@ -16,6 +16,8 @@ roofline        the least time of a step
 published       two measured runs beside their ceilings
 proposals       what would make it fit
 search          meshes and remat policies, ranked
+cost            tokens a day, days and chip-hours of the whole run
+assemble        a compiled step and the formulas, put together to a plan
 report          all of it as text and as JSON
 html_report     the same as one page
 """

@@ -58,7 +58,10 @@ class Estimate(NamedTuple):
     """Of the model."""
     hardware_flops: float
     """With what is computed again; fused kernels skip the half of causal attention that is masked."""
+    moved_bytes: float
+    """That a device reads and writes in its memory at least."""
     num_tokens: int
+    """Tokens of a step."""
     roofline: Roofline | None
     """None: the chip is unknown."""
 
@@ -93,7 +96,7 @@ def estimate(
     if chip is not None:
         near = domain or chip.link_domain or math.prod(mesh_shape.values()) // num_slices
         roofline = make_roofline(flops, hardware, moved, collectives, chip, mesh_shape, num_tokens, near)
-    return Estimate(mesh, memory, collectives, flops, hardware, num_tokens, roofline)
+    return Estimate(mesh, memory, collectives, flops, hardware, moved, num_tokens, roofline)
 
 
 def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:

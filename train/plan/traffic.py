@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1}
-"""Times that a collective moves its array around the group: a reduction to all is a scatter and a gather."""
+PASSES = {"all-reduce": 2}
+"""Times that a collective moves its array around the group, where not once: it is a scatter and a gather."""
 
 
 class Sent(NamedTuple):
@@ -50,8 +50,8 @@ def sent(kind: str, num_bytes: float, group: Group) -> Sent:
         return Sent(0.0, 0.0)
     if kind == "collective-permute":
         return Sent(num_bytes, 0.0) if group.near == group.size else Sent(0.0, num_bytes)
-    if kind == "all-to-all":
+    if kind.endswith("all-to-all"):
         return Sent(num_bytes * (group.near - 1) / group.size, num_bytes * (1 - group.near / group.size))
-    once = PASSES[kind] * num_bytes
+    once = PASSES.get(kind, 1) * num_bytes
     network = once * (1 - group.near / group.size) / group.near
     return Sent(once * (1 - 1 / group.near) if network else once * (1 - 1 / group.size), network)
