@@ -84,9 +84,9 @@ def fill_free_axis(config: MeshConfig, num_devices: int, platform: str) -> dict[
         sizes["data"] = math.lcm(sizes["data"], config.slices)
     fixed = math.prod(size for size in sizes.values() if size is not None)
     if fixed > num_devices:
+        simulate = ", or set JAX_NUM_CPU_DEVICES to simulate more" if platform == "cpu" else ""
         raise ValueError(
-            f"{_text(sizes)} asks for {fixed} devices but there are {num_devices}; "
-            "lower an axis, or set JAX_NUM_CPU_DEVICES to simulate more on a CPU"
+            f"{_text(sizes)} asks for {fixed} devices but there are {num_devices}; lower an axis{simulate}"
         )
     if None in sizes.values() and num_devices % fixed:
         raise ValueError(
