@@ -3,10 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import jax
     import numpy as np
     from jax.sharding import Mesh
 
@@ -52,7 +51,7 @@ def axis_sizes(config: MeshConfig) -> dict[str, int | None]:
     return {axis: getattr(config, axis) for axis in AXES}
 
 
-def make_mesh(config: MeshConfig, devices: "Sequence[jax.Device] | None" = None) -> "Mesh":
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> "Mesh":
     """Lay the devices out as a mesh.
 
     A mesh smaller than the machine uses its first devices, on one process only.
@@ -85,9 +84,9 @@ def fill_free_axis(config: MeshConfig, num_devices: int, platform: str) -> dict[
         sizes["data"] = math.lcm(sizes["data"], config.slices)
     fixed = math.prod(size for size in sizes.values() if size is not None)
     if fixed > num_devices:
+        simulate = ", or set JAX_NUM_CPU_DEVICES to simulate more" if platform == "cpu" else ""
         raise ValueError(
-            f"{_text(sizes)} asks for {fixed} devices but there are {num_devices}; "
-            "lower an axis, or set JAX_NUM_CPU_DEVICES to simulate more on a CPU"
+            f"{_text(sizes)} asks for {fixed} devices but there are {num_devices}; lower an axis{simulate}"
         )
     if None in sizes.values() and num_devices % fixed:
         raise ValueError(
@@ -120,7 +119,7 @@ def _with_small_groups(sizes: dict[str, int]) -> dict[str, int]:
     return sizes | {"fsdp": fsdp, "data": sizes["data"] * (remaining // fsdp)}
 
 
-def _arrange(devices: "Sequence[jax.Device]", sizes: dict[str, int], num_slices: int) -> "np.ndarray":
+def _arrange(devices: Sequence[Any], sizes: dict[str, int], num_slices: int) -> "np.ndarray":
     """The devices [data, fsdp, tensor]: neighbours along the last axes are neighbours in the machine."""
     import numpy as np
     from jax.experimental import mesh_utils

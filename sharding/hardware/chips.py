@@ -115,7 +115,6 @@ _CHIPS = (
         memory_bandwidth=3350 * GB,
         link_bandwidth=900 * GB,
         network_bandwidth=400 / 8 * GB,
-        unchecked=("network_bandwidth",),
     ),
     _gpu(
         "h200",

@@ -3,19 +3,18 @@
 Only the compilers of absent devices are here: a program for them can be compiled and read, and not run.
 """
 
+import contextlib
 import difflib
 import importlib.metadata
 import importlib.util
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+import sys
+from typing import Any, NamedTuple
 
 from flaxmill.sharding.hardware.chips import CHIPS, Chip
 from flaxmill.sharding.hardware.gpu_targets import target_config
-
-if TYPE_CHECKING:
-    import jax
 
 INSTALL = "pip install 'flaxmill[plan]'"
 _EXAMPLES = "v5p:4x4x4, h100:8x8 (hosts x GPUs of a host) or cpu:8"
@@ -57,10 +56,13 @@ class Topology(NamedTuple):
     name: str
     chip: Chip | None
     """None for a CPU."""
-    devices: "list[jax.Device]"
+    devices: list[Any]
+    """Of jax.Device, or compile-only devices like it."""
     num_slices: int
     description: str
     """How many devices there are, and how they are joined, in words."""
+    link_domain: int
+    """How many devices, next to each other, share fast links: those of a slice, or of a host of GPUs."""
 
 
 class _Asked(NamedTuple):
@@ -83,7 +85,7 @@ def find_topology(name: str, num_slices: int = 1) -> Topology:
     if num_slices < 1:
         raise ValueError(f"slices={num_slices} must be at least 1")
     _check_sizes(name, asked)
-    prepare_environment(name)
+    _prepare_environment()
     if asked.kind == "cpu":
         return _cpu_topology(name, asked.sizes[0], num_slices)
     if CHIPS[asked.kind].platform == "gpu":
@@ -91,17 +93,12 @@ def find_topology(name: str, num_slices: int = 1) -> Topology:
     return _tpu_topology(name, asked, num_slices)
 
 
-def prepare_environment(name: str) -> None:
-    """Set what JAX and its compilers read when they start, for a topology of this name.
-
-    It does nothing that matters once JAX has started.
-    """
-    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is computed on this machine's accelerators
+def _prepare_environment() -> None:
+    """Set what JAX and its compilers read when they start; it is too late for what has started."""
+    if "jax" not in sys.modules:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is computed on this machine's accelerators
     for variable, value in _QUIET_LIBTPU.items():
         os.environ.setdefault(variable, value)
-    asked = _read(name)
-    if asked.kind == "cpu" and len(asked.sizes) == 1:
-        os.environ["JAX_NUM_CPU_DEVICES"] = str(asked.sizes[0])
 
 
 def _read(name: str) -> _Asked:
@@ -165,16 +162,16 @@ def _cpu_topology(name: str, num_devices: int, num_slices: int) -> Topology:
     import jax
 
     total = num_devices * num_slices
-    os.environ["JAX_NUM_CPU_DEVICES"] = str(total)  # read when JAX starts, which `jax.devices` makes it do
+    with contextlib.suppress(RuntimeError):  # JAX has started, and may have enough of them
+        jax.config.update("jax_num_cpu_devices", total)
     devices = jax.devices("cpu")
     if len(devices) < total:
         raise ValueError(
             f"topology={name} with slices={num_slices} needs {total} devices, and JAX has started with "
             f"{len(devices)}; set JAX_NUM_CPU_DEVICES={total} before"
         )
-    return Topology(
-        name, None, devices[:total], num_slices, _in_slices(f"{num_devices} CPU devices", num_slices)
-    )
+    words = _in_slices(f"{_count(num_devices, 'CPU device')}", num_slices)
+    return Topology(name, None, devices[:total], num_slices, words, num_devices)
 
 
 def _gpu_topology(name: str, asked: _Asked, num_slices: int) -> Topology:
@@ -191,8 +188,8 @@ def _gpu_topology(name: str, asked: _Asked, num_slices: int) -> Topology:
         topology=f"{num_slices}x{hosts}x{gpus}",
         target_config=target_config(chip),
     )
-    words = f"{hosts} hosts of {gpus} {chip.name.upper()}"
-    return Topology(name, chip, devices, num_slices, _in_slices(words, num_slices))
+    words = f"{_count(hosts, 'host')} of {gpus} {chip.name.upper()}"
+    return Topology(name, chip, devices, num_slices, _in_slices(words, num_slices), gpus)
 
 
 def _tpu_topology(name: str, asked: _Asked, num_slices: int) -> Topology:
@@ -201,11 +198,11 @@ def _tpu_topology(name: str, asked: _Asked, num_slices: int) -> Topology:
     single = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(asked.sizes) == 1 else {}
     slices = {"num_slices": num_slices} if num_slices > 1 else {}
     devices = _absent_devices(name, platform="tpu", topology_name=name, **slices, **single)
+    num_chips, num_devices = math.prod(asked.sizes), len(devices) // num_slices
     hosts = len({device.process_index for device in devices}) // num_slices
-    per_chip = len(devices) // (math.prod(asked.sizes) * num_slices)
-    words = f"{math.prod(asked.sizes)} chips {chip.name} on {hosts} hosts"
-    words += f", {per_chip} devices a chip" if per_chip > 1 else ""
-    return Topology(name, chip, devices, num_slices, _in_slices(words, num_slices))
+    words = f"{_count(num_chips, 'chip')} {chip.name} on {_count(hosts, 'host')}"
+    words += f", {num_devices // num_chips} devices a chip" if num_devices > num_chips else ""
+    return Topology(name, chip, devices, num_slices, _in_slices(words, num_slices), num_devices)
 
 
 def _check_libtpu(name: str) -> None:
@@ -234,7 +231,7 @@ def _is_version(found: str, wanted: str) -> bool:
     return found == stem or (wanted != stem and found.startswith(f"{stem}."))
 
 
-def _absent_devices(name: str, **arguments: Any) -> "list[jax.Device]":
+def _absent_devices(name: str, **arguments: Any) -> list[Any]:
     import jax
     from jax.experimental import topologies
 
@@ -243,6 +240,10 @@ def _absent_devices(name: str, **arguments: Any) -> "list[jax.Device]":
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"topology={name} is refused by its compiler: {reason}") from None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _in_slices(words: str, num_slices: int) -> str:

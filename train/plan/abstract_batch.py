@@ -18,10 +18,18 @@ from flaxmill.data.preparation.cache_places import stored_settings
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.tokenization import Tokenizer
+from flaxmill.data.tokenizer.roles import Role
 from flaxmill.sharding.placement import rows_sharding
 from flaxmill.train.experiment import Experiment
 
-_ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]", "eos": "</s>"}
+_ROLES: dict[Role, str] = {
+    "pad": "[PAD]",
+    "unk": "[UNK]",
+    "cls": "[CLS]",
+    "sep": "[SEP]",
+    "mask": "[MASK]",
+    "eos": "</s>",
+}
 _SPLIT = "train"
 
 
@@ -100,4 +108,4 @@ def _make_tokenizer(added: tuple[str, ...]) -> Tokenizer:
         tokenizers.models.WordLevel({name: id_ for id_, name in enumerate(names)}, unk_token="[UNK]")
     )
     inner.add_special_tokens(names)
-    return Tokenizer(inner, roles={role: inner.token_to_id(name) for role, name in _ROLES.items()})
+    return Tokenizer(inner, roles={role: names.index(name) for role, name in _ROLES.items()})

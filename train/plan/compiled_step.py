@@ -109,8 +109,8 @@ def mesh_on(experiment: Experiment, topology: Topology) -> Mesh:
     if mesh.size != len(topology.devices):
         axes = " * ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
         raise ValueError(
-            f"{axes} is {mesh.size}, and {topology.name} has {len(topology.devices)} devices; change an axis, or "
-            "set one to None: it takes the remaining devices"
+            f"{axes} is {mesh.size}, and {topology.name} has {len(topology.devices)} devices; change an "
+            "axis, or set one to None: it takes the remaining devices"
         )
     return mesh
 
@@ -126,15 +126,15 @@ def _vocab_size(experiment: Experiment) -> int:
         return model.vocab_size
     if data.tokenizer not in TRAINED:
         raise ValueError(
-            f"no vocabulary size: model.vocab_size is None, and data.tokenizer={data.tokenizer} keeps its own "
-            "size, which is not read here; give --model.vocab-size"
+            f"no vocabulary size: model.vocab_size is None, and data.tokenizer={data.tokenizer} keeps its "
+            "own size, which is not read here; give --model.vocab-size"
         )
     trained = LEAST_SIZES["bpe"][0] if data.tokenizer == "bytes" else data.vocab_size
     return trained + len(added_tokens(experiment.objective, data))
 
 
 def _replace_uncompilable(experiment: Experiment, platform: str) -> tuple[Experiment, tuple[str, ...]]:
-    """The experiment with what only a machine with the hardware could compile replaced, and lines about it."""
+    """The experiment without what needs the hardware to compile, and a line for each change."""
     model = experiment.model
     may_be_fused = model.dtype != "float32" and model.positions != "relative"
     if platform != "gpu" or model.attention == "xla" or not may_be_fused:
