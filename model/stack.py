@@ -18,7 +18,9 @@ from flaxmill.model.layers.dropout import stacked_keys
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import RelativeBias, Turns, document_lengths, rotary_turns
 from flaxmill.model.layers.visibility import Visibility
-from flaxmill.sharding.local_rows import GATHERED, weights_are_split
+from flaxmill.model.rematerialisation import remat_policy
+from flaxmill.sharding.local_rows import weights_are_split
+from flaxmill.sharding.rules import from_residual
 
 Batch = dict[str, jax.Array]
 
@@ -56,7 +58,7 @@ class Stack(nnx.Module):
         """Hidden states [B,T,D] of embedded tokens; `batch` holds their documents and positions."""
         inputs = self.attention_inputs(batch, encoded_BSD, encoded_documents_BS)
         x_BTD = self._run_layers(x_BTD, inputs, keys_B)
-        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+        return from_residual(x_BTD if self.final_norm is None else self.final_norm(x_BTD))
 
     def attention_inputs(
         self, batch: Batch, encoded_BSD: jax.Array | None, encoded_documents_BS: jax.Array | None
@@ -129,17 +131,7 @@ def _scan_periods(
 
 
 def _remat(run: Callable[..., Any], config: ModelConfig, in_scan: bool) -> Callable[..., Any]:
-    """Choose what is stored for the backward pass; prevent_cse is only for unrolled layers.
-
-    Gathered weights are never stored, which would undo their division over devices: the backward pass gathers
-    them again.
-    """
-    policies = jax.checkpoint_policies
-    policy = {
-        "none": policies.save_anything_except_these_names(GATHERED),
-        "dots": policies.dots_with_no_batch_dims_saveable,
-        "full": None,
-    }[config.remat]
+    """Choose what is stored for the backward pass; prevent_cse is only for unrolled layers."""
     if config.remat == "none" and not weights_are_split():
         return run
-    return functools.partial(jax.checkpoint, prevent_cse=not in_scan, policy=policy)(run)
+    return functools.partial(jax.checkpoint, prevent_cse=not in_scan, policy=remat_policy(config))(run)

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from flaxmill.sharding.collectives import all_gather, device_sum, reduce_scatter
@@ -27,9 +26,6 @@ from flaxmill.sharding.rules import (
     num_shards,
     partition_spec,
 )
-
-GATHERED = "gathered"
-"""The name under which a rematerialisation policy knows gathered weights."""
 
 _gradient_dtype: contextvars.ContextVar[Any] = contextvars.ContextVar("gradient_dtype", default=jnp.float32)
 
@@ -92,7 +88,7 @@ def gather(shard: jax.Array, axes: LogicalAxes, dtype: Any) -> jax.Array:
     x = jax.lax.stop_gradient(shard).astype(dtype)
     for dim, name in _split_dims(axes):
         whole = functools.partial(all_gather, name=name, dim=dim)
-        x = checkpoint_name(_on_shards(whole, axes)(x), GATHERED)
+        x = _on_shards(whole, axes)(x)
     return x
 
 

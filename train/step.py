@@ -14,6 +14,7 @@ from flaxmill.model.functional import abstract_params, logical_axes
 from flaxmill.model.layers.dropout import row_keys
 from flaxmill.model.params import Params, merge
 from flaxmill.model.transformer import Batch
+from flaxmill.sharding.hardware.compiler_options import compiler_options
 from flaxmill.sharding.local_rows import (
     gradients_sent_as,
     on_local_rows,
@@ -22,6 +23,7 @@ from flaxmill.sharding.local_rows import (
     sum_gradients,
     sum_over_rows,
 )
+from flaxmill.sharding.rules import platform, splits_residual
 from flaxmill.train.checkpoint.digest import digest_array
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.by_source import add_by_source
@@ -103,7 +105,8 @@ def make_train_step(
         return new_state, metrics
 
     of_state = state_shardings(experiment.model, optimizer, mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None))
+    options = compiler_options(platform(mesh)) or None
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None), compiler_options=options)
 
 
 def _count_tokens(batch: Batch) -> jax.Array:
@@ -131,10 +134,11 @@ def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | No
     specs = _param_specs(experiment, mesh)
 
     def on_device(params: Params, rows: Batch) -> Sums:
-        sums = numerators(
-            experiment.objective, experiment.model, params, rows, max_predictions=max_predictions
-        )
-        return sum_over_rows(sums)
+        with splits_residual(experiment.mesh.sequence_parallel):
+            sums = numerators(
+                experiment.objective, experiment.model, params, rows, max_predictions=max_predictions
+            )
+            return sum_over_rows(sums)
 
     sums_of = on_local_rows(on_device, mesh, (specs, rows_spec(mesh)), PartitionSpec())
 
@@ -144,7 +148,7 @@ def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | No
         agreed = None if signals is None else signals.max(axis=0)
         return sums_of(params, batch), denominators(experiment.objective, batch), agreed
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, compiler_options=compiler_options(platform(mesh)) or None)
 
 
 def _param_specs(experiment: Experiment, mesh: Mesh) -> Params:
@@ -165,7 +169,8 @@ def _make_gradients(
 
     def on_device(trained: Params, frozen: Params, batch: Batch, totals: Sums, keys_B: jax.Array):
         loss_of = _make_loss(experiment, totals, max_predictions, frozen)
-        with gradients_sent_as(experiment.optimizer.gradient_dtype):
+        sends = gradients_sent_as(experiment.optimizer.gradient_dtype)
+        with sends, splits_residual(experiment.mesh.sequence_parallel):
             gradients, sums = _accumulate(loss_of, trained, batch, experiment, keys_B)
             return sum_gradients(gradients, axes), sum_over_rows(sums)
 

@@ -56,7 +56,7 @@ class Embeddings(nnx.Module):
             x_BTD = x_BTD + self.segments(batch["segments"], config.dtype)
         if self.norm is not None:
             x_BTD = self.norm(x_BTD)
-        return constrain(dropout(x_BTD, config.dropout, keys_B), "batch", "tokens", None)
+        return constrain(dropout(x_BTD, config.dropout, keys_B), "batch", "residual_tokens", None)
 
 
 def _num_positions(config: ModelConfig) -> int:
