@@ -77,14 +77,14 @@ def run_loop(name: str, times: int = 3) -> str:
             *("collective-permute", 4, 4),
         ),
         (
-            "%g = (f32[1024,1024], f32[1024,1024], u32[]) collective-permute-start(%w), "
-            + "source_target_pairs={{0,1},{1,0}}",
+            "%g = (f32[1024,1024], f32[1024,1024]) collective-permute-start(%w), PAIRS",
             *("collective-permute", 4, 4),
         ),
     ],
 )
 def test_a_collective_has_its_bytes_and_what_a_device_sends(line, kind, num_bytes, wire):
-    found = only(line.replace("GROUPS", GROUPS))
+    pairs = "source_target_pairs={{0,1},{1,0}}"
+    found = only(line.replace("GROUPS", GROUPS).replace("PAIRS", pairs))
     assert (found.kind, found.num_bytes, found.wire_bytes) == (kind, num_bytes * MIB, wire * MIB)
     assert (found.axes, found.times, found.across_slices) == (("fsdp",), 1, False)
 
