@@ -162,8 +162,9 @@ def _cpu_topology(name: str, num_devices: int, num_slices: int) -> Topology:
     import jax
 
     total = num_devices * num_slices
-    with contextlib.suppress(RuntimeError):  # JAX has started, and may have enough of them
-        jax.config.update("jax_num_cpu_devices", total)
+    if total > jax.config.jax_num_cpu_devices:  # type: ignore[attr-defined]
+        with contextlib.suppress(RuntimeError):  # JAX has started
+            jax.config.update("jax_num_cpu_devices", total)
     devices = jax.devices("cpu")
     if len(devices) < total:
         raise ValueError(

@@ -64,8 +64,8 @@ def compile_best(plan: Plan, experiment: Experiment, topology: Topology, most: i
     num_devices = len(topology.devices)
     ranked = candidates(resolved, topology.chip, num_devices, topology.num_slices, topology.link_domain)
     checked = [_checked(candidate, experiment, topology) for candidate in ranked[:most]]
-    best = sorted(checked, key=lambda candidate: not candidate.fits)
-    return plan._replace(candidates=[*best, *ranked[most:]])
+    in_order = sorted([*checked, *ranked[most:]], key=lambda candidate: not candidate.fits)
+    return plan._replace(candidates=in_order)
 
 
 def _checked(candidate: Candidate, experiment: Experiment, topology: Topology) -> Candidate:

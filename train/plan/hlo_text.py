@@ -193,6 +193,9 @@ def _whole_lines(text: str) -> Iterator[str]:
     parts: list[str] = []
     is_open = False
     for line in text.splitlines():
+        if is_open and _COMPUTATION.match(line):  # the string was never closed
+            yield "\n".join(parts)
+            parts, is_open = [], False
         parts.append(line)
         if re.sub(r"\\.", "", line).count('"') % 2:
             is_open = not is_open
