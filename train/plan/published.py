@@ -9,6 +9,9 @@ from flaxmill.sharding.hardware.chips import CHIPS
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import Estimate, estimate
 
+MAXTEXT = "https://github.com/AI-Hypercomputer/maxtext/blob/main/docs/reference/architecture"
+TORCHTITAN = "https://github.com/pytorch/torchtitan/blob/main/benchmarks"
+
 
 class PublishedRun(NamedTuple):
     """A measured run, and what it could be at most."""
@@ -61,13 +64,13 @@ def published_runs() -> tuple[PublishedRun, PublishedRun]:
     return (
         PublishedRun(
             "Llama-2-70B on 64 v5p, 65% MFU (MaxText)",
-            "https://github.com/AI-Hypercomputer/maxtext/blob/main/getting_started/Run_Llama2.md",
+            f"{MAXTEXT}/architecture_overview.md",
             reached,
             large.roofline.tokens_per_second,
         ),
         PublishedRun(
             "Llama-3.1-8B on 8 H100, 6,667 tokens a second and GPU (torchtitan)",
-            "https://github.com/pytorch/torchtitan/blob/main/benchmarks/llama3_h100_202412_torchtitan.md",
+            f"{TORCHTITAN}/llama3_h100_202412_torchtitan.md",
             8 * 6667,
             small.roofline.tokens_per_second,
         ),
