@@ -84,6 +84,8 @@ def _try(
     num_slices: int,
     near: int,
 ) -> Candidate | None:
+    if experiment.batch_size % (accumulate * mesh["data"] * mesh["fsdp"]):
+        return None
     overrides = {f"mesh.{axis}": size for axis, size in mesh.items()}
     overrides |= {"model.remat": remat, "accumulate": accumulate}
     changed = {name: value for name, value in overrides.items() if not name.startswith("mesh.")}
