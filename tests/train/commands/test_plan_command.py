@@ -37,7 +37,10 @@ def test_slices_set_the_mesh(flaxmill):
     arguments = ("--topology", "cpu:4", "--slices", "2", "--mesh.fsdp", "4", "--json")
     code, out, _ = flaxmill("plan", "gpt_tiny", *SMALL, *arguments)
     assert code == 0
-    assert json.loads(out)["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+    plan = json.loads(out)
+    assert plan["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert {(*row["axes"], row["across_slices"]) for row in plan["collectives"]} >= {("fsdp", False)}
+    assert all(row["across_slices"] == ("data" in row["axes"]) for row in plan["collectives"])
 
 
 def test_a_page_is_written(flaxmill, tmp_path):
