@@ -1,6 +1,7 @@
 """Peak arithmetic, memory and wires of the accelerators, from the pages of their makers.
 
 All figures belong to one JAX device. It is a whole chip, except on TPU7x, whose chips are two devices each.
+The memory of a TPU is what its compiler lets a program have (libtpu 0.0.42), some percent off its page.
 `unchecked` names the figures that no page of the maker, nor a copy of one, could confirm; reports mark them.
 """
 
@@ -24,6 +25,7 @@ class Chip:
     peak_flops: float
     """Dense bfloat16 FLOP/s."""
     memory_bytes: int
+    """What a program may use."""
     memory_bandwidth: float
     """Bytes a second between the device and its own memory."""
     link_bandwidth: float
@@ -37,10 +39,9 @@ class Chip:
 
 
 def _tpu(name: str, page: str | None = None, devices: int = 1, **figures) -> Chip:
-    """A TPU, from the figures that its page gives for a chip of one or two devices."""
-    for field in ("peak_flops", "memory_bytes", "memory_bandwidth", "link_bandwidth", "network_bandwidth"):
+    """A TPU, from the figures that its page gives for a chip of one or two devices, memory apart."""
+    for field in ("peak_flops", "memory_bandwidth", "link_bandwidth", "network_bandwidth"):
         figures[field] /= devices
-    figures["memory_bytes"] = int(figures["memory_bytes"])
     return Chip(name=name, platform="tpu", link_domain=None, source=TPU_PAGES + (page or name), **figures)
 
 
@@ -56,17 +57,17 @@ _CHIPS = (
         "v4",
         kinds=("TPU v4",),
         peak_flops=275e12,
-        memory_bytes=32 * GIB,
+        memory_bytes=int(30.5 * GIB),
         memory_bandwidth=1228 * GB,
         link_bandwidth=600 * GB,  # six links of 50 GB/s each way
         network_bandwidth=50 / 8 * GB,
-        unchecked=("memory_bandwidth", "link_bandwidth", "network_bandwidth"),
+        unchecked=("memory_bytes", "memory_bandwidth", "link_bandwidth", "network_bandwidth"),
     ),
     _tpu(
         "v5e",
         kinds=("TPU v5 lite", "TPU v5e"),
         peak_flops=197e12,
-        memory_bytes=16 * GIB,
+        memory_bytes=int(15.75 * GIB),
         memory_bandwidth=819 * GB,
         link_bandwidth=400 * GB,
         network_bandwidth=25 / 8 * GB,  # 6.4 Tb/s for 256 chips
@@ -75,7 +76,7 @@ _CHIPS = (
         "v5p",
         kinds=("TPU v5p", "TPU v5"),
         peak_flops=459e12,
-        memory_bytes=95 * GIB,
+        memory_bytes=int(95.74 * GIB),
         memory_bandwidth=2765 * GB,
         link_bandwidth=1200 * GB,
         network_bandwidth=50 / 8 * GB,
@@ -84,7 +85,7 @@ _CHIPS = (
         "v6e",
         kinds=("TPU v6 lite", "TPU v6e", "TPU v6"),
         peak_flops=918e12,
-        memory_bytes=32 * GIB,
+        memory_bytes=int(31.25 * GIB),
         memory_bandwidth=1638 * GB,
         link_bandwidth=800 * GB,
         network_bandwidth=100 / 8 * GB,
@@ -94,7 +95,7 @@ _CHIPS = (
         devices=2,
         kinds=("TPU7x", "TPU v7x"),
         peak_flops=2307e12,
-        memory_bytes=192 * GIB,
+        memory_bytes=int(94.75 * GIB),
         memory_bandwidth=7380 * GB,
         link_bandwidth=1200 * GB,
         network_bandwidth=100 / 8 * GB,

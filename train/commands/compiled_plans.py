@@ -99,7 +99,7 @@ def _compile(experiment: Experiment, topology: Topology) -> _Compiled:
         step = compile_step(experiment, topology)
     except TooLargeError as error:
         return _too_large(experiment, topology, error)
-    collectives = find_collectives(step.text, step.mesh)
+    collectives = find_collectives(step.text, step.mesh, topology.num_slices)
     return _Compiled(
         step.experiment,
         dict(step.mesh.shape),

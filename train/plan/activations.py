@@ -36,6 +36,7 @@ class Kept(NamedTuple):
         return num_tokens * (self.whole / sequence + (self.split + num_tokens * self.pairs) / tensor)
 
 
+@functools.cache
 def kept_by_layer(model: ModelConfig, platform: str, num_tokens: int, crosses: bool = False) -> Kept:
     """What one layer keeps for its gradient, by `model.remat`.
 

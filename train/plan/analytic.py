@@ -5,7 +5,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from functools import cache
+from typing import Literal, NamedTuple
 
 from jax.sharding import AbstractMesh
 
@@ -134,7 +135,7 @@ def _memory(
 ) -> tuple[EstimatedMemory, float]:
     """Memory at the peak, and the bytes that a step reads and writes at least."""
     model, shape = experiment.model, dict(mesh)
-    plain = replace(model, remat="none")  # the state does not depend on it, and is computed once
+    plain = _with_remat(model, "none")  # the state does not depend on it, and is computed once
     state = state_bytes(plain, experiment.optimizer, mesh)
     weights = list_weights(plain, experiment.optimizer.freeze, mesh)
     num_chunks = _num_chunks(model, rows, shape)
@@ -176,6 +177,11 @@ def _stacks(model: ModelConfig, rows: Rows, platform: str) -> list[tuple[ModelCo
     ]
 
 
+@cache
+def _with_remat(model: ModelConfig, remat: Literal["none", "dots"]) -> ModelConfig:
+    return replace(model, remat=remat)
+
+
 def _logits_bytes(model: ModelConfig, rows: Rows, tensor: int) -> float:
     """float32 logits of all places of a microbatch on a device."""
     if model.num_classes is not None:
@@ -200,7 +206,7 @@ def _temporary(
     layer = sum(w.size for w in weights if w.num_layers) // _num_groups(weights)
     computed_again = [Kept(0, 0, 0)] * 2
     if model.remat == "full":
-        computed_again = [kept for _, _, kept in _stacks(replace(model, remat="dots"), rows, platform)]
+        computed_again = [kept for _, _, kept in _stacks(_with_remat(model, "dots"), rows, platform)]
     working = rows.rows * max(
         _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again)
         for (stack, T, _), again in zip(_stacks(model, rows, platform), computed_again, strict=False)

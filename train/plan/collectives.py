@@ -64,8 +64,12 @@ class _Found(NamedTuple):
     site: Site
 
 
-def find_collectives(text: str, mesh: Mesh) -> list[Collective]:
+def find_collectives(text: str, mesh: Mesh, num_slices: int | None = None) -> list[Collective]:
     """The collectives of an optimised program, in the order of what they send in a step.
+
+    Args:
+      num_slices: the parts of the mesh, along its outermost axis, with slow wires between them; None: as
+        many as the devices say, which only TPUs do.
 
     Raises:
       ValueError: the program has a form that is not known: a wrong answer would be worse.
@@ -73,7 +77,8 @@ def find_collectives(text: str, mesh: Mesh) -> list[Collective]:
     program = parse_program(text)
     found = _without_repeats(program, _find_instructions(program))
     layers = _find_layers(program, found)
-    collectives = [_describe(program, each, mesh, layers) for each in found]
+    slices = num_slices or len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
+    collectives = [_describe(program, each, mesh, layers, slices) for each in found]
     collectives = [each for each in collectives if each.group > 1]
     return sorted(collectives, key=lambda each: -each.times * each.wire_bytes)
 
@@ -143,13 +148,13 @@ def _is_inside(each: _Found, program: Program, layers: _Layers) -> bool:
     return is_peeled or each.site.host in layers.hosts
 
 
-def _describe(program: Program, each: _Found, mesh: Mesh, layers: _Layers) -> Collective:
+def _describe(program: Program, each: _Found, mesh: Mesh, layers: _Layers, num_slices: int) -> Collective:
     instruction = each.instruction
     computation = program.computations[each.computation_name]
     kind = _kind_of(instruction)
     assert kind is not None
     operands, results = _operands(computation, instruction), _results(instruction, kind)
-    axes, group, across = _reach(instruction, kind, mesh)
+    axes, group, across = _reach(instruction, kind, mesh, num_slices)
     if kind == "all-reduce" and re.match(r"all-reduce-scatter", each.computation_name):
         kind = "reduce-scatter"  # a TPU's: the sum and the slice that is kept are one fusion
     larger = max(operands, results, key=lambda arrays: sum(array.num_bytes for array in arrays))
@@ -172,24 +177,19 @@ def _describe(program: Program, each: _Found, mesh: Mesh, layers: _Layers) -> Co
     )
 
 
-def _reach(instruction: Instruction, kind: str, mesh: Mesh) -> tuple[tuple[str, ...], int, bool]:
+def _reach(
+    instruction: Instruction, kind: str, mesh: Mesh, num_slices: int
+) -> tuple[tuple[str, ...], int, bool]:
     """The mesh axes that it crosses, the devices of a group, and whether groups span slices."""
     if kind == SEND:
-        num_slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
         return ("data",), num_slices, True
     groups = read_groups(instruction.attributes, mesh.size)
     group = sizes_of(groups)
     if kind == "collective-permute":
         groups = tuple(pair for pair in groups if pair[0] != pair[1])
         group = 2 if groups else 1
-    slices = [slice_of(device) for device in mesh.devices.flat]
-    across = any(len({slices[member] for member in members}) > 1 for members in groups)
+    across = any(len({member * num_slices // mesh.size for member in members}) > 1 for members in groups)
     return crossed_axes(groups, dict(mesh.shape)), group, across
-
-
-def slice_of(device: object) -> int:
-    """The slice that a device belongs to: of a GPU, its partition; 0 where there is one."""
-    return int(getattr(device, "slice_index", None) or 0)
 
 
 def _operands(computation: Computation, instruction: Instruction) -> tuple[Array, ...]:

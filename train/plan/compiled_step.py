@@ -27,6 +27,10 @@ from flaxmill.train.state import TrainState, abstract_state
 from flaxmill.train.step import make_train_step
 
 NUM_SIGNALS = 2  # what processes tell each other with each step: stop, and save
+_TOO_LARGE = (
+    r"([\d.]+)([KMGT]?)\)? exceeds available HBM \(?([\d.]+)([KMGT]?)",
+    r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm",
+)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -171,7 +175,7 @@ def _compile(lowered: Any, platform: str) -> Any:
 
 def _find_sizes(message: str) -> tuple[int, int] | None:
     """Bytes needed and bytes there, from the compiler's message; None: it is about something else."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? (?:hbm|HBM)", message)
+    found = next(filter(None, (re.search(form, message) for form in _TOO_LARGE)), None)
     if found is None:
         return None
     needed, needed_unit, limit, limit_unit = found.groups()

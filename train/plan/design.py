@@ -11,7 +11,7 @@ from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.weights import Mesh, Weight, list_weights
 
-REDUCED_AGAIN = {"none": 0, "dots": 0, "full": 1}
+REDUCED_AGAIN = {"full": 1}
 """Reductions over `tensor` that a layer's recomputation repeats, where its last one is not needed."""
 
 
@@ -91,7 +91,7 @@ def _over_tensor(model: ModelConfig, mesh: dict[str, int], rows: Rows) -> Iterat
         stacks = [(encoder_config(model), T, 2), (model, rows.target_tokens, 3)]
     for stack, tokens, blocks in stacks:
         size = rows.rows * tokens * model.embed_dim
-        again = REDUCED_AGAIN[model.remat] * (blocks - (model.norm_position == "pre"))
+        again = REDUCED_AGAIN.get(model.remat, 0) * (blocks - (model.norm_position == "pre"))
         times = stack.num_layers * rows.accumulate
         yield _reduce("activations of a layer", model.dtype, size, times * (blocks + again), tensor, True)
         yield _reduce("their gradients", model.dtype, size, times * blocks, tensor, True)

@@ -94,8 +94,13 @@ def _scaled(found: Estimate, factor: float) -> float:
     return state + factor * (found.memory.total - state)
 
 
+def remats_from(remat: str) -> tuple[str, ...]:
+    """The policies that keep as much as this one or less; a policy of other names stands alone with full."""
+    return REMATS[REMATS.index(remat) :] if remat in REMATS else (remat, REMATS[-1])
+
+
 def _changes(experiment: Experiment) -> Iterator[_Change]:
-    remats = range(len(REMATS) - REMATS.index(experiment.model.remat))
+    remats = range(len(remats_from(experiment.model.remat)))
     for steps in itertools.product(range(3), range(4), range(11), range(9), remats):
         yield _Change(*steps)
 
@@ -113,7 +118,7 @@ def _try(
     if mesh is None or (near and near % mesh["tensor"]) or experiment.batch_size % 2**change.batch:
         return None
     overrides = {
-        "model.remat": REMATS[REMATS.index(experiment.model.remat) + change.remat],
+        "model.remat": remats_from(experiment.model.remat)[change.remat],
         "accumulate": experiment.accumulate * 2**change.accumulate,
         "batch_size": experiment.batch_size // 2**change.batch,
     }

@@ -9,6 +9,9 @@ from flaxmill.sharding.hardware.chips import CHIPS
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import Estimate, estimate
 
+MAXTEXT = "https://github.com/AI-Hypercomputer/maxtext/blob/main/docs/reference/architecture"
+TORCHTITAN = "https://github.com/pytorch/torchtitan/blob/main/benchmarks"
+
 
 class PublishedRun(NamedTuple):
     """A measured run, and what it could be at most."""
@@ -54,20 +57,20 @@ LLAMA3_8B = _llama(
 def published_runs() -> tuple[PublishedRun, PublishedRun]:
     """A run that is close to its ceiling, and one that is not."""
     large = _run(LLAMA2_70B, "v5p", devices=64, rows=4, num_tokens=4096)
-    small = _run(LLAMA3_8B, "h100", devices=8, rows=1, num_tokens=8192)
+    small = _run(LLAMA3_8B, "h100", devices=8, rows=2, num_tokens=8192)
     assert large.roofline is not None
     assert small.roofline is not None
     reached = 0.65 * large.roofline.peak_flops / large.flops.full * large.num_tokens
     return (
         PublishedRun(
             "Llama-2-70B on 64 v5p, 65% MFU (MaxText)",
-            "https://github.com/AI-Hypercomputer/maxtext/blob/main/getting_started/Run_Llama2.md",
+            f"{MAXTEXT}/architecture_overview.md",
             reached,
             large.roofline.tokens_per_second,
         ),
         PublishedRun(
             "Llama-3.1-8B on 8 H100, 6,667 tokens a second and GPU (torchtitan)",
-            "https://github.com/pytorch/torchtitan/tree/main/benchmarks",
+            f"{TORCHTITAN}/llama3_h100_202412_torchtitan.md",
             8 * 6667,
             small.roofline.tokens_per_second,
         ),

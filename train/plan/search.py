@@ -11,7 +11,7 @@ from flaxmill.train.plan.proposals import REMATS, SPARE, apply_overrides
 
 MOST_TENSOR = 16
 MOST_TPU_GROUP = 32
-"""Devices of one fsdp group for which the TPU compiler keeps gathers and scatters as they are."""
+"""Devices of one fsdp group that gather and scatter in one stage."""
 HIDDEN = 0.1
 """The share of what other resources need that a step is taken to wait for, though they run beside it."""
 
@@ -84,6 +84,8 @@ def _try(
     num_slices: int,
     near: int,
 ) -> Candidate | None:
+    if experiment.batch_size % (accumulate * mesh["data"] * mesh["fsdp"]):
+        return None
     overrides = {f"mesh.{axis}": size for axis, size in mesh.items()}
     overrides |= {"model.remat": remat, "accumulate": accumulate}
     changed = {name: value for name, value in overrides.items() if not name.startswith("mesh.")}
@@ -116,7 +118,7 @@ def _reasons(found: Estimate, chip: Chip, mesh: dict[str, int], near: int) -> st
     if memory.total > SPARE * chip.memory_bytes:
         words.insert(0, f"needs {memory.total / chip.memory_bytes:.2f} of the memory")
     if chip.platform == "tpu" and mesh["fsdp"] > MOST_TPU_GROUP:
-        words.append(f"the compiler turns gathers over {mesh['fsdp']} chips into larger reductions")
+        words.append(f"{mesh['fsdp']} chips in one group gather and scatter in two stages")
     if math.prod(mesh.values()) > near and mesh["fsdp"] * mesh["tensor"] <= near:
         words.append("only gradients cross the network")
     if mesh["tensor"] > 1 and roofline.binds == "wires":

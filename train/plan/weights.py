@@ -21,7 +21,7 @@ Mesh = tuple[tuple[str, int], ...]
 
 
 class StateBytes(NamedTuple):
-    """Bytes of the state on one device."""
+    """Bytes of the state in the memory of one device; what its host keeps for it does not count."""
 
     parameters: int
     optimizer: int
@@ -81,6 +81,8 @@ def list_weights(model: ModelConfig, freeze: tuple[str, ...], mesh: Mesh) -> tup
 
 def _shard_bytes(shapes: Any, shardings: Any) -> int:
     def on_device(leaf: Any, sharding: NamedSharding) -> int:
+        if sharding.memory_kind == "pinned_host":
+            return 0
         return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
     return sum(jax.tree.leaves(jax.tree.map(on_device, shapes, shardings)))

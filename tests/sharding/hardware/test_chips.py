@@ -47,5 +47,5 @@ def test_a_row_has_a_source_and_marks_only_figures_that_it_has(chip):
 def test_a_device_of_tpu7x_is_half_a_chip():
     half = CHIPS["tpu7x"]
     assert half.peak_flops == 2307e12 / 2
-    assert half.memory_bytes == 96 * GIB
+    assert 94 * GIB < half.memory_bytes < 96 * GIB
     assert half.link_bandwidth == 600 * GB

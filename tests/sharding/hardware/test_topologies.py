@@ -52,6 +52,7 @@ def test_no_slices_are_refused():
 
 
 def test_more_cpu_devices_than_jax_started_with_are_refused():
+    assert len(jax.devices()) == 8
     with pytest.raises(ValueError, match=r"needs 64 devices, and JAX has started with 8; set JAX_NUM_CPU_"):
         find_topology("cpu:64")
 

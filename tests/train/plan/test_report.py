@@ -55,7 +55,7 @@ def plan(name: str = "llama3_8b", chip: str | None = "v5e", **changes: Any) -> P
 
 def test_the_verdict_comes_first():
     assert text_of(plan()).splitlines()[0] == (
-        "llama3_8b on v5e:8x8 (data=4 fsdp=16 tensor=1) does not fit: 37.4 of 16.0 GiB a device (234%)"
+        "llama3_8b on v5e:8x8 (data=4 fsdp=16 tensor=1) does not fit: 37.4 of 15.8 GiB a device (238%)"
     )
     assert " fits: " in text_of(plan(chip="v5p")).splitlines()[0]
     assert "does not fit" not in text_of(plan(chip="v5p"))
@@ -87,7 +87,7 @@ def test_all_that_was_asked_for_is_there():
 
 def test_figures_that_no_page_confirms_are_marked():
     assert "(?)" not in text_of(plan())
-    assert text_of(plan(chip="v4")).count("(?)") == 4  # three figures, and what the mark means
+    assert text_of(plan(chip="v4")).count("(?)") == 4  # three rates, and what the mark means
 
 
 def test_a_cpu_has_no_peaks_and_no_verdict():
