@@ -151,7 +151,7 @@ def test_a_group_of_64_tpu_devices_sends_what_gathers_and_scatters_send():
     sizes = sizes_of(step)
     along = [each for each in collectives if each.axes == ("fsdp",)]
     once = (2 * 2 + 4) * sizes["layers"] + (2 + 4) * sizes["tables"]
-    # The second stage, among eight devices, may still be a sum where it leaves less than 128 lanes: of an eighth.
+    # The second stage, of an eighth, may still be a sum where it leaves less than 128 lanes.
     assert sum(each.wire_bytes * each.times for each in along) <= 1.07 * once
     sums = [each for each in along if each.kind == "all-reduce" and each.num_bytes > SMALL]
     assert all(each.num_bytes <= 4 * max(sizes["tables"], sizes["largest layer"]) / 8 for each in sums)
