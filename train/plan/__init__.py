@@ -8,6 +8,7 @@ traffic       bytes that a device sends for a collective
 roofline      the least time of a step
 published     two measured runs beside their ceilings
 proposals     what would make it fit
+effects       what single settings would change
 search        meshes and remat policies, ranked
 assemble      a compiled step and the formulas as one plan
 cost          tokens, days and device-hours of a whole run

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from jax.sharding import AbstractMesh
 
@@ -19,7 +19,7 @@ from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
 from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives, sent_dtype
 from flaxmill.train.plan.roofline import Roofline, make_roofline
-from flaxmill.train.plan.weights import Mesh, StateBytes, Weight, list_weights, state_bytes
+from flaxmill.train.plan.weights import Mesh, StateBytes, Weight, list_weights, state_bytes, without_remat
 from flaxmill.train.resolution import target_length
 
 FLOAT = 4  # bytes of a float32
@@ -135,7 +135,7 @@ def _memory(
 ) -> tuple[EstimatedMemory, float]:
     """Memory at the peak, and the bytes that a step reads and writes at least."""
     model, shape = experiment.model, dict(mesh)
-    plain = _with_remat(model, "none")  # the state does not depend on it, and is computed once
+    plain = without_remat(model)  # the state does not depend on it, and is computed once
     state = state_bytes(plain, experiment.optimizer, mesh)
     weights = list_weights(plain, experiment.optimizer.freeze, mesh)
     num_chunks = _num_chunks(model, rows, shape)
@@ -178,8 +178,9 @@ def _stacks(model: ModelConfig, rows: Rows, platform: str) -> list[tuple[ModelCo
 
 
 @cache
-def _with_remat(model: ModelConfig, remat: Literal["none", "dots"]) -> ModelConfig:
-    return replace(model, remat=remat)
+def _keeping_products(model: ModelConfig) -> ModelConfig:
+    """The layers' products are what the backward pass makes again, whatever it keeps."""
+    return replace(without_remat(model), remat="dots")
 
 
 def _logits_bytes(model: ModelConfig, rows: Rows, tensor: int) -> float:
@@ -206,7 +207,7 @@ def _temporary(
     layer = sum(w.size for w in weights if w.num_layers) // _num_groups(weights)
     computed_again = [Kept(0, 0, 0)] * 2
     if model.remat == "full":
-        computed_again = [kept for _, _, kept in _stacks(_with_remat(model, "dots"), rows, platform)]
+        computed_again = [kept for _, _, kept in _stacks(_keeping_products(model), rows, platform)]
     working = rows.rows * max(
         _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again)
         for (stack, T, _), again in zip(_stacks(model, rows, platform), computed_again, strict=False)
