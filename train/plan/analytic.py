@@ -17,7 +17,7 @@ from flaxmill.train.experiment import Experiment, check_mesh
 from flaxmill.train.metrics.flops import StepFlops, head_flops, recomputed_flops, step_flops
 from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
-from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives, sent_dtype
+from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives, sent_dtype, splits_tokens
 from flaxmill.train.plan.roofline import Roofline, make_roofline
 from flaxmill.train.plan.weights import Mesh, StateBytes, Weight, list_weights, state_bytes, without_remat
 from flaxmill.train.resolution import target_length
@@ -139,7 +139,8 @@ def _memory(
     state = state_bytes(plain, experiment.optimizer, mesh)
     weights = list_weights(plain, experiment.optimizer.freeze, mesh)
     num_chunks = _num_chunks(model, rows, shape)
-    kept = _kept_bytes(model, rows, platform, shape["tensor"], num_chunks)
+    sequence = shape["tensor"] if splits_tokens(experiment) else 1
+    kept = _kept_bytes(model, rows, platform, shape["tensor"], sequence, num_chunks)
     parts = _temporary(experiment, weights, state, rows, platform, shape, num_chunks)
     phase, temporary = max(parts.items(), key=lambda part: part[1])
     memory = EstimatedMemory(
@@ -158,12 +159,14 @@ def _memory(
     return memory, passes
 
 
-def _kept_bytes(model: ModelConfig, rows: Rows, platform: str, tensor: int, num_chunks: int) -> float:
+def _kept_bytes(
+    model: ModelConfig, rows: Rows, platform: str, tensor: int, sequence: int, num_chunks: int
+) -> float:
     """Activations that the backward pass needs, of a microbatch on a device."""
     num_bytes = 0.0
     for stack, tokens, kept in _stacks(model, rows, platform):
         ends = tokens * model.embed_dim * (2 * itemsize(model.dtype) + FLOAT)  # embedded, normed, hidden
-        num_bytes += rows.rows * (stack.num_layers * kept.row_bytes(tokens, tensor) + ends)
+        num_bytes += rows.rows * (stack.num_layers * kept.row_bytes(tokens, tensor, sequence) + ends)
     return num_bytes + (_logits_bytes(model, rows, tensor) if num_chunks == 1 else 0)
 
 

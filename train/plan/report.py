@@ -217,7 +217,9 @@ def _cost(plan: Plan) -> Iterator[str]:
         ]
         yield from table(("if it runs", "tokens a day", "days", "device-hours"), rows)
         yield "  No run reaches the ceiling. The other rows are shares of it that two published runs reached:"
-        yield from (f"  {run.share:.2f}: {run.what}, {run.source}" for run in published_runs())
+        for run in published_runs():
+            yield f"  {run.share:.2f}: {run.what}"
+            yield f"        {run.source}"
     yield f"  A checkpoint takes {plan.checkpoint_bytes / GIB:,.2f} GiB."
     yield f"  Compiling took {plan.compile_cpu_seconds:.1f} CPU seconds."
     yield ""

@@ -18,7 +18,7 @@ def test_recomputation_trades_memory_for_time():
     assert [effect.is_set for effect in found] == [False, False, True]
     memory = [effect.memory_bytes for effect in found]
     assert memory == sorted(memory, reverse=True)
-    seconds = [effect.seconds for effect in found]
+    seconds = [effect.seconds or 0.0 for effect in found]
     assert seconds == sorted(seconds)
     planned = estimate(experiment, MESH, CHIPS["v5p"])
     assert planned.roofline is not None
