@@ -4,8 +4,7 @@ analytic      memory, wires and seconds of a step by shapes and formulas: read t
 activations   what the backward pass keeps, as JAX itself says
 weights       the state and the weights as devices hold them
 design        the collectives that the step is designed to run
-traffic       bytes that a device sends for a collective
-roofline      the least time of a step
+roofline      what a device sends for a collective, and the least time of a step
 published     two measured runs beside their ceilings
 proposals     what would make it fit
 effects       what single settings would change

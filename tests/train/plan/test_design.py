@@ -6,7 +6,7 @@ from planned_runs import named, small_gpt
 
 from flaxmill.train.plan.analytic import rows_of
 from flaxmill.train.plan.design import Planned, _over_tensor, list_collectives
-from flaxmill.train.plan.traffic import PASSES
+from flaxmill.train.plan.roofline import PASSES
 
 LAYER = 4096 * (2 * 4096 + 2 * 1024 + 3 * 14_336)  # weights of one layer of LLaMA-3-8B, norms left out
 TABLE = 128_256 * 4096
