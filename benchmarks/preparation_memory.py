@@ -1,14 +1,14 @@
-"""Measures the memory of each stage of a preparation, for a fifth of a corpus and for all of it: it must be flat.
+"""Measures the memory of each stage of a preparation, for a fifth of a corpus and for the whole.
 
     python benchmarks/preparation_memory.py [--gigabytes 5] [--workers 2] [--folder DIR]
 
-Writes the corpus as ten files of JSONL (see preparation_text.py), kept in FOLDER, and prepares two of them and
-then all, with the byte-level BPE of preparation_rate.py, each in a process of its own. Every tenth of a second
-it looks into /proc for the resident memory of that process and of its workers, in sum. Prints the peak of each
-stage for both, and their ratio. The exit status is 1 if a ratio is above 1.1.
+Writes the corpus as ten files of JSONL (see preparation_text.py), kept in FOLDER. Prepares two of them and
+then all, with the byte-level BPE of preparation_rate.py, each time in a process of its own. Every tenth of a
+second it looks into /proc for the resident memory of that process and of its workers, in sum. Prints the peak
+of each stage for both, and their ratio: memory must be flat. The exit status is 1 if a ratio is above 1.1.
 
-A preparation keeps at most 4 million tokens of each split for the entropy, and as many for the search: a fifth
-that holds out fewer, which is one below 0.3 GB, needs less than the whole.
+A preparation keeps at most 4 million tokens of each split for the entropies, and as many for the search. A
+fifth below 0.3 GB holds out fewer than these, so there the whole takes more.
 """
 
 import argparse

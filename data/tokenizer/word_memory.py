@@ -10,11 +10,11 @@ import tokenizers
 
 from flaxmill.data.tokenizer.words import find_cut
 
-# Some 30 MB, twice.
+# A memory of so many words takes some 30 MB, and there are two.
 _MOST_WORDS = 1 << 17
 _MOST_CHARACTERS = 16_000_000
-# To encode a new word alone takes as long as eight words of a text: where more than an eighth are new, nothing
-# is gained. So many are new in any text at first, and so many words later all are counted from nothing again.
+# A word that is encoded alone takes as long as eight in a text, so nothing is gained where an eighth are new.
+# At first most words of any text are new. After _COUNTED_WORDS words both are counted from nothing again.
 _NEW_AT_FIRST = 1 << 16
 _COUNTED_WORDS = 1 << 22
 _RESTING_BATCHES = 64
@@ -23,9 +23,9 @@ _RESTING_BATCHES = 64
 class WordMemory:
     """Gives the ids that `encode_batch_fast` gives, without special tokens around a text, in less time.
 
-    Texts go to the tokenizers library as they are where its words are not cut here (see `find_cut`), where a
-    text spells a token that was added to the vocabulary, which the library looks for before it cuts, and for a
-    while after too many words have been new.
+    A text goes to the tokenizers library as it is where its words are not cut here (see `find_cut`), where it
+    spells a token that was added to the vocabulary, which the library looks for before it cuts, and for a
+    while after too many words were new.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer):

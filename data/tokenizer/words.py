@@ -1,4 +1,4 @@
-"""Cuts texts into the words that a tokenizer encodes one by one, exactly as the tokenizers library cuts them."""
+"""Cuts texts into the words that a tokenizer encodes one by one, exactly as the tokenizers library does."""
 
 import functools
 import itertools
@@ -28,7 +28,7 @@ _SPLITS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+": _GPT_4.replace("{1,3}", ""),
 }
-# BERT takes white space and signs as words' ends, and neither a blank nor a line's end is in a word.
+# BERT's words never hold a blank or a line's end; what stands between two of these is several words at most.
 _BERT = r"[^ \n]+"
 _ASCII = {r"\p{L}": "A-Za-z", r"\p{N}": "0-9", r"\s": r"\t-\r "}
 _WIDE_BLANKS = r"\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -38,8 +38,10 @@ _CONTRACTIONS = "it's we're I'VE I'm she'll I'd 'tis 'twas rock'n'roll '' '  'll
 
 
 def find_cut(inner: tokenizers.Tokenizer) -> Cut | None:
-    """What cuts texts for this tokenizer; None where its words are not known to be encoded one by one, or
-    not known to be cut as they are here."""
+    """What cuts texts for this tokenizer; None where only the library is known to cut them rightly.
+
+    It cuts for byte-level BPE with the patterns of GPT-2, GPT-4, Llama 3 and Qwen, and for BERT's WordPiece.
+    """
     model, normalizer = inner.model, _describe(inner.normalizer)
     before = _describe(inner.pre_tokenizer)
     if before.get("type") == "BertPreTokenizer" and normalizer.get("type") in (None, "BertNormalizer"):
@@ -54,7 +56,7 @@ def find_cut(inner: tokenizers.Tokenizer) -> Cut | None:
 
 
 def _describe(part: Any) -> dict[str, Any]:
-    """What tokenizer.json says of a normalizer or a pre-tokenizer."""
+    """What tokenizer.json says of a normalizer or a pre-tokenizer; nothing where there is none."""
     return {} if part is None else json.loads(part.__getstate__())
 
 
@@ -75,8 +77,8 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
 class _Cutter:
     """Cuts by a pattern whose classes of characters are compared with the library's.
 
-    Python and the library may know other versions of Unicode, so that each character that is not ASCII is
-    tried when it is first met; the library cuts the texts that hold one of which the two do not agree.
+    Python and the library may know different versions of Unicode. So each character that is not ASCII is
+    tried when it is first met, and texts that hold one on which the two disagree are left to the library.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer, template: str, *, is_wide: bool):
@@ -112,7 +114,7 @@ class _Cutter:
 
     def _try(self, characters: Iterable[str]) -> None:
         self._tried.update(characters)
-        halves = {each for each in characters if unicodedata.category(each) == "Cs"}  # no text at all
+        halves = {each for each in characters if unicodedata.category(each) == "Cs"}  # no character
         whole = sorted(set(characters) - halves)
         self._odd |= halves
         if not self._agrees_on("".join(map(_probe, whole))):
@@ -127,7 +129,7 @@ class _Cutter:
 
 
 def _probe(character: str) -> str:
-    """A text that is cut otherwise for each class of characters, and for what equals a letter of "'s"."""
+    """A text whose words tell the character's class, and whether it passes for a letter of "'s"."""
     return f"a{character}1{character}!{character}'{character} {character}\n"
 
 
