@@ -102,15 +102,6 @@ def test_two_workers_make_the_bytes_of_one(tmp_path, config, small_pieces, objec
     ]
 
 
-@pytest.mark.parametrize(("objective", "fields"), KINDS)
-def test_remembered_words_change_no_byte(tmp_path, config, monkeypatch, objective, fields):
-    config = replace(config, **fields)
-    remembered = make(config, objective, tmp_path / "remembered")
-    monkeypatch.setattr("flaxmill.data.tokenizer.word_memory.find_cut", lambda inner: None)
-    encoded_anew = make(config, objective, tmp_path / "anew")
-    assert contents(remembered.directory) == contents(encoded_anew.directory)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "fields"), [KINDS[0], KINDS[1]])
 def test_the_rows_do_not_depend_on_the_division(tmp_path, config, monkeypatch, objective, fields):
