@@ -116,9 +116,8 @@ def _encode_sentences(documents: list[Document], reading: _Reading) -> Iterator[
     texts = [cut_at_sentences(document, language, keeps_blank=keeps_blank) for document in documents]
     for document, sentences in zip(documents, _encode_parts(documents, texts, reading), strict=True):
         if sentences:
-            # In a document of one sentence `before` is lost; a dataset must stay as it was stored.
-            first, last = np.concatenate([before, sentences[0]]), np.concatenate([sentences[-1], after])
-            sentences[0], sentences[-1] = first, last
+            sentences[0] = np.concatenate([before, sentences[0]])
+            sentences[-1] = np.concatenate([sentences[-1], after])
         yield _join_sentences(sentences, document)
 
 
