@@ -103,10 +103,14 @@ def _over_tensor(model: ModelConfig, rows: Rows, splits: bool) -> Iterator[Plann
             gathered = blocks * (2 if model.remat == "none" else 3)  # forward, gradients, and made again
             yield _gather("tokens of a layer", low, size, times * gathered, True, tensor)
             yield _scatter("activations of a layer", low, size, times * (2 * blocks + again), True, tensor)
+            yield _scatter("embedded tokens", low, size, rows.accumulate, axes=tensor)
+            yield _gather(
+                "tokens after the layers, and their gradients", low, size, 2 * rows.accumulate, axes=tensor
+            )
         else:
             yield _reduce("activations of a layer", low, size, times * (blocks + again), tensor, True)
             yield _reduce("their gradients", low, size, times * blocks, tensor, True)
-        yield _reduce("embedded tokens", low, size, rows.accumulate, tensor)
+            yield _reduce("embedded tokens", low, size, rows.accumulate, tensor)
     head = rows.rows * rows.places * model.embed_dim if model.num_classes is None else 0
     yield _reduce("gradient before the head", low, head, rows.accumulate, tensor)
 
