@@ -10,6 +10,8 @@ from flaxmill.sharding.hardware.chips import chip_of_kind
 
 BACKWARD = 2  # gradients of the inputs and of the weights, each as much as the forward pass
 FROZEN_BACKWARD = 1  # gradients of the inputs alone, where LoRA trains other weights
+RESULTS = {"attention_output": "out", "mlp_up": "up", "mlp_gate": "gate", "mlp_output": "down"}
+"""Products by the names of their results."""
 
 
 class StepFlops(NamedTuple):
@@ -77,12 +79,9 @@ def recomputed_flops(
     """
     if config.remat == "none":
         return StepFlops(0.0, 0.0)
-    rows = _rows(config, num_tokens, target_tokens)
-    again = 0.0
-    if config.remat == "full":
-        dropped = _unneeded(config)
-        kept = [(row, product) for row in rows for product in _products(row) if product.name not in dropped]
-        again = 2 * batch_size * sum(_weights(*item) + _adapters(*item) for item in kept)
+    rows, names = _rows(config, num_tokens, target_tokens), _made_again(config)
+    products = [(row, product) for row in rows for product in _products(row) if product.name in names]
+    again = 2 * batch_size * sum(_weights(*item) + _adapters(*item) for item in products)
     pairs = [_pairs(row) for row in rows]
     full, causal = (batch_size * sum(counts) for counts in zip(*pairs, strict=True))
     return StepFlops(again + full, again + causal)
@@ -144,6 +143,18 @@ def _adapters(row: _Row, product: _Product) -> int:
         return 0
     weights = config.lora_rank * (product.inputs + product.outputs)
     return config.num_layers * product.tokens * weights
+
+
+def _made_again(config: ModelConfig) -> set[str]:
+    """The products that the backward pass computes again."""
+    every = {"query", "key", "value", "out", "gate", "up", "down"}
+    names: set[str] = every if config.remat == "full" else set()
+    changes: tuple[str, ...] = getattr(config, "remat_tensors", ())
+    for change in changes:
+        tensor, _, what = change.partition("=")
+        name = RESULTS.get(tensor, tensor)
+        names = names | {name} if what == "recompute" else names - {name}
+    return names - {*_unneeded(config)}
 
 
 def _unneeded(config: ModelConfig) -> tuple[str, ...]:

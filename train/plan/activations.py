@@ -90,8 +90,8 @@ def _kept_arrays(model: ModelConfig, platform: str, crosses: bool) -> tuple[jax.
     documents_BS = jnp.ones((1, ENCODED), jnp.int32) if crosses else None
 
     def kept(weights: Stack, x_BTD: jax.Array, encoded_BSD: jax.Array | None, places: dict[str, jax.Array]):
-        key = jax.random.key(0) if model.dropout else None
-        run = lambda *given: given[0].run(given[1], places, key, given[2], documents_BS)  # noqa: E731
+        keys_B = jax.random.split(jax.random.key(0), 1) if model.dropout else None
+        run = lambda *given: given[0].run(given[1], places, keys_B, given[2], documents_BS)  # noqa: E731
         backward = jax.vjp(run, weights, x_BTD, encoded_BSD)[1]
         return tuple({id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values())
 

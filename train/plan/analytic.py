@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from jax.sharding import AbstractMesh
 
@@ -17,9 +17,9 @@ from flaxmill.train.experiment import Experiment, check_mesh
 from flaxmill.train.metrics.flops import StepFlops, head_flops, recomputed_flops, step_flops
 from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
-from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives, sent_dtype
+from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives, sent_dtype, splits_tokens
 from flaxmill.train.plan.roofline import Roofline, make_roofline
-from flaxmill.train.plan.weights import Mesh, StateBytes, Weight, list_weights, state_bytes
+from flaxmill.train.plan.weights import Mesh, StateBytes, Weight, list_weights, state_bytes, without_remat
 from flaxmill.train.resolution import target_length
 
 FLOAT = 4  # bytes of a float32
@@ -135,11 +135,12 @@ def _memory(
 ) -> tuple[EstimatedMemory, float]:
     """Memory at the peak, and the bytes that a step reads and writes at least."""
     model, shape = experiment.model, dict(mesh)
-    plain = _with_remat(model, "none")  # the state does not depend on it, and is computed once
+    plain = without_remat(model)  # the state does not depend on it, and is computed once
     state = state_bytes(plain, experiment.optimizer, mesh)
     weights = list_weights(plain, experiment.optimizer.freeze, mesh)
     num_chunks = _num_chunks(model, rows, shape)
-    kept = _kept_bytes(model, rows, platform, shape["tensor"], num_chunks)
+    sequence = shape["tensor"] if splits_tokens(experiment) else 1
+    kept = _kept_bytes(model, rows, platform, shape["tensor"], sequence, num_chunks)
     parts = _temporary(experiment, weights, state, rows, platform, shape, num_chunks)
     phase, temporary = max(parts.items(), key=lambda part: part[1])
     memory = EstimatedMemory(
@@ -158,12 +159,14 @@ def _memory(
     return memory, passes
 
 
-def _kept_bytes(model: ModelConfig, rows: Rows, platform: str, tensor: int, num_chunks: int) -> float:
+def _kept_bytes(
+    model: ModelConfig, rows: Rows, platform: str, tensor: int, sequence: int, num_chunks: int
+) -> float:
     """Activations that the backward pass needs, of a microbatch on a device."""
     num_bytes = 0.0
     for stack, tokens, kept in _stacks(model, rows, platform):
         ends = tokens * model.embed_dim * (2 * itemsize(model.dtype) + FLOAT)  # embedded, normed, hidden
-        num_bytes += rows.rows * (stack.num_layers * kept.row_bytes(tokens, tensor) + ends)
+        num_bytes += rows.rows * (stack.num_layers * kept.row_bytes(tokens, tensor, sequence) + ends)
     return num_bytes + (_logits_bytes(model, rows, tensor) if num_chunks == 1 else 0)
 
 
@@ -178,8 +181,9 @@ def _stacks(model: ModelConfig, rows: Rows, platform: str) -> list[tuple[ModelCo
 
 
 @cache
-def _with_remat(model: ModelConfig, remat: Literal["none", "dots"]) -> ModelConfig:
-    return replace(model, remat=remat)
+def _keeping_products(model: ModelConfig) -> ModelConfig:
+    """The layers' products are what the backward pass makes again, whatever it keeps."""
+    return replace(without_remat(model), remat="dots")
 
 
 def _logits_bytes(model: ModelConfig, rows: Rows, tensor: int) -> float:
@@ -206,7 +210,7 @@ def _temporary(
     layer = sum(w.size for w in weights if w.num_layers) // _num_groups(weights)
     computed_again = [Kept(0, 0, 0)] * 2
     if model.remat == "full":
-        computed_again = [kept for _, _, kept in _stacks(_with_remat(model, "dots"), rows, platform)]
+        computed_again = [kept for _, _, kept in _stacks(_keeping_products(model), rows, platform)]
     working = rows.rows * max(
         _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again)
         for (stack, T, _), again in zip(_stacks(model, rows, platform), computed_again, strict=False)

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import Estimate, estimate
 from flaxmill.train.plan.cost import Cost
+from flaxmill.train.plan.effects import list_effects
 from flaxmill.train.plan.proposals import Proposal, propose
 from flaxmill.train.plan.report import Memory, Plan
 from flaxmill.train.plan.roofline import Roofline, make_roofline
 from flaxmill.train.plan.search import Candidate
-from flaxmill.train.plan.weights import state_bytes
+from flaxmill.train.plan.weights import state_bytes, without_remat
 
 ONE_DEVICE = (("data", 1), ("fsdp", 1), ("tensor", 1))
 
@@ -64,13 +64,13 @@ def make_plan(
         replaced=replaced,
         proposals=proposals,
         candidates=candidates,
+        effects=list_effects(experiment, mesh_shape, chip, num_slices, domain),
     )
 
 
 def checkpoint_bytes(experiment: Experiment) -> int:
     """Bytes of parameters and optimizer state on disk."""
-    plain = replace(experiment.model, remat="none")
-    state = state_bytes(plain, experiment.optimizer, ONE_DEVICE)
+    state = state_bytes(without_remat(experiment.model), experiment.optimizer, ONE_DEVICE)
     return state.parameters + state.optimizer
 
 

@@ -47,7 +47,7 @@ def list_collectives(experiment: Experiment, mesh: Mesh, rows: Rows) -> list[Pla
     """All that a step sends, the reductions of single numbers left out."""
     found = [
         *_of_weights(experiment, mesh, rows.accumulate),
-        *_over_tensor(experiment.model, dict(mesh), rows),
+        *_over_tensor(experiment.model, rows, splits_tokens(experiment)),
     ]
     return [collective for collective in found if collective.num_bytes and _runs(collective, dict(mesh))]
 
@@ -55,6 +55,11 @@ def list_collectives(experiment: Experiment, mesh: Mesh, rows: Rows) -> list[Pla
 def sent_dtype(experiment: Experiment) -> str:
     """The dtype in which devices send gradients."""
     return getattr(experiment.optimizer, "gradient_dtype", "float32")
+
+
+def splits_tokens(experiment: Experiment) -> bool:
+    """Whether the devices of a tensor group share the tokens between blocks."""
+    return getattr(experiment.mesh, "sequence_parallel", False)
 
 
 def _of_weights(experiment: Experiment, mesh: Mesh, accumulate: int) -> Iterator[Planned]:
@@ -83,9 +88,10 @@ def _of_weights(experiment: Experiment, mesh: Mesh, accumulate: int) -> Iterator
     yield _reduce("gradients that are not split", gradient, whole, 1, ("data", "fsdp"))
 
 
-def _over_tensor(model: ModelConfig, mesh: dict[str, int], rows: Rows) -> Iterator[Planned]:
-    """Sums of what the devices of a tensor group compute of each token."""
-    tensor, T = ("tensor",), rows.num_tokens
+def _over_tensor(model: ModelConfig, rows: Rows, splits: bool) -> Iterator[Planned]:
+    """Sums of what the devices of a tensor group compute of each token; where they share the tokens between
+    blocks, each sum is a scatter after a block, and a gather before the next."""
+    tensor, T, low = ("tensor",), rows.num_tokens, model.dtype
     stacks = [(model, T, 2)]
     if rows.target_tokens is not None:
         stacks = [(encoder_config(model), T, 2), (model, rows.target_tokens, 3)]
@@ -93,11 +99,20 @@ def _over_tensor(model: ModelConfig, mesh: dict[str, int], rows: Rows) -> Iterat
         size = rows.rows * tokens * model.embed_dim
         again = REDUCED_AGAIN.get(model.remat, 0) * (blocks - (model.norm_position == "pre"))
         times = stack.num_layers * rows.accumulate
-        yield _reduce("activations of a layer", model.dtype, size, times * (blocks + again), tensor, True)
-        yield _reduce("their gradients", model.dtype, size, times * blocks, tensor, True)
-        yield _reduce("embedded tokens", model.dtype, size, rows.accumulate, tensor)
+        if splits:
+            gathered = blocks * (2 if model.remat == "none" else 3)  # forward, gradients, and made again
+            yield _gather("tokens of a layer", low, size, times * gathered, True, tensor)
+            yield _scatter("activations of a layer", low, size, times * (2 * blocks + again), True, tensor)
+            yield _scatter("embedded tokens", low, size, rows.accumulate, axes=tensor)
+            yield _gather(
+                "tokens after the layers, and their gradients", low, size, 2 * rows.accumulate, axes=tensor
+            )
+        else:
+            yield _reduce("activations of a layer", low, size, times * (blocks + again), tensor, True)
+            yield _reduce("their gradients", low, size, times * blocks, tensor, True)
+            yield _reduce("embedded tokens", low, size, rows.accumulate, tensor)
     head = rows.rows * rows.places * model.embed_dim if model.num_classes is None else 0
-    yield _reduce("gradient before the head", model.dtype, head, rows.accumulate, tensor)
+    yield _reduce("gradient before the head", low, head, rows.accumulate, tensor)
 
 
 def _by_depth(weights: list[Weight]) -> dict[int, int]:
@@ -117,12 +132,16 @@ def _runs(collective: Planned, mesh: dict[str, int]) -> bool:
     return any(mesh.get(axis, 1) > 1 for axis in collective.axes)
 
 
-def _gather(what: str, dtype: str, size: int, times: int, inside: bool = False) -> Planned:
-    return Planned(what, "all-gather", dtype, size * itemsize(dtype), times, ("fsdp",), inside)
+def _gather(
+    what: str, dtype: str, size: int, times: int, inside: bool = False, axes: tuple[str, ...] = ("fsdp",)
+) -> Planned:
+    return Planned(what, "all-gather", dtype, size * itemsize(dtype), times, axes, inside)
 
 
-def _scatter(what: str, dtype: str, size: int, times: int, inside: bool = False) -> Planned:
-    return Planned(what, "reduce-scatter", dtype, size * itemsize(dtype), times, ("fsdp",), inside)
+def _scatter(
+    what: str, dtype: str, size: int, times: int, inside: bool = False, axes: tuple[str, ...] = ("fsdp",)
+) -> Planned:
+    return Planned(what, "reduce-scatter", dtype, size * itemsize(dtype), times, axes, inside)
 
 
 def _reduce(

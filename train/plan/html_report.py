@@ -11,6 +11,7 @@ from flaxmill.train.plan.report import (
     MIB,
     Plan,
     as_flags,
+    effect_row,
     merge_collectives,
     verdict_of,
 )
@@ -54,6 +55,8 @@ def page_of(plan: Plan) -> str:
         *_roofline(plan),
         *_cost(plan),
         *_collectives(plan),
+        *_effects(plan),
+        *_candidates(plan),
         *_list("Warnings", plan.warnings),
         *_list("Replaced in the compiled program", plan.replaced),
     ]
@@ -162,6 +165,28 @@ def _collectives(plan: Plan) -> list[str]:
         if rows
         else []
     )
+
+
+def _effects(plan: Plan) -> list[str]:
+    if not plan.effects:
+        return []
+    header = ("flag", "memory", "a device sends", "least time")
+    rows = [effect_row(effect) for effect in plan.effects]
+    return [
+        "<h2>Settings</h2>",
+        _table("What they would change, by the estimate; * as planned", header, rows),
+    ]
+
+
+def _candidates(plan: Plan) -> list[str]:
+    if not plan.candidates:
+        return []
+    rows = [
+        (as_flags(one.overrides), f"{one.estimate.memory.total / GIB:.1f}", f"{one.seconds:.3f}", one.reasons)
+        for one in plan.candidates
+    ]
+    header = ("flags", "GiB", "seconds", "why")
+    return ["<h2>Layouts</h2>", _table("The best first, by the estimate", header, rows)]
 
 
 def _list(title: str, lines: Sequence[str]) -> list[str]:

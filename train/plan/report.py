@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.metrics.flops import StepFlops
 from flaxmill.train.plan.cost import Cost
+from flaxmill.train.plan.effects import Effect
 from flaxmill.train.plan.proposals import Proposal
 from flaxmill.train.plan.published import published_runs
 from flaxmill.train.plan.roofline import Roofline
@@ -70,6 +71,7 @@ class Plan(NamedTuple):
     """What the compiled program has in place of what training runs."""
     proposals: Sequence[Proposal] = ()
     candidates: Sequence[Candidate] = ()
+    effects: Sequence[Effect] = ()
 
 
 def verdict_of(plan: Plan) -> str:
@@ -86,7 +88,8 @@ def verdict_of(plan: Plan) -> str:
 def text_of(plan: Plan) -> str:
     """The plan for a terminal."""
     lines = [verdict_of(plan), plan.description, ""]
-    for section in (_memory, _proposals, _collectives, _warnings, _work, _roofline, _cost, _candidates):
+    sections = _memory, _proposals, _collectives, _warnings, _work, _roofline, _cost, _effects, _candidates
+    for section in sections:
         lines += section(plan)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -214,10 +217,28 @@ def _cost(plan: Plan) -> Iterator[str]:
         ]
         yield from table(("if it runs", "tokens a day", "days", "device-hours"), rows)
         yield "  No run reaches the ceiling. The other rows are shares of it that two published runs reached:"
-        yield from (f"  {run.share:.2f}: {run.what}, {run.source}" for run in published_runs())
+        for run in published_runs():
+            yield f"  {run.share:.2f}: {run.what}"
+            yield f"        {run.source}"
     yield f"  A checkpoint takes {plan.checkpoint_bytes / GIB:,.2f} GiB."
     yield f"  Compiling took {plan.compile_cpu_seconds:.1f} CPU seconds."
     yield ""
+
+
+def _effects(plan: Plan) -> Iterator[str]:
+    if not plan.effects:
+        return
+    yield "Settings and what they would change (by the estimate; * as planned)"
+    rows = [effect_row(effect) for effect in plan.effects]
+    yield from table(("flag", "memory", "a device sends", "least time"), rows)
+    yield ""
+
+
+def effect_row(effect: Effect) -> tuple[str, str, str, str]:
+    """A setting as cells of a table."""
+    flag = as_flags({effect.field: effect.value}) + (" *" if effect.is_set else "")
+    seconds = "" if effect.seconds is None else f"{effect.seconds:.3f} s"
+    return flag, f"{_gib(effect.memory_bytes)} GiB", f"{effect.sent_bytes / GIB:.3f} GiB", seconds
 
 
 def _candidates(plan: Plan) -> Iterator[str]:
@@ -274,6 +295,7 @@ def json_of(plan: Plan) -> dict[str, Any]:
             {"overrides": one.overrides, "total": one.estimate.memory.total, "reason": one.reason}
             for one in plan.proposals
         ],
+        "effects": [effect._asdict() for effect in plan.effects],
         "candidates": [
             {"overrides": one.overrides, "fits": one.fits, "total": one.estimate.memory.total}
             | {"seconds": one.seconds, "reasons": one.reasons}

@@ -4,13 +4,36 @@ All four are taken to run at their published peaks and at the same time. So it i
 published.py says how far below it real runs stay.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.metrics.flops import StepFlops
-from flaxmill.train.plan.traffic import Sent, group_of, sent
+
+PASSES = {"all-reduce": 2}
+"""Times that a collective moves its array around the group, where not once: it is a scatter and a gather."""
+
+
+class Sent(NamedTuple):
+    """Bytes that one device sends."""
+
+    links: float
+    """Over the fast links of a slice, or of a host of GPUs."""
+    network: float
+    """To other slices or hosts."""
+
+
+class Group(NamedTuple):
+    """The devices that one collective joins."""
+
+    size: int
+    near: int
+    """How many of them share fast links with a device, itself included."""
 
 
 class Transfer(Protocol):
@@ -90,9 +113,7 @@ def make_roofline(
       transfers: of one device.
       domain: devices that share fast links; None: what the chip says, or all of them.
     """
-    num_devices = 1
-    for size in mesh_shape.values():
-        num_devices *= size
+    num_devices = math.prod(mesh_shape.values())
     total = total_sent(transfers, mesh_shape, domain or chip.link_domain or num_devices)
     return Roofline(
         compute_seconds=hardware_flops / num_devices / chip.peak_flops,
@@ -114,6 +135,28 @@ def total_sent(transfers: Iterable[Transfer], mesh_shape: Mapping[str, int], dom
     return Sent(links, network)
 
 
+def group_of(axes: Sequence[str], mesh_shape: Mapping[str, int], domain: int) -> Group:
+    """The group along these mesh axes, where each `domain` devices in a row of the mesh share fast links."""
+    return _group(tuple(mesh_shape.values()), tuple(name in axes for name in mesh_shape), domain)
+
+
+def sent(kind: str, num_bytes: float, group: Group) -> Sent:
+    """Bytes that a device sends for one collective, if every byte enters each domain once.
+
+    Args:
+      num_bytes: the larger of operand and result, on one device.
+    """
+    if group.size == 1:
+        return Sent(0.0, 0.0)
+    if kind == "collective-permute":
+        return Sent(num_bytes, 0.0) if group.near == group.size else Sent(0.0, num_bytes)
+    if kind.endswith("all-to-all"):
+        return Sent(num_bytes * (group.near - 1) / group.size, num_bytes * (1 - group.near / group.size))
+    once = PASSES.get(kind, 1) * num_bytes
+    network = once * (1 - group.near / group.size) / group.near
+    return Sent(once * (1 - 1 / group.near) if network else once * (1 - 1 / group.size), network)
+
+
 def _sent_once(transfer: Transfer, mesh_shape: Mapping[str, int], domain: int) -> Sent:
     wire_bytes: Any = getattr(transfer, "wire_bytes", transfer.num_bytes)
     if transfer.kind == "send":  # a runtime's transfer between slices, of which the program shows this end
@@ -123,3 +166,10 @@ def _sent_once(transfer: Transfer, mesh_shape: Mapping[str, int], domain: int) -
     if size <= group.near < group.size:  # compiled for slices: what crosses them is in sends of its own
         return Sent(wire_bytes, 0.0)
     return sent(transfer.kind, transfer.num_bytes, group)
+
+
+@functools.cache
+def _group(sizes: tuple[int, ...], chosen: tuple[bool, ...], domain: int) -> Group:
+    devices = np.arange(math.prod(sizes)).reshape(sizes)
+    members = devices[tuple(slice(None) if take else 0 for take in chosen)]
+    return Group(members.size, int((members // domain == 0).sum()))

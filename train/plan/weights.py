@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +78,12 @@ def list_weights(model: ModelConfig, freeze: tuple[str, ...], mesh: Mesh) -> tup
         is_split = "fsdp" in entries and dict(mesh)["fsdp"] > 1
         weights.append(Weight(path, num_layers, size, is_split, path not in frozen, "vocab" in axes))
     return tuple(weights)
+
+
+def without_remat(model: ModelConfig) -> ModelConfig:
+    """The model that keeps all: what does not depend on the policy is then computed once for all of them."""
+    of_tensors = {"remat_tensors": ()} if hasattr(model, "remat_tensors") else {}
+    return replace(model, remat="none", **of_tensors)
 
 
 def _shard_bytes(shapes: Any, shardings: Any) -> int:

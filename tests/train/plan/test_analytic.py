@@ -24,7 +24,9 @@ FSDP = {"data": 1, "fsdp": 8, "tensor": 1}
 
 def compile_step(experiment: Experiment, mesh_shape: dict[str, int]) -> Any:
     """XLA's account of the memory of the train step, a device."""
-    mesh = make_mesh(MeshConfig(**mesh_shape))
+    mesh = make_mesh(
+        MeshConfig(data=mesh_shape["data"], fsdp=mesh_shape["fsdp"], tensor=mesh_shape["tensor"])
+    )
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     shape = experiment.batch_size, experiment.data.sequence_length

@@ -5,10 +5,12 @@ import dataclasses
 from planned_runs import named, small_gpt
 
 from flaxmill.train.plan.analytic import rows_of
-from flaxmill.train.plan.design import Planned, list_collectives
+from flaxmill.train.plan.design import Planned, _over_tensor, list_collectives
+from flaxmill.train.plan.roofline import PASSES
 
 LAYER = 4096 * (2 * 4096 + 2 * 1024 + 3 * 14_336)  # weights of one layer of LLaMA-3-8B, norms left out
 TABLE = 128_256 * 4096
+GATHER_SCATTER = "all-gather", "reduce-scatter"
 
 
 def collectives(experiment, data=1, fsdp=1, tensor=1) -> dict[str, Planned]:
@@ -64,6 +66,23 @@ def test_tensor_parallelism_sums_each_block_once_a_pass():
     # Full rematerialisation sums the attention's results again; those of the MLP no gradient needs.
     full = collectives(named("llama3_8b"), fsdp=8, tensor=8)
     assert full["activations of a layer"].times == 32 * 3
+
+
+def test_tokens_that_are_shared_between_blocks_are_gathered_and_scattered():
+    """In the layers they are the bytes of the sums, but for what is gathered again to be computed again."""
+    experiment = named("llama3_8b", model__remat="none")
+    rows = rows_of(experiment, {"data": 1, "fsdp": 8, "tensor": 8})
+    sums, pairs = (list(_over_tensor(experiment.model, rows, splits)) for splits in (False, True))
+    assert {one.kind for one in pairs if one.inside_layers} == {*GATHER_SCATTER}
+    assert [one.times for one in pairs if one.inside_layers] == [32 * 4, 32 * 4]
+    ends = [
+        sum(one.times for one in pairs if not one.inside_layers and one.kind == kind)
+        for kind in GATHER_SCATTER
+    ]
+    assert ends == [2, 1]  # gathered after the layers, as are their gradients; scattered once embedded
+    inside = [[one for one in found if one.inside_layers] for found in (sums, pairs)]
+    moved = [sum(one.times * one.num_bytes * PASSES.get(one.kind, 1) for one in found) for found in inside]
+    assert moved[0] == moved[1]
 
 
 def test_frozen_weights_send_no_gradient():

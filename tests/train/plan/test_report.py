@@ -93,7 +93,7 @@ def test_figures_that_no_page_confirms_are_marked():
 def test_a_cpu_has_no_peaks_and_no_verdict():
     text = text_of(plan("small", chip=None, topology="cpu:64"))
     assert "the memory of this machine is not known" in text.splitlines()[0]
-    assert "least time" not in text
+    assert "The least time of a step" not in text
     assert json_of(plan("small", chip=None))["roofline"] is None
 
 
@@ -140,9 +140,8 @@ def test_the_page_stands_alone_and_escapes_what_it_shows():
     assert "all-reduce of 2.0 GiB &lt;whole&gt;" in page
     assert "<whole>" not in page
     assert "prefers-color-scheme: dark" in page
-    assert (
-        page.count("<table>") == page.count("<caption>") == 5
-    )  # memory, proposals, seconds, cost, collectives
+    # Memory, proposals, seconds, cost, collectives, settings.
+    assert page.count("<table>") == page.count("<caption>") == 6
     assert 'role="img" aria-label="Memory of a device' in page
 
 
