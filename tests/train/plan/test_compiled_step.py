@@ -136,7 +136,7 @@ def test_what_a_compiler_writes_is_shown_only_where_it_fails(capfd):
         os.write(2, b"noise\n")
     assert capfd.readouterr().err == ""
     with pytest.raises(ZeroDivisionError), _held_stderr():
-        os.write(2, b"the cause\n") // 0
+        assert os.write(2, b"the cause\n") // 0
     assert capfd.readouterr().err == "the cause\n"
 
 
