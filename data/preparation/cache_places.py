@@ -57,6 +57,8 @@ def stored_settings(config: DataConfig, layout: Layout) -> dict[str, Any]:
         settings |= {"valid_fraction": config.valid_fraction, "seed": config.seed}
     if layout in ("packed", "conversations") and config.packing != "concatenate":
         settings["packing"] = config.packing
+    if settings.get("packing") == "full_sentences":
+        settings["frames"] = "all"  # documents of one sentence once lacked the tokens before it
     if config.sentences != SENTENCE_RULES and (
         layout == "pairs" or settings.get("packing") == "full_sentences"
     ):

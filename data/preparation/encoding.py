@@ -25,11 +25,12 @@ from flaxmill.data.text.documents import Document
 from flaxmill.data.text.sentences import cut_at_sentences, split_sentences
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.failures import encode_texts
+from flaxmill.data.tokenizer.word_memory import WordMemory
 from flaxmill.data.vocabulary.unknown import first_unknown
 from flaxmill.data.whole_files import write_whole
 
-# Enough text to keep every core of the tokenizer busy, little enough to be forgotten at once.
-_CHUNK_CHARACTERS = 2_000_000
+# Enough documents to keep every core of the tokenizer busy, little enough text to be forgotten at once.
+_CHUNK_CHARACTERS = 500_000
 # So many pieces that a tokenizer does not know are kept of each part, to be shown.
 _MOST_PIECES = 16
 
@@ -41,6 +42,14 @@ class Encoded(NamedTuple):
     tokens: np.ndarray
     sentences: list[int]
     num_bytes: int
+
+
+class _Reading(NamedTuple):
+    """What turns the texts of a part into tokens; `encode` gives the ids of a batch of texts."""
+
+    tokenizer: Tokenizer
+    config: DataConfig
+    encode: Callable[[Sequence[str]], list[np.ndarray]]
 
 
 class PartTask(NamedTuple):
@@ -57,6 +66,8 @@ def make_part_encoder(config: DataConfig, layout: Layout, tokenizer_file: Path) 
     """
     tokenizer = Tokenizer.load(tokenizer_file, is_trusted=True)
     encode = _ENCODERS[config.packing if layout == "packed" else layout]
+    memory = WordMemory(tokenizer.reader(config.reads_markup_in_text))
+    reading = _Reading(tokenizer, config, memory.encode)
     signs = looks_for_near(config.duplicates)
 
     def run(task: PartTask) -> None:
@@ -67,7 +78,7 @@ def make_part_encoder(config: DataConfig, layout: Layout, tokenizer_file: Path) 
             encoded = [
                 item
                 for chunk in cut_into_runs(task.documents, _CHUNK_CHARACTERS)
-                for item in encode(chunk, tokenizer, config)
+                for item in encode(chunk, reading)
             ]
             save_part(task.path, _collect(task.documents, encoded, tokenizer))
 
@@ -79,61 +90,54 @@ def _texts(documents: Sequence[Document], tokenizer: Tokenizer) -> list[str]:
     return [document.text if document.ids is None else next(decoded) for document in documents]
 
 
-def _encode_whole(documents: list[Document], tokenizer: Tokenizer, config: DataConfig) -> Iterator[Encoded]:
+def _encode_whole(documents: list[Document], reading: _Reading) -> Iterator[Encoded]:
     """Frames each document, see `document_frame`."""
-    frame = document_frame(tokenizer, config.framing)
+    frame = document_frame(reading.tokenizer, reading.config.framing)
     before, after = (np.array(ids, np.int32) for ids in frame)
     unread = [document for document in documents if document.ids is None]
     texts = [document.text for document in unread]
-    encoded = iter(encode_texts(_encoder(tokenizer, config), texts, lambda number: unread[number].place))
-    decoded = iter(_decode([document.ids for document in documents if document.ids is not None], tokenizer))
+    encoded = iter(encode_texts(reading.encode, texts, lambda number: unread[number].place))
+    known = [document.ids for document in documents if document.ids is not None]
+    decoded = iter(_decode(known, reading.tokenizer))
     for document in documents:
         if document.ids is None:
             text, ids = document.text, next(encoded)
         else:
             text, ids = next(decoded), without_frame(document.ids, frame)
         tokens = np.concatenate([before, np.asarray(ids, np.int32), after]) if len(ids) else _EMPTY
-        yield Encoded(tokens, [], len(text.encode()))
+        yield Encoded(tokens, [], _count_bytes(text))
 
 
-def _encode_sentences(
-    documents: list[Document], tokenizer: Tokenizer, config: DataConfig
-) -> Iterator[Encoded]:
+def _encode_sentences(documents: list[Document], reading: _Reading) -> Iterator[Encoded]:
     """Frames each document, and keeps its sentences apart; together they are its text."""
-    before, after = document_frame(tokenizer, config.framing)
-    language, keeps_blank = config.sentences, _keeps_blank(tokenizer)
+    frame = document_frame(reading.tokenizer, reading.config.framing)
+    before, after = (np.array(ids, np.int32) for ids in frame)
+    language, keeps_blank = reading.config.sentences, _keeps_blank(reading.tokenizer)
     texts = [cut_at_sentences(document, language, keeps_blank=keeps_blank) for document in documents]
-    for document, sentences in zip(
-        documents, _encode_parts(documents, texts, tokenizer, config), strict=True
-    ):
+    for document, sentences in zip(documents, _encode_parts(documents, texts, reading), strict=True):
         if sentences:
-            sentences[0], sentences[-1] = [*before, *sentences[0]], [*sentences[-1], *after]
+            sentences[0] = np.concatenate([before, sentences[0]])
+            sentences[-1] = np.concatenate([sentences[-1], after])
         yield _join_sentences(sentences, document)
 
 
-def _encode_pair_sentences(
-    documents: list[Document], tokenizer: Tokenizer, config: DataConfig
-) -> Iterator[Encoded]:
+def _encode_pair_sentences(documents: list[Document], reading: _Reading) -> Iterator[Encoded]:
     """The sentences of each document, without special tokens and without the blanks between them."""
-    texts = [split_sentences(document, config.sentences) for document in documents]
-    for document, sentences in zip(
-        documents, _encode_parts(documents, texts, tokenizer, config), strict=True
-    ):
+    texts = [split_sentences(document, reading.config.sentences) for document in documents]
+    for document, sentences in zip(documents, _encode_parts(documents, texts, reading), strict=True):
         yield _join_sentences(sentences, document)
 
 
-def _encode_conversations(
-    documents: list[Document], tokenizer: Tokenizer, config: DataConfig
-) -> Iterator[Encoded]:
+def _encode_conversations(documents: list[Document], reading: _Reading) -> Iterator[Encoded]:
     """Conversations as their template writes them, with nothing around them."""
     rendered = [Rendered(document.text, document.targets or ()) for document in documents]
-    encode = functools.partial(encode_conversations, tokenizer=tokenizer)
+    encode = functools.partial(encode_conversations, tokenizer=reading.tokenizer)
     encoded = encode_texts(encode, rendered, lambda number: documents[number].place)
     for document, (tokens, is_target) in zip(documents, encoded, strict=True):
-        yield Encoded(tokens, turn_lengths(is_target), len(document.text.encode()))
+        yield Encoded(tokens, turn_lengths(is_target), _count_bytes(document.text))
 
 
-_ENCODERS: dict[str, Callable[[list[Document], Tokenizer, DataConfig], Iterator[Encoded]]] = {
+_ENCODERS: dict[str, Callable[[list[Document], _Reading], Iterator[Encoded]]] = {
     "pairs": _encode_pair_sentences,
     "conversations": _encode_conversations,
     "concatenate": _encode_whole,
@@ -145,20 +149,23 @@ _EMPTY = np.zeros(0, np.int32)
 
 
 def _encode_parts(
-    documents: list[Document], texts: list[list[str]], tokenizer: Tokenizer, config: DataConfig
-) -> Iterator[list[list[int]]]:
+    documents: list[Document], texts: list[list[str]], reading: _Reading
+) -> Iterator[list[np.ndarray]]:
     """The ids of each document's sentences, without those that give none."""
     places = [document.place for document, pieces in zip(documents, texts, strict=True) for _ in pieces]
     flat = [text for pieces in texts for text in pieces]
-    ids = iter(encode_texts(_encoder(tokenizer, config), flat, places.__getitem__))
+    ids = iter(encode_texts(reading.encode, flat, places.__getitem__))
     for pieces in texts:
-        yield [sentence for sentence in (next(ids) for _ in pieces) if sentence]
+        yield [sentence for sentence in (next(ids) for _ in pieces) if len(sentence)]
 
 
-def _join_sentences(sentences: list[list[int]], document: Document) -> Encoded:
-    lengths = [len(ids) for ids in sentences]
-    tokens = np.fromiter((id_ for ids in sentences for id_ in ids), np.int32, count=sum(lengths))
-    return Encoded(tokens, lengths, len(document.text.encode()))
+def _join_sentences(sentences: list[np.ndarray], document: Document) -> Encoded:
+    tokens = np.concatenate([_EMPTY, *sentences])
+    return Encoded(tokens, [len(ids) for ids in sentences], _count_bytes(document.text))
+
+
+def _count_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _collect(documents: list[Document], encoded: list[Encoded], tokenizer: Tokenizer) -> Part:
@@ -199,7 +206,3 @@ def _keeps_blank(tokenizer: Tokenizer) -> bool:
 def _decode(documents: list[np.ndarray], tokenizer: Tokenizer) -> list[str]:
     """The texts of documents of ids, decoded on all cores: their bytes are what a loss per byte counts."""
     return tokenizer.inner.decode_batch([ids.tolist() for ids in documents], skip_special_tokens=True)
-
-
-def _encoder(tokenizer: Tokenizer, config: DataConfig) -> Callable[[Sequence[str]], list[list[int]]]:
-    return functools.partial(tokenizer.encode_batch, markup=config.reads_markup_in_text)

@@ -60,6 +60,9 @@ def cut_row(
     text: str, documents: Documents, path: PurePath, place: str, refuse: Refuse = raise_error
 ) -> Iterator[Document]:
     """The documents of one row's text, which is read as a file of its own would be."""
+    if documents == "files" and len(text) * (1 if text.isascii() else 4) <= MAX_DOCUMENT_BYTES:
+        text = _tidy(text)
+        return iter([Document(text, "prose", place)] if text.strip() else [])
     sentences = "lines" if documents == "blank_lines" else "prose"
     return _cut(io.BufferedReader(io.BytesIO(text.encode())), documents, sentences, path, place, refuse)
 
@@ -163,6 +166,9 @@ def _decode(piece: bytes, path: PurePath, offset: int) -> str:
     except UnicodeDecodeError as error:
         place = f"text file {str(path)!r} is not UTF-8 at byte {offset + error.start}"
         raise not_utf8(place, piece, error, path) from None
-    if offset == 0:
-        text = text.removeprefix("\ufeff")
-    return text.replace("\r\n", "\n")
+    return _tidy(text) if offset == 0 else text.replace("\r\n", "\n")
+
+
+def _tidy(text: str) -> str:
+    """The beginning of a file without its byte-order mark, with \\n as the ends of lines."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")

@@ -37,6 +37,8 @@ def encode_texts(
 
 def half_character(text: str) -> int | None:
     """The place of half a surrogate pair, which JSON and a shell's bytes can spell and no tokenizer reads."""
+    if text.isascii():  # which a string knows of itself
+        return None
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -10,6 +10,7 @@ from small_tokenizers import directory_of
 from flaxmill.data.batches import Batches
 from flaxmill.data.card import describe_dataset
 from flaxmill.data.config import DataConfig
+from flaxmill.data.examples.framing import document_frame
 from flaxmill.data.preparation.cache import prepare
 from flaxmill.data.preparation.cache_places import stored_settings
 
@@ -84,6 +85,21 @@ def test_full_sentences_are_the_tokens_of_the_whole_text(corpus, cache, tmp_path
     sentences = real_tokens(prepare_quietly(config, "causal", tmp_path), "train")
     whole = real_tokens(prepare_quietly(replace(config, packing="best_fit"), "causal", tmp_path), "train")
     np.testing.assert_array_equal(sentences, whole)
+
+
+def test_a_document_of_one_sentence_begins_and_ends_as_any_other(corpus, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(["Why?", "A dog.", "The quick brown fox left."] * 9))
+    tokenizer = str(directory_of("llama") / "tokenizer.json")
+    config = config_of(text, packing="full_sentences", tokenizer=tokenizer, valid_files=(str(corpus),))
+    dataset = prepare_quietly(config, "causal", tmp_path)
+    before, after = document_frame(dataset.tokenizer, config.framing)
+    assert before
+    tokens = real_tokens(dataset, "train")
+    assert (tokens == before[0]).sum() == 27
+    starts = np.flatnonzero(tokens == before[0])
+    if after:
+        np.testing.assert_array_equal(tokens[starts[1:] - 1], after[-1])
 
 
 def test_rows_of_full_sentences_end_at_sentences(corpus, cache):

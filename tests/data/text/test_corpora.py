@@ -14,7 +14,7 @@ from token_writers import write_indexed
 from flaxmill.data.config import DataConfig
 from flaxmill.data.text import documents as documents_module
 from flaxmill.data.text.corpora import text_sources
-from flaxmill.data.text.documents import MAX_DOCUMENT_BYTES, cut_text
+from flaxmill.data.text.documents import MAX_DOCUMENT_BYTES, cut_row, cut_text
 from flaxmill.data.text.embedded_corpus import embedded_corpus
 from flaxmill.data.text.sentences import split_sentences
 
@@ -52,6 +52,15 @@ def test_text_in_memory_is_cut_as_a_file_is(tmp_path):
     text = "\n\n".join(f"paragraph {number}\nof two lines" for number in range(5_000))
     path.write_text(text)
     assert [document.text for document in cut_text(text, "prose")] == _texts(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["One.\r\n\n Two.\n", "\ufeffOne\ufeff", "Zwölf", "\x1c\u3000 \n", "", "wört " * 9000]
+)
+def test_a_row_of_text_is_cut_as_a_file_is(tmp_path, text):
+    path = tmp_path / "row.txt"
+    path.write_bytes(text.encode())
+    assert [document.text for document in cut_row(text, "files", path, "row 1")] == _texts(path)
 
 
 def test_blank_lines_separate_documents_when_asked(tmp_path):
