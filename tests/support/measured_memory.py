@@ -65,7 +65,7 @@ def main() -> None:
         state = init_state(resolved.model, optimizer, mesh, 0)
         batch = place_rows(mesh, rows, experiment.batch_size)
         for _ in range(2):
-            state, _ = program(state, batch)
+            state, _ = program(state, batch, None)
             jax.block_until_ready(state)
         watch.ends = True
         watch.join()

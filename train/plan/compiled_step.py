@@ -1,9 +1,13 @@
 """Compiles the train step of an experiment for the devices of a topology, without its data or tokenizer."""
 
 import dataclasses
+import os
 import re
+import sys
+import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -166,11 +170,34 @@ def _signals(mesh: Mesh) -> jax.ShapeDtypeStruct | None:
 
 def _compile(lowered: Any, platform: str) -> Any:
     try:
-        return lowered.compile(compiler_options=compiler_options(platform))
+        with _held_stderr():
+            return lowered.compile(compiler_options=compiler_options(platform))
     except jax.errors.JaxRuntimeError as error:
         if found := _find_sizes(str(error)):
             raise TooLargeError(*found) from None
         raise
+
+
+@contextmanager
+def _held_stderr() -> Iterator[None]:
+    """Keep back what compilers write to stderr, past Python, such as that they cannot save enough memory.
+
+    Where one fails, it is shown after all.
+    """
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException as error:
+            held.seek(0)
+            if _find_sizes(str(error)) is None:
+                os.write(own, held.read())
+            raise
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
 
 
 def _find_sizes(message: str) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """The step that is planned is the step that is trained, compiled without its data."""
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from flaxmill.train.optimizer.optimizers import make_optimizer
 from flaxmill.train.plan.compiled_step import (
     TooLargeError,
     _find_sizes,
+    _held_stderr,
     compile_step,
     resolve_without_data,
 )
@@ -127,6 +129,15 @@ def test_the_vocabulary_is_as_large_as_the_tokenizer_will_be(tokenizer, size, ma
 )
 def test_the_compilers_complaint_of_memory_is_read(message, sizes):
     assert _find_sizes(message) == sizes
+
+
+def test_what_a_compiler_writes_is_shown_only_where_it_fails(capfd):
+    with _held_stderr():
+        os.write(2, b"noise\n")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ZeroDivisionError), _held_stderr():
+        assert os.write(2, b"the cause\n") // 0
+    assert capfd.readouterr().err == "the cause\n"
 
 
 def test_a_step_that_is_too_large_says_both_sizes():
