@@ -40,8 +40,8 @@ def _check_remat(config: ModelFields) -> None:
         name, _, how = entry.partition("=")
         require(
             name in LAYER_TENSORS,
-            f"model.remat_tensors={entry}: a layer has no tensor {name!r}; {_hint(name, LAYER_TENSORS)}there are "
-            f"{', '.join(LAYER_TENSORS)}",
+            f"model.remat_tensors={entry}: a layer has no tensor {name!r}; "
+            f"{_hint(name, LAYER_TENSORS)}there are {', '.join(LAYER_TENSORS)}",
         )
         require(
             how in REMAT_ACTIONS,
@@ -250,7 +250,8 @@ def _check_lora(config: ModelFields) -> None:
     known = get_args(get_args(get_type_hints(type(config))["lora_targets"])[0])
     if unknown := [target for target in targets if target not in known]:
         raise ValueError(
-            f"model.lora_targets={unknown[0]} is unknown; {_hint(unknown[0], known)}there are {', '.join(known)}"
+            f"model.lora_targets={unknown[0]} is unknown; {_hint(unknown[0], known)}there are "
+            f"{', '.join(known)}"
         )
     require(
         len(set(targets)) == len(targets),

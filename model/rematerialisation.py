@@ -1,4 +1,4 @@
-"""Which tensors of a layer are kept for the backward pass, which are computed again, and which wait on the host."""
+"""What of a layer is kept for the backward pass, what is computed again, and what waits on the host."""
 
 from collections.abc import Callable
 from typing import Any

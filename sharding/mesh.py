@@ -34,8 +34,9 @@ class MeshConfig:
     that they exchange gradients alone."""
 
     sequence_parallel: bool = False
-    """Split tokens over `tensor` between blocks, where each is computed by itself: activations take 1 / tensor
-    of the memory, and sums over `tensor` become a scatter and a gather (Korthikanti et al. 2022)."""
+    """Split tokens over `tensor` between blocks, where each is computed by itself: activations take
+    1 / tensor of the memory, and sums over `tensor` become a scatter and a gather (Korthikanti et al.
+    2022)."""
 
     def __post_init__(self) -> None:
         sizes = axis_sizes(self)

@@ -103,7 +103,10 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 @contextlib.contextmanager
 def splits_residual(splits: bool) -> Iterator[None]:
-    """Split tokens over `tensor` between blocks, where each is computed by itself (Korthikanti et al. 2022)."""
+    """Split tokens over `tensor` between blocks, where each is computed by itself.
+
+    Korthikanti et al. 2022, section 4.2.2.
+    """
     token = _splits_residual.set(splits)
     try:
         yield

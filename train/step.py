@@ -65,7 +65,6 @@ def make_train_step(
     schedule = make_schedule(experiment.optimizer, experiment.steps)
     trainable = choose_trainable(experiment.optimizer.freeze, abstract_params(experiment.model))
     gradients_of = _make_gradients(experiment, trainable, mesh, max_predictions)
-    shardings, _ = trainable.split(param_shardings(experiment.model, mesh))
 
     def train_step(
         state: TrainState, batch: Batch, signals: jax.Array | None = None
@@ -73,9 +72,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
         trained, frozen = trainable.split(state.params)
         totals = denominators(experiment.objective, batch, num_sources)
-        grads, sums = gradients_of(trained, frozen, batch, totals, row_keys(key, len(batch["tokens"])))
-        # Else the compiler might move parameters, moments and updates instead.
-        grads = trainable.hold(jax.lax.with_sharding_constraint(grads, shardings))
+        grads, sums = gradients_of(trained, frozen, batch, totals, key)
         losses = combine(experiment.objective, experiment.z_loss, sums, totals)
         grad_norm = optax.tree.norm(grads)
         learning_rate = schedule(state.step)
@@ -159,13 +156,12 @@ def _param_specs(experiment: Experiment, mesh: Mesh) -> Params:
 def _make_gradients(
     experiment: Experiment, trainable: Trainable, mesh: Mesh, max_predictions: int | None
 ) -> Callable[..., tuple[Params, Sums]]:
-    """(trained, frozen, batch, totals, keys [B]) -> gradients of the batch's loss, and its sums.
+    """(trained, frozen, batch, totals, key) -> gradients of the batch's loss, and its sums.
 
     Each device runs its own rows: it gathers the weights it needs and reduces what it gives.
     """
     axes, _ = trainable.split(logical_axes(experiment.model))
-    trained, frozen = trainable.split(_param_specs(experiment, mesh))
-    rows, whole = rows_spec(mesh), PartitionSpec()
+    shardings, _ = trainable.split(param_shardings(experiment.model, mesh))
 
     def on_device(trained: Params, frozen: Params, batch: Batch, totals: Sums, keys_B: jax.Array):
         loss_of = _make_loss(experiment, totals, max_predictions, frozen)
@@ -174,7 +170,18 @@ def _make_gradients(
             gradients, sums = _accumulate(loss_of, trained, batch, experiment, keys_B)
             return sum_gradients(gradients, axes), sum_over_rows(sums)
 
-    return on_local_rows(on_device, mesh, (trained, frozen, rows, whole, rows), (trained, whole))
+    trained_specs, frozen_specs = trainable.split(_param_specs(experiment, mesh))
+    rows, whole = rows_spec(mesh), PartitionSpec()
+    in_specs = (trained_specs, frozen_specs, rows, whole, rows)
+    of_rows = on_local_rows(on_device, mesh, in_specs, (trained_specs, whole))
+
+    def gradients_of(trained: Params, frozen: Params, batch: Batch, totals: Sums, key: jax.Array):
+        keys_B = row_keys(key, len(batch["tokens"]))
+        gradients, sums = of_rows(trained, frozen, batch, totals, keys_B)
+        # Else the compiler might move parameters, moments and updates instead.
+        return trainable.hold(jax.lax.with_sharding_constraint(gradients, shardings)), sums
+
+    return gradients_of
 
 
 def _make_loss(experiment: Experiment, totals: Sums, max_predictions: int | None, frozen: Params):

@@ -52,7 +52,8 @@ def open_table(shard_VD: jax.Array, axes: LogicalAxes, dtype: Any) -> Table:
 
 def use_of(table: Table) -> TableUse:
     axis, mesh = table.axes[0], jax.sharding.get_abstract_mesh()
-    split = None if axis not in ACTIVATION_RULES or mesh.empty else mesh_axes(axis, ACTIVATION_RULES, mesh)
+    is_whole = axis is None or axis not in ACTIVATION_RULES or mesh.empty
+    split = None if is_whole else mesh_axes(axis, ACTIVATION_RULES, mesh)
     assert split is None or isinstance(split, str), "a table is split along one mesh axis"
     return TableUse(tuple(table.axes), table.shard.dtype, split if num_shards(split, mesh) > 1 else None)
 

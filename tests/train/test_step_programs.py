@@ -21,6 +21,8 @@ GPT = dict(num_layers=4, embed_dim=512, num_heads=8, vocab_size=50_257, remat="f
 def experiment_of(name, mesh, rows=1, model=(), optimizer=(), **changes):
     config, sizes = {"llama": (llama3_8b.config, LLAMA), "gpt": (gpt2_124m.config, GPT)}[name]
     mesh = MeshConfig(**dict(mesh))
+    assert mesh.data is not None
+    assert mesh.fsdp is not None
     return dataclasses.replace(
         config,
         batch_size=rows * mesh.data * mesh.fsdp,
