@@ -5,11 +5,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from flaxmill.sharding.mesh import MOST_TPU_SHARDS
 from flaxmill.sharding.rules import platform
-
-# The TPU compiler turns a scatter among 64 devices and more into a sum of whole arrays, which sends twice as
-# much. Among up to 32 it does not (libtpu 0.0.42).
-MOST_TPU_DEVICES = 32
 
 Groups = list[list[int]]
 
@@ -48,11 +45,12 @@ def _reduce(run: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
 def _stages(name: str) -> list[Groups | None]:
     """The groups of devices among which a sum is scattered, stage after stage; None: all of them at once.
 
-    In two stages, a device first keeps the part of its block of neighbours, and then its own part of that.
-    Both together send what one would.
+    The TPU compiler turns a scatter among 64 devices into a sum of whole arrays, so it is done in two stages.
+    A device first keeps the part of its block of neighbours, and then its own part of that. Both together
+    send what one would.
     """
     num_devices = jax.sharding.get_abstract_mesh().shape[name]
-    if platform() != "tpu" or num_devices <= MOST_TPU_DEVICES:
+    if platform() != "tpu" or num_devices <= MOST_TPU_SHARDS:
         return [None]
     inner = _block(num_devices)
     if inner == 1:
@@ -64,5 +62,5 @@ def _stages(name: str) -> list[Groups | None]:
 def _block(num_devices: int) -> int:
     """The number of neighbours in a block: a divisor near the root, so that both stages have few devices."""
     divisors = [d for d in range(1, num_devices + 1) if num_devices % d == 0]
-    fitting = [d for d in divisors if max(d, num_devices // d) <= MOST_TPU_DEVICES]
+    fitting = [d for d in divisors if max(d, num_devices // d) <= MOST_TPU_SHARDS]
     return min(fitting, key=lambda d: (abs(d - num_devices / d), d), default=1)

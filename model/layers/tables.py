@@ -52,8 +52,9 @@ def open_table(shard_VD: jax.Array, axes: LogicalAxes, dtype: Any) -> Table:
 
 def use_of(table: Table) -> TableUse:
     axis, mesh = table.axes[0], jax.sharding.get_abstract_mesh()
-    is_whole = axis is None or axis not in ACTIVATION_RULES or mesh.empty
-    split = None if is_whole else mesh_axes(axis, ACTIVATION_RULES, mesh)
+    split = None
+    if axis is not None and axis in ACTIVATION_RULES and not mesh.empty:
+        split = mesh_axes(axis, ACTIVATION_RULES, mesh)
     assert split is None or isinstance(split, str), "a table is split along one mesh axis"
     return TableUse(tuple(table.axes), table.shard.dtype, split if num_shards(split, mesh) > 1 else None)
 

@@ -17,7 +17,7 @@ MESH = make_mesh(MeshConfig(data=1, fsdp=8))
 def stages(request, monkeypatch):
     if request.param == "two stages":
         monkeypatch.setattr(collectives, "platform", lambda: "tpu")
-        monkeypatch.setattr(collectives, "MOST_TPU_DEVICES", 4)
+        monkeypatch.setattr(collectives, "MOST_TPU_SHARDS", 4)
     return request.param
 
 

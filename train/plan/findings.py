@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from flaxmill.sharding.mesh import MOST_TPU_SHARDS
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.memory import gibibytes
@@ -43,12 +42,6 @@ def find_warnings(collectives: Sequence[Collective], experiment: Experiment, mes
         for rule in _rules(experiment, weights)
     ]
     lines = [line for line in warnings if line] + _storms(collectives, experiment)
-    if mesh.shape["fsdp"] > MOST_TPU_SHARDS and mesh.devices.flat[0].platform == "tpu":
-        lines.append(
-            f"mesh.fsdp={mesh.shape['fsdp']} is one group of more than {MOST_TPU_SHARDS} TPU devices, in "
-            "which XLA turns gathers and scatters into all-reduces of padded arrays, at twice the bytes; use "
-            f"--mesh.fsdp {MOST_TPU_SHARDS} and leave the rest to mesh.data"
-        )
     return lines
 
 

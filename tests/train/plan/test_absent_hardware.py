@@ -15,7 +15,6 @@ from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.collectives import Collective, find_collectives
 from flaxmill.train.plan.compiled_step import CompiledStep, TooLargeError, compile_step
-from flaxmill.train.plan.findings import find_warnings
 from flaxmill.train.plan.memory import device_memory, largest_buffer, saved_activations
 
 pytestmark = pytest.mark.aot
@@ -65,19 +64,6 @@ def gpu() -> CompiledStep:
 
 
 @pytest.mark.parametrize("target", ["tpu", "gpu"])
-def test_layers_are_gathered_once_each_way_in_bfloat16_and_scattered(target, request):
-    step = request.getfixturevalue(target)
-    inside = [each for each in large(step) if each.inside_layers]
-    assert {each.kind for each in inside} == {"all-gather", "reduce-scatter"}
-    assert {(each.dtype, each.axes, each.times) for each in inside} == {("bf16", ("fsdp",), LAYERS)}
-    # Two projections of all heads, two of a half, and three of the MLP.
-    layer = 2 * WIDTH * (2 * 8 * 128 + 2 * 4 * 128 + 3 * MLP)
-    gathered = sum(each.num_bytes for each in inside if each.kind == "all-gather")
-    scattered = sum(each.num_bytes for each in inside if each.kind == "reduce-scatter")
-    assert (gathered, scattered) == (2 * layer, layer)
-
-
-@pytest.mark.parametrize("target", ["tpu", "gpu"])
 def test_memory_is_told_apart(target, request):
     step = request.getfixturevalue(target)
     memory = device_memory(step, find_topology({"tpu": "v5e:2x4", "gpu": "h100:1x8"}[target]).chip)
@@ -114,19 +100,10 @@ def test_a_slice_sends_a_part_of_the_gradients_to_the_others():
     sends = [each for each in found if each.across_slices]
     assert sends
     assert {(each.kind, each.axes, each.group) for each in sends} == {("send", ("data",), slices)}
-    # A layer's gradient in bfloat16, of which a device has a quarter.
-    layer = 2 * WIDTH * (2 * 8 * 128 + 2 * 4 * 128 + 3 * MLP)
-    assert sum(e.times * e.num_bytes for e in sends if e.inside_layers) <= LAYERS * layer / 4 * 1.01
-    tables = 2 * 4 * VOCABULARY * WIDTH  # in float32
-    assert sum(e.times * e.num_bytes for e in sends if not e.inside_layers) <= tables / 4 * 1.2
-
-
-def test_a_tpu_group_of_64_is_said_to_gather_by_sums():
-    step = compiled("v5p:4x4x4", MeshConfig(data=1, fsdp=64), rows=64, embed_dim=1024, num_layers=2)
-    lines = find_warnings(find_collectives(step.text, step.mesh), step.experiment, step.mesh)
-    assert any("--mesh.fsdp 32" in line for line in lines)
-    padded = [each for each in large(step) if each.is_padded]
-    assert all(each.kind == "all-reduce" for each in padded)
+    # The gradients of all layers and of both tables, in float32, once a step; a device has a quarter of them.
+    layer = WIDTH * (2 * 8 * 128 + 2 * 4 * 128 + 3 * MLP)
+    gradients = 4 * (LAYERS * layer + 2 * VOCABULARY * WIDTH)
+    assert sum(e.times * e.num_bytes for e in sends) == pytest.approx(gradients / 4, rel=0.02)
 
 
 def test_a_step_that_no_tpu_holds_is_too_large():

@@ -86,11 +86,3 @@ def test_a_storm_of_small_permutes_is_counted():
     (line,) = warnings_of(*[permute._replace(times=15)] * 7)
     assert line.startswith("105 small permutes a step, 0.1 MiB each on average")
     assert warnings_of(*[permute._replace(times=6)] * 7) == []
-
-
-def test_a_tpu_group_beyond_32_is_said_and_a_gpus_is_not():
-    (line,) = warnings_of(fsdp=64)
-    assert line.startswith("mesh.fsdp=64 is one group of more than 32 TPU devices")
-    assert "--mesh.fsdp 32" in line
-    assert warnings_of(fsdp=64, platform="gpu") == []
-    assert warnings_of(fsdp=32) == []
