@@ -4,8 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
 BEAM := .venv-beam/.installed
+AOT := .venv-aot/.installed
 
-.PHONY: install train test lint check quick beam sweep fuzz gpu soak bench
+.PHONY: install train test lint check quick beam aot sweep fuzz gpu soak bench
 
 install: $(INSTALLED)
 
@@ -40,7 +41,7 @@ check: $(TESTABLE)
 	$(MAKE) -j 2 lint quick
 
 quick: $(TESTABLE)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz'
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz and not aot'
 
 # Apache Beam bounds many packages: it has an environment of its own, so that its bounds are nobody else's.
 $(BEAM): pyproject.toml
@@ -52,6 +53,17 @@ $(BEAM): pyproject.toml
 # Preparation on Beam's local runner with two workers.
 beam: $(BEAM)
 	.venv-beam/bin/python -m pytest tests/data/preparation/test_beam.py $(ARGS)
+
+# The compilers of TPUs and GPUs that are absent: an environment of its own keeps them away from all other tests.
+$(AOT): pyproject.toml
+	$(PYTHON) -m venv .venv-aot
+	.venv-aot/bin/python -m pip install -qq --upgrade pip
+	.venv-aot/bin/python -m pip install -qq --editable '.[plan]' pytest
+	@touch $@
+
+# Programs for TPUs and GPUs, compiled and read.
+aot: $(AOT)
+	.venv-aot/bin/python -m pytest -m aot $(ARGS)
 
 # Runs killed and signalled at hundreds of random moments, alone and as jobs of four: two hours.
 sweep: $(TESTABLE)

@@ -7,6 +7,7 @@ transformer    embeddings, an encoder if there is one, the stack, and the heads:
 stack          a stack of layers, run as its plan says
 layer_plan     how a stack is cut for compiling
 layer          one layer
+rematerialisation  what of a layer is kept for its gradient
 heads          heads, poolers and classifiers
 params         trees of parameters
 functional     the model as pure functions: initialise, count, describe, apply

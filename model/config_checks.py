@@ -3,12 +3,14 @@
 import difflib
 import functools
 import types
+from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from flaxmill.model.fields import ModelFields
+from flaxmill.model.fields import LAYER_TENSORS, ModelFields
 
 LARGEST = 3.4e38
 """Nearly the largest float32."""
+REMAT_ACTIONS = ("save", "recompute", "offload")
 
 
 def check_model(config: ModelFields) -> None:
@@ -22,8 +24,32 @@ def check_model(config: ModelFields) -> None:
     _check_head(config)
     _check_lora(config)
     _check_prefix(config)
+    _check_remat(config)
     if config.encoder_layers is not None:
         _check_encoder(config)
+
+
+def _check_remat(config: ModelFields) -> None:
+    require(
+        config.remat != "none" or not config.remat_tensors,
+        f"model.remat_tensors={' '.join(config.remat_tensors)} changes what remat=dots or full keeps, but "
+        "model.remat is none; set it, or leave remat_tensors out",
+    )
+    seen = set()
+    for entry in config.remat_tensors:
+        name, _, how = entry.partition("=")
+        require(
+            name in LAYER_TENSORS,
+            f"model.remat_tensors={entry}: a layer has no tensor {name!r}; "
+            f"{_hint(name, LAYER_TENSORS)}there are {', '.join(LAYER_TENSORS)}",
+        )
+        require(
+            how in REMAT_ACTIONS,
+            f"model.remat_tensors={entry} does not say what to do; write {name}=save, {name}=recompute or "
+            f"{name}=offload",
+        )
+        require(name not in seen, f"model.remat_tensors names {name} twice; name it once")
+        seen.add(name)
 
 
 def _check_choices(config: ModelFields) -> None:
@@ -223,9 +249,10 @@ def _check_lora(config: ModelFields) -> None:
     rank, targets = config.lora_rank, config.lora_targets
     known = get_args(get_args(get_type_hints(type(config))["lora_targets"])[0])
     if unknown := [target for target in targets if target not in known]:
-        near = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"model.lora_targets={unknown[0]} is unknown; {hint}there are {', '.join(known)}")
+        raise ValueError(
+            f"model.lora_targets={unknown[0]} is unknown; {_hint(unknown[0], known)}there are "
+            f"{', '.join(known)}"
+        )
     require(
         len(set(targets)) == len(targets),
         f"model.lora_targets={' '.join(targets)} names a projection twice; name each once",
@@ -244,3 +271,8 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}? " if near else ""

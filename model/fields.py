@@ -24,6 +24,11 @@ LayerKind = Literal["global", "local"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 LoraTarget = Literal["query", "key", "value", "out", "up", "gate", "down"]
 
+DENSE_TENSORS = ("query", "key", "value", "attention_output", "mlp_up", "mlp_gate", "mlp_output")
+"""The results of a layer's matrix products, which remat=dots keeps."""
+LAYER_TENSORS = ("layer_input", "attention_mixed", "mlp_hidden", *DENSE_TENSORS)
+"""The tensors of a layer that remat_tensors may name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFields:
@@ -172,6 +177,10 @@ class ModelFields:
     """auto: splash on TPU, cuDNN on GPU, XLA elsewhere and where these cannot be used."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass keeps of a layer: all, its matrix products, or only its input."""
+    remat_tensors: tuple[str, ...] = ()
+    """Changes that for single tensors, each as NAME=save, NAME=recompute or NAME=offload, which keeps it in
+    the host's memory; needs remat=dots or full. Names: layer_input query key value attention_mixed
+    attention_output mlp_up mlp_gate mlp_hidden mlp_output."""
     scan_layers: bool = True
     """Compile one layer and loop over it; False unrolls: longer to compile, faster for few layers."""
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import LAYER_GROUPS
-from flaxmill.model.layers.dropout import split_key
+from flaxmill.model.layers.dropout import row_keys, split_keys
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.params import Params, unflatten
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
@@ -76,7 +76,8 @@ def apply(config: ModelConfig, params: Params, batch: Batch, key: jax.Array | No
     """
     model = bind(config, params)
     full = complete_batch(config, batch)
-    body_key, encoder_key, head_key = split_key(key, 3)
+    keys_B = None if key is None else row_keys(key, len(full["tokens"]))
+    body_key, encoder_key, head_key = split_keys(keys_B, 3)
     encoded = {} if model.encoder is None else {"encoder_hidden": model.encode(full, encoder_key)}
     hidden_BTD = model(full, body_key, encoded.get("encoder_hidden"))
     return encoded | {"hidden": hidden_BTD} | _head_outputs(model, hidden_BTD, full["documents"], head_key)

@@ -12,6 +12,7 @@ from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.initializers import Parameter, kernel_initializer, make_parameter
 from flaxmill.model.layers.mlp import activation
 from flaxmill.model.layers.norms import Norm
+from flaxmill.model.layers.tables import VOCABULARY
 from flaxmill.sharding.rules import constrain
 
 HEAD_PARAMETERS = ("lm_head", "mlm", "pooler", "nsp", "classifier")
@@ -101,7 +102,7 @@ def _output_kernel(key: jax.Array, config: ModelConfig) -> Parameter:
     assert config.vocab_size is not None
     values = kernel_initializer(config)(key, (config.padded_vocab_size, config.embed_dim), 1)
     used = jnp.arange(config.padded_vocab_size)[:, None] < config.vocab_size
-    return make_parameter(jnp.where(used, values, 0), ("vocab", "embed"))
+    return make_parameter(jnp.where(used, values, 0), VOCABULARY)
 
 
 def _output_bias(config: ModelConfig) -> Parameter:

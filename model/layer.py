@@ -7,19 +7,20 @@ from typing import NamedTuple
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
 from flaxmill.model.layers.attention import attention
 from flaxmill.model.layers.dense import Dense
-from flaxmill.model.layers.dropout import dropout, split_key
+from flaxmill.model.layers.dropout import dropout, split_keys
 from flaxmill.model.layers.initializers import kernel_initializer
 from flaxmill.model.layers.lora import lora_of
 from flaxmill.model.layers.mlp import MLP
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import Turns, rotary
 from flaxmill.model.layers.visibility import Visibility
-from flaxmill.sharding.rules import constrain
+from flaxmill.sharding.rules import constrain, from_residual, to_residual
 
 Attend = Callable[[jax.Array], jax.Array]
 """Maps normed hidden states [B,T,D] to what is added to them."""
@@ -64,20 +65,26 @@ class Attention(nnx.Module):
         keys_BSD: jax.Array,
         visible: Visibility,
         turns: Turns | None,
-        key: jax.Array | None,
+        keys_B: jax.Array | None,
     ) -> jax.Array:
         """[B,T,D]: what `x_BTD` reads from `keys_BSD`."""
-        return self.mix(self.queries(x_BTD, turns), *self.keys_and_values(keys_BSD, turns), visible, key)
+        return self.mix(self.queries(x_BTD, turns), *self.keys_and_values(keys_BSD, turns), visible, keys_B)
 
     def queries(self, x_BTD: jax.Array, turns: Turns | None) -> jax.Array:
         """[B,T,N,H], turned by their positions."""
-        q_BTNH = constrain(self.query(x_BTD), "batch", "tokens", "heads", "head_dim")
+        q_BTNH = checkpoint_name(
+            constrain(self.query(x_BTD), "batch", "tokens", "heads", "head_dim"), "query"
+        )
         return _placed(q_BTNH, self.query_norm, turns)
 
     def keys_and_values(self, keys_BSD: jax.Array, turns: Turns | None) -> tuple[jax.Array, jax.Array]:
         """Both [B,S,K,H]; the keys are turned by their positions."""
-        k_BSKH = constrain(self.key(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
-        v_BSKH = constrain(self.value(keys_BSD), "batch", "tokens", "kv_heads", "head_dim")
+        k_BSKH = checkpoint_name(
+            constrain(self.key(keys_BSD), "batch", "tokens", "kv_heads", "head_dim"), "key"
+        )
+        v_BSKH = checkpoint_name(
+            constrain(self.value(keys_BSD), "batch", "tokens", "kv_heads", "head_dim"), "value"
+        )
         return _placed(k_BSKH, self.key_norm, turns), v_BSKH
 
     def mix(
@@ -86,7 +93,7 @@ class Attention(nnx.Module):
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         visible: Visibility,
-        key: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
     ) -> jax.Array:
         """[B,T,D]: what the queries read from the values."""
         mixed_BTNH = attention(
@@ -96,14 +103,16 @@ class Attention(nnx.Module):
             visible,
             scale=self.config.logits_factor,
             dropout_rate=self.config.attention_dropout_rate,
-            key=key,
+            keys_B=keys_B,
             backend=self.config.attention,
         )
         return self.project(mixed_BTNH)
 
     def project(self, mixed_BTNH: jax.Array) -> jax.Array:
         """[B,T,D]: projects what the heads have read."""
-        return self.out(constrain(mixed_BTNH, "batch", "tokens", "heads", "head_dim"))
+        mixed_BTNH = constrain(mixed_BTNH, "batch", "tokens", "heads", "head_dim")
+        mixed_BTNH = checkpoint_name(mixed_BTNH, "attention_mixed")
+        return checkpoint_name(self.out(mixed_BTNH), "attention_output")
 
 
 class Layer(nnx.Module):
@@ -122,10 +131,11 @@ class Layer(nnx.Module):
         self.mlp = MLP(keys[2], config)
 
     def __call__(
-        self, x_BTD: jax.Array, inputs: AttentionInputs, kind: LayerKind, key: jax.Array | None
+        self, x_BTD: jax.Array, inputs: AttentionInputs, kind: LayerKind, keys_B: jax.Array | None
     ) -> jax.Array:
-        """Hidden states [B,T,D] after this layer; a key turns dropout on."""
-        keys = split_key(key, 5)
+        """Hidden states [B,T,D] after this layer; keys of the rows turn dropout on."""
+        x_BTD = checkpoint_name(x_BTD, "layer_input")
+        keys = split_keys(keys_B, 5)
         visible, turns = self.visible(inputs, kind), inputs.turns.get(kind)
 
         def attend(x_BTD: jax.Array) -> jax.Array:
@@ -157,9 +167,9 @@ class Layer(nnx.Module):
           keys: turn on dropout of what these two and the MLP add.
         """
         if self.config.parallel_residual:
-            attended_BTD = self._drop(attend(_normed(self.attention_norm, x_BTD)), keys[0])
-            x_BTD = x_BTD + (attended_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)), keys[2]))
-            return constrain(x_BTD, "batch", "tokens", None)
+            attended_BTD = self._drop(_run(attend, _normed(self.attention_norm, x_BTD)), keys[0])
+            x_BTD = x_BTD + (attended_BTD + self._drop(_run(self.mlp, self.mlp_norm(x_BTD)), keys[2]))
+            return constrain(x_BTD, "batch", "residual_tokens", None)
         add = self._add_normed if self.config.norm_position == "pre" else self._norm_sum
         with jax.named_scope("attention_block"):
             x_BTD = add(x_BTD, attend, self.attention_norm, keys[0])
@@ -168,18 +178,24 @@ class Layer(nnx.Module):
                 x_BTD = add(x_BTD, attend_encoded, self.cross_attention_norm, keys[1])
         with jax.named_scope("mlp_block"):
             x_BTD = add(x_BTD, self.mlp, self.mlp_norm, keys[2])
-        return constrain(x_BTD, "batch", "tokens", None)
+        return constrain(x_BTD, "batch", "residual_tokens", None)
 
     def _add_normed(
-        self, x_BTD: jax.Array, run: Attend, norm: Norm | None, key: jax.Array | None
+        self, x_BTD: jax.Array, run: Attend, norm: Norm | None, keys_B: jax.Array | None
     ) -> jax.Array:
-        return x_BTD + self._drop(run(_normed(norm, x_BTD)), key)
+        return x_BTD + self._drop(_run(run, _normed(norm, x_BTD)), keys_B)
 
-    def _norm_sum(self, x_BTD: jax.Array, run: Attend, norm: Norm | None, key: jax.Array | None) -> jax.Array:
-        return _normed(norm, x_BTD + self._drop(run(x_BTD), key))
+    def _norm_sum(
+        self, x_BTD: jax.Array, run: Attend, norm: Norm | None, keys_B: jax.Array | None
+    ) -> jax.Array:
+        return _normed(norm, x_BTD + self._drop(_run(run, x_BTD), keys_B))
 
-    def _drop(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
-        return dropout(x_BTD, self.config.dropout, key)
+    def _drop(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        return dropout(x_BTD, self.config.dropout, keys_B)
+
+
+def _run(block: Attend, x_BTD: jax.Array) -> jax.Array:
+    return to_residual(block(from_residual(x_BTD)))
 
 
 def _placed(x_BTNH: jax.Array, norm: Norm | None, turns: Turns | None) -> jax.Array:

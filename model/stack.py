@@ -14,9 +14,13 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
 from flaxmill.model.layer import AttentionInputs, Layer
 from flaxmill.model.layer_plan import layer_pattern, plan_layers
+from flaxmill.model.layers.dropout import stacked_keys
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import RelativeBias, Turns, document_lengths, rotary_turns
 from flaxmill.model.layers.visibility import Visibility
+from flaxmill.model.rematerialisation import remat_policy
+from flaxmill.sharding.local_rows import weights_are_split
+from flaxmill.sharding.rules import from_residual
 
 Batch = dict[str, jax.Array]
 
@@ -47,14 +51,14 @@ class Stack(nnx.Module):
         self,
         x_BTD: jax.Array,
         batch: Batch,
-        key: jax.Array | None,
+        keys_B: jax.Array | None,
         encoded_BSD: jax.Array | None = None,
         encoded_documents_BS: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states [B,T,D] of embedded tokens; `batch` holds their documents and positions."""
         inputs = self.attention_inputs(batch, encoded_BSD, encoded_documents_BS)
-        x_BTD = self._run_layers(x_BTD, inputs, key)
-        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+        x_BTD = self._run_layers(x_BTD, inputs, keys_B)
+        return from_residual(x_BTD if self.final_norm is None else self.final_norm(x_BTD))
 
     def attention_inputs(
         self, batch: Batch, encoded_BSD: jax.Array | None, encoded_documents_BS: jax.Array | None
@@ -77,11 +81,11 @@ class Stack(nnx.Module):
         }
         return AttentionInputs(visible, turns, encoded_BSD, encoded_documents_BS)
 
-    def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, key: jax.Array | None) -> jax.Array:
+    def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, keys_B: jax.Array | None) -> jax.Array:
         config, plan = self.config, plan_layers(self.config)
         first = repeated = last = None
-        if key is not None:
-            keys = jax.random.split(key, config.num_layers)
+        if keys_B is not None:
+            keys = stacked_keys(keys_B, config.num_layers)
             first, repeated, last = jnp.split(keys, [len(plan.first), config.num_layers - len(plan.last)])
         unroll = functools.partial(_run_each, config, inputs)
         x_BTD = unroll(x_BTD, self.first_layers, first, plan.first)
@@ -128,8 +132,6 @@ def _scan_periods(
 
 def _remat(run: Callable[..., Any], config: ModelConfig, in_scan: bool) -> Callable[..., Any]:
     """Choose what is stored for the backward pass; prevent_cse is only for unrolled layers."""
-    if config.remat == "none":
+    if config.remat == "none" and not weights_are_split():
         return run
-    policies = jax.checkpoint_policies
-    policy = {"full": None, "dots": policies.dots_with_no_batch_dims_saveable}[config.remat]
-    return functools.partial(jax.checkpoint, prevent_cse=not in_scan, policy=policy)(run)
+    return functools.partial(jax.checkpoint, prevent_cse=not in_scan, policy=remat_policy(config))(run)

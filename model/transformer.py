@@ -14,7 +14,7 @@ from flaxmill.model.heads import (
     pool,
     task_classifier,
 )
-from flaxmill.model.layers.dropout import dropout, split_key
+from flaxmill.model.layers.dropout import dropout, split_keys
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.embeddings import Embeddings
 from flaxmill.model.stack import Batch, Stack
@@ -46,26 +46,26 @@ class Transformer(Stack):
         self.classifier = task_classifier(keys[6], config) if config.num_classes is not None else None
 
     def __call__(
-        self, batch: Batch, key: jax.Array | None = None, encoded_BSD: jax.Array | None = None
+        self, batch: Batch, keys_B: jax.Array | None = None, encoded_BSD: jax.Array | None = None
     ) -> jax.Array:
-        """Hidden states [B,T,D] for a completed batch (`complete_batch`); a key turns dropout on.
+        """Hidden states [B,T,D] for a completed batch (`complete_batch`); keys of the rows turn dropout on.
 
         With an encoder they are the decoder's; `encoded_BSD`, if given, is what `encode` returned.
         """
-        embed_key, layers_key, encoder_key = split_key(key, 3)
+        of_embed, of_layers, of_encoder = split_keys(keys_B, 3)
         if self.encoder is None:
-            return self.run(self._embed(batch, embed_key), batch, layers_key)
-        encoded_BSD = self.encode(batch, encoder_key) if encoded_BSD is None else encoded_BSD
+            return self.run(self._embed(batch, of_embed), batch, of_layers)
+        encoded_BSD = self.encode(batch, of_encoder) if encoded_BSD is None else encoded_BSD
         own = decoder_batch(batch)
-        x_BTD = self._embed(own, embed_key)
-        return self.run(x_BTD, own, layers_key, encoded_BSD, batch["documents"])
+        x_BTD = self._embed(own, of_embed)
+        return self.run(x_BTD, own, of_layers, encoded_BSD, batch["documents"])
 
-    def encode(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+    def encode(self, batch: Batch, keys_B: jax.Array | None = None) -> jax.Array:
         """The encoder's hidden states [B,S,D] for a completed batch."""
         assert self.encoder is not None
-        embed_key, layers_key = split_key(key, 2)
+        of_embed, of_layers = split_keys(keys_B, 2)
         with jax.named_scope("encoder"):
-            return self.encoder.run(self._embed(batch, embed_key), batch, layers_key)
+            return self.encoder.run(self._embed(batch, of_embed), batch, of_layers)
 
     def output_table(self) -> tuple[jax.Array, jax.Array | None]:
         """The last matrix [padded V, D] and its bias or None: logits = hidden @ matrix.T + bias."""
@@ -92,7 +92,7 @@ class Transformer(Stack):
         return _wide(constrain(self.nsp(pooled_BD), "batch", None))
 
     def class_logits(
-        self, hidden_BTD: jax.Array, documents_BT: jax.Array, key: jax.Array | None = None
+        self, hidden_BTD: jax.Array, documents_BT: jax.Array, keys_B: jax.Array | None = None
     ) -> jax.Array:
         """float32 logits of the task's classes: [B,C] for classification, else [B,T,C]."""
         assert self.classifier is not None
@@ -100,11 +100,11 @@ class Transformer(Stack):
             x = self.pool(hidden_BTD, documents_BT)
         else:
             x = hidden_BTD if self.pooler is None else self.pooler(hidden_BTD)
-        return _wide(self.classifier(dropout(x, self.config.dropout, key)))
+        return _wide(self.classifier(dropout(x, self.config.dropout, keys_B)))
 
-    def _embed(self, batch: Batch, key: jax.Array | None) -> jax.Array:
+    def _embed(self, batch: Batch, keys_B: jax.Array | None) -> jax.Array:
         with jax.named_scope("embeddings"):
-            return self.embed(batch, key)
+            return self.embed(batch, keys_B)
 
 
 def _wide(x: jax.Array) -> jax.Array:

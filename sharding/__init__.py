@@ -1,8 +1,11 @@
 """Where arrays live: the mesh, the logical-axis rules, placement of batches.
 
-mesh       how many devices each kind of parallelism gets
-rules      which mesh axis splits which logical axis: read this first
-placement  host rows as global arrays
+mesh         how many devices each kind of parallelism gets
+rules        which mesh axis splits which logical axis: read this first
+local_rows   what a device does with its own rows: it gathers weights, and reduces gradients
+collectives  what devices send each other along a mesh axis
+placement    host rows as global arrays
 
+hardware/   what programs are compiled for, here or absent
 processes/  many processes as one job
 """

@@ -22,7 +22,7 @@ def local_rows(mesh: Mesh, num_rows: int) -> tuple[int, int]:
 
 def place_rows(mesh: Mesh, rows: HostRows, num_rows: int) -> dict[str, jax.Array]:
     """Global arrays [num_rows, ...] from the rows that this process holds (`local_rows`), in order."""
-    shardings = {name: _rows_sharding(mesh, value.ndim) for name, value in rows.items()}
+    shardings = {name: rows_sharding(mesh, value.ndim) for name, value in rows.items()}
     if jax.process_count() == 1:
         # One call for all takes half the time. Copied, so that no step can see later rows in reused memory.
         return jax.device_put(rows, shardings, may_alias=False)
@@ -41,6 +41,7 @@ def place_on_devices(mesh: Mesh, values: Sequence[int]) -> jax.Array:
 
 
 @functools.cache
-def _rows_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
+def rows_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
+    """Where an array of rows [num_rows, ...] with so many dimensions lives."""
     axes = ("batch",) + (None,) * (ndim - 1)
     return NamedSharding(mesh, partition_spec(axes, ACTIVATION_RULES, mesh))

@@ -1,7 +1,10 @@
 """The one table that says which mesh axis splits which logical axis."""
 
+import contextlib
+import contextvars
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -30,6 +33,7 @@ PARAMETER_RULES: Mapping[str, MeshAxes] = {
 ACTIVATION_RULES: Mapping[str, MeshAxes] = {
     "batch": ("data", "fsdp"),  # both axes have rows of their own
     "tokens": None,  # a row is whole: every token may attend to every other
+    "residual_tokens": None,  # between blocks; `tensor` splits them there inside `splits_residual`
     "embed": None,  # parameters are gathered along it
     "heads": "tensor",
     "kv_heads": "tensor",
@@ -37,6 +41,8 @@ ACTIVATION_RULES: Mapping[str, MeshAxes] = {
     "mlp": "tensor",
     "vocab": "tensor",
 }
+
+_splits_residual = contextvars.ContextVar("splits_residual", default=False)
 
 
 def partition_spec(
@@ -60,9 +66,20 @@ def partition_spec(
 
 
 def mesh_axes(axis: str, rules: Mapping[str, MeshAxes], mesh: Mesh | AbstractMesh) -> MeshAxes:
-    """The mesh axes that split a logical axis; axes that the mesh lacks are left out."""
-    kept = tuple(name for name in _as_tuple(rules[axis]) if name in mesh.shape)
+    """The mesh axes that split a logical axis. Axes that the mesh lacks are left out, and axes along which
+    the program already sees a device's own part (`local_rows.py`)."""
+    kept = tuple(name for name in _as_tuple(rules[axis]) if name in mesh.shape and is_free(name, mesh))
     return kept if isinstance(rules[axis], tuple) else kept[0] if kept else None
+
+
+def is_free(name: str, mesh: Mesh | AbstractMesh) -> bool:
+    """Whether the compiler divides the work along this mesh axis; else the program has done it."""
+    return name not in mesh.manual_axes
+
+
+def divides_work(mesh: Mesh | AbstractMesh) -> bool:
+    """Whether the compiler has axes of several devices to divide the work along."""
+    return any(size > 1 and is_free(name, mesh) for name, size in mesh.shape.items())
 
 
 def num_shards(entry: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
@@ -78,16 +95,64 @@ def parameter_sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int]) -> N
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Hold an activation to ACTIVATION_RULES on the mesh in use (`jax.set_mesh`); no mesh: unchanged."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if not divides_work(mesh):
         return x
-    return jax.lax.with_sharding_constraint(x, partition_spec(axes, ACTIVATION_RULES, mesh))
+    rules = {**ACTIVATION_RULES, "residual_tokens": "tensor"} if _splits_residual.get() else ACTIVATION_RULES
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, rules, mesh))
 
 
-def platform() -> str:
-    """cpu, gpu or tpu: the platform to compile for, which is the mesh's if a mesh is in use."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
+@contextlib.contextmanager
+def splits_residual(splits: bool) -> Iterator[None]:
+    """Split tokens over `tensor` between blocks, where each is computed by itself.
+
+    Korthikanti et al. 2022, section 4.2.2.
+    """
+    token = _splits_residual.set(splits)
+    try:
+        yield
+    finally:
+        _splits_residual.reset(token)
+
+
+def to_residual(x_BTD: jax.Array) -> jax.Array:
+    """Hidden states as they are between blocks; a sum over `tensor` is scattered on its way there."""
+    return _placed(("residual_tokens", "tokens"), x_BTD) if _splits_residual.get() else x_BTD
+
+
+def from_residual(x_BTD: jax.Array) -> jax.Array:
+    """Hidden states as a block reads them: rows are whole; the way back of `to_residual`."""
+    return _placed(("tokens", "residual_tokens"), x_BTD) if _splits_residual.get() else x_BTD
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _placed(tokens: tuple[str, str], x_BTD: jax.Array) -> jax.Array:
+    """x with its tokens under the first name, and its gradient with them under the second."""
+    return constrain(x_BTD, "batch", tokens[0], None)
+
+
+def _placed_forward(tokens: tuple[str, str], x_BTD: jax.Array) -> tuple[jax.Array, None]:
+    return _placed(tokens, x_BTD), None
+
+
+def _placed_backward(tokens: tuple[str, str], saved: None, g_BTD: jax.Array) -> tuple[jax.Array]:
+    del saved
+    return (constrain(g_BTD, "batch", tokens[1], None),)
+
+
+_placed.defvjp(_placed_forward, _placed_backward)
+
+
+def platform(mesh: Mesh | None = None) -> str:
+    """cpu, gpu or tpu: the platform to compile for, which is the mesh's if a mesh is given or in use."""
+    device = (jax.sharding.get_abstract_mesh() if mesh is None else mesh.abstract_mesh).abstract_device
     name = jax.default_backend() if device is None or device.platform is None else device.platform
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
+
+
+def device_kind() -> str:
+    """The kind of device to compile for, as its maker calls it."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.devices()[0].device_kind if device is None else device.device_kind
 
 
 def _check_collisions(axes: LogicalAxes, entries: Sequence[MeshAxes]) -> None:

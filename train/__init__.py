@@ -30,6 +30,7 @@ run/            a run's directory: how it begins, and how it leaves
 metrics/        what a run measures, and where it says so
 inference/      evaluation and generation
 parity/         `flaxmill parity`
+plan/           what a run takes on hardware that is not here
 verify_resume/  `flaxmill verify-resume`
 commands/       a file for each command
 """

@@ -36,10 +36,18 @@ def cache_directory() -> Path:
 
 
 def enable_compilation_cache(cache: Path) -> Path:
-    """Keep every compiled program below `cache`; returns the directory. Call it before compiling."""
+    """Keep every compiled program below `cache`; returns the directory. Call it before compiling.
+
+    JAX_COMPILATION_CACHE_DIR in the environment has precedence: it may hold what `flaxmill plan` compiled.
+    """
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return keep_programs(Path(named).absolute() if named else cache / "compiled" / _processor())
+
+
+def keep_programs(directory: Path) -> Path:
+    """Keep every compiled program in this directory, and read programs from it."""
     import jax  # the cache of prepared data does not need it
 
-    directory = cache / "compiled" / _processor()
     jax.config.update("jax_compilation_cache_dir", str(directory))
     # By default only what took a second to compile is kept, but a start compiles many small programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

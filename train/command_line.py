@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 from flaxmill.sharding.processes.stop_signal import EXIT_BY_SIGNAL, StopSignal
 from flaxmill.train.commands.terminal import plain_logging, take_streams, write_failure
 from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, RunError
-from flaxmill.train.jax_environment import explain
+from flaxmill.train.jax_environment import choose_platform, explain
 
 _MAX_CHARACTERS = 2000
 
@@ -26,6 +26,7 @@ COMMANDS = {
     "parity": "parity DIRECTORY [--json]                      compare a model with PyTorch",
     "checkpoints": "checkpoints RUN [--quick] [--json]             list checkpoints: whole or damaged",
     "verify-resume": "verify-resume [CONFIG | FILE.py] [--json]      prove that resume is exact",
+    "plan": "plan [CONFIG | FILE.py] --topology T [--json]      compile for hardware that is not here",
     "configs": "configs                                        list the experiments",
 }
 
@@ -121,6 +122,7 @@ def _run_command(arguments: list[str], is_program: bool) -> int:
         return EXIT_DONE
     if command not in COMMANDS:
         raise ValueError(_unknown_command(command))
+    choose_platform()
     if command == "train":
         return _train(rest, is_program)
     # The commands import JAX and more; help and mistakes need not wait for that.

@@ -226,6 +226,13 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
     ):
         _check_divides(name, size, "tensor", axes["tensor"])
     _check_divides("model.embed_dim", model.embed_dim, "fsdp", axes["fsdp"])
+    if experiment.mesh.sequence_parallel:
+        require(
+            model.encoder_layers is None,
+            "mesh.sequence_parallel=True splits rows of one length, but an encoder-decoder has two; leave it "
+            "False",
+        )
+        _check_divides("data.sequence_length", experiment.data.sequence_length, "tensor", axes["tensor"])
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,13 +1,53 @@
-"""What JAX is told of the machine: how exact float32 is; and its refusals of the environment, explained."""
+"""What JAX is told of the machine: which devices it may have, and how exact float32 is; and its refusals of
+the environment, explained."""
 
+import importlib.metadata
+import importlib.util
 import os
 import re
+import sys
 import traceback
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 _ADVICE = re.compile(
     r" \(set JAX_PLATFORMS=.*", re.DOTALL
 )  # JAX's own advice, which does not suit other refusals
+
+
+# What the drivers of the accelerators make: NVIDIA's, on Jetson and in Windows' Linux too, and Google's.
+_DEVICE_FILES = ("nvidia*", "nvhost*", "nvmap", "dxg", "accel*", "vfio/[0-9]*")
+_COMPILERS = ("libtpu", "jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+_PLUGINS = {"xla_cuda12", "xla_cuda13"}
+
+
+def choose_platform(devices: Path = Path("/dev")) -> None:
+    """Let JAX use the CPU alone on a machine without accelerators that has compilers for them.
+
+    The compilers come with `flaxmill[plan]`; JAX would load them, look for their devices at every start, and
+    print how it failed. JAX_PLATFORMS in the environment has precedence, and any other JAX plugin does.
+    Call it before JAX is imported.
+    """
+    if "JAX_PLATFORMS" in os.environ or "jax" in sys.modules or not sys.platform.startswith("linux"):
+        return
+    plugins = {plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")}
+    if plugins <= _PLUGINS and _has_compilers(_COMPILERS) and not _has_accelerator(devices):
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _has_compilers(names: Iterable[str]) -> bool:
+    for name in names:
+        try:
+            if importlib.util.find_spec(name) is not None:
+                return True
+        except ModuleNotFoundError:  # the package that it would be in is absent
+            continue
+    return False
+
+
+def _has_accelerator(devices: Path) -> bool:
+    return any(True for pattern in _DEVICE_FILES for _ in devices.glob(pattern))
 
 
 def set_float32_products(dtype: str) -> None:
@@ -21,7 +61,12 @@ def set_float32_products(dtype: str) -> None:
 
     if jax.default_backend() == "cpu" or "JAX_DEFAULT_MATMUL_PRECISION" in os.environ:
         return
-    jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
+    jax.config.update("jax_default_matmul_precision", product_precision(dtype))
+
+
+def product_precision(dtype: str) -> str | None:
+    """The precision of products on accelerators, as `jax.default_matmul_precision` takes it."""
+    return "highest" if dtype == "float32" else None
 
 
 class Refusal(NamedTuple):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
-from flaxmill.sharding.mesh import make_mesh
+from flaxmill.sharding.mesh import describe_free_axis, make_mesh
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
 from flaxmill.sharding.processes.step_signals import Stop
 from flaxmill.sharding.processes.watch import Peers
@@ -74,6 +74,8 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     check_run_directory(experiment, allowed)  # before the data is prepared, which may take long
     _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
     log = print if is_main() else say_nothing
+    if line := describe_free_axis(experiment.mesh, mesh):
+        log(line)
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)

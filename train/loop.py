@@ -159,7 +159,7 @@ def _make_steps(job: Job, optimizer: optax.GradientTransformation) -> _Steps:
     held_out = make_held_out(job.dataset, job.experiment)
     return _Steps(
         make_train_step(job.experiment, optimizer, job.mesh, train_batches.max_predictions),
-        make_eval_step(job.experiment, held_out.first.max_predictions),
+        make_eval_step(job.experiment, job.mesh, held_out.first.max_predictions),
         train_batches,
         held_out,
     )

@@ -15,6 +15,7 @@ from flaxmill.train.metrics.flops import peak_flops, step_flops
 from flaxmill.train.metrics.metrics_file import MetricsWriter
 from flaxmill.train.metrics.progress import ProgressLine
 from flaxmill.train.metrics.trackers import Trackers
+from flaxmill.train.resolution import target_length
 from flaxmill.train.spikes import SpikeDetector
 
 
@@ -76,9 +77,8 @@ class Recorder:
         self.best = Best(experiment.best, metadata)
         self.signals: list[int] | None = None
         """The flags of all processes, from the newest step that was read."""
-        self._flops = step_flops(
-            experiment.model, experiment.batch_size, experiment.data.sequence_length, max_predictions
-        )
+        lengths = experiment.data.sequence_length, max_predictions, target_length(experiment)
+        self._flops = step_flops(experiment.model, experiment.batch_size, *lengths)
         self._peak = peak_flops([device.device_kind for device in mesh.devices.flat])
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._window = _Window()

@@ -76,13 +76,13 @@ def resolve_before_data(experiment: Experiment) -> Experiment:
 def _longest_row(experiment: Experiment) -> int:
     """Tokens of the longest row that a stack reads; an encoder-decoder reads sources and targets apart."""
     model, length = experiment.model, experiment.data.sequence_length
-    target = _target_length(experiment)
+    target = target_length(experiment)
     # Only learned positions have a table, which must reach the target's end.
     has_table = target is not None and model.encoder_layers is not None and model.positions == "learned"
     return max(length, target) if target is not None and has_table else length
 
 
-def _target_length(experiment: Experiment) -> int | None:
+def target_length(experiment: Experiment) -> int | None:
     """The most tokens of a target that is separate from what is read; None: there is no such target."""
     find = experiment.definition.data.target_length
     return None if find is None else find_function(find)(experiment.data)
@@ -150,7 +150,7 @@ def _check_vocabulary(model: ModelConfig, tokenizer: "Tokenizer") -> None:
 
 def _check_positions(model: ModelConfig, experiment: Experiment) -> None:
     assert model.max_positions is not None
-    data, target = experiment.data, _target_length(experiment)
+    data, target = experiment.data, target_length(experiment)
     if experiment.definition.is_task and target is not None and model.encoder_layers is None:
         check_prompt_room(data)  # prompt and target share a row
     if model.positions != "learned":

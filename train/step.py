@@ -8,12 +8,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
-from flaxmill.model.functional import abstract_params
+from flaxmill.model.functional import abstract_params, logical_axes
+from flaxmill.model.layers.dropout import row_keys
 from flaxmill.model.params import Params, merge
 from flaxmill.model.transformer import Batch
-from flaxmill.sharding.rules import constrain
+from flaxmill.sharding.hardware.compiler_options import compiler_options
+from flaxmill.sharding.local_rows import (
+    gradients_sent_as,
+    on_local_rows,
+    parameter_spec,
+    rows_spec,
+    sum_gradients,
+    sum_over_rows,
+)
+from flaxmill.sharding.rules import platform, splits_residual
 from flaxmill.train.checkpoint.digest import digest_array
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.by_source import add_by_source
@@ -54,17 +64,15 @@ def make_train_step(
     num_sources = len(experiment.data.sources)
     schedule = make_schedule(experiment.optimizer, experiment.steps)
     trainable = choose_trainable(experiment.optimizer.freeze, abstract_params(experiment.model))
-    shardings, _ = trainable.split(param_shardings(experiment.model, mesh))
+    gradients_of = _make_gradients(experiment, trainable, mesh, max_predictions)
 
     def train_step(
         state: TrainState, batch: Batch, signals: jax.Array | None = None
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
         trained, frozen = trainable.split(state.params)
-        loss_of = _make_loss(experiment, batch, max_predictions, frozen)
-        grads, sums = _accumulate(loss_of, trained, batch, experiment, key, shardings)
-        grads = trainable.hold(grads)
         totals = denominators(experiment.objective, batch, num_sources)
+        grads, sums = gradients_of(trained, frozen, batch, totals, key)
         losses = combine(experiment.objective, experiment.z_loss, sums, totals)
         grad_norm = optax.tree.norm(grads)
         learning_rate = schedule(state.step)
@@ -94,7 +102,8 @@ def make_train_step(
         return new_state, metrics
 
     of_state = state_shardings(experiment.model, optimizer, mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None))
+    options = compiler_options(platform(mesh)) or None
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None), compiler_options=options)
 
 
 def _count_tokens(batch: Batch) -> jax.Array:
@@ -116,36 +125,77 @@ def _digest_batch(batch: Batch) -> jax.Array:
     return digest_array(digests)
 
 
-def make_eval_step(experiment: Experiment, max_predictions: int | None) -> EvalStep:
+def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | None) -> EvalStep:
     """(params, batch, signals=None) -> sums of losses and of weights over the batch, without dropout, and the
     maximum of the signals over devices."""
+    specs = _param_specs(experiment, mesh)
+
+    def on_device(params: Params, rows: Batch) -> Sums:
+        with splits_residual(experiment.mesh.sequence_parallel):
+            sums = numerators(
+                experiment.objective, experiment.model, params, rows, max_predictions=max_predictions
+            )
+            return sum_over_rows(sums)
+
+    sums_of = on_local_rows(on_device, mesh, (specs, rows_spec(mesh)), PartitionSpec())
 
     def eval_step(
         params: Params, batch: Batch, signals: jax.Array | None = None
     ) -> tuple[Sums, Sums, jax.Array | None]:
-        sums = numerators(
-            experiment.objective, experiment.model, params, batch, max_predictions=max_predictions
-        )
         agreed = None if signals is None else signals.max(axis=0)
-        return sums, denominators(experiment.objective, batch), agreed
+        return sums_of(params, batch), denominators(experiment.objective, batch), agreed
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, compiler_options=compiler_options(platform(mesh)) or None)
 
 
-def _make_loss(experiment: Experiment, batch: Batch, max_predictions: int | None, frozen: Params):
-    """The function to differentiate: a microbatch's part of the batch's loss, and its sums, from the trained
-    parameters."""
-    totals = denominators(experiment.objective, batch)
+def _param_specs(experiment: Experiment, mesh: Mesh) -> Params:
+    axes, shapes = logical_axes(experiment.model), abstract_params(experiment.model)
+    return jax.tree.map(lambda _, axes: parameter_spec(mesh, axes), shapes, axes)
 
-    def loss_of(trained: Params, rows: Batch, key: jax.Array | None) -> tuple[jax.Array, Sums]:
-        params = merge(trained, frozen)
+
+def _make_gradients(
+    experiment: Experiment, trainable: Trainable, mesh: Mesh, max_predictions: int | None
+) -> Callable[..., tuple[Params, Sums]]:
+    """(trained, frozen, batch, totals, key) -> gradients of the batch's loss, and its sums.
+
+    Each device runs its own rows: it gathers the weights it needs and reduces what it gives.
+    """
+    axes, _ = trainable.split(logical_axes(experiment.model))
+    shardings, _ = trainable.split(param_shardings(experiment.model, mesh))
+
+    def on_device(trained: Params, frozen: Params, batch: Batch, totals: Sums, keys_B: jax.Array):
+        loss_of = _make_loss(experiment, totals, max_predictions, frozen)
+        sends = gradients_sent_as(experiment.optimizer.gradient_dtype)
+        with sends, splits_residual(experiment.mesh.sequence_parallel):
+            gradients, sums = _accumulate(loss_of, trained, batch, experiment, keys_B)
+            return sum_gradients(gradients, axes), sum_over_rows(sums)
+
+    trained_specs, frozen_specs = trainable.split(_param_specs(experiment, mesh))
+    rows, whole = rows_spec(mesh), PartitionSpec()
+    in_specs = (trained_specs, frozen_specs, rows, whole, rows)
+    of_rows = on_local_rows(on_device, mesh, in_specs, (trained_specs, whole))
+
+    def gradients_of(trained: Params, frozen: Params, batch: Batch, totals: Sums, key: jax.Array):
+        keys_B = row_keys(key, len(batch["tokens"]))
+        gradients, sums = of_rows(trained, frozen, batch, totals, keys_B)
+        # Else the compiler might move parameters, moments and updates instead.
+        return trainable.hold(jax.lax.with_sharding_constraint(gradients, shardings)), sums
+
+    return gradients_of
+
+
+def _make_loss(experiment: Experiment, totals: Sums, max_predictions: int | None, frozen: Params):
+    """The function to differentiate: the part of these rows in the batch's loss, and their sums, from the
+    trained parameters."""
+
+    def loss_of(trained: Params, rows: Batch, keys_B: jax.Array | None) -> tuple[jax.Array, Sums]:
         sums = numerators(
             experiment.objective,
             experiment.model,
-            params,
+            merge(trained, frozen),
             rows,
             max_predictions=max_predictions,
-            key=key,
+            keys=keys_B,
             label_smoothing=experiment.label_smoothing,
             num_sources=len(experiment.data.sources),
         )
@@ -159,32 +209,28 @@ def _accumulate(
     params: Params,
     batch: Batch,
     experiment: Experiment,
-    key: jax.Array,
-    shardings: Params,
+    keys_B: jax.Array,
 ) -> tuple[Params, Sums]:
     """Gradients and sums over the microbatches, one after the other."""
     grad_of = jax.grad(loss_of, has_aux=True)
     dropping = experiment.model.dropout > 0 or experiment.model.attention_dropout_rate > 0
+    inputs = (batch, keys_B if dropping else None)
     if experiment.accumulate == 1:
-        return grad_of(params, batch, key if dropping else None)
+        return grad_of(params, *inputs)
 
-    def one(carry: Any, inputs: tuple[Batch, jax.Array]):
-        rows, index = inputs
-        added = grad_of(params, rows, jax.random.fold_in(key, index) if dropping else None)
-        total = jax.tree.map(jnp.add, carry, added)
-        return (jax.lax.with_sharding_constraint(total[0], shardings), total[1]), None
+    def one(carry: Any, inputs: tuple[Batch, jax.Array | None]):
+        return jax.tree.map(jnp.add, carry, grad_of(params, *inputs)), None
 
-    microbatches = jax.tree.map(lambda x: _split_rows(x, experiment.accumulate), batch)
+    microbatches = jax.tree.map(lambda x: _split_rows(x, experiment.accumulate), inputs)
     first = jax.tree.map(lambda x: x[0], microbatches)
-    shapes = jax.eval_shape(grad_of, params, first, key if dropping else None)
+    shapes = jax.eval_shape(grad_of, params, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(one, zeros, (microbatches, jnp.arange(experiment.accumulate)))[0]
+    return jax.lax.scan(one, zeros, microbatches)[0]
 
 
 def _split_rows(x: jax.Array, num_microbatches: int) -> jax.Array:
-    """[B,...] -> [A,b,...], taking every A-th row so that each device cuts up its own rows."""
-    split = x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
-    return constrain(split, None, "batch", *(None,) * (x.ndim - 1))
+    """[B,...] -> [A,b,...], taking every A-th row, so that a row is in the same microbatch on every mesh."""
+    return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
 
 
 def _update(

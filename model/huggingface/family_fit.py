@@ -17,7 +17,7 @@ from flaxmill.model.params import flatten
 LOGGER = logging.getLogger("flaxmill.weights")
 
 _ONLY_TRAINING = {
-    "family", "dtype", "attention", "remat", "scan_layers",
+    "family", "dtype", "attention", "remat", "remat_tensors", "scan_layers",
     "initializer", "initializer_std", "dropout", "attention_dropout", *LORA_FIELDS,
 }  # fmt: skip
 _YARN_FIELDS = ("rope_attention_factor", "rope_beta_fast", "rope_beta_slow", "rope_truncate")

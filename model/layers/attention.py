@@ -31,24 +31,27 @@ def attention(
     *,
     scale: float,
     dropout_rate: float = 0.0,
-    key: jax.Array | None = None,
+    keys_B: jax.Array | None = None,
     backend: str = "auto",
 ) -> jax.Array:
     """Softmax attention within documents (Vaswani et al. 2017, eq. 1); softmax in float32.
 
     Args:
+      keys_B: a key for each row; turns dropout on.
       backend: auto, xla, cudnn or splash; if it cannot serve the call XLA does, which is logged.
 
     Returns: [B,T,N,H] in the dtype of the queries.
     """
-    reason = _common_refusal(visible, dropping=dropout_rate > 0 and key is not None)
+    reason = _common_refusal(visible, dropping=dropout_rate > 0 and keys_B is not None)
     with jax.named_scope("attention"):
         match _choose_backend(backend, q_BTNH, k_BSKH, reason):
             case "cudnn":
                 return cudnn_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale)
             case "splash":
                 return splash_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale)
-        return xla_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, dropout_rate=dropout_rate, key=key)
+        return xla_attention(
+            q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, dropout_rate=dropout_rate, keys_B=keys_B
+        )
 
 
 def xla_attention(
@@ -59,7 +62,7 @@ def xla_attention(
     *,
     scale: float,
     dropout_rate: float = 0.0,
-    key: jax.Array | None = None,
+    keys_B: jax.Array | None = None,
 ) -> jax.Array:
     """The reference: materialises [B,N,T,S] logits, runs everywhere."""
     B, T, N, H = q_BTNH.shape
@@ -75,7 +78,7 @@ def xla_attention(
     mask_BTS = attention_mask(visible)
     logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED)
     probs_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(q_BTNH.dtype)
-    probs_BKGTS = dropout(probs_BKGTS, dropout_rate, key)
+    probs_BKGTS = dropout(probs_BKGTS, dropout_rate, keys_B)
     mixed_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", probs_BKGTS, v_BKSH)
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 

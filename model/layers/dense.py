@@ -1,17 +1,23 @@
-"""The one matrix product: initialiser, logical axes, compute dtype and, on CPU, a faster gradient."""
+"""The one matrix product: initialiser, logical axes, compute dtype, and its gradient."""
 
 # M flattened leading dims, K flattened input dims, F flattened output dims, R rank
 
+import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.initializers import Initializer, Parameter, make_parameter, uniform_by_fan_in
 from flaxmill.model.layers.lora import Lora
-from flaxmill.sharding.rules import platform
+from flaxmill.sharding.local_rows import gather, gradient_dtype, scatter
+from flaxmill.sharding.rules import LogicalAxes, platform
+
+NARROW = "features"  # the dimension between the factors of an adapter
 
 
 class Dense(nnx.Module):
@@ -32,7 +38,7 @@ class Dense(nnx.Module):
         use_bias: bool,
         lora: Lora | None = None,
     ) -> None:
-        self.num_in = len(in_dims)
+        self.num_in, self.axes = len(in_dims), axes
         self.kernel = make_parameter(initializer(key, in_dims + out_dims, self.num_in), axes)
         # A vector is not worth a gather at every use: biases over the model's width stay whole.
         bias_axes = tuple("features" if axis == "embed" else axis for axis in axes[self.num_in :])
@@ -42,10 +48,10 @@ class Dense(nnx.Module):
         self.lora_a, self.lora_b = made
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = dense(x, self.kernel[...].astype(x.dtype), self.num_in)
+        y = dense(x, self.kernel[...], self.axes, self.num_in)
         if self.lora_a is not None and self.lora_b is not None:
-            narrow_R = dense(x, self.lora_a[...].astype(x.dtype), self.num_in)
-            y += self.lora_scale * dense(narrow_R, self.lora_b[...].astype(x.dtype))
+            narrow_R = dense(x, self.lora_a[...], (*self.axes[: self.num_in], NARROW), self.num_in)
+            y += self.lora_scale * dense(narrow_R, self.lora_b[...], (NARROW, *self.axes[self.num_in :]))
         # Added in float32, so that the bias's gradient, a sum over all tokens, is in float32 too.
         return y if self.bias is None else (y.astype(sum_dtype(y)) + self.bias[...]).astype(x.dtype)
 
@@ -57,38 +63,67 @@ def _make_factors(
     # A separate key, so that the kernel's values are the same with and without LoRA.
     a = uniform_by_fan_in(jax.random.fold_in(key, 1), (*in_dims, rank), num_in)
     b = jnp.zeros((rank, *out_dims))
-    return make_parameter(a, (*axes[:num_in], "features")), make_parameter(b, ("features", *axes[num_in:]))
+    return make_parameter(a, (*axes[:num_in], NARROW)), make_parameter(b, (NARROW, *axes[num_in:]))
 
 
-def dense(x: jax.Array, kernel: jax.Array, num_in: int = 1) -> jax.Array:
-    """Contract the last `num_in` dimensions of x with the first of the kernel.
+def dense(x: jax.Array, kernel: jax.Array, axes: LogicalAxes, num_in: int = 1) -> jax.Array:
+    """Contract the last `num_in` dimensions of x with the first of the kernel, in the dtype of x.
 
-    On CPU the gradient is written out as dw = x^T g and dx = g w^T: JAX's own transpose makes XLA:CPU
-    write the incoming gradient through a transposed fusion, at twice the time
-    (benchmarks/dense_gradient.py). Elsewhere it is JAX's own, which also splits better over devices.
+    The kernel is what this device holds of it: it is cast first and gathered then (`local_rows.py`), and its
+    gradient is given back in the dtype of `gradients_sent_as`, float32 unless told otherwise.
     """
-    out_shape = x.shape[: x.ndim - num_in] + kernel.shape[num_in:]
+    static = _Static(tuple(axes), num_in, kernel.dtype)
+    return _product(static, x, gather(kernel, axes, x.dtype), kernel)
+
+
+class _Static(NamedTuple):
+    axes: LogicalAxes
+    num_in: int
+    parameter_dtype: np.dtype
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(static: _Static, x: jax.Array, whole: jax.Array, shard: jax.Array) -> jax.Array:
+    del shard  # is here for its gradient
+    num_in = static.num_in
     if platform() != "cpu":
-        return jnp.tensordot(x, kernel, num_in)
-    num_inputs = math.prod(kernel.shape[:num_in])
-    y_MF = _matmul(x.reshape(-1, num_inputs), kernel.reshape(num_inputs, -1))
-    return y_MF.reshape(out_shape)
+        return jnp.tensordot(x, whole, num_in)
+    x_MK, w_KF = _flat(x, num_in), _flat_kernel(whole, num_in)
+    return (x_MK @ w_KF).reshape(x.shape[: x.ndim - num_in] + whole.shape[num_in:])
 
 
-@jax.custom_vjp
-def _matmul(x_MK: jax.Array, w_KF: jax.Array) -> jax.Array:
-    return x_MK @ w_KF
+def _product_forward(static: _Static, x: jax.Array, whole: jax.Array, shard: jax.Array):
+    return _product(static, x, whole, shard), (x, whole)
 
 
-def _matmul_forward(x_MK: jax.Array, w_KF: jax.Array):
-    return x_MK @ w_KF, (x_MK, w_KF)
+def _product_backward(static: _Static, saved: tuple[jax.Array, ...], g: jax.Array):
+    """On CPU the gradient is written out on flattened matrices as dw = x^T g and dx = g w^T: JAX's own
+    transpose makes XLA:CPU write the incoming gradient through a transposed fusion, at twice the time
+    (benchmarks/dense_gradient.py). Elsewhere dimensions stay apart, which also splits better over devices.
+    """
+    axes, num_in, parameter_dtype = static
+    x, whole = saved
+    dtype = gradient_dtype(x)
+    if platform() == "cpu":
+        num_out = whole.ndim - num_in
+        x_MK, g_MF, w_KF = _flat(x, num_in), _flat(g, num_out), _flat_kernel(whole, num_in)
+        dx = jax.lax.dot_general(g_MF, w_KF, (((1,), (1,)), ((), ()))).reshape(x.shape)
+        dw_KF = jax.lax.dot_general(x_MK, g_MF, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
+        dw = dw_KF.reshape(whole.shape)
+    else:
+        rows, outs = tuple(range(x.ndim - num_in)), range(num_in, whole.ndim)
+        of_g = tuple(range(len(rows), g.ndim))
+        dx = jax.lax.dot_general(g, whole, ((of_g, tuple(outs)), ((), ())))
+        dw = jax.lax.dot_general(x, g, ((rows, rows), ((), ())), preferred_element_type=dtype)
+    return dx, jnp.zeros_like(whole), scatter(dw, axes).astype(parameter_dtype)
 
 
-def _matmul_backward(saved: tuple[jax.Array, jax.Array], g_MF: jax.Array):
-    x_MK, w_KF = saved
-    dx_MK = jax.lax.dot_general(g_MF, w_KF, (((1,), (1,)), ((), ())))
-    dw_KF = jax.lax.dot_general(x_MK, g_MF, (((0,), (0,)), ((), ())))
-    return dx_MK, dw_KF
+_product.defvjp(_product_forward, _product_backward)
 
 
-_matmul.defvjp(_matmul_forward, _matmul_backward)
+def _flat(x: jax.Array, num_last: int) -> jax.Array:
+    return x.reshape(-1, math.prod(x.shape[x.ndim - num_last :]))
+
+
+def _flat_kernel(kernel: jax.Array, num_in: int) -> jax.Array:
+    return kernel.reshape(math.prod(kernel.shape[:num_in]), -1)

@@ -11,6 +11,7 @@ from flaxmill.model.layers.dropout import dropout
 from flaxmill.model.layers.initializers import embedding_initializer, make_parameter
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import sinusoidal
+from flaxmill.model.layers.tables import Table, look_up, open_table
 from flaxmill.sharding.rules import constrain
 
 
@@ -20,13 +21,14 @@ class Embedding(nnx.Module):
     def __init__(self, key: jax.Array, config: ModelConfig, axis: str, rows: int, num_used: int) -> None:
         values = embedding_initializer(config)(key, (rows, config.embed_dim), 1)
         used = jnp.arange(rows)[:, None] < num_used
-        self.axis = "vocab" if axis == "vocab" else None
-        self.embedding = make_parameter(jnp.where(used, values, 0), (axis, "embed"))
+        self.axes = (axis, "embed")
+        self.embedding = make_parameter(jnp.where(used, values, 0), self.axes)
+
+    def table(self, dtype: str) -> Table:
+        return open_table(self.embedding[...], self.axes, dtype)
 
     def __call__(self, ids: jax.Array, dtype: str) -> jax.Array:
-        # Gathered over fsdp once; only the vocabulary stays split, and XLA looks ids up in it by masking.
-        # Cast after the look-up, so that the gradient's sum over equal ids is in float32.
-        return constrain(self.embedding[...], self.axis, None)[ids].astype(dtype)
+        return look_up(self.table(dtype), ids)
 
 
 class Embeddings(nnx.Module):
@@ -41,7 +43,7 @@ class Embeddings(nnx.Module):
         self.segments = _whole_table(keys[2], config, "segments", config.num_segments)
         self.norm = Norm(config) if config.embedding_norm else None
 
-    def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None) -> jax.Array:
+    def __call__(self, batch: dict[str, jax.Array], keys_B: jax.Array | None) -> jax.Array:
         config = self.config
         x_BTD = self.tokens(batch["tokens"], config.dtype)
         if config.scales_embeddings:
@@ -54,7 +56,7 @@ class Embeddings(nnx.Module):
             x_BTD = x_BTD + self.segments(batch["segments"], config.dtype)
         if self.norm is not None:
             x_BTD = self.norm(x_BTD)
-        return constrain(dropout(x_BTD, config.dropout, key), "batch", "tokens", None)
+        return constrain(dropout(x_BTD, config.dropout, keys_B), "batch", "residual_tokens", None)
 
 
 def _num_positions(config: ModelConfig) -> int:

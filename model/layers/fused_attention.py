@@ -9,9 +9,19 @@ import jax
 import jax.numpy as jnp
 
 from flaxmill.model.layers.visibility import Visibility, reach
-from flaxmill.sharding.rules import ACTIVATION_RULES, partition_spec, platform
+from flaxmill.sharding.rules import (
+    ACTIVATION_RULES,
+    device_kind,
+    divides_work,
+    is_free,
+    partition_spec,
+    platform,
+)
 
-LANES = 128  # lanes of a TPU's vector unit: splash works in blocks of so many tokens
+LANES = 128  # lanes of a TPU's vector unit: splash works in blocks of multiples of so many tokens
+SPLASH_BLOCKS = {"TPU v6": 1024, "TPU7x": 1024}
+"""The largest blocks by a word of jax.Device.device_kind: these chips have more vector memory."""
+LEAST_SPLASH_BLOCK = 512
 
 
 def cudnn_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
@@ -92,6 +102,7 @@ def splash_attention(
             splash_attention_mask.MultiHeadMask([mask] * N),
             head_shards=1,
             q_seq_shards=1,
+            block_sizes=_splash_blocks(T),
             interpret=interpret,
         )
 
@@ -106,13 +117,29 @@ def splash_attention(
     return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, visible.documents)
 
 
+def _splash_blocks(num_tokens: int) -> Any:
+    """Blocks of queries and keys as large as they divide the row and fit the chip's vector memory: with
+    splash's own, of 128, most of the time goes into starting them."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
+
+    most = next((size for kind, size in SPLASH_BLOCKS.items() if kind in device_kind()), LEAST_SPLASH_BLOCK)
+    sizes = range(LANES, min(most, num_tokens) + 1, LANES)
+    block = max(size for size in sizes if num_tokens % size == 0)
+    names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    return splash_attention_kernel.BlockSizes(
+        **dict.fromkeys(names, block), block_kv_compute=block, block_kv_dkv_compute=block
+    )
+
+
 def _on_each_device(attend: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Run on local rows and heads: the partitioner cannot see into the kernels and would gather for them."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if not divides_work(mesh):
         return attend(*arrays)
     heads = partition_spec(("batch", "tokens", "heads", None), ACTIVATION_RULES, mesh)
     documents = partition_spec(("batch", "tokens"), ACTIVATION_RULES, mesh)
     specs = (heads, heads, heads, documents)
+    free = {name for name in mesh.shape if is_free(name, mesh)}
     # check_vma=False: Pallas and cuDNN calls carry no replication types.
-    return jax.shard_map(attend, in_specs=specs, out_specs=heads, check_vma=False)(*arrays)
+    run = jax.shard_map(attend, in_specs=specs, out_specs=heads, axis_names=free, check_vma=False)
+    return run(*arrays)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layers.dense import Dense
@@ -34,8 +35,13 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         act = activation(self.activation)
-        hidden_BTF = act(self.up(x_BTD)) if self.gate is None else act(self.gate(x_BTD)) * self.up(x_BTD)
-        return self.down(constrain(hidden_BTF, "batch", "tokens", "mlp"))
+        up_BTF = checkpoint_name(self.up(x_BTD), "mlp_up")
+        if self.gate is None:
+            hidden_BTF = act(up_BTF)
+        else:
+            hidden_BTF = act(checkpoint_name(self.gate(x_BTD), "mlp_gate")) * up_BTF
+        hidden_BTF = checkpoint_name(constrain(hidden_BTF, "batch", "tokens", "mlp"), "mlp_hidden")
+        return checkpoint_name(self.down(hidden_BTF), "mlp_output")
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:

@@ -36,6 +36,8 @@ def test_gpt2_has_the_published_number_of_parameters(num_layers, embed_dim, num_
         ("bert_base", 110_106_428),
         ("bert_large", 336_226_108),
         ("llama3_8b", 8_030_261_248),
+        ("llama3_70b", 70_553_706_496),
+        ("llama31_405b", 405_853_388_800),
     ],
 )
 def test_named_config_has_the_published_number_of_parameters(name, expected):

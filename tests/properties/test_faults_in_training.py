@@ -13,6 +13,7 @@ import pytest
 from faulty_job import REDONE, SAVING, STEPS, at_step, stop_itself, write_config
 from launching import Job, assert_same_arrays, evaluations_of, poison, values_of
 
+from flaxmill.model.layers.dropout import row_keys
 from flaxmill.sharding.processes.stop_signal import SECOND_SIGNAL_SECONDS
 from flaxmill.train import loop
 from flaxmill.train import step as step_module
@@ -40,10 +41,10 @@ def test_a_batch_with_nan_is_skipped(fresh, monkeypatch, fault_row):
 def test_a_gradient_with_nan_is_skipped(fresh, monkeypatch, fault_row):
     accumulate = step_module._accumulate
 
-    def poisoned(loss_of, params, batch, experiment, key, shardings):
-        grads, sums = accumulate(loss_of, params, batch, experiment, key, shardings)
-        wanted = jax.random.fold_in(jax.random.key(experiment.seed), 3)
-        bad = (jax.random.key_data(key) == jax.random.key_data(wanted)).all()
+    def poisoned(loss_of, params, batch, experiment, keys_B):
+        grads, sums = accumulate(loss_of, params, batch, experiment, keys_B)
+        wanted_B = row_keys(jax.random.fold_in(jax.random.key(experiment.seed), 3), len(keys_B))
+        bad = (jax.random.key_data(keys_B) == jax.random.key_data(wanted_B)).all()
         return jax.tree.map(lambda x: jnp.where(bad, jnp.nan, x), grads), sums
 
     monkeypatch.setattr(step_module, "_accumulate", poisoned)

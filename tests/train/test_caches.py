@@ -96,3 +96,12 @@ def test_second_start_compiles_nothing_and_is_quiet(tmp_path):
     assert hits == 0
     assert misses > 0
     assert start(tmp_path) == (misses, 0, "")
+
+
+def test_a_directory_of_compiled_programs_in_the_environment_has_precedence(tmp_path, monkeypatch):
+    """`flaxmill plan --save` fills one."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "planned"))
+    hits, misses, _ = start(tmp_path / "cache")
+    assert (hits, misses > 0) == (0, True)
+    assert not (tmp_path / "cache").exists()
+    assert start(tmp_path / "cache") == (misses, 0, "")

@@ -41,7 +41,7 @@ def evaluate_untrained(make_experiment):
         batches = make_batches(dataset, "valid", experiment)
         mesh = make_mesh(experiment.mesh)
         with jax.set_mesh(mesh):
-            step = make_eval_step(experiment, batches.max_predictions)
+            step = make_eval_step(experiment, mesh, batches.max_predictions)
             return evaluate(step, params, batches, experiment, mesh), batches
 
     return run

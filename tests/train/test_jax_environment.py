@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from flaxmill.train.jax_environment import explain, set_float32_products
+from flaxmill.train import jax_environment
+from flaxmill.train.jax_environment import choose_platform, explain, set_float32_products
 
 pytestmark = pytest.mark.slow  # it starts many processes, or waits for them
 
@@ -120,3 +122,45 @@ def test_training_evaluation_and_generation_tell_it(make_experiment, monkeypatch
     run_evaluation.evaluate_run(run)
     text_model.load_text_model(run)
     assert told == [(module, "float32") for module in (job, run_evaluation, text_model)]
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """(device files) -> JAX_PLATFORMS as a start sets it, on a machine with the compilers and these files."""
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.delitem(sys.modules, "jax")
+    monkeypatch.setattr(jax_environment, "_has_compilers", lambda names: True)
+    monkeypatch.setattr(jax_environment.importlib.metadata, "entry_points", lambda group: ())
+
+    def start(*files: str) -> str | None:
+        for file in files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).touch()
+        choose_platform(tmp_path)
+        return os.environ.pop("JAX_PLATFORMS", None)
+
+    return start
+
+
+def test_a_machine_with_compilers_alone_uses_its_cpu(fresh):
+    assert fresh("null", "tty", "vfio/vfio") == "cpu"
+
+
+@pytest.mark.parametrize("file", ["nvidia0", "nvidiactl", "accel0", "vfio/0", "dxg"])
+def test_a_machine_with_an_accelerator_is_left_to_jax(file, fresh):
+    assert fresh(file) is None
+
+
+def test_a_user_who_names_platforms_has_them(fresh, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    choose_platform(tmp_path)
+    assert os.environ["JAX_PLATFORMS"] == "cuda"
+
+
+def test_without_compilers_and_with_other_plugins_nothing_is_chosen(fresh, monkeypatch):
+    other = [SimpleNamespace(name="metal")]
+    with monkeypatch.context() as patch:
+        patch.setattr(jax_environment.importlib.metadata, "entry_points", lambda group: other)
+        assert fresh() is None
+    monkeypatch.setattr(jax_environment, "_has_compilers", lambda names: False)
+    assert fresh() is None

@@ -202,6 +202,7 @@ def test_the_evaluation_step_drops_nothing_and_agrees_with_training(make_trial):
     dropping = make_trial(model={"dropout": 0.5}).experiment
     losses = []
     for experiment in (trial.experiment, dropping):
-        sums, weights, _ = make_eval_step(experiment, None)(trial.state.params, trial.place(trial.rows))
+        evaluate = make_eval_step(experiment, trial.mesh, None)
+        sums, weights, _ = evaluate(trial.state.params, trial.place(trial.rows))
         losses.append(float(sums["causal"] / weights["causal_weight"]))
     assert losses[0] == losses[1] == pytest.approx(run(trial)[1]["loss"], rel=1e-6)

@@ -13,6 +13,8 @@ export_command         `flaxmill export`
 parity_command         `flaxmill parity`
 checkpoints_command    `flaxmill checkpoints`
 verify_resume_command  `flaxmill verify-resume`
+plan_command           `flaxmill plan`
+compiled_plans         plans whose steps are compiled
 configs_command        `flaxmill configs`
 terminal               streams whose troubles do not end a command
 """

@@ -108,7 +108,7 @@ def _measure(
     is_task = experiment.definition.is_task
     measured: dict[str, Any] = {}
     if not is_task or is_labelled(experiment.data, experiment.objective):
-        eval_step = make_eval_step(experiment, held_out.first.max_predictions)
+        eval_step = make_eval_step(experiment, mesh, held_out.first.max_predictions)
         metrics = evaluate_all(eval_step, params, held_out, experiment, mesh)
         assert metrics is not None, "nobody asked it to stop"
         statistics = dict(dataset.statistics["valid"])

@@ -16,6 +16,7 @@ import optax
 from flaxmill.data.objectives import find_function
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import bind
+from flaxmill.model.layers.tables import VOCABULARY, open_table
 from flaxmill.model.params import Params
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
 from flaxmill.train.objectives.by_source import BY_SOURCE, of_each
@@ -34,7 +35,7 @@ class SumOptions(NamedTuple):
     """The most places of a row with a weight; None: every place may have one. Masked places are gathered
     before the head, which then reads P of a row's T tokens."""
     key: jax.Array | None = None
-    """Turns dropout on."""
+    """A key for each row [B]; turns dropout on."""
     chunk_tokens: int | None = None
     """As in `cross_entropy`."""
     label_smoothing: float = 0.0
@@ -64,14 +65,14 @@ def numerators(
     batch: Batch,
     *,
     max_predictions: int | None,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
     chunk_tokens: int | None = None,
     label_smoothing: float = 0.0,
     num_sources: int = 0,
 ) -> Sums:
     """Weighted sums of losses and of right answers over these rows; SumOptions explains the options."""
     row = objective_of(objective)
-    options = SumOptions(row, max_predictions, key, chunk_tokens, label_smoothing, num_sources)
+    options = SumOptions(row, max_predictions, keys, chunk_tokens, label_smoothing, num_sources)
     return find_function(row.sums)(bind(config, params), complete_batch(config, batch), options)
 
 
@@ -197,16 +198,12 @@ def token_losses(
     table_VD, bias_V = model.output_table()
     decoded, size = model.before_output(hidden), model.config.vocab_size
     assert size is not None
-    losses = cross_entropy(
-        decoded, table_VD, bias_V, targets, vocab_size=size, chunk_tokens=options.chunk_tokens
+    return cross_entropy(
+        decoded,
+        open_table(table_VD, VOCABULARY, decoded.dtype),
+        bias_V,
+        targets,
+        vocab_size=size,
+        chunk_tokens=options.chunk_tokens,
+        label_smoothing=options.label_smoothing,
     )
-    label_smoothing = options.label_smoothing
-    if not label_smoothing:
-        return losses
-    # The mean of -log p over the vocabulary, from the mean row of the table instead of all logits.
-    mean_logit = jnp.einsum(
-        "...D,D->...", decoded, table_VD[:size].mean(0), preferred_element_type=jnp.float32
-    )
-    mean_logit += 0.0 if bias_V is None else bias_V[:size].mean()
-    spread = losses.log_z - mean_logit
-    return losses._replace(nll=(1 - label_smoothing) * losses.nll + label_smoothing * spread)

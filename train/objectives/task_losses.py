@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.layers.dropout import split_key
+from flaxmill.model.layers.dropout import split_keys
 from flaxmill.model.transformer import Batch, Transformer
 from flaxmill.train.objectives.losses import SumOptions, Sums, right_answers
 
@@ -72,8 +72,8 @@ def class_counts(terms: tuple[str, ...], config: ModelConfig) -> Sums:
 
 
 def _class_logits(model: Transformer, batch: Batch, options: SumOptions) -> jax.Array:
-    body_key, head_key = split_key(options.key, 2)
-    return model.class_logits(model(batch, body_key), batch["documents"], head_key)
+    of_body, of_head = split_keys(options.key, 2)
+    return model.class_logits(model(batch, of_body), batch["documents"], of_head)
 
 
 def _confusion(labels: jax.Array, logits: jax.Array, is_known: jax.Array) -> jax.Array:

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 OptimizerName = Literal["adamw", "lamb", "adafactor", "lion", "muon"]
 ScheduleName = Literal["linear", "cosine", "wsd", "constant", "bert"]
 
+GradientDtype = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -36,6 +38,9 @@ class OptimizerConfig:
     """muon only: decay of the momentum that is orthogonalised."""
     clip_norm: float | None = 1.0
     """Gradients with a larger global norm are scaled down to it; None: no clipping."""
+    gradient_dtype: GradientDtype = "float32"
+    """In which devices send each other gradients; bfloat16 is half of the traffic, and is rounded before sums
+    over devices."""
     layer_decay: float = 1.0
     """Layer l of L, from 0, learns at learning_rate * layer_decay**(L - l), embeddings slower still."""
     freeze: tuple[str, ...] = ()
@@ -52,7 +57,11 @@ class OptimizerConfig:
 
 
 def _check_choices(config: OptimizerConfig) -> None:
-    for field, choices in (("name", get_args(OptimizerName)), ("schedule", get_args(ScheduleName))):
+    for field, choices in (
+        ("name", get_args(OptimizerName)),
+        ("schedule", get_args(ScheduleName)),
+        ("gradient_dtype", get_args(GradientDtype)),
+    ):
         value = getattr(config, field)
         if value not in choices:
             raise ValueError(f"optimizer.{field}={value!r} is unknown; use one of {', '.join(choices)}")

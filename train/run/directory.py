@@ -37,7 +37,11 @@ FREE_FIELDS = frozenset(
 FREE_SECTIONS = ("mesh.", "checkpoint.", "best.")
 # What may change in an imported model before its first step: how it is computed and regularised.
 FREE_OF_IMPORT = frozenset(
-    f"model.{name}" for name in ("dtype", "attention", "remat", "scan_layers", "dropout", "attention_dropout")
+    f"model.{name}"
+    for name in (
+        *("dtype", "attention", "remat", "remat_tensors", "scan_layers"),
+        *("dropout", "attention_dropout"),
+    )
 )
 
 Difference = tuple[str, Any, Any]

@@ -9,6 +9,7 @@ import pytest
 
 from flaxmill.model.layers import attention as attention_module
 from flaxmill.model.layers.attention import attention, xla_attention
+from flaxmill.model.layers.dropout import row_keys
 from flaxmill.model.layers.fused_attention import splash_attention
 from flaxmill.model.layers.visibility import Visibility, attention_mask
 
@@ -137,7 +138,13 @@ def test_dropout_zeroes_probabilities_and_keeps_their_mean(arrays):
     q, k, _, documents = arrays
     ones = jnp.ones((B, T, K, H))
     got = xla_attention(
-        q, k, ones, Visibility(documents, False), scale=0.0, dropout_rate=0.5, key=jax.random.key(1)
+        q,
+        k,
+        ones,
+        Visibility(documents, False),
+        scale=0.0,
+        dropout_rate=0.5,
+        keys_B=row_keys(jax.random.key(1), B),
     )
     assert got.std() > 0.05
     np.testing.assert_allclose(got.mean(), 1.0, atol=0.05)  # 1024 rows of at least 8 kept or dropped places

@@ -117,7 +117,7 @@ def test_what_the_devices_cannot_do_is_one_line_before_anything_is_trained(flaxm
     assert (code, out) == (2, "")
     assert err == (
         "flaxmill: error: mesh.data=64 mesh.fsdp=1 mesh.tensor=1 asks for 64 devices but there are 8; lower "
-        "an axis, or set JAX_NUM_CPU_DEVICES to simulate more on a CPU\n"
+        "an axis, or set JAX_NUM_CPU_DEVICES to simulate more\n"
     )
     assert kept_runs(tmp_path) == []
 

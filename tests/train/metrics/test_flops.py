@@ -8,7 +8,7 @@ import pytest
 
 from flaxmill.model import ModelConfig, abstract_params, apply, count_params
 from flaxmill.model.params import merge
-from flaxmill.train.metrics.flops import peak_flops, step_flops
+from flaxmill.train.metrics.flops import head_flops, peak_flops, recomputed_flops, step_flops
 from flaxmill.train.optimizer.freezing import choose_trainable
 
 GPT = ModelConfig(
@@ -75,6 +75,59 @@ def test_a_head_on_few_places_costs_only_those():
 def test_peaks_add_up_over_devices_and_are_unknown_for_a_cpu():
     assert peak_flops(["NVIDIA H100 80GB HBM3"] * 2) == 2 * 989e12
     assert peak_flops(["TPU v5 lite"]) == 197e12
+    assert peak_flops(["NVIDIA B200"]) == 2250e12
     assert peak_flops(["TPU v5p"]) == peak_flops(["TPU v5"]) == 459e12
     assert peak_flops(["cpu"]) is None
     assert peak_flops(["NVIDIA H100 80GB HBM3", "cpu"]) is None
+
+
+def counted(config: ModelConfig, *arrays: str) -> float:
+    """FLOPs that XLA counts in the gradient of all logits, on 4 rows of 256 tokens."""
+    batch = {name: jax.ShapeDtypeStruct((4, 256), jnp.int32) for name in ("tokens", *arrays)}
+    weigh = jax.ShapeDtypeStruct((4, 256, config.padded_vocab_size), jnp.float32)
+
+    def loss(params, batch, weigh):
+        return (apply(config, params, batch)["logits"] * weigh).sum()
+
+    cost = jax.jit(jax.grad(loss)).lower(abstract_params(config), batch, weigh).compile().cost_analysis()
+    assert cost is not None
+    return cost["flops"]
+
+
+PARALLEL = dataclasses.replace(GATED, parallel_residual=True)
+POST = dataclasses.replace(GPT, norm_position="post")
+SEQ2SEQ = dataclasses.replace(GPT, encoder_layers=3, encoder_mlp_dim=256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize(
+    ("config", "arrays"),
+    [(GPT, ()), (GATED, ()), (PARALLEL, ()), (POST, ()), (SEQ2SEQ, ("decoder_tokens",))],
+    ids=["gpt", "grouped and gated", "parallel", "post-norm", "encoder-decoder"],
+)
+def test_what_is_computed_again_agrees_with_what_xla_counts(config, arrays, remat):
+    # One wide head on long rows: XLA also counts softmax and norms, which are little beside such products.
+    plain = dataclasses.replace(config, num_heads=1, num_kv_heads=1, max_positions=256)
+    again = dataclasses.replace(plain, remat=remat)
+    more = counted(again, *arrays) - counted(plain, *arrays)
+    assert recomputed_flops(again, 4, 256).full == pytest.approx(more, rel=0.1)
+    assert recomputed_flops(plain, 4, 256).full == 0
+
+
+def test_an_encoder_decoder_counts_both_stacks_and_the_attention_between_them():
+    # The encoder's length differs from the decoder's: what reads which is told apart.
+    tokens = {name: jax.ShapeDtypeStruct((4, 64), jnp.int32) for name in ("tokens", "decoder_tokens")}
+    tokens["decoder_tokens"] = jax.ShapeDtypeStruct((4, 24), jnp.int32)
+    forward = jax.jit(lambda params, batch: apply(SEQ2SEQ, params, batch)["logits"])
+    cost = forward.lower(abstract_params(SEQ2SEQ), tokens).compile().cost_analysis()
+    assert cost is not None
+    flops = step_flops(SEQ2SEQ, 4, 64, target_tokens=24)
+    assert flops.full / 3 == pytest.approx(cost["flops"], rel=0.06)  # as above
+    assert flops.causal < flops.full
+
+
+def test_a_head_of_few_classes_costs_few_flops():
+    config = dataclasses.replace(GPT, head="classification", num_labels=3, causal=False)
+    assert head_flops(config, 4, 64) == 2 * 4 * (128 * 128 + 128 * 3)  # the pooler and the classifier, a row
+    assert head_flops(dataclasses.replace(config, head="qa"), 4, 64) == 2 * 4 * 64 * 128 * 2

@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from flaxmill.model.layers.tables import VOCABULARY, open_table
+from flaxmill.sharding.local_rows import (
+    on_local_rows,
+    parameter_spec,
+    rows_spec,
+    sum_gradients,
+    sum_over_rows,
+)
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.objectives.cross_entropy import cross_entropy
 
@@ -26,9 +34,12 @@ def arrays():
 WEIGHTS_BT = np.linspace(0.0, 1.0, B * T, dtype=np.float32).reshape(B, T)
 
 
-def objective(nll_BT, log_z_BT):
+ONE_DEVICE = make_mesh(MeshConfig(data=1))
+
+
+def objective(nll_BT, log_z_BT, weights_BT=WEIGHTS_BT):
     """Uses both outputs, with unequal weights, so that both gradients are seen."""
-    return (WEIGHTS_BT * nll_BT).sum() + 0.1 * (WEIGHTS_BT * log_z_BT**2).sum()
+    return (weights_BT * nll_BT).sum() + 0.1 * (weights_BT * log_z_BT**2).sum()
 
 
 def plain(hidden_BTD, table_VD, bias_V, targets_BT):
@@ -38,14 +49,29 @@ def plain(hidden_BTD, table_VD, bias_V, targets_BT):
     return objective(nll_BT, log_z_BT)
 
 
-def chunked(chunk_tokens):
-    def run(hidden_BTD, table_VD, bias_V, targets_BT):
-        losses = cross_entropy(
-            hidden_BTD, table_VD, bias_V, targets_BT, vocab_size=VOCAB_SIZE, chunk_tokens=chunk_tokens
-        )
-        return objective(losses.nll, losses.log_z)
+def losses_of(hidden_BTD, table_VD, bias_V, targets_BT, chunk_tokens=None):
+    table = open_table(table_VD, VOCABULARY, hidden_BTD.dtype)
+    return cross_entropy(
+        hidden_BTD, table, bias_V, targets_BT, vocab_size=VOCAB_SIZE, chunk_tokens=chunk_tokens
+    )
 
-    return jax.jit(jax.value_and_grad(run, (0, 1, 2)))
+
+def chunked(chunk_tokens, mesh=ONE_DEVICE):
+    """The value and its gradients, as each device computes them for its rows."""
+
+    def run(hidden_BTD, table_VD, bias_V, targets_BT, weights_BT):
+        losses = losses_of(hidden_BTD, table_VD, bias_V, targets_BT, chunk_tokens)
+        return objective(losses.nll, losses.log_z, weights_BT)
+
+    def on_device(*arrays):
+        value, (dhidden, *of_weights) = jax.value_and_grad(run, (0, 1, 2))(*arrays)
+        return sum_over_rows(value), (dhidden, *sum_gradients(of_weights, [VOCABULARY, ("vocab",)]))
+
+    rows, whole = rows_spec(mesh), PartitionSpec()
+    table = parameter_spec(mesh, VOCABULARY)
+    specs = (rows, table, whole, rows, rows)
+    run_on_rows = on_local_rows(on_device, mesh, specs, (whole, (rows, table, whole)))
+    return jax.jit(lambda *arrays: run_on_rows(*arrays, jnp.asarray(WEIGHTS_BT)))
 
 
 def place(arrays, mesh):
@@ -64,7 +90,7 @@ def test_value_and_gradients_equal_the_plain_loss(arrays, mesh_shape, chunk_toke
     data, fsdp, tensor = mesh_shape
     mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
     with jax.set_mesh(mesh):
-        got = chunked(chunk_tokens)(*place(arrays, mesh))
+        got = chunked(chunk_tokens, mesh)(*place(arrays, mesh))
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         # float32 sums over 160 tokens in another order; gradients are of order 1 to 10
         np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=4e-5)
@@ -82,16 +108,16 @@ def test_padded_ids_have_no_probability_and_no_gradient(arrays):
 def test_correct_says_whether_the_target_is_likeliest(arrays):
     hidden, table, bias, _ = arrays
     best = (hidden @ table.T + bias)[..., :VOCAB_SIZE].argmax(-1)
-    assert cross_entropy(hidden, table, bias, best, vocab_size=VOCAB_SIZE).correct.all()
+    assert losses_of(hidden, table, bias, best).correct.all()
     other = (best + 1) % VOCAB_SIZE
-    assert not cross_entropy(hidden, table, bias, other, vocab_size=VOCAB_SIZE, chunk_tokens=3).correct.any()
+    assert not losses_of(hidden, table, bias, other, chunk_tokens=3).correct.any()
 
 
 def test_loop_over_chunks_moves_neither_the_head_nor_its_gradient(arrays):
     """fsdp 4 x tensor 2: inside the loop only per-token values and hidden states may be reduced."""
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
     with jax.set_mesh(mesh):
-        text = str(chunked(5).lower(*place(arrays, mesh)).compile().as_text())
+        text = str(chunked(5, mesh).lower(*place(arrays, mesh)).compile().as_text())
     loops = re.findall(r"body=%?([\w.\-]+)", text)
     assert len(loops) == 2, "one loop forward and one backward"
     for name in loops:
@@ -109,7 +135,7 @@ def test_loop_over_chunks_moves_neither_the_head_nor_its_gradient(arrays):
 def test_head_is_gathered_once_and_its_gradient_reduced_once(arrays):
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
     with jax.set_mesh(mesh):
-        text = str(chunked(5).lower(*place(arrays, mesh)).compile().as_text())
+        text = str(chunked(5, mesh).lower(*place(arrays, mesh)).compile().as_text())
     of_table = [
         match[1]
         for match in re.finditer(

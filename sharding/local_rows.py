@@ -1,0 +1,157 @@
+"""What a device does with its own rows: it gathers the weights that it needs, and gives back gradients.
+
+The loss of a step runs inside `on_local_rows`. There the axes `data` and `fsdp` are the program's own: an
+array is what one device holds of it, and nothing is sent but by the functions of this file. Gathers and
+reductions have the dtype, the place and the number that are written here, whatever compiler comes after. The
+axis `tensor` stays the compiler's, which divides the work by the table of rules.py.
+"""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+
+from flaxmill.sharding.collectives import all_gather, device_sum, reduce_scatter
+from flaxmill.sharding.rules import (
+    ACTIVATION_RULES,
+    PARAMETER_RULES,
+    LogicalAxes,
+    divides_work,
+    is_free,
+    num_shards,
+    partition_spec,
+)
+
+_gradient_dtype: contextvars.ContextVar[Any] = contextvars.ContextVar("gradient_dtype", default=jnp.float32)
+
+
+def row_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The mesh axes along which each device has rows of its own."""
+    return tuple(name for name in ACTIVATION_RULES["batch"] or () if name in mesh.shape)
+
+
+def rows_spec(mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """Splits the rows of an array, for `on_local_rows`."""
+    return PartitionSpec(row_axes(mesh))
+
+
+def parameter_spec(mesh: Mesh | AbstractMesh, axes: LogicalAxes) -> PartitionSpec:
+    """How a parameter of these logical axes is split along the axes of the rows, for `on_local_rows`."""
+    rows = row_axes(mesh)
+    return PartitionSpec(*(_row_names(axis, rows) or None for axis in axes))
+
+
+def on_local_rows(run: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """`run` on each device's rows and shards of parameters; on one device `run` itself.
+
+    Args:
+      in_specs, out_specs: trees of specs that name the axes of the rows alone.
+    """
+    rows = row_axes(mesh)
+    if num_shards(rows, mesh) == 1:
+        return run
+    # Axes of one device are left to nobody: kernels then need no partitioner at all.
+    own = set(rows) | {name for name, size in mesh.shape.items() if size == 1}
+    # check_vma=False: every reduction is written out.
+    return jax.shard_map(
+        run, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=own, check_vma=False
+    )
+
+
+@contextlib.contextmanager
+def gradients_sent_as(dtype: Any) -> Iterator[None]:
+    """Gradients of weights leave their products, and are reduced, in this dtype."""
+    token = _gradient_dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _gradient_dtype.reset(token)
+
+
+def gradient_dtype(x: jax.Array) -> Any:
+    """The dtype in which the gradient of a weight leaves its product with x."""
+    return (
+        jnp.promote_types(x.dtype, _gradient_dtype.get()) if x.dtype == jnp.float64 else _gradient_dtype.get()
+    )
+
+
+def gather(shard: jax.Array, axes: LogicalAxes, dtype: Any) -> jax.Array:
+    """A weight as its products need it: in the compute dtype, and whole along the axes of the rows.
+
+    It takes no gradient: a product gives the gradient to the shard, by `scatter`.
+    """
+    x = jax.lax.stop_gradient(shard).astype(dtype)
+    for dim, name in _split_dims(axes):
+        whole = functools.partial(all_gather, name=name, dim=dim)
+        x = _on_shards(whole, axes)(x)
+    return x
+
+
+def scatter(gradient: jax.Array, axes: LogicalAxes) -> jax.Array:
+    """A device's share of a weight's gradient.
+
+    It is summed over the devices that hold the other shards, and not yet over those that hold the same one:
+    `sum_gradients` does that once a step.
+    """
+    for dim, name in _split_dims(axes):
+        share = functools.partial(reduce_scatter, name=name, dim=dim)
+        gradient = _on_shards(share, axes)(gradient)
+    return gradient
+
+
+def sum_gradients(gradients: Any, axes: Any) -> Any:
+    """Gradients summed over the devices that hold the same shards of weights with these logical axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def sum_one(gradient: jax.Array, axes: LogicalAxes) -> jax.Array:
+        split = {name for _, name in _split_dims(axes)}
+        others = tuple(name for name in _own_rows(mesh) if name not in split)
+        if not others:
+            return gradient
+        low = gradient.astype(_gradient_dtype.get())
+        return _on_shards(lambda x: device_sum(x, others), axes)(low).astype(gradient.dtype)
+
+    return jax.tree.map(sum_one, gradients, axes)
+
+
+def sum_over_rows(sums: Any) -> Any:
+    """Sums over this device's rows, added up over all devices."""
+    own = _own_rows(jax.sharding.get_abstract_mesh())
+    return jax.tree.map(lambda x: jax.lax.psum(x, own), sums) if own else sums
+
+
+def weights_are_split() -> bool:
+    """Whether a device has only a part of each weight, which it must gather."""
+    return bool(_split_dims(("embed",)))
+
+
+def _on_shards(run: Callable[[jax.Array], jax.Array], axes: LogicalAxes) -> Callable[[jax.Array], jax.Array]:
+    """`run` on the parts of a weight that the compiler's axes divide; else it would join them first."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not divides_work(mesh):
+        return run
+    spec = partition_spec(axes, PARAMETER_RULES, mesh)
+    free = {name for name in mesh.shape if is_free(name, mesh)}
+    return jax.shard_map(run, in_specs=spec, out_specs=spec, axis_names=free, check_vma=False)
+
+
+def _split_dims(axes: LogicalAxes) -> Sequence[tuple[int, str]]:
+    """The dimensions of a weight that are split along the axes of the rows, here, and the axis of each."""
+    own = _own_rows(jax.sharding.get_abstract_mesh())
+    return [(dim, name) for dim, axis in enumerate(axes) for name in _row_names(axis, own)]
+
+
+def _own_rows(mesh: AbstractMesh) -> tuple[str, ...]:
+    """The axes of several devices along which this program sees one device's rows; (): it sees all rows."""
+    return tuple(name for name in row_axes(mesh) if name in mesh.manual_axes and mesh.shape[name] > 1)
+
+
+def _row_names(axis: str | None, rows: Sequence[str]) -> tuple[str, ...]:
+    entry = None if axis is None else PARAMETER_RULES[axis]
+    names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+    return tuple(name for name in names if name in rows)

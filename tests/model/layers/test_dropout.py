@@ -1,0 +1,37 @@
+"""Dropout whose masks belong to rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxmill.model.layers.dropout import dropout, row_keys, split_keys, stacked_keys
+
+KEYS = row_keys(jax.random.key(3), 8)
+ONES = jnp.ones((8, 50, 40))
+
+
+def test_a_rows_mask_does_not_depend_on_the_other_rows():
+    whole = dropout(ONES, 0.3, KEYS)
+    for row in range(8):
+        np.testing.assert_array_equal(dropout(ONES[row : row + 1], 0.3, KEYS[row : row + 1])[0], whole[row])
+
+
+def test_rows_and_splits_have_masks_of_their_own():
+    first, second = split_keys(KEYS, 2)
+    masks = [np.asarray(dropout(ONES, 0.5, keys) > 0) for keys in (KEYS, first, second)]
+    drawn = np.concatenate(masks).reshape(24, -1)
+    same = (drawn[:, None] == drawn[None]).mean(-1)[~np.eye(24, dtype=bool)]
+    assert 0.4 < same.min() < same.max() < 0.6  # 2,000 fair coins
+
+
+def test_the_mean_is_kept_and_the_rate_is_met():
+    dropped = dropout(ONES, 0.3, KEYS)
+    assert abs(float((dropped == 0).mean()) - 0.3) < 0.02
+    assert abs(float(dropped.mean()) - 1) < 0.03
+
+
+def test_without_keys_or_rate_nothing_is_dropped():
+    assert dropout(ONES, 0.3, None) is ONES
+    assert dropout(ONES, 0.0, KEYS) is ONES
+    assert split_keys(None, 3) == (None, None, None)
+    assert stacked_keys(KEYS, 5).shape == (5, 8)

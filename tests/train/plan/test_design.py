@@ -1,0 +1,98 @@
+"""The design's collectives have the sizes that the weights and the rows give them."""
+
+import dataclasses
+
+from planned_runs import named, small_gpt
+
+from flaxmill.train.plan.analytic import rows_of
+from flaxmill.train.plan.design import Planned, _over_tensor, list_collectives
+from flaxmill.train.plan.roofline import PASSES
+
+LAYER = 4096 * (2 * 4096 + 2 * 1024 + 3 * 14_336)  # weights of one layer of LLaMA-3-8B, norms left out
+TABLE = 128_256 * 4096
+GATHER_SCATTER = "all-gather", "reduce-scatter"
+
+
+def collectives(experiment, data=1, fsdp=1, tensor=1) -> dict[str, Planned]:
+    mesh = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    found = list_collectives(experiment, tuple(mesh.items()), rows_of(experiment, mesh))
+    return {collective.what: collective for collective in found}
+
+
+def test_a_layer_is_gathered_once_each_way_and_its_gradient_scattered_once():
+    found = collectives(named("llama3_8b"), fsdp=64)
+    gather, scatter = found["weights of a layer"], found["gradients of a layer"]
+    assert gather[1:5] == ("all-gather", "bfloat16", 2 * LAYER, 64)
+    assert scatter[1:5] == ("reduce-scatter", "float32", 4 * LAYER, 32)
+    assert gather.axes == scatter.axes == ("fsdp",)
+    assert gather.inside_layers
+    assert scatter.inside_layers
+
+
+def test_each_table_is_gathered_once_and_its_gradient_scattered_at_each_use():
+    untied = collectives(named("llama3_8b"), fsdp=64)
+    for table in ("embed", "lm_head"):
+        assert untied[f"table {table}"][3:5] == (2 * TABLE, 1)
+        assert untied[f"gradient of the table {table}"][3:5] == (4 * TABLE, 1)
+    tied = collectives(small_gpt(), fsdp=8)
+    assert tied["table embed"].times == 1
+    assert tied["gradient of the table embed"].times == 2
+
+
+def test_only_shards_are_summed_over_data_and_only_once():
+    found = collectives(named("llama3_8b", accumulate=4), data=2, fsdp=32)
+    shards = found["gradients, shard by shard"]
+    assert shards.axes == ("data",)
+    assert shards.times == 1
+    assert shards.num_bytes == 4 * (32 * LAYER + 2 * TABLE) // 32
+    assert found["weights of a layer"].times == 4 * 64
+    assert found["gradients of a layer"].times == 4 * 32
+
+
+def test_without_fsdp_nothing_is_gathered():
+    found = collectives(named("llama3_8b"), data=64)
+    assert {one.kind for one in found.values()} == {"all-reduce"}
+    assert sum(one.num_bytes for one in found.values()) == 4 * 8_030_261_248
+
+
+def test_tensor_parallelism_sums_each_block_once_a_pass():
+    experiment = named("llama3_8b", model__remat="dots")
+    found = collectives(experiment, fsdp=8, tensor=8)
+    rows = 512 // 8
+    size = 2 * rows * 8192 * 4096
+    assert found["activations of a layer"][3:6] == (size, 32 * 2, ("tensor",))
+    assert found["their gradients"][3:6] == (size, 32 * 2, ("tensor",))
+    assert found["weights of a layer"].num_bytes == 2 * LAYER // 8
+    # Full rematerialisation sums the attention's results again; those of the MLP no gradient needs.
+    full = collectives(named("llama3_8b"), fsdp=8, tensor=8)
+    assert full["activations of a layer"].times == 32 * 3
+
+
+def test_tokens_that_are_shared_between_blocks_are_gathered_and_scattered():
+    """In the layers they are the bytes of the sums, but for what is gathered again to be computed again."""
+    experiment = named("llama3_8b", model__remat="none")
+    rows = rows_of(experiment, {"data": 1, "fsdp": 8, "tensor": 8})
+    sums, pairs = (list(_over_tensor(experiment.model, rows, splits)) for splits in (False, True))
+    assert {one.kind for one in pairs if one.inside_layers} == {*GATHER_SCATTER}
+    assert [one.times for one in pairs if one.inside_layers] == [32 * 4, 32 * 4]
+    ends = [
+        sum(one.times for one in pairs if not one.inside_layers and one.kind == kind)
+        for kind in GATHER_SCATTER
+    ]
+    assert ends == [2, 1]  # gathered after the layers, as are their gradients; scattered once embedded
+    inside = [[one for one in found if one.inside_layers] for found in (sums, pairs)]
+    moved = [sum(one.times * one.num_bytes * PASSES.get(one.kind, 1) for one in found) for found in inside]
+    assert moved[0] == moved[1]
+
+
+def test_frozen_weights_send_no_gradient():
+    experiment = named("llama3_8b", optimizer__freeze=("layers/*",))
+    found = collectives(experiment, fsdp=64)
+    assert "weights of a layer" in found
+    assert "gradients of a layer" not in found
+
+
+def test_one_device_sends_nothing():
+    experiment = small_gpt()
+    assert collectives(experiment) == {}
+    assert collectives(dataclasses.replace(experiment, accumulate=2)) == {}

@@ -1,0 +1,31 @@
+"""Each setting is shown with what it costs and what it saves."""
+
+from planned_runs import named, small_gpt
+
+from flaxmill.sharding.hardware.chips import CHIPS
+from flaxmill.train.plan.analytic import estimate
+from flaxmill.train.plan.effects import list_effects
+
+MESH = {"data": 2, "fsdp": 32, "tensor": 1}
+
+
+def test_recomputation_trades_memory_for_time():
+    experiment = named("llama3_8b")
+    found = [
+        effect for effect in list_effects(experiment, MESH, CHIPS["v5p"]) if effect.field == "model.remat"
+    ]
+    assert [effect.value for effect in found] == ["none", "dots", "full"]
+    assert [effect.is_set for effect in found] == [False, False, True]
+    memory = [effect.memory_bytes for effect in found]
+    assert memory == sorted(memory, reverse=True)
+    seconds = [effect.seconds or 0.0 for effect in found]
+    assert seconds == sorted(seconds)
+    planned = estimate(experiment, MESH, CHIPS["v5p"])
+    assert planned.roofline is not None
+    assert found[-1][3:] == (planned.memory.total, found[0].sent_bytes, planned.roofline.seconds)
+
+
+def test_an_unknown_chip_has_no_seconds():
+    effects = list_effects(small_gpt(), {"data": 8, "fsdp": 1, "tensor": 1}, None)
+    assert {effect.seconds for effect in effects} == {None}
+    assert effects[0].sent_bytes > 0

@@ -1,0 +1,162 @@
+"""A plan reads well: the verdict first, every number with its unit, and JSON with the same numbers."""
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+from planned_runs import named, small_gpt
+
+from flaxmill.sharding.hardware.chips import CHIPS, GIB
+from flaxmill.train.plan.analytic import estimate
+from flaxmill.train.plan.assemble import make_plan
+from flaxmill.train.plan.html_report import page_of
+from flaxmill.train.plan.report import Plan, json_of, merge_collectives, table, text_of
+from flaxmill.train.plan.search import candidates
+
+
+class Row(NamedTuple):
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+    wire_bytes: int
+    times: int
+    axes: tuple[str, ...]
+    across_slices: bool
+    inside_layers: bool
+    group: int
+    operation: str
+    source_name: str
+
+
+ROWS = [
+    Row("all-gather", "bf16", (4096, 64), 2**20, 2**20, 64, ("fsdp",), False, True, 16, "attention", "ag.1"),
+    Row("all-gather", "bf16", (4096, 96), 2**21, 2**21, 64, ("fsdp",), False, True, 16, "mlp", "ag.2"),
+    Row("send", "f32", (9,), 2**30, 2**30, 1, ("data",), True, False, 2, "<sum> & co", "send.1"),
+]
+
+
+def plan(name: str = "llama3_8b", chip: str | None = "v5e", **changes: Any) -> Plan:
+    """A plan whose compiled figures are the estimate's."""
+    experiment = named(name) if name != "small" else small_gpt()
+    mesh = {"data": 4, "fsdp": 16, "tensor": 1}
+    of_chip = None if chip is None else CHIPS[chip]
+    given: dict[str, Any] = {
+        "topology": "v5e:8x8",
+        "description": "64 chips of 8 hosts",
+        "memory": estimate(experiment, mesh, of_chip).memory,
+        "collectives": ROWS,
+        "warnings": ["all-reduce of 2.0 GiB <whole>"],
+        "compile_cpu_seconds": 12.34,
+        "replaced": ["attention by cuDNN"],
+    }
+    return make_plan(experiment, mesh, of_chip, **given | changes)
+
+
+def test_the_verdict_comes_first():
+    assert text_of(plan()).splitlines()[0] == (
+        "llama3_8b on v5e:8x8 (data=4 fsdp=16 tensor=1) does not fit: 37.4 of 15.8 GiB a device (238%)"
+    )
+    assert " fits: " in text_of(plan(chip="v5p")).splitlines()[0]
+    assert "does not fit" not in text_of(plan(chip="v5p"))
+
+
+def test_what_does_not_fit_comes_with_flags_that_make_it_fit():
+    text = text_of(plan())
+    assert "What would make it fit" in text
+    assert "  --accumulate 4 --mesh.data 2 --mesh.fsdp 32 --mesh.tensor 1\n" in text
+    assert "What would make it fit" not in text_of(plan(chip="v5p"))
+
+
+def test_all_that_was_asked_for_is_there():
+    text = text_of(plan())
+    for words in (
+        "Replaced: attention by cuDNN",
+        "all-reduce of 2.0 GiB <whole>",
+        "across slices",
+        "bound by compute",
+        "https://docs.cloud.google.com/tpu/docs/v5e",
+        "(MaxText)",
+        "(torchtitan)",
+        "device-hours",
+        "A checkpoint takes 89.75 GiB.",
+        "Compiling took 12.3 CPU seconds.",
+    ):
+        assert words in text
+
+
+def test_figures_that_no_page_confirms_are_marked():
+    assert "(?)" not in text_of(plan())
+    assert text_of(plan(chip="v4")).count("(?)") == 4  # three rates, and what the mark means
+
+
+def test_a_cpu_has_no_peaks_and_no_verdict():
+    text = text_of(plan("small", chip=None, topology="cpu:64"))
+    assert "the memory of this machine is not known" in text.splitlines()[0]
+    assert "The least time of a step" not in text
+    assert json_of(plan("small", chip=None))["roofline"] is None
+
+
+def test_collectives_alike_are_one_row():
+    merged = merge_collectives(ROWS)
+    assert merged["all-gather", "bf16", "fsdp", "layers"] == (2, 128, 2**21, 64 * 3 * 2**20)
+    assert next(iter(merged))[0] == "send"  # the row that sends most
+
+
+def test_json_has_what_programs_read():
+    found = json.loads(json.dumps(json_of(plan(candidates=candidates(named("llama3_8b"), CHIPS["v5e"], 64)))))
+    assert found["fits"] is False
+    memory = found["memory"]
+    assert memory["total"] == sum(value for name, value in memory.items() if name not in ("total", "limit"))
+    assert [row["kind"] for row in found["collectives"]] == ["all-gather", "all-gather", "send"]
+    assert found["collectives"][0]["axes"] == ["fsdp"]
+    assert found["flops"]["full"] > found["flops"]["causal"]
+    assert found["roofline"]["binds"] == "compute"
+    assert found["roofline"]["seconds"] == max(
+        value for name, value in found["roofline"].items() if name.endswith("_seconds")
+    )
+    assert found["cost"]["speeds"][0]["days"] < found["cost"]["speeds"][2]["days"]
+    assert found["proposals"][0]["overrides"]["accumulate"] == 4
+    assert found["candidates"][0]["fits"]
+
+
+def test_days_and_device_hours_follow_from_the_tokens():
+    cost = json_of(plan())["cost"]
+    assert cost["tokens"] == 50_000 * 512 * 8192
+    ceiling = cost["speeds"][0]
+    assert ceiling["days"] * 86_400 * ceiling["tokens_per_second"] == pytest.approx(cost["tokens"])
+    assert ceiling["device_hours"] == pytest.approx(ceiling["days"] * 24 * 64)
+
+
+def test_columns_of_numbers_end_at_one_place():
+    assert table(("a", "b"), [("x", "1"), ("long", "10")]) == ["  a      b", "  x      1", "  long  10"]
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows():
+    page = page_of(plan())
+    assert page.startswith("<!DOCTYPE html>")
+    for outside in ("<script", "<link", "src=", "@import", "url("):
+        assert outside not in page
+    assert "all-reduce of 2.0 GiB &lt;whole&gt;" in page
+    assert "<whole>" not in page
+    assert "prefers-color-scheme: dark" in page
+    # Memory, proposals, seconds, cost, collectives, settings.
+    assert page.count("<table>") == page.count("<caption>") == 6
+    assert 'role="img" aria-label="Memory of a device' in page
+
+
+def test_the_page_draws_memory_in_proportion():
+    one = plan(chip="v5p")
+    page = page_of(one)
+    share = one.memory.activations / CHIPS["v5p"].memory_bytes
+    assert f'width="{720 * share:.1f}"' in page
+
+
+def test_a_plan_may_be_made_of_a_program_that_takes_more_than_the_estimate():
+    experiment = named("llama3_8b")
+    memory = estimate(experiment, {"data": 4, "fsdp": 16, "tensor": 1}, CHIPS["h100"]).memory
+    larger = memory._replace(temporary=100 * GIB)
+    found = plan(chip="h100", memory=larger, domain=8)
+    assert not found.memory.fits
+    assert found.proposals
+    assert plan(chip="h100", memory=larger, with_proposals=False).proposals == []

@@ -1,0 +1,159 @@
+"""What compilers for absent GPUs and TPUs make of the step: weights are gathered and reduced as designed."""
+
+import dataclasses
+import functools
+import math
+
+import pytest
+
+from flaxmill.configs import gpt2_124m, llama3_8b
+from flaxmill.model import abstract_params, logical_axes
+from flaxmill.model.params import flatten, group_of
+from flaxmill.sharding.mesh import MeshConfig
+
+pytestmark = pytest.mark.aot
+
+SMALL = 64 * 1024  # bytes: norms, biases and sums, which are whole on every device
+LLAMA = dict(num_layers=4, embed_dim=1024, num_heads=8, num_kv_heads=4, mlp_dim=3584, vocab_size=32_000)
+GPT = dict(num_layers=4, embed_dim=512, num_heads=8, vocab_size=50_257, remat="full")
+
+
+def experiment_of(name, mesh, rows=1, model=(), optimizer=(), **changes):
+    config, sizes = {"llama": (llama3_8b.config, LLAMA), "gpt": (gpt2_124m.config, GPT)}[name]
+    mesh = MeshConfig(**dict(mesh))
+    assert mesh.data is not None
+    assert mesh.fsdp is not None
+    return dataclasses.replace(
+        config,
+        batch_size=rows * mesh.data * mesh.fsdp,
+        model=dataclasses.replace(config.model, **{**sizes, "attention": "xla", **dict(model)}),
+        data=dataclasses.replace(config.data, sequence_length=512),
+        optimizer=dataclasses.replace(config.optimizer, **dict(optimizer)),
+        mesh=mesh,
+        **changes,
+    )
+
+
+@functools.cache
+def compiled(name, topology, mesh, num_slices=1, **changes):
+    """The step and its collectives; arguments are tuples, so that tests share what they compile."""
+    from flaxmill.sharding.hardware.topologies import find_topology
+    from flaxmill.train.plan.collectives import find_collectives
+    from flaxmill.train.plan.compiled_step import compile_step
+
+    step = compile_step(experiment_of(name, mesh, **changes), find_topology(topology, num_slices))
+    return step, find_collectives(step.text, step.mesh)
+
+
+def sizes_of(step):
+    """Elements of what fsdp splits, in all layers and in the tables, on a device that has gathered it."""
+    config, mesh = step.experiment.model, step.mesh
+    shapes, axes = flatten(abstract_params(config)), flatten(logical_axes(config))
+    sizes = {"layers": 0, "tables": 0, "largest layer": 0}
+    for path, leaf in shapes.items():
+        if "embed" not in axes[path]:
+            continue
+        shared = mesh.shape["tensor"] if {"vocab", "heads", "kv_heads", "mlp"} & {*axes[path]} else 1
+        size = math.prod(leaf.shape) // shared
+        sizes["layers" if group_of(path) else "tables"] += size
+        if group_of(path):
+            sizes["largest layer"] += size // leaf.shape[0]
+    return sizes
+
+
+def of(collectives, kind, axis, *, inside, least=SMALL):
+    return [
+        each
+        for each in collectives
+        if (each.kind, each.axes, each.inside_layers) == (kind, (axis,), inside) and each.num_bytes > least
+    ]
+
+
+def sent(found):
+    return sum(each.num_bytes * each.times for each in found)
+
+
+CASES = [
+    ("llama", "h100:1x8", (("data", 1), ("fsdp", 8)), 1),
+    ("gpt", "h100:1x8", (("data", 1), ("fsdp", 8)), 1),
+    ("llama", "h100:2x8", (("data", 2), ("fsdp", 4), ("tensor", 2)), 1),
+    ("llama", "v5e:2x4", (("data", 1), ("fsdp", 8)), 1),
+    ("llama", "v5e:4x4", (("data", 2), ("fsdp", 4), ("tensor", 2)), 1),
+]
+
+
+@pytest.fixture(params=CASES, ids=[f"{name} {topology}" for name, topology, *_ in CASES])
+def program(request):
+    return compiled(*request.param)
+
+
+def test_weights_are_gathered_once_forward_and_once_backward_in_the_compute_dtype(program):
+    step, collectives = program
+    sizes = sizes_of(step)
+    gathers = of(collectives, "all-gather", "fsdp", inside=True)
+    assert {each.dtype for each in gathers} == {"bf16"}
+    assert sent(gathers) == 2 * 2 * sizes["layers"]
+    assert max(each.num_bytes for each in gathers) <= 2 * sizes["largest layer"]
+
+
+def test_a_table_is_gathered_once_for_all_its_uses(program):
+    step, collectives = program
+    gathers = of(collectives, "all-gather", "fsdp", inside=False)
+    assert {each.dtype for each in gathers} == {"bf16"}
+    assert sent(gathers) == 2 * sizes_of(step)["tables"]
+
+
+def test_gradients_are_reduce_scattered_in_float32_the_embeddings_too(program):
+    step, collectives = program
+    sizes = sizes_of(step)
+    of_layers, of_tables = (of(collectives, "reduce-scatter", "fsdp", inside=i) for i in (True, False))
+    assert {each.dtype for each in of_layers + of_tables} == {"f32"}
+    assert sent(of_layers) == 4 * sizes["layers"]
+    assert sent(of_tables) == 4 * sizes["tables"]
+    assert any("embeddings" in each.operation for each in of_tables)
+    assert not of(collectives, "all-reduce", "fsdp", inside=True)
+    assert not of(collectives, "all-reduce", "fsdp", inside=False, least=256 * 1024)
+
+
+def test_copies_exchange_shards_of_gradients_once_a_step():
+    step, collectives = compiled("llama", "h100:2x8", (("data", 2), ("fsdp", 4), ("tensor", 2)))
+    sizes = sizes_of(step)
+    sums = [each for each in collectives if each.axes == ("data",) and each.num_bytes > SMALL]
+    assert {(each.kind, each.dtype, each.times) for each in sums} == {("all-reduce", "f32", 1)}
+    split = 4 * (sizes["layers"] + sizes["tables"]) // 4
+    assert split <= sent(sums) <= 1.01 * split  # norms beside them
+
+
+def test_gradients_are_sent_in_the_dtype_that_is_set():
+    mesh = (("data", 1), ("fsdp", 8))
+    _, collectives = compiled("llama", "h100:1x8", mesh, optimizer=(("gradient_dtype", "bfloat16"),))
+    scatters = [each for each in collectives if each.kind == "reduce-scatter" and each.num_bytes > SMALL]
+    assert {each.dtype for each in scatters} == {"bf16"}
+
+
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_gathered_weights_are_not_kept_for_the_backward_pass(remat):
+    step, collectives = compiled("llama", "h100:1x8", (("data", 1), ("fsdp", 8)), model=(("remat", remat),))
+    gathers = of(collectives, "all-gather", "fsdp", inside=True)
+    assert sent(gathers) == 2 * 2 * sizes_of(step)["layers"]
+
+
+def test_split_tokens_are_scattered_and_gathered_and_never_summed_whole():
+    mesh = (("data", 2), ("fsdp", 4), ("tensor", 2), ("sequence_parallel", True))
+    _, collectives = compiled("llama", "h100:2x8", mesh)
+    along = [each for each in collectives if each.axes == ("tensor",) and each.num_bytes > SMALL]
+    assert {each.kind for each in along} == {"all-gather", "reduce-scatter"}
+    assert {each.dtype for each in along} == {"bf16"}
+
+
+def test_a_group_of_64_tpu_devices_sends_what_gathers_and_scatters_send():
+    step, collectives = compiled(
+        "llama", "v5e:8x8", (("data", 1), ("fsdp", 64)), model=(("num_layers", 2), ("embed_dim", 2048))
+    )
+    sizes = sizes_of(step)
+    along = [each for each in collectives if each.axes == ("fsdp",)]
+    once = (2 * 2 + 4) * sizes["layers"] + (2 + 4) * sizes["tables"]
+    # The second stage, of an eighth, may still be a sum where it leaves less than 128 lanes.
+    assert sum(each.wire_bytes * each.times for each in along) <= 1.07 * once
+    sums = [each for each in along if each.kind == "all-reduce" and each.num_bytes > SMALL]
+    assert all(each.num_bytes <= 4 * max(sizes["tables"], sizes["largest layer"]) / 8 for each in sums)

@@ -1,0 +1,136 @@
+"""Plans whose steps are compiled: of an experiment, of what would make it fit, and of the best layouts."""
+
+from typing import NamedTuple
+
+from flaxmill.sharding.hardware.topologies import Topology
+from flaxmill.sharding.mesh import describe_free_axis
+from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.plan.assemble import make_plan
+from flaxmill.train.plan.collectives import Collective, find_collectives
+from flaxmill.train.plan.compiled_step import (
+    CompiledStep,
+    TooLargeError,
+    compile_step,
+    mesh_on,
+    resolve_without_data,
+)
+from flaxmill.train.plan.findings import find_warnings
+from flaxmill.train.plan.memory import DeviceMemory, device_memory, gibibytes, largest_buffer
+from flaxmill.train.plan.proposals import apply_overrides
+from flaxmill.train.plan.report import Plan
+from flaxmill.train.plan.search import Candidate, candidates
+from flaxmill.train.plan.weights import state_bytes
+
+
+class _Compiled(NamedTuple):
+    """What a compilation says of an experiment on a topology."""
+
+    experiment: Experiment
+    mesh_shape: dict[str, int]
+    memory: DeviceMemory
+    collectives: list[Collective]
+    warnings: list[str]
+    notes: list[str]
+    replaced: tuple[str, ...]
+    cpu_seconds: float
+
+
+def make_compiled_plan(experiment: Experiment, topology: Topology) -> Plan:
+    """The plan of an experiment as it is.
+
+    Raises:
+      ValueError: as `compile_step` does.
+    """
+    return _plan_of(_compile(experiment, topology), topology)
+
+
+def with_checked_proposal(plan: Plan, experiment: Experiment, topology: Topology) -> Plan:
+    """The plan, the first of whose proposals says what the compiler makes of it."""
+    if not plan.proposals:
+        return plan
+    first, *others = plan.proposals
+    memory = _compile(apply_overrides(experiment, first.overrides), topology).memory
+    checked = first._replace(reason=f"{_verdict(memory)}; {first.reason}")
+    return plan._replace(proposals=[checked, *others])
+
+
+def compile_best(plan: Plan, experiment: Experiment, topology: Topology, most: int) -> Plan:
+    """The plan with layouts ranked by the estimate, the first `most` of which are compiled.
+
+    A layout that the compiler finds too large goes behind those that fit.
+    """
+    assert topology.chip is not None
+    resolved = resolve_without_data(experiment)
+    num_devices = len(topology.devices)
+    ranked = candidates(resolved, topology.chip, num_devices, topology.num_slices, topology.link_domain)
+    checked = [_checked(candidate, experiment, topology) for candidate in ranked[:most]]
+    in_order = sorted([*checked, *ranked[most:]], key=lambda candidate: not candidate.fits)
+    return plan._replace(candidates=in_order)
+
+
+def _checked(candidate: Candidate, experiment: Experiment, topology: Topology) -> Candidate:
+    memory = _compile(apply_overrides(experiment, candidate.overrides), topology).memory
+    return candidate._replace(fits=memory.fits, reasons=f"{_verdict(memory)}; {candidate.reasons}")
+
+
+def _verdict(memory: DeviceMemory) -> str:
+    return f"compiled: {gibibytes(memory.total)}, {'fits' if memory.fits else 'does not fit'}"
+
+
+def _plan_of(compiled: _Compiled, topology: Topology) -> Plan:
+    return make_plan(
+        compiled.experiment,
+        compiled.mesh_shape,
+        topology.chip,
+        topology=topology.name,
+        description="; ".join([topology.description, *compiled.notes]),
+        memory=compiled.memory,
+        collectives=compiled.collectives,
+        warnings=compiled.warnings,
+        compile_cpu_seconds=compiled.cpu_seconds,
+        replaced=compiled.replaced,
+        num_slices=topology.num_slices,
+        domain=topology.link_domain,
+    )
+
+
+def _compile(experiment: Experiment, topology: Topology) -> _Compiled:
+    try:
+        step = compile_step(experiment, topology)
+    except TooLargeError as error:
+        return _too_large(experiment, topology, error)
+    collectives = find_collectives(step.text, step.mesh, topology.num_slices)
+    return _Compiled(
+        step.experiment,
+        dict(step.mesh.shape),
+        device_memory(step, topology.chip),
+        collectives,
+        find_warnings(collectives, step.experiment, step.mesh),
+        _notes(experiment, step),
+        step.replaced,
+        step.compile_cpu_seconds,
+    )
+
+
+def _notes(experiment: Experiment, step: CompiledStep) -> list[str]:
+    """What is worth a word about the mesh, and about the largest array."""
+    free = describe_free_axis(experiment.mesh, step.mesh)
+    largest = largest_buffer(step.text)
+    size = gibibytes(largest.array.num_bytes)
+    return ([free] if free else []) + [f"the largest array is {largest}, {size}"]
+
+
+def _too_large(experiment: Experiment, topology: Topology, error: TooLargeError) -> _Compiled:
+    """What is known of a step for which the compiler found no way to fit it."""
+    resolved = resolve_without_data(experiment)
+    mesh = mesh_on(resolved, topology)
+    check_mesh(resolved, mesh)
+    sizes = state_bytes(resolved.model, resolved.optimizer, tuple(mesh.shape.items()))
+    known = sizes.parameters + sizes.optimizer + sizes.trained
+    # What the compiler could not place may be counted without the state.
+    total = max(error.needed, known)
+    memory = DeviceMemory(
+        sizes.parameters, sizes.optimizer, sizes.trained, 0, total - known, total, error.limit
+    )
+    line = f"the compiler gave up: it needs {gibibytes(error.needed)} of {gibibytes(error.limit)}"
+    return _Compiled(resolved, dict(mesh.shape), memory, [], [], [line], (), 0.0)

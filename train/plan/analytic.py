@@ -1,0 +1,240 @@
+"""Memory, wires and seconds of a step, from shapes and formulas: no program is compiled."""
+
+# b rows of a microbatch on a device, T tokens, P predicted places, D model, V vocab on a device
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+from jax.sharding import AbstractMesh
+
+from flaxmill.data.objectives import find_function
+from flaxmill.model.config import ModelConfig, encoder_config
+from flaxmill.sharding.hardware.chips import Chip
+from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.metrics.flops import StepFlops, head_flops, recomputed_flops, step_flops
+from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
+from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
+from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives, sent_dtype, splits_tokens
+from flaxmill.train.plan.roofline import Roofline, make_roofline
+from flaxmill.train.plan.weights import Mesh, StateBytes, Weight, list_weights, state_bytes, without_remat
+from flaxmill.train.resolution import target_length
+
+FLOAT = 4  # bytes of a float32
+
+
+class EstimatedMemory(NamedTuple):
+    """Bytes of one device at the peak of a step."""
+
+    parameters: int
+    optimizer: int
+    gradients: int
+    activations: int
+    """What the backward pass keeps of the forward pass."""
+    temporary: int
+    """What one layer or the loss needs while it runs, whichever is more."""
+    limit: int | None
+    """None: nobody knows."""
+    largest: tuple[str, int]
+    """The largest part of `temporary`."""
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.optimizer + self.gradients + self.activations + self.temporary
+
+    @property
+    def fits(self) -> bool:
+        return self.limit is None or self.total <= self.limit
+
+
+class Estimate(NamedTuple):
+    """What a step takes on a mesh."""
+
+    mesh: Mesh
+    memory: EstimatedMemory
+    collectives: list[Planned]
+    flops: StepFlops
+    """Of the model."""
+    hardware_flops: float
+    """With what is computed again; fused kernels skip the half of causal attention that is masked."""
+    moved_bytes: float
+    """That a device reads and writes in its memory at least."""
+    num_tokens: int
+    """Tokens of a step."""
+    roofline: Roofline | None
+    """None: the chip is unknown."""
+
+
+def estimate(
+    experiment: Experiment,
+    mesh_shape: Mapping[str, int],
+    chip: Chip | None,
+    num_slices: int = 1,
+    domain: int | None = None,
+    platform: str | None = None,
+) -> Estimate:
+    """The estimate of a resolved experiment's step.
+
+    Args:
+      mesh_shape: sizes of data, fsdp and tensor, outermost first.
+      domain: devices that share fast links; None: what the chip says, or those of a slice.
+      platform: None: the chip's, or a CPU.
+
+    Raises:
+      ValueError: rows, heads or widths do not divide over the mesh.
+    """
+    mesh = tuple(mesh_shape.items())
+    check_mesh(experiment, AbstractMesh(tuple(mesh_shape.values()), tuple(mesh_shape)))  # type: ignore[arg-type]
+    platform = platform or (chip.platform if chip else "cpu")
+    rows = rows_of(experiment, mesh_shape)
+    memory, moved = _memory(experiment, mesh, rows, platform, chip)
+    collectives = list_collectives(experiment, mesh, rows)
+    flops, hardware = _flops(experiment, rows, platform, _num_chunks(experiment.model, rows, mesh_shape))
+    num_tokens = experiment.batch_size * (rows.num_tokens + (rows.target_tokens or 0))
+    roofline = None
+    if chip is not None:
+        near = domain or chip.link_domain or math.prod(mesh_shape.values()) // num_slices
+        roofline = make_roofline(flops, hardware, moved, collectives, chip, mesh_shape, num_tokens, near)
+    return Estimate(mesh, memory, collectives, flops, hardware, moved, num_tokens, roofline)
+
+
+def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:
+    """The rows of a device in one microbatch."""
+    shards = experiment.accumulate * mesh_shape["data"] * mesh_shape["fsdp"]
+    bound = experiment.definition.data.max_predictions
+    has_encoder = experiment.model.encoder_layers is not None
+    target = target_length(experiment) if has_encoder else None
+    length = experiment.data.sequence_length
+    last = length if target is None else target
+    places = last if bound is None else find_function(bound)(experiment.data)
+    return Rows(experiment.batch_size // shards, length, target, places, experiment.accumulate)
+
+
+def _flops(experiment: Experiment, rows: Rows, platform: str, num_chunks: int) -> tuple[StepFlops, float]:
+    model, size = experiment.model, experiment.batch_size
+    lengths = rows.num_tokens, rows.target_tokens
+    flops = step_flops(model, size, rows.num_tokens, rows.places, rows.target_tokens)
+    again = recomputed_flops(model, size, *lengths)
+    logits = head_flops(model, size, rows.places) if num_chunks > 1 else 0.0
+    skips = attention_is_fused(model, platform, rows.num_tokens)
+    return flops, logits + (flops.causal + again.causal if skips else flops.full + again.full)
+
+
+def _num_chunks(model: ModelConfig, rows: Rows, mesh_shape: Mapping[str, int]) -> int:
+    """Chunks of the loss, as train/objectives/cross_entropy.py chooses them."""
+    if model.num_classes is not None:
+        return 1
+    row_bytes = FLOAT * max(1, rows.rows * model.padded_vocab_size // mesh_shape["tensor"])
+    return -(-rows.places // max(1, CHUNK_BYTES // row_bytes))
+
+
+def _memory(
+    experiment: Experiment, mesh: Mesh, rows: Rows, platform: str, chip: Chip | None
+) -> tuple[EstimatedMemory, float]:
+    """Memory at the peak, and the bytes that a step reads and writes at least."""
+    model, shape = experiment.model, dict(mesh)
+    plain = without_remat(model)  # the state does not depend on it, and is computed once
+    state = state_bytes(plain, experiment.optimizer, mesh)
+    weights = list_weights(plain, experiment.optimizer.freeze, mesh)
+    num_chunks = _num_chunks(model, rows, shape)
+    sequence = shape["tensor"] if splits_tokens(experiment) else 1
+    kept = _kept_bytes(model, rows, platform, shape["tensor"], sequence, num_chunks)
+    parts = _temporary(experiment, weights, state, rows, platform, shape, num_chunks)
+    phase, temporary = max(parts.items(), key=lambda part: part[1])
+    memory = EstimatedMemory(
+        state.parameters,
+        state.optimizer,
+        state.trained,
+        int(kept),
+        int(temporary),
+        chip.memory_bytes if chip else None,
+        (phase, int(temporary)),
+    )
+    gathered = sum(w.size * (w.num_layers or 1) for w in weights) * itemsize(model.dtype)
+    passes = 2 * (state.parameters + state.optimizer) + rows.accumulate * (
+        2 * state.trained + 4 * gathered + 2 * kept
+    )
+    return memory, passes
+
+
+def _kept_bytes(
+    model: ModelConfig, rows: Rows, platform: str, tensor: int, sequence: int, num_chunks: int
+) -> float:
+    """Activations that the backward pass needs, of a microbatch on a device."""
+    num_bytes = 0.0
+    for stack, tokens, kept in _stacks(model, rows, platform):
+        ends = tokens * model.embed_dim * (2 * itemsize(model.dtype) + FLOAT)  # embedded, normed, hidden
+        num_bytes += rows.rows * (stack.num_layers * kept.row_bytes(tokens, tensor, sequence) + ends)
+    return num_bytes + (_logits_bytes(model, rows, tensor) if num_chunks == 1 else 0)
+
+
+def _stacks(model: ModelConfig, rows: Rows, platform: str) -> list[tuple[ModelConfig, int, Kept]]:
+    if rows.target_tokens is None:
+        return [(model, rows.num_tokens, kept_by_layer(model, platform, rows.num_tokens))]
+    encoder, T = encoder_config(model), rows.target_tokens
+    return [
+        (encoder, rows.num_tokens, kept_by_layer(encoder, platform, rows.num_tokens)),
+        (model, T, kept_by_layer(model, platform, T, crosses=True)),
+    ]
+
+
+@cache
+def _keeping_products(model: ModelConfig) -> ModelConfig:
+    """The layers' products are what the backward pass makes again, whatever it keeps."""
+    return replace(without_remat(model), remat="dots")
+
+
+def _logits_bytes(model: ModelConfig, rows: Rows, tensor: int) -> float:
+    """float32 logits of all places of a microbatch on a device."""
+    if model.num_classes is not None:
+        return 0
+    return FLOAT * rows.rows * rows.places * model.padded_vocab_size / tensor
+
+
+def _temporary(
+    experiment: Experiment,
+    weights: tuple[Weight, ...],
+    state: StateBytes,
+    rows: Rows,
+    platform: str,
+    shape: dict[str, int],
+    num_chunks: int,
+) -> dict[str, float]:
+    """Bytes that each phase of a step needs beside the state, the gradients and the kept activations."""
+    model, tensor, low = experiment.model, shape["tensor"], itemsize(experiment.model.dtype)
+    tables = [weight for weight in weights if weight.is_table]
+    table = max((weight.size for weight in tables), default=0)
+    hidden = rows.rows * max(rows.places, rows.num_tokens) * model.embed_dim
+    layer = sum(w.size for w in weights if w.num_layers) // _num_groups(weights)
+    computed_again = [Kept(0, 0, 0)] * 2
+    if model.remat == "full":
+        computed_again = [kept for _, _, kept in _stacks(_keeping_products(model), rows, platform)]
+    working = rows.rows * max(
+        _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again)
+        for (stack, T, _), again in zip(_stacks(model, rows, platform), computed_again, strict=False)
+    )
+    more = state.trained if rows.accumulate > 1 else 0
+    logits = _logits_bytes(model, rows, tensor) / num_chunks
+    return {
+        "the loss": more + logits * (2 + low / FLOAT) + table * (low + FLOAT) + 2 * low * hidden,
+        "a layer": more + table * low + layer * (low + itemsize(sent_dtype(experiment))) + working,
+        "the gradient of the embedding": more + table * (low + 2 * FLOAT) + 2 * low * hidden,
+    }
+
+
+def _working_bytes(model: ModelConfig, num_tokens: int, tensor: int, fused: bool, again: Kept) -> float:
+    """Bytes of one row in the backward pass of a layer: what is computed again, and gradients of the MLP's
+    hidden units, of [T,D] and of attention's pairs."""
+    low = itemsize(model.dtype)
+    gradients = 2 * low * num_tokens * (model.embed_dim + model.hidden_dim / tensor)
+    pairs = 0 if fused else 2 * FLOAT * num_tokens**2 * model.num_heads / tensor
+    return again.row_bytes(num_tokens, tensor) + gradients + pairs
+
+
+def _num_groups(weights: tuple[Weight, ...]) -> int:
+    """Stacks of layers, so that the mean of their layers' weights can be taken."""
+    return max(
+        1, len({(w.path[0], w.path[1] if w.path[0] == "encoder" else "") for w in weights if w.num_layers})
+    )

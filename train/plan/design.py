@@ -1,0 +1,154 @@
+"""The collectives that the train step is designed to run, with their sizes."""
+
+# b rows of a microbatch on a device, T tokens, P predicted places, D model
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxmill.model.config import ModelConfig, encoder_config
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.plan.weights import Mesh, Weight, list_weights
+
+REDUCED_AGAIN = {"full": 1}
+"""Reductions over `tensor` that a layer's recomputation repeats, where its last one is not needed."""
+
+
+class Rows(NamedTuple):
+    """What a device computes at a time."""
+
+    rows: int
+    """Rows of a microbatch on the device."""
+    num_tokens: int
+    """Tokens of a row; an encoder's, if there is one."""
+    target_tokens: int | None
+    """Tokens of a decoder's row; None: there is no encoder."""
+    places: int
+    """Places of a row that the head reads."""
+    accumulate: int
+
+
+class Planned(NamedTuple):
+    """One collective of the design, run `times` a step."""
+
+    what: str
+    kind: str
+    dtype: str
+    num_bytes: int
+    """The larger of operand and result, on one device."""
+    times: int
+    axes: tuple[str, ...]
+    inside_layers: bool
+    across_slices: bool = False
+
+
+def list_collectives(experiment: Experiment, mesh: Mesh, rows: Rows) -> list[Planned]:
+    """All that a step sends, the reductions of single numbers left out."""
+    found = [
+        *_of_weights(experiment, mesh, rows.accumulate),
+        *_over_tensor(experiment.model, rows, splits_tokens(experiment)),
+    ]
+    return [collective for collective in found if collective.num_bytes and _runs(collective, dict(mesh))]
+
+
+def sent_dtype(experiment: Experiment) -> str:
+    """The dtype in which devices send gradients."""
+    return getattr(experiment.optimizer, "gradient_dtype", "float32")
+
+
+def splits_tokens(experiment: Experiment) -> bool:
+    """Whether the devices of a tensor group share the tokens between blocks."""
+    return getattr(experiment.mesh, "sequence_parallel", False)
+
+
+def _of_weights(experiment: Experiment, mesh: Mesh, accumulate: int) -> Iterator[Planned]:
+    model, optimizer = experiment.model, experiment.optimizer
+    weights = list_weights(model, optimizer.freeze, mesh)
+    gradient = sent_dtype(experiment)
+    in_layers = [weight for weight in weights if weight.num_layers and weight.is_split]
+    tables = [weight for weight in weights if weight.is_table and weight.is_split and not weight.num_layers]
+    others = [w for w in weights if w.is_split and not w.num_layers and not w.is_table]
+    for layers, size in sorted(_by_depth(in_layers).items(), reverse=True):
+        yield _gather("weights of a layer", model.dtype, size, 2 * layers * accumulate, inside=True)
+    for layers, size in sorted(_by_depth([w for w in in_layers if w.is_trained]).items(), reverse=True):
+        yield _scatter("gradients of a layer", gradient, size, layers * accumulate, inside=True)
+    for table in tables:
+        uses = 2 if model.tie_embeddings and table.path[0] == "embed" and model.head != "none" else 1
+        yield _gather(f"table {table.path[0]}", model.dtype, table.size, accumulate)
+        if table.is_trained:
+            yield _scatter(f"gradient of the table {table.path[0]}", gradient, table.size, uses * accumulate)
+    yield _gather("other weights", model.dtype, sum(w.size for w in others), accumulate)
+    trained = sum(weight.size for weight in others if weight.is_trained)
+    yield _scatter("gradients of other weights", gradient, trained, accumulate)
+    fsdp = dict(mesh)["fsdp"]
+    shards = sum(_count(w) // fsdp for w in weights if w.is_split and w.is_trained)
+    yield _reduce("gradients, shard by shard", gradient, shards, 1, ("data",))
+    whole = sum(_count(weight) for weight in weights if weight.is_trained and not weight.is_split)
+    yield _reduce("gradients that are not split", gradient, whole, 1, ("data", "fsdp"))
+
+
+def _over_tensor(model: ModelConfig, rows: Rows, splits: bool) -> Iterator[Planned]:
+    """Sums of what the devices of a tensor group compute of each token; where they share the tokens between
+    blocks, each sum is a scatter after a block, and a gather before the next."""
+    tensor, T, low = ("tensor",), rows.num_tokens, model.dtype
+    stacks = [(model, T, 2)]
+    if rows.target_tokens is not None:
+        stacks = [(encoder_config(model), T, 2), (model, rows.target_tokens, 3)]
+    for stack, tokens, blocks in stacks:
+        size = rows.rows * tokens * model.embed_dim
+        again = REDUCED_AGAIN.get(model.remat, 0) * (blocks - (model.norm_position == "pre"))
+        times = stack.num_layers * rows.accumulate
+        if splits:
+            gathered = blocks * (2 if model.remat == "none" else 3)  # forward, gradients, and made again
+            yield _gather("tokens of a layer", low, size, times * gathered, True, tensor)
+            yield _scatter("activations of a layer", low, size, times * (2 * blocks + again), True, tensor)
+            yield _scatter("embedded tokens", low, size, rows.accumulate, axes=tensor)
+            yield _gather(
+                "tokens after the layers, and their gradients", low, size, 2 * rows.accumulate, axes=tensor
+            )
+        else:
+            yield _reduce("activations of a layer", low, size, times * (blocks + again), tensor, True)
+            yield _reduce("their gradients", low, size, times * blocks, tensor, True)
+            yield _reduce("embedded tokens", low, size, rows.accumulate, tensor)
+    head = rows.rows * rows.places * model.embed_dim if model.num_classes is None else 0
+    yield _reduce("gradient before the head", low, head, rows.accumulate, tensor)
+
+
+def _by_depth(weights: list[Weight]) -> dict[int, int]:
+    """Elements of one layer, by the number of layers in its stack."""
+    sizes: dict[int, int] = {}
+    for weight in weights:
+        assert weight.num_layers is not None
+        sizes[weight.num_layers] = sizes.get(weight.num_layers, 0) + weight.size
+    return sizes
+
+
+def _count(weight: Weight) -> int:
+    return weight.size * (weight.num_layers or 1)
+
+
+def _runs(collective: Planned, mesh: dict[str, int]) -> bool:
+    return any(mesh.get(axis, 1) > 1 for axis in collective.axes)
+
+
+def _gather(
+    what: str, dtype: str, size: int, times: int, inside: bool = False, axes: tuple[str, ...] = ("fsdp",)
+) -> Planned:
+    return Planned(what, "all-gather", dtype, size * itemsize(dtype), times, axes, inside)
+
+
+def _scatter(
+    what: str, dtype: str, size: int, times: int, inside: bool = False, axes: tuple[str, ...] = ("fsdp",)
+) -> Planned:
+    return Planned(what, "reduce-scatter", dtype, size * itemsize(dtype), times, axes, inside)
+
+
+def _reduce(
+    what: str, dtype: str, size: int, times: int, axes: tuple[str, ...], inside: bool = False
+) -> Planned:
+    return Planned(what, "all-reduce", dtype, size * itemsize(dtype), times, axes, inside)
+
+
+def itemsize(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize

@@ -1,0 +1,318 @@
+"""A plan, and how it reads: as text for a terminal and as JSON."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from flaxmill.sharding.hardware.chips import Chip
+from flaxmill.train.metrics.flops import StepFlops
+from flaxmill.train.plan.cost import Cost
+from flaxmill.train.plan.effects import Effect
+from flaxmill.train.plan.proposals import Proposal
+from flaxmill.train.plan.published import published_runs
+from flaxmill.train.plan.roofline import Roofline
+from flaxmill.train.plan.search import Candidate
+
+GIB, MIB = 2**30, 2**20
+KINDS = ("parameters", "optimizer", "gradients", "activations", "temporary")
+MEANINGS = {
+    "parameters": "weights, in float32",
+    "optimizer": "state of the optimizer",
+    "gradients": "of the weights",
+    "activations": "kept for the backward pass",
+    "temporary": "what a layer or the loss needs while it runs",
+}
+
+
+class Memory(Protocol):
+    """Bytes of one device, by kind."""
+
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def optimizer(self) -> int: ...
+    @property
+    def gradients(self) -> int: ...
+    @property
+    def activations(self) -> int: ...
+    @property
+    def temporary(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def fits(self) -> bool: ...
+
+
+class Plan(NamedTuple):
+    """What one step of an experiment takes on a topology, and what the whole run costs."""
+
+    name: str
+    """The experiment's."""
+    topology: str
+    description: str
+    """What the topology is made of, in words."""
+    chip: Chip | None
+    """None: a CPU."""
+    mesh: dict[str, int]
+    memory: Memory
+    collectives: Sequence[Any]
+    """As the compiled program has them: the NamedTuples of collectives.py."""
+    warnings: Sequence[str]
+    flops: StepFlops
+    """Of the model in one step, on all devices."""
+    hardware_flops: float
+    """With what is computed again."""
+    cost: Cost
+    roofline: Roofline | None
+    compile_cpu_seconds: float
+    checkpoint_bytes: int
+    replaced: Sequence[str] = ()
+    """What the compiled program has in place of what training runs."""
+    proposals: Sequence[Proposal] = ()
+    candidates: Sequence[Candidate] = ()
+    effects: Sequence[Effect] = ()
+
+
+def verdict_of(plan: Plan) -> str:
+    """Whether it fits, in one line."""
+    memory = plan.memory
+    mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
+    where = f"{plan.name} on {plan.topology} ({mesh})"
+    if memory.limit is None:
+        return f"{where} takes {_gib(memory.total)} GiB a device; the memory of this machine is not known"
+    share = f"{_gib(memory.total)} of {_gib(memory.limit)} GiB a device ({memory.total / memory.limit:.0%})"
+    return f"{where} {'fits' if memory.fits else 'does not fit'}: {share}"
+
+
+def text_of(plan: Plan) -> str:
+    """The plan for a terminal."""
+    lines = [verdict_of(plan), plan.description, ""]
+    sections = _memory, _proposals, _collectives, _warnings, _work, _roofline, _cost, _effects, _candidates
+    for section in sections:
+        lines += section(plan)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns: numbers end at the same place, words begin there."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    right = [
+        all(row[column][:1].isdigit() or not row[column] for row in rows) for column in range(len(header))
+    ]
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, right, strict=True)
+        return "  " + "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip()
+
+    return [line(header), *map(line, rows)]
+
+
+def _memory(plan: Plan) -> Iterator[str]:
+    yield "Memory a device"
+    rows = [
+        (kind, f"{getattr(plan.memory, kind) / GIB:.3f} GiB", MEANINGS[kind], _bar(plan, kind))
+        for kind in KINDS
+    ]
+    yield from table(
+        ("kind", "bytes", "what", ""), [*rows, ("all", f"{_gib(plan.memory.total)} GiB", "", "")]
+    )
+    for line in plan.replaced:
+        yield f"  Replaced: {line}"
+    yield ""
+
+
+def _bar(plan: Plan, kind: str) -> str:
+    whole = plan.memory.limit or plan.memory.total
+    return "#" * round(30 * getattr(plan.memory, kind) / whole)
+
+
+def _proposals(plan: Plan) -> Iterator[str]:
+    if plan.memory.fits:
+        return
+    yield "What would make it fit, the cheapest first (by the estimate)"
+    for proposal in plan.proposals:
+        need = f"{_gib(proposal.estimate.memory.total)} GiB"
+        yield f"  {as_flags(proposal.overrides)}"
+        yield f"    {need}: {proposal.reason}"
+    if not plan.proposals:
+        yield "  nothing that was tried: use more devices, or a smaller model"
+    yield ""
+
+
+def _collectives(plan: Plan) -> Iterator[str]:
+    if not plan.collectives:
+        return
+    yield "Collectives of a step, of one device"
+    rows = []
+    for (kind, dtype, axes, where), rest in merge_collectives(plan.collectives).items():
+        sites, times, largest, wire = rest
+        sizes = f"{largest / MIB:,.1f} MiB", f"{wire / GIB:.3f} GiB"
+        rows.append((kind, dtype, axes, where, str(sites), f"{times:,}", *sizes))
+    yield from table(("kind", "dtype", "axes", "where", "sites", "times", "largest", "sent"), rows)
+    yield ""
+
+
+def merge_collectives(collectives: Sequence[Any]) -> dict[tuple[str, ...], tuple[int, int, int, int]]:
+    """Collectives alike, by kind, dtype, axes and place: sites, runs, bytes of the largest, bytes sent."""
+    merged: dict[tuple[str, ...], tuple[int, int, int, int]] = {}
+    for each in collectives:
+        where = "across slices" if each.across_slices else "layers" if each.inside_layers else "ends"
+        key = each.kind, each.dtype, " ".join(each.axes), where
+        sites, times, largest, wire = merged.get(key, (0, 0, 0, 0))
+        sent = each.times * each.wire_bytes
+        merged[key] = sites + 1, times + each.times, max(largest, each.num_bytes), wire + sent
+    return dict(sorted(merged.items(), key=lambda item: -item[1][3]))
+
+
+def _warnings(plan: Plan) -> Iterator[str]:
+    if plan.warnings:
+        yield "Warnings"
+        yield from (f"  {line}" for line in plan.warnings)
+        yield ""
+
+
+def _work(plan: Plan) -> Iterator[str]:
+    yield "Arithmetic of a step, all devices"
+    rows = [
+        ("model", f"{plan.flops.full:.4e} FLOPs", "attention counted over all pairs: MFU as most publish it"),
+        ("model", f"{plan.flops.causal:.4e} FLOPs", "causal attention counted over the half that is seen"),
+        ("hardware", f"{plan.hardware_flops:.4e} FLOPs", "with what is computed again in the backward pass"),
+    ]
+    yield from table(("", "", ""), rows)[1:]
+    yield ""
+
+
+def _roofline(plan: Plan) -> Iterator[str]:
+    roofline, chip = plan.roofline, plan.chip
+    if roofline is None or chip is None:
+        return
+    yield f"The least time of a step: {roofline.seconds:.3f} s, bound by {roofline.binds}"
+    peaks = {
+        "compute": ("peak_flops", f"{chip.peak_flops / 1e12:,.0f} TFLOP/s"),
+        "memory": ("memory_bandwidth", f"{chip.memory_bandwidth / 1e9:,.0f} GB/s"),
+        "wires": ("link_bandwidth", f"{chip.link_bandwidth / 2e9:,.0f} GB/s each way"),
+        "network": ("network_bandwidth", f"{chip.network_bandwidth / 1e9:,.1f} GB/s each way"),
+    }
+    rows = [
+        (name, f"{roofline.resources[name]:.3f} s", peak + (" (?)" if field in chip.unchecked else ""))
+        for name, (field, peak) in peaks.items()
+    ]
+    yield from table(("", "needs", "at the peak of a device"), rows)
+    yield f"  Peaks: {chip.source}"
+    if chip.unchecked:
+        yield "  (?) No page of the maker could be found that gives this figure."
+    mfu = roofline.mfu
+    yield f"  MFU at this ceiling: {mfu.causal:.1%} (causal attention halved), {mfu.full:.1%} (in full)"
+    yield ""
+
+
+def _cost(plan: Plan) -> Iterator[str]:
+    cost = plan.cost
+    yield f"The run: {cost.steps:,} steps of {cost.num_tokens:,} tokens, {cost.total_tokens:.3e} in all"
+    if plan.roofline is not None:
+        rows = [
+            (what, f"{rate * 86_400:.3e}", f"{days:,.2f}", f"{hours:,.0f}")
+            for what, rate, days, hours in cost.rows(plan.roofline.tokens_per_second)
+        ]
+        yield from table(("if it runs", "tokens a day", "days", "device-hours"), rows)
+        yield "  No run reaches the ceiling. The other rows are shares of it that two published runs reached:"
+        for run in published_runs():
+            yield f"  {run.share:.2f}: {run.what}"
+            yield f"        {run.source}"
+    yield f"  A checkpoint takes {plan.checkpoint_bytes / GIB:,.2f} GiB."
+    yield f"  Compiling took {plan.compile_cpu_seconds:.1f} CPU seconds."
+    yield ""
+
+
+def _effects(plan: Plan) -> Iterator[str]:
+    if not plan.effects:
+        return
+    yield "Settings and what they would change (by the estimate; * as planned)"
+    rows = [effect_row(effect) for effect in plan.effects]
+    yield from table(("flag", "memory", "a device sends", "least time"), rows)
+    yield ""
+
+
+def effect_row(effect: Effect) -> tuple[str, str, str, str]:
+    """A setting as cells of a table."""
+    flag = as_flags({effect.field: effect.value}) + (" *" if effect.is_set else "")
+    seconds = "" if effect.seconds is None else f"{effect.seconds:.3f} s"
+    return flag, f"{_gib(effect.memory_bytes)} GiB", f"{effect.sent_bytes / GIB:.3f} GiB", seconds
+
+
+def _candidates(plan: Plan) -> Iterator[str]:
+    if not plan.candidates:
+        return
+    yield "Layouts, the best first (by the estimate)"
+    rows = [
+        (
+            str(number),
+            "fits" if one.fits else "too large",
+            f"{_gib(one.estimate.memory.total)} GiB",
+            f"{one.estimate.roofline.seconds if one.estimate.roofline else 0:.3f} s",
+            as_flags(one.overrides),
+            one.reasons,
+        )
+        for number, one in enumerate(plan.candidates, 1)
+    ]
+    yield from table(("", "", "memory", "least time", "flags", "why"), rows)
+    yield ""
+
+
+def as_flags(overrides: dict[str, Any]) -> str:
+    """Overrides as they are typed."""
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in overrides.items())
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.1f}" if num_bytes >= GIB else f"{num_bytes / GIB:.3f}"
+
+
+def json_of(plan: Plan) -> dict[str, Any]:
+    """The plan as plain JSON values."""
+    chip, memory, roofline = plan.chip, plan.memory, plan.roofline
+    limits = {"total": memory.total, "limit": memory.limit}
+    return {
+        "experiment": plan.name,
+        "topology": plan.topology,
+        "description": plan.description,
+        "mesh": plan.mesh,
+        "fits": memory.fits,
+        "memory": {kind: getattr(memory, kind) for kind in KINDS} | limits,
+        "collectives": [_plain(each._asdict()) for each in plan.collectives],
+        "warnings": list(plan.warnings),
+        "flops": {"full": plan.flops.full, "causal": plan.flops.causal, "hardware": plan.hardware_flops},
+        "roofline": None if roofline is None else roofline_json(roofline),
+        "chip": None
+        if chip is None
+        else {"name": chip.name, "source": chip.source, "unchecked": [*chip.unchecked]},
+        "cost": plan.cost.json(None if roofline is None else roofline.tokens_per_second),
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "compile_cpu_seconds": plan.compile_cpu_seconds,
+        "replaced": list(plan.replaced),
+        "proposals": [
+            {"overrides": one.overrides, "total": one.estimate.memory.total, "reason": one.reason}
+            for one in plan.proposals
+        ],
+        "effects": [effect._asdict() for effect in plan.effects],
+        "candidates": [
+            {"overrides": one.overrides, "fits": one.fits, "total": one.estimate.memory.total}
+            | {"seconds": one.seconds, "reasons": one.reasons}
+            for one in plan.candidates
+        ],
+    }
+
+
+def roofline_json(roofline: Roofline) -> dict[str, Any]:
+    seconds = {f"{name}_seconds": value for name, value in roofline.resources.items()}
+    rates = {"tokens_per_second": roofline.tokens_per_second}
+    return (
+        seconds
+        | rates
+        | {"binds": roofline.binds, "seconds": roofline.seconds, "mfu": roofline.mfu._asdict()}
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

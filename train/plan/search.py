@@ -1,0 +1,130 @@
+"""Meshes, remat policies and numbers of microbatches for the devices at hand, ranked by the estimate."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from flaxmill.sharding.hardware.chips import Chip
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.plan.analytic import Estimate, estimate
+from flaxmill.train.plan.proposals import REMATS, SPARE, apply_overrides
+
+MOST_TENSOR = 16
+MOST_TPU_GROUP = 32
+"""Devices of one fsdp group that gather and scatter in one stage."""
+HIDDEN = 0.1
+"""The share of what other resources need that a step is taken to wait for, though they run beside it."""
+
+MICROBATCHES = 0.02
+"""The share of a step that each doubling of the microbatches is taken to cost: small ones run less well."""
+
+
+class Candidate(NamedTuple):
+    """One way to lay the experiment out."""
+
+    overrides: dict[str, Any]
+    """By the dotted names of fields: mesh, model.remat and accumulate."""
+    estimate: Estimate
+    seconds: float
+    """What it is ranked by: the ceiling, and a share of what is hidden behind it."""
+    fits: bool
+    reasons: str
+
+
+def candidates(
+    experiment: Experiment,
+    chip: Chip,
+    num_devices: int,
+    num_slices: int = 1,
+    domain: int | None = None,
+    most: int = 10,
+) -> list[Candidate]:
+    """The best layouts, the best first; those that do not fit come last.
+
+    Of each mesh and policy only the number of microbatches that serves it best is listed.
+    """
+    near = domain or chip.link_domain or num_devices // num_slices
+    best: dict[tuple, Candidate] = {}
+    for mesh in _meshes(num_devices, num_slices, near):
+        for remat in REMATS:
+            tried = [
+                _try(experiment, chip, mesh, remat, count, num_slices, near) for count in _counts(experiment)
+            ]
+            found = min((one for one in tried if one is not None), key=_rank(chip), default=None)
+            if found is not None:
+                best[(*mesh.values(), remat)] = found
+    return sorted(best.values(), key=_rank(chip))[:most]
+
+
+def _meshes(num_devices: int, num_slices: int, near: int) -> Iterator[dict[str, int]]:
+    for tensor in _divisors(num_devices):
+        if tensor > MOST_TENSOR or near % tensor:
+            continue  # sums of activations stay on the fast links
+        for fsdp in _divisors(num_devices // tensor):
+            data = num_devices // tensor // fsdp
+            if data % num_slices == 0:
+                yield {"data": data, "fsdp": fsdp, "tensor": tensor}
+
+
+def _counts(experiment: Experiment) -> list[int]:
+    """Numbers of microbatches: powers of two times the experiment's own odd part."""
+    odd = experiment.accumulate
+    while odd % 2 == 0:
+        odd //= 2
+    counts = [odd * 2**power for power in range(12)]
+    return [count for count in counts if experiment.batch_size % count == 0]
+
+
+def _try(
+    experiment: Experiment,
+    chip: Chip,
+    mesh: dict[str, int],
+    remat: str,
+    accumulate: int,
+    num_slices: int,
+    near: int,
+) -> Candidate | None:
+    if experiment.batch_size % (accumulate * mesh["data"] * mesh["fsdp"]):
+        return None
+    overrides = {f"mesh.{axis}": size for axis, size in mesh.items()}
+    overrides |= {"model.remat": remat, "accumulate": accumulate}
+    changed = {name: value for name, value in overrides.items() if not name.startswith("mesh.")}
+    try:
+        found = estimate(apply_overrides(experiment, changed), mesh, chip, num_slices, near)
+    except ValueError:  # it does not divide
+        return None
+    roofline = found.roofline
+    assert roofline is not None
+    hidden = sum(roofline.resources.values()) - roofline.seconds
+    fits = found.memory.total <= SPARE * chip.memory_bytes
+    seconds = (roofline.seconds + HIDDEN * hidden) * (1 + MICROBATCHES * math.log2(accumulate))
+    return Candidate(overrides, found, seconds, fits, _reasons(found, chip, mesh, near))
+
+
+def _rank(chip: Chip):
+    def key(candidate: Candidate) -> tuple:
+        large = chip.platform == "tpu" and candidate.overrides["mesh.fsdp"] > MOST_TPU_GROUP
+        need = 0 if candidate.fits else candidate.estimate.memory.total
+        return need, large, candidate.seconds
+
+    return key
+
+
+def _reasons(found: Estimate, chip: Chip, mesh: dict[str, int], near: int) -> str:
+    """What speaks for it and against it, in some words."""
+    roofline, memory = found.roofline, found.memory
+    assert roofline is not None
+    words = [f"{roofline.binds} binds"]
+    if memory.total > SPARE * chip.memory_bytes:
+        words.insert(0, f"needs {memory.total / chip.memory_bytes:.2f} of the memory")
+    if chip.platform == "tpu" and mesh["fsdp"] > MOST_TPU_GROUP:
+        words.append(f"{mesh['fsdp']} chips in one group gather and scatter in two stages")
+    if math.prod(mesh.values()) > near and mesh["fsdp"] * mesh["tensor"] <= near:
+        words.append("only gradients cross the network")
+    if mesh["tensor"] > 1 and roofline.binds == "wires":
+        words.append("sums of activations fill the wires")
+    return "; ".join(words)
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]

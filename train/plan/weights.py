@@ -1,0 +1,100 @@
+"""The state and the weights of an experiment as each device of a mesh holds them, from shapes alone."""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AbstractMesh, NamedSharding
+
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params, logical_axes
+from flaxmill.model.params import flatten, group_of
+from flaxmill.sharding.rules import PARAMETER_RULES, mesh_axes, num_shards, partition_spec
+from flaxmill.train.optimizer.config import OptimizerConfig
+from flaxmill.train.optimizer.freezing import choose_trainable
+from flaxmill.train.optimizer.optimizers import make_optimizer
+from flaxmill.train.state import state_shardings
+
+Mesh = tuple[tuple[str, int], ...]
+"""Names and sizes of a mesh's axes, outermost first."""
+
+
+class StateBytes(NamedTuple):
+    """Bytes of the state in the memory of one device; what its host keeps for it does not count."""
+
+    parameters: int
+    optimizer: int
+    trained: int
+    """Of the parameters that are trained: as much as their gradients."""
+
+
+class Weight(NamedTuple):
+    """One parameter; layers stacked in one array are one."""
+
+    path: tuple[str, ...]
+    num_layers: int | None
+    """Layers that it holds; None: it belongs to no layer."""
+    size: int
+    """Elements that a device has once it is gathered over fsdp, of one layer."""
+    is_split: bool
+    """Whether fsdp splits it."""
+    is_trained: bool
+    is_table: bool
+    """Whether its rows are the vocabulary's."""
+
+
+@functools.lru_cache(maxsize=4096)
+def state_bytes(model: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> StateBytes:
+    """Exact, by the rules that training places the state with; raises ValueError as they do."""
+    params = abstract_params(model)
+    transform = make_optimizer(optimizer, params)
+    abstract: Any = _abstract(mesh)  # a mesh without devices serves as well
+    shardings = state_shardings(model, transform, abstract)
+    trained, _ = choose_trainable(optimizer.freeze, params).split(params)
+    of_trained, _ = choose_trainable(optimizer.freeze, params).split(shardings.params)
+    of_optimizer = jax.eval_shape(transform.init, params)
+    return StateBytes(
+        _shard_bytes(params, shardings.params),
+        _shard_bytes(of_optimizer, shardings.optimizer),
+        _shard_bytes(trained, of_trained),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def list_weights(model: ModelConfig, freeze: tuple[str, ...], mesh: Mesh) -> tuple[Weight, ...]:
+    """Every parameter, as the products of a device need it."""
+    params, axes_of, abstract = abstract_params(model), flatten(logical_axes(model)), _abstract(mesh)
+    frozen = choose_trainable(freeze, params).frozen
+    weights = []
+    for path, leaf in flatten(params).items():
+        axes = axes_of[path]
+        partition_spec(axes, PARAMETER_RULES, abstract, leaf.shape)  # refuses what does not divide
+        entries = [None if axis is None else mesh_axes(axis, PARAMETER_RULES, abstract) for axis in axes]
+        others = math.prod(num_shards(entry, abstract) for entry in entries if entry != "fsdp")
+        num_layers = leaf.shape[0] if group_of(path) else None
+        size = math.prod(leaf.shape) // others // (num_layers or 1)
+        is_split = "fsdp" in entries and dict(mesh)["fsdp"] > 1
+        weights.append(Weight(path, num_layers, size, is_split, path not in frozen, "vocab" in axes))
+    return tuple(weights)
+
+
+def without_remat(model: ModelConfig) -> ModelConfig:
+    """The model that keeps all: what does not depend on the policy is then computed once for all of them."""
+    of_tensors = {"remat_tensors": ()} if hasattr(model, "remat_tensors") else {}
+    return replace(model, remat="none", **of_tensors)
+
+
+def _shard_bytes(shapes: Any, shardings: Any) -> int:
+    def on_device(leaf: Any, sharding: NamedSharding) -> int:
+        if sharding.memory_kind == "pinned_host":
+            return 0
+        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(on_device, shapes, shardings)))
+
+
+def _abstract(mesh: Mesh) -> AbstractMesh:
+    names, sizes = zip(*mesh, strict=True)
+    return AbstractMesh(sizes, names)
