@@ -40,7 +40,7 @@ check: $(TESTABLE)
 	$(MAKE) -j 2 lint quick
 
 quick: $(TESTABLE)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz'
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz and not launch'
 
 # Apache Beam bounds many packages: it has an environment of its own, so that its bounds are nobody else's.
 $(BEAM): pyproject.toml
