@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
 BEAM := .venv-beam/.installed
 
-.PHONY: install train test lint check quick beam sweep fuzz gpu soak bench
+.PHONY: install train test lint check quick beam launch launchers sweep fuzz gpu soak bench
 
 install: $(INSTALLED)
 
@@ -52,6 +52,19 @@ $(BEAM): pyproject.toml
 # Preparation on Beam's local runner with two workers.
 beam: $(BEAM)
 	.venv-beam/bin/python -m pytest tests/data/preparation/test_beam.py $(ARGS)
+
+# The files in docs/launch start jobs, with a real Slurm and Open MPI on this machine.
+launch: $(TESTABLE) launchers
+	$(BIN)/python -m pytest -m launch $(ARGS)
+
+# Debian's packages; sudo where this user is not root.
+LAUNCHERS := slurm-wlm munge openmpi-bin
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+launchers:
+	@dpkg -s $(LAUNCHERS) >/dev/null 2>&1 || { \
+	  { $(AS_ROOT) apt-get -qq update && \
+	    $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(LAUNCHERS); \
+	  } >/dev/null 2>&1 || { echo "apt cannot install $(LAUNCHERS): install them as root, then make launch again"; exit 1; }; }
 
 # Runs killed and signalled at hundreds of random moments, alone and as jobs of four: two hours.
 sweep: $(TESTABLE)

@@ -23,8 +23,9 @@ TERM=dumb flaxmill train "$@" </dev/null &
 trap "kill -TERM $!" USR1
 wait_for $!'
 
+# By default mpirun binds a process to one core, or to one socket: it would read its data there, and feed its GPUs.
 # shellcheck disable=SC2086
-mpirun $MPIRUN_FLAGS --tag-output sh -c "$wait_for$process" flaxmill "$@" &
+mpirun $MPIRUN_FLAGS --bind-to none --tag-output sh -c "$wait_for$process" flaxmill "$@" &
 trap 'kill -USR1 $!' TERM
 eval "$wait_for"
 wait_for $!

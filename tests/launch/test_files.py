@@ -67,7 +67,7 @@ def test_a_jobset_does_what_an_exit_code_asks_for(name: str, failure: int | str,
 
 
 def job_failure(rules: list[dict[str, Any]], failure: int | str) -> tuple[str, str]:
-    """Reason and message of a failed Job, as Kubernetes' Job controller words them (pod_failure_policy.go)."""
+    """Reason and message of a failed Job, as Kubernetes words them (pod_failure_policy.go)."""
     for index, rule in enumerate(rules):
         assert rule["action"] == "FailJob"
         if failure in rule.get("onExitCodes", {}).get("values", []):

@@ -1,4 +1,4 @@
-"""docs/launch/ssh.sh, two processes: with a stand-in for ssh, and with OpenSSH where its server is installed."""
+"""docs/launch/ssh.sh, two processes: with a stand-in for ssh, and with OpenSSH where its server is there."""
 
 import getpass
 import signal
