@@ -25,6 +25,7 @@ UsePAM no
 PidFile none
 """
 CLIENT = """
+Host localhost 127.0.0.1
 HostName 127.0.0.1
 Port {port}
 User {user}

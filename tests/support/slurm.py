@@ -1,6 +1,5 @@
 """A Slurm of one node on this machine: its own daemons, files and ports, and nothing left when it ends."""
 
-import ctypes
 import os
 import re
 import shutil
@@ -44,6 +43,7 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 # cred_expire is how long a requeued job waits before it starts again: two minutes unless it is set.
+UNTIL_THE_TESTS_END = ("setpriv", "--pdeathsig", "TERM")  # Linux ends a daemon if the tests are killed
 
 
 def find_program(name: str) -> str | None:
@@ -106,12 +106,11 @@ class Cluster:
         assert program is not None
         with (self.directory / f"{name}.out").open("wb") as out:
             process = subprocess.Popen(
-                [program, *arguments],
+                [*UNTIL_THE_TESTS_END, program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 env=self.env,
-                preexec_fn=_end_with_parent,
             )
         self._stack.callback(_end, process)
 
@@ -160,11 +159,6 @@ class Cluster:
         return self.wait(
             job, lambda seen: seen["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
         )
-
-
-def _end_with_parent() -> None:
-    """Have Linux end this process when the tests are killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
