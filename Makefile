@@ -61,7 +61,7 @@ launch: $(TESTABLE) launchers
 LAUNCHERS := slurm-wlm munge openmpi-bin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 launchers:
-	@dpkg -s $(LAUNCHERS) >/dev/null 2>&1 || { \
+	@[ $$(dpkg-query -Wf '$${Status}\n' $(LAUNCHERS) 2>/dev/null | grep -c ' installed$$') = $(words $(LAUNCHERS)) ] || { \
 	  { $(AS_ROOT) apt-get -qq update && \
 	    $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(LAUNCHERS); \
 	  } >/dev/null 2>&1 || { echo "apt cannot install $(LAUNCHERS): install them as root, then make launch again"; exit 1; }; }

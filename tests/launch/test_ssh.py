@@ -86,18 +86,18 @@ def start(launched: Launched, ssh: str, tmp_path: Path) -> Callable[..., Script]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["sh", "bash"])
-def test_a_preempted_job_continues_and_ends_as_an_uninterrupted_one(
-    launched: Launched, start: Callable[..., Script], tmp_path: Path, shell: str
+def test_a_job_that_is_preempted_twice_ends_as_an_uninterrupted_one(
+    launched: Launched, start: Callable[..., Script], tmp_path: Path
 ) -> None:
     run, log = tmp_path / "it's a run", tmp_path / "log"
-    with start(shell=shell) as script:
-        until_training(run)
-        script.process.send_signal(signal.SIGTERM)
-        assert script.wait() == 75, log.read_text()
-    assert "process 0 on localhost ended with 75" in log.read_text()
-    assert "process 1 on 127.0.0.1 ended with 75" in log.read_text()
-    with start(shell=shell) as script:
+    for shell, rows in (("sh", 10), ("bash", 40)):
+        with start(shell=shell) as script:
+            until_training(run, rows)
+            script.process.send_signal(signal.SIGTERM)
+            assert script.wait() == 75, log.read_text()
+        assert "process 0 on localhost ended with 75" in log.read_text()
+        assert "process 1 on 127.0.0.1 ended with 75" in log.read_text()
+    with start() as script:
         assert script.wait() == 0, log.read_text()
     assert "in 2 processes" in log.read_text()
     assert_same_end(run, launched.straight, STEPS)
