@@ -111,6 +111,7 @@ class Cluster:
                 stdout=out,
                 stderr=out,
                 env=self.env,
+                start_new_session=True,  # Ctrl-C must reach the tests alone, which end the jobs first
             )
         self._stack.callback(_end, process)
 
