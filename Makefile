@@ -6,7 +6,7 @@ TESTABLE := .venv/.testable
 BEAM := .venv-beam/.installed
 AOT := .venv-aot/.installed
 
-.PHONY: install train test lint check quick beam aot sweep fuzz gpu soak bench
+.PHONY: install train test lint check quick beam aot launch launchers sweep fuzz gpu soak bench
 
 install: $(INSTALLED)
 
@@ -41,7 +41,7 @@ check: $(TESTABLE)
 	$(MAKE) -j 2 lint quick
 
 quick: $(TESTABLE)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz and not aot'
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz and not aot and not launch'
 
 # Apache Beam bounds many packages: it has an environment of its own, so that its bounds are nobody else's.
 $(BEAM): pyproject.toml
@@ -64,6 +64,19 @@ $(AOT): pyproject.toml
 # Programs for TPUs and GPUs, compiled and read.
 aot: $(AOT)
 	.venv-aot/bin/python -m pytest -m aot $(ARGS)
+
+# The files in docs/launch start jobs, with a real Slurm and Open MPI on this machine.
+launch: $(TESTABLE) launchers
+	$(BIN)/python -m pytest -m launch $(ARGS)
+
+# Debian's packages; sudo where this user is not root.
+LAUNCHERS := slurm-wlm munge openmpi-bin
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+launchers:
+	@[ $$(dpkg-query -Wf '$${Status}\n' $(LAUNCHERS) 2>/dev/null | grep -c ' installed$$') = $(words $(LAUNCHERS)) ] || { \
+	  { $(AS_ROOT) apt-get -qq update && \
+	    $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(LAUNCHERS); \
+	  } >/dev/null 2>&1 || { echo "apt cannot install $(LAUNCHERS): install them as root, then make launch again"; exit 1; }; }
 
 # Runs killed and signalled at hundreds of random moments, alone and as jobs of four: two hours.
 sweep: $(TESTABLE)
