@@ -8,6 +8,8 @@ import jax
 from flaxmill.model.fields import DENSE_TENSORS, ModelFields
 
 Policy = Callable[..., Any]
+HOST_MEMORY = "pinned_host"
+"""The memory to which tensors are offloaded, as JAX calls it."""
 
 
 def remat_policy(config: ModelFields) -> Policy:
@@ -25,7 +27,7 @@ def remat_policy(config: ModelFields) -> Policy:
         names_which_can_be_saved=sorted(kept),
         names_which_can_be_offloaded=sorted(name for name, how in of_tensors.items() if how == "offload"),
         offload_src="device",
-        offload_dst="pinned_host",
+        offload_dst=HOST_MEMORY,
     )
 
 

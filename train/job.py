@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
+from flaxmill.model.rematerialisation import HOST_MEMORY
 from flaxmill.sharding.mesh import describe_free_axis, make_mesh
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
 from flaxmill.sharding.processes.step_signals import Stop
@@ -71,6 +72,7 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     set_float32_products(experiment.model.dtype)
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
+    check_host_memory(experiment, mesh)
     check_run_directory(experiment, allowed)  # before the data is prepared, which may take long
     _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
     log = print if is_main() else say_nothing
@@ -84,6 +86,18 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     make_train_batches(dataset, experiment)  # refuses, among others, a mixture that ends before the run
     _check_alike(experiment, dataset, allowed)
     return experiment, mesh, dataset
+
+
+def check_host_memory(experiment: Experiment, mesh: Mesh) -> None:
+    """Refuse to offload tensors where devices have no memory of the host to themselves."""
+    offloaded = [entry for entry in experiment.model.remat_tensors if entry.endswith("=offload")]
+    device = mesh.local_devices[0]
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if offloaded and HOST_MEMORY not in kinds:
+        raise ValueError(
+            f"model.remat_tensors={offloaded[0]} needs the memory {HOST_MEMORY}, and this "
+            f"{device.device_kind} has {', '.join(kinds)}; use {offloaded[0].removesuffix('offload')}save or recompute"
+        )
 
 
 def _check_model(experiment: Experiment) -> None:

@@ -15,7 +15,13 @@ pytestmark = pytest.mark.slow
 
 CONFIGS = {"gpt_tiny": gpt_tiny.config, "bert_tiny": bert_tiny.config}
 STEPS = 20
-MESHES = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x4": (1, 1, 4), "2x2x2": (2, 2, 2)}
+MESHES = {
+    "8x1x1": (8, 1, 1),
+    "1x8x1": (1, 8, 1),
+    "1x1x4": (1, 1, 4),
+    "2x2x2": (2, 2, 2),
+    "2x2x2 with split tokens": (2, 2, 2, True),
+}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -25,13 +31,13 @@ def losses_on(request, corpus, tmp_path_factory, stop_after):
     patch = pytest.MonkeyPatch()
     patch.setattr(Checkpoints, "save", lambda *_: None)  # saves compile much on each mesh, and are not read
 
-    def train_on(data, fsdp, tensor):
+    def train_on(data, fsdp, tensor, splits_tokens=False):
         experiment = dataclasses.replace(
             config,
             steps=STEPS,
             log_every=1,
             run_dir=str(tmp_path_factory.mktemp("run")),
-            mesh=MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
+            mesh=MeshConfig(data=data, fsdp=fsdp, tensor=tensor, sequence_parallel=splits_tokens),
             model=dataclasses.replace(config.model, dropout=0.1),
             data=dataclasses.replace(config.data, files=(str(corpus),), documents="blank_lines"),
         )

@@ -14,7 +14,7 @@ from flaxmill.train.failures import CheckpointError
 FORMAT = 1
 
 METADATA: dict[str, type] = {
-    **dict.fromkeys(("dataset", "tokenizer", "saved_at", "imported", "init_from"), str),
+    **dict.fromkeys(("dataset", "tokenizer", "dropout", "saved_at", "imported", "init_from"), str),
     **dict.fromkeys(("versions", "mesh", "config", "best"), dict),
     **dict.fromkeys(("num_processes", "batch_offset", "rollbacks", "num_tokens"), int),
     **dict.fromkeys(("skipped_in_row", "losses"), list),

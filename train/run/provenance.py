@@ -17,6 +17,8 @@ from flaxmill.train.experiment import FORMER_VALUES, Experiment, to_dict
 
 PACKAGES = ("flaxmill", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
+MASKS_BY_ROW = "by row"
+
 
 def provenance(experiment: Experiment, dataset: AnyDataset, mesh: Mesh) -> dict[str, Any]:
     """What a checkpoint's metadata says about the run, as JSON values; the time is that of the call."""
@@ -27,6 +29,7 @@ def provenance(experiment: Experiment, dataset: AnyDataset, mesh: Mesh) -> dict[
         "saved_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "mesh": dict(mesh.shape),
         "num_processes": jax.process_count(),
+        "dropout": MASKS_BY_ROW,
         "config": to_dict(experiment),
     }
 
@@ -59,6 +62,17 @@ def describe_other_data(metadata: dict[str, Any], dataset: AnyDataset) -> str | 
     return (
         f"was trained on dataset {metadata['dataset'][:12]}, but its {what} has changed: "
         f"the dataset is now {dataset.fingerprint[:12]}"
+    )
+
+
+def describe_other_masks(metadata: dict[str, Any], experiment: Experiment) -> str | None:
+    """How dropout goes on differently than in the run that made a checkpoint; None: it does not."""
+    model = experiment.model
+    if metadata.get("dropout") == MASKS_BY_ROW or not (model.dropout or model.attention_dropout_rate):
+        return None
+    return (
+        "was trained by a version that drew dropout masks for whole batches; they are now drawn row by row, "
+        "so they differ from here on"
     )
 
 

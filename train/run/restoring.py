@@ -18,7 +18,7 @@ from flaxmill.train.metrics.metrics_file import read_metrics
 from flaxmill.train.metrics.progress import warn
 from flaxmill.train.run.directory import CHECKPOINTS, IMPORTED_STEP, METRICS_FILE
 from flaxmill.train.run.initial_weights import initial_params
-from flaxmill.train.run.provenance import describe_other_data
+from flaxmill.train.run.provenance import describe_other_data, describe_other_masks
 from flaxmill.train.state import TrainState, abstract_state, init_state, placed_params, start_state
 
 
@@ -82,6 +82,8 @@ class Origin(NamedTuple):
                     f"{self.experiment.run_dir} {other}; restore the data, give another --run-dir, or "
                     "continue on the new data with --allow-other-data"
                 )
+            self.warn(f"{self.experiment.run_dir} {other}")
+        if other := describe_other_masks(stored.metadata, self.experiment):
             self.warn(f"{self.experiment.run_dir} {other}")
         return Start(stored.restore(wanted), stored.metadata, stored.step)
 

@@ -12,7 +12,13 @@ from flaxmill.data.preparation.cache import prepare
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.experiment import from_dict, to_dict
-from flaxmill.train.run.provenance import describe_other_data, provenance, tokenizer_digest
+from flaxmill.train.run.provenance import (
+    MASKS_BY_ROW,
+    describe_other_data,
+    describe_other_masks,
+    provenance,
+    tokenizer_digest,
+)
 
 
 def dataset_of(experiment):
@@ -64,3 +70,10 @@ def test_a_run_of_version_0_1_is_told_what_is_framed_otherwise_and_how_to_keep_i
     assert "did not begin as the tokenizer's template says" in text
     assert "--data.framing spelled keeps that" in text
     assert describe_other_data(old | {"config": {"data": stored}}, spelled) is None
+
+
+def test_a_run_with_dropout_by_batch_is_told_that_its_masks_change(make_experiment):
+    without, dropping = (make_experiment("causal", model={"dropout": rate}) for rate in (0.0, 0.1))
+    assert "differ from here on" in str(describe_other_masks({}, dropping))
+    assert describe_other_masks({"dropout": MASKS_BY_ROW}, dropping) is None
+    assert describe_other_masks({}, without) is None
