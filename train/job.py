@@ -94,9 +94,10 @@ def check_host_memory(experiment: Experiment, mesh: Mesh) -> None:
     device = mesh.local_devices[0]
     kinds = [memory.kind for memory in device.addressable_memories()]
     if offloaded and HOST_MEMORY not in kinds:
+        name = offloaded[0].removesuffix("=offload")
         raise ValueError(
             f"model.remat_tensors={offloaded[0]} needs the memory {HOST_MEMORY}, and this "
-            f"{device.device_kind} has {', '.join(kinds)}; use {offloaded[0].removesuffix('offload')}save or recompute"
+            f"{device.device_kind} has {', '.join(kinds)}; use {name}=save or {name}=recompute"
         )
 
 
