@@ -1,6 +1,7 @@
 """Tensors of a layer are kept, computed again or offloaded by name, and nothing else changes."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,7 +47,8 @@ def compiled(remat, *tensors, num_layers=CONFIG.num_layers):
 
 def memory(remat, *tensors):
     """Temporary bytes of so many layers that what is kept in each is most of them."""
-    return compiled(remat, *tensors, num_layers=DEEP)[0].memory_analysis().temp_size_in_bytes
+    analysis: Any = compiled(remat, *tensors, num_layers=DEEP)[0].memory_analysis()
+    return analysis.temp_size_in_bytes
 
 
 DEEP = 48

@@ -4,6 +4,7 @@ config       what a user sets
 optimizers   the optimizers: read this first
 schedule     the learning rate of a step
 adam         Adam's direction
+low_moments  moments in bfloat16
 per_layer    optimizers that look at whole tensors, applied layer by layer
 layer_decay  smaller rates for layers near the input
 freezing     which parameters are trained

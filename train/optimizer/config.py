@@ -6,7 +6,7 @@ from typing import Literal, get_args
 OptimizerName = Literal["adamw", "lamb", "adafactor", "lion", "muon"]
 ScheduleName = Literal["linear", "cosine", "wsd", "constant", "bert"]
 
-GradientDtype = Literal["float32", "bfloat16"]
+StoredDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,12 @@ class OptimizerConfig:
     """muon only: decay of the momentum that is orthogonalised."""
     clip_norm: float | None = 1.0
     """Gradients with a larger global norm are scaled down to it; None: no clipping."""
-    gradient_dtype: GradientDtype = "float32"
+    gradient_dtype: StoredDtype = "float32"
     """In which devices send each other gradients; bfloat16 is half of the traffic, and is rounded before sums
     over devices."""
+    moment_dtype: StoredDtype = "float32"
+    """In which the optimizer keeps its moments; bfloat16 takes half of the memory, and is rounded
+    stochastically, so that their means stay exact."""
     layer_decay: float = 1.0
     """Layer l of L, from 0, learns at learning_rate * layer_decay**(L - l), embeddings slower still."""
     freeze: tuple[str, ...] = ()
@@ -60,11 +63,17 @@ def _check_choices(config: OptimizerConfig) -> None:
     for field, choices in (
         ("name", get_args(OptimizerName)),
         ("schedule", get_args(ScheduleName)),
-        ("gradient_dtype", get_args(GradientDtype)),
+        ("gradient_dtype", get_args(StoredDtype)),
+        ("moment_dtype", get_args(StoredDtype)),
     ):
         value = getattr(config, field)
         if value not in choices:
             raise ValueError(f"optimizer.{field}={value!r} is unknown; use one of {', '.join(choices)}")
+    if config.moment_dtype != "float32" and config.name == "adafactor":
+        raise ValueError(
+            f"optimizer.moment_dtype={config.moment_dtype} has no meaning for optimizer.name=adafactor, "
+            "whose moments are factored and small; leave it float32, or use adamw, lamb, lion or muon"
+        )
     if not config.bias_correction and config.name in ("adafactor", "lion"):
         raise ValueError(
             f"optimizer.bias_correction=False has no meaning for optimizer.name={config.name}, "

@@ -17,6 +17,7 @@ from flaxmill.train.optimizer.adam import scale_by_adam, scale_by_uncorrected_ad
 from flaxmill.train.optimizer.config import OptimizerConfig, OptimizerName, ScheduleName
 from flaxmill.train.optimizer.freezing import Trainable, choose_trainable
 from flaxmill.train.optimizer.layer_decay import scale_by_depth
+from flaxmill.train.optimizer.low_moments import low_moments
 from flaxmill.train.optimizer.per_layer import per_layer
 
 __all__ = [
@@ -59,7 +60,10 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
         "lion": _scale_by_lion,
         "muon": _scale_by_muon,
     }[config.name]
-    parts = [make_direction(config), optax.add_decayed_weights(config.weight_decay, decays)]
+    direction = make_direction(config)
+    if config.moment_dtype == "bfloat16":
+        direction = low_moments(direction)
+    parts = [direction, optax.add_decayed_weights(config.weight_decay, decays)]
     if config.name == "lamb":
         # The authors' code adapts no bias or norm scale; the trust ratio sees the decay of the others.
         parts.append(optax.masked(per_layer(optax.scale_by_trust_ratio()), decays))
