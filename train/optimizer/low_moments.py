@@ -2,7 +2,7 @@
 
 A mean of squares with beta2=0.999 moves by a thousandth in a step, and neighbouring bfloat16 numbers are
 up to 2^-7 apart: rounding to the nearest would leave it where it is for ever. Stochastic rounding goes up
-with the probability that keeps the mean exact (Gupta et al. 2015, 3.1). One rounding is off by less than 2^-7.
+with the probability that keeps the mean exact (Gupta et al. 2015, 3.1). A rounding is off by less than 2^-7.
 """
 
 from typing import Any, NamedTuple

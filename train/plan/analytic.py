@@ -17,7 +17,7 @@ from flaxmill.train.experiment import Experiment, check_mesh
 from flaxmill.train.metrics.flops import StepFlops, head_flops, recomputed_flops, step_flops
 from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
-from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives, sent_dtype, splits_tokens
+from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives
 from flaxmill.train.plan.roofline import Roofline, make_roofline
 from flaxmill.train.plan.weights import Mesh, StateBytes, Weight, list_weights, state_bytes, without_remat
 from flaxmill.train.resolution import target_length
@@ -139,7 +139,7 @@ def _memory(
     state = state_bytes(plain, experiment.optimizer, mesh)
     weights = list_weights(plain, experiment.optimizer.freeze, mesh)
     num_chunks = _num_chunks(model, rows, shape)
-    sequence = shape["tensor"] if splits_tokens(experiment) else 1
+    sequence = shape["tensor"] if experiment.mesh.sequence_parallel else 1
     kept = _kept_bytes(model, rows, platform, shape["tensor"], sequence, num_chunks)
     parts = _temporary(experiment, weights, state, rows, platform, shape, num_chunks)
     phase, temporary = max(parts.items(), key=lambda part: part[1])
@@ -219,7 +219,10 @@ def _temporary(
     logits = _logits_bytes(model, rows, tensor) / num_chunks
     return {
         "the loss": more + logits * (2 + low / FLOAT) + table * (low + FLOAT) + 2 * low * hidden,
-        "a layer": more + table * low + layer * (low + itemsize(sent_dtype(experiment))) + working,
+        "a layer": more
+        + table * low
+        + layer * (low + itemsize(experiment.optimizer.gradient_dtype))
+        + working,
         "the gradient of the embedding": more + table * (low + 2 * FLOAT) + 2 * low * hidden,
     }
 

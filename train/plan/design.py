@@ -47,25 +47,15 @@ def list_collectives(experiment: Experiment, mesh: Mesh, rows: Rows) -> list[Pla
     """All that a step sends, the reductions of single numbers left out."""
     found = [
         *_of_weights(experiment, mesh, rows.accumulate),
-        *_over_tensor(experiment.model, rows, splits_tokens(experiment)),
+        *_over_tensor(experiment.model, rows, experiment.mesh.sequence_parallel),
     ]
     return [collective for collective in found if collective.num_bytes and _runs(collective, dict(mesh))]
-
-
-def sent_dtype(experiment: Experiment) -> str:
-    """The dtype in which devices send gradients."""
-    return getattr(experiment.optimizer, "gradient_dtype", "float32")
-
-
-def splits_tokens(experiment: Experiment) -> bool:
-    """Whether the devices of a tensor group share the tokens between blocks."""
-    return getattr(experiment.mesh, "sequence_parallel", False)
 
 
 def _of_weights(experiment: Experiment, mesh: Mesh, accumulate: int) -> Iterator[Planned]:
     model, optimizer = experiment.model, experiment.optimizer
     weights = list_weights(model, optimizer.freeze, mesh)
-    gradient = sent_dtype(experiment)
+    gradient = experiment.optimizer.gradient_dtype
     in_layers = [weight for weight in weights if weight.num_layers and weight.is_split]
     tables = [weight for weight in weights if weight.is_table and weight.is_split and not weight.num_layers]
     others = [w for w in weights if w.is_split and not w.num_layers and not w.is_table]

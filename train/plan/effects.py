@@ -12,6 +12,7 @@ from flaxmill.train.plan.roofline import total_sent
 SETTINGS = {
     "model.remat": REMATS,
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
+    "optimizer.moment_dtype": ("float32", "bfloat16"),
 }
 
 
@@ -36,7 +37,7 @@ def list_effects(
     num_slices: int = 1,
     domain: int | None = None,
 ) -> list[Effect]:
-    """Each value of each setting, the others as they are; settings that this version lacks are left out."""
+    """Each value of each setting, the others as they are."""
     found = []
     for field, value, is_set in _values(experiment):
         try:
@@ -52,9 +53,8 @@ def list_effects(
 def _values(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
     fields = flatten(experiment)
     for field, values in SETTINGS.items():
-        if field in fields:
-            own = fields[field]
-            yield from ((field, value, value == own) for value in dict.fromkeys((*values, own)))
+        own = fields[field]
+        yield from ((field, value, value == own) for value in dict.fromkeys((*values, own)))
 
 
 def _sent(found: Estimate, mesh_shape: Mapping[str, int]) -> float:

@@ -82,8 +82,7 @@ def list_weights(model: ModelConfig, freeze: tuple[str, ...], mesh: Mesh) -> tup
 
 def without_remat(model: ModelConfig) -> ModelConfig:
     """The model that keeps all: what does not depend on the policy is then computed once for all of them."""
-    of_tensors = {"remat_tensors": ()} if hasattr(model, "remat_tensors") else {}
-    return replace(model, remat="none", **of_tensors)
+    return replace(model, remat="none", remat_tensors=())
 
 
 def _shard_bytes(shapes: Any, shardings: Any) -> int:

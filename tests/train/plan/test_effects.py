@@ -1,5 +1,6 @@
 """Each setting is shown with what it costs and what it saves."""
 
+import pytest
 from planned_runs import named, small_gpt
 
 from flaxmill.sharding.hardware.chips import CHIPS
@@ -29,3 +30,12 @@ def test_an_unknown_chip_has_no_seconds():
     effects = list_effects(small_gpt(), {"data": 8, "fsdp": 1, "tensor": 1}, None)
     assert {effect.seconds for effect in effects} == {None}
     assert effects[0].sent_bytes > 0
+
+
+def test_moments_in_bfloat16_take_half():
+    experiment = named("llama3_8b")
+    effects = list_effects(experiment, MESH, CHIPS["v5p"])
+    wide, low = (effect for effect in effects if effect.field == "optimizer.moment_dtype")
+    moments = 2 * 8_030_261_248 / 32  # two for each parameter, of which a device has a part
+    assert (wide.is_set, low.is_set) == (True, False)
+    assert wide.memory_bytes - low.memory_bytes == pytest.approx(2 * moments, rel=0.01)
