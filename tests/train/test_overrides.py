@@ -66,6 +66,7 @@ LISTS = {
     "trackers": ("wandb", "aim"),
     "model.layer-pattern": ("local", "global"),
     "model.lora-targets": ("query",),
+    "model.remat-tensors": ("mlp_up=save", "query=save"),
     "model.eos-ids": (3, 4),
     "model.rope-short-factors": (1.0, 1.5),
     "model.rope-long-factors": (1.0, 2.0),
@@ -80,8 +81,10 @@ LISTS = {
 }
 
 
-# What a list needs beside it: held-out files need other files to train on, and changes need sources.
+# What a list needs beside it: held-out files need other files to train on, changes need sources, and tensors are
+# kept from being computed again.
 COMPANIONS = {
+    "model.remat-tensors": ("--model.remat", "full"),
     "data.valid-files": ("--data.files", "x"),
     "data.valid-sources": ("--data.sources", "x:x"),
     "data.source-changes": ("--data.sources", "z:z"),

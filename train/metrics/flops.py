@@ -149,8 +149,7 @@ def _made_again(config: ModelConfig) -> set[str]:
     """The products that the backward pass computes again."""
     every = {"query", "key", "value", "out", "gate", "up", "down"}
     names: set[str] = every if config.remat == "full" else set()
-    changes: tuple[str, ...] = getattr(config, "remat_tensors", ())
-    for change in changes:
+    for change in config.remat_tensors:
         tensor, _, what = change.partition("=")
         name = RESULTS.get(tensor, tensor)
         names = names | {name} if what == "recompute" else names - {name}

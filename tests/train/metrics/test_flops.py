@@ -89,7 +89,8 @@ def counted(config: ModelConfig, *arrays: str) -> float:
     def loss(params, batch, weigh):
         return (apply(config, params, batch)["logits"] * weigh).sum()
 
-    cost = jax.jit(jax.grad(loss)).lower(abstract_params(config), batch, weigh).compile().cost_analysis()
+    # Before optimisation, which on a CPU may join a product with its copy in the backward pass.
+    cost = jax.jit(jax.grad(loss)).lower(abstract_params(config), batch, weigh).cost_analysis()
     assert cost is not None
     return cost["flops"]
 
