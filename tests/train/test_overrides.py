@@ -81,8 +81,8 @@ LISTS = {
 }
 
 
-# What a list needs beside it: held-out files need other files to train on, changes need sources, and tensors are
-# kept from being computed again.
+# What a list needs beside it: held-out files need other files to train on, changes need sources, and tensors
+# are kept from being computed again.
 COMPANIONS = {
     "model.remat-tensors": ("--model.remat", "full"),
     "data.valid-files": ("--data.files", "x"),
