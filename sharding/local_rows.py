@@ -55,7 +55,7 @@ def on_local_rows(run: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs:
     rows = row_axes(mesh)
     if num_shards(rows, mesh) == 1:
         return run
-    # Axes of one device are left to nobody: kernels then need no partitioner at all.
+    # Axes of one device are taken too: where there are no others, kernels need no partitioner at all.
     own = set(rows) | {name for name, size in mesh.shape.items() if size == 1}
     # check_vma=False: every reduction is written out.
     return jax.shard_map(
@@ -75,9 +75,7 @@ def gradients_sent_as(dtype: Any) -> Iterator[None]:
 
 def gradient_dtype(x: jax.Array) -> Any:
     """The dtype in which the gradient of a weight leaves its product with x."""
-    return (
-        jnp.promote_types(x.dtype, _gradient_dtype.get()) if x.dtype == jnp.float64 else _gradient_dtype.get()
-    )
+    return x.dtype if x.dtype == jnp.float64 else _gradient_dtype.get()
 
 
 def gather(shard: jax.Array, axes: LogicalAxes, dtype: Any) -> jax.Array:
