@@ -13,6 +13,8 @@ from flaxmill.train import OptimizerConfig
 config = replace(
     llama3_8b.config,
     name="llama3_70b",
+    steps=25_000,
+    batch_size=1024,  # rows of 8,192 tokens, 8 million in all: one for each of 1,024 chips
     model=replace(llama3_8b.config.model, num_layers=80, embed_dim=8192, num_heads=64, mlp_dim=28_672),
     optimizer=OptimizerConfig(learning_rate=1.5e-4, warmup_fraction=0.04, final_fraction=0.1),
 )

@@ -43,8 +43,8 @@ CASES = (
     Case("bert_large", "v5e:4x4"),
     Case("llama3_8b", "v5p:4x4x4"),
     Case("llama3_8b", "h100:8x8", "--mesh.data 8 --mesh.fsdp 8 --accumulate 8"),
-    Case("llama3_70b", "v5p:8x8x8"),
-    Case("llama3_70b", "v6e:16x16", "--mesh.data 2 --mesh.fsdp 32 --mesh.tensor 4 --accumulate 8"),
+    Case("llama3_70b", "v5p:8x8x8", "--accumulate 2"),
+    Case("llama3_70b", "v6e:16x16", "--mesh.data 2 --mesh.fsdp 32 --mesh.tensor 4 --accumulate 16"),
     Case("llama31_405b", "v5p:16x16x16", "--slices 4 --mesh.data 64 --mesh.fsdp 32 --mesh.tensor 8"),
 )
 INTRODUCTION = """# Plans of published models
