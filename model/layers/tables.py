@@ -78,6 +78,12 @@ def row_numbers(use: TableUse, size: int) -> jax.Array:
     return offset + jnp.arange(size)
 
 
+def local_ids(use: TableUse, ids: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """Where this device has each id among its `size` rows, and whether it does, inside `on_split`."""
+    local = ids - row_numbers(use, size)[0]
+    return jnp.clip(local, 0, size - 1), (local >= 0) & (local < size)
+
+
 def look_up(table: Table, ids_BT: jax.Array) -> jax.Array:
     """[B,T,D]: the vectors of ids, in the compute dtype."""
     return _look_up(use_of(table), table.whole, table.shard, ids_BT)
@@ -90,7 +96,7 @@ def _look_up(use: TableUse, whole_VD: jax.Array, shard_VD: jax.Array, ids_BT: ja
     def on_device(whole_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
         if use.split is None:
             return whole_VD[ids_BT]
-        local_BT, is_here_BT = _local(use, ids_BT, len(whole_VD))
+        local_BT, is_here_BT = local_ids(use, ids_BT, len(whole_VD))
         found_BTD = jnp.where(is_here_BT[..., None], whole_VD[local_BT], 0)
         return device_sum(found_BTD, use.split)  # one device has it, the others have zeros
 
@@ -110,7 +116,7 @@ def _look_up_backward(use: TableUse, saved: tuple[jax.Array, jax.Array], g_BTD: 
         g_BTD = g_BTD.astype(zeros_VD.dtype)
         if use.split is None:
             return zeros_VD.at[ids_BT].add(g_BTD)
-        local_BT, is_here_BT = _local(use, ids_BT, len(whole_VD))
+        local_BT, is_here_BT = local_ids(use, ids_BT, len(whole_VD))
         return zeros_VD.at[local_BT].add(jnp.where(is_here_BT[..., None], g_BTD, 0))
 
     rows, whole = PartitionSpec(use.split), PartitionSpec()
@@ -119,9 +125,3 @@ def _look_up_backward(use: TableUse, saved: tuple[jax.Array, jax.Array], g_BTD: 
 
 
 _look_up.defvjp(_look_up_forward, _look_up_backward)
-
-
-def _local(use: TableUse, ids_BT: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Where this device has each id, and whether it does."""
-    local_BT = ids_BT - row_numbers(use, size)[0]
-    return jnp.clip(local_BT, 0, size - 1), (local_BT >= 0) & (local_BT < size)

@@ -61,6 +61,8 @@ def run(arguments: list[str]) -> int:
     if parsed.topology is None:
         raise ValueError("--topology is not given; name the devices to plan for, as in --topology v5p:4x4x4")
     page = local_path(parsed.html, "html") if parsed.html else None
+    if page is not None and not page.absolute().parent.is_dir():
+        raise ValueError(f"html={page}: {page.parent} is no directory; make it, or give another file")
     directory = local_path(parsed.save, "save") if parsed.save else None
     slices = parsed.config.mesh.slices if parsed.slices is None else parsed.slices
     topology = find_topology(parsed.topology, slices)

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from flaxmill.model.layers.dtypes import sum_dtype
-from flaxmill.model.layers.tables import Table, TableUse, give_gradient, on_split, row_numbers, use_of
+from flaxmill.model.layers.tables import (
+    Table,
+    TableUse,
+    give_gradient,
+    local_ids,
+    on_split,
+    row_numbers,
+    use_of,
+)
 from flaxmill.sharding.collectives import device_sum
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 
@@ -175,10 +183,9 @@ def _logits(static, hidden_BtD, table_VD, bias_V):
 
 def _pick(static, logits_BtV, targets_Bt):
     """The target's logit where this device holds it, else zero."""
-    size = logits_BtV.shape[-1]
-    local_Bt = targets_Bt - row_numbers(static.use, size)[0]
-    picked_Bt = jnp.take_along_axis(logits_BtV, jnp.clip(local_Bt, 0, size - 1)[..., None], -1)[..., 0]
-    return jnp.where((local_Bt >= 0) & (local_Bt < size), picked_Bt, 0)
+    local_Bt, is_here_Bt = local_ids(static.use, targets_Bt, logits_BtV.shape[-1])
+    picked_Bt = jnp.take_along_axis(logits_BtV, local_Bt[..., None], -1)[..., 0]
+    return jnp.where(is_here_Bt, picked_Bt, 0)
 
 
 def _is_used(static: _Static, size: int) -> jax.Array:

@@ -66,6 +66,7 @@ def test_a_page_is_written(flaxmill, tmp_path):
         (("--topology", "cpu:8", "--search"), "--search ranks by the speed of a chip"),
         (("--topology", "cpu:8", "--slices", "0"), "slices=0 must be at least 1"),
         (("--topologie", "cpu:8"), "unknown field --topologie; did you mean --topology?"),
+        (("--topology", "cpu:8", "--html", "nowhere/page.html"), "nowhere is no directory; make it"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, said, flaxmill):
