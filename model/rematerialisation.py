@@ -6,10 +6,9 @@ from typing import Any
 import jax
 
 from flaxmill.model.fields import DENSE_TENSORS, ModelFields
+from flaxmill.sharding.memory import HOST_MEMORY
 
 Policy = Callable[..., Any]
-HOST_MEMORY = "pinned_host"
-"""The memory to which tensors are offloaded, as JAX calls it."""
 
 
 def remat_policy(config: ModelFields) -> Policy:

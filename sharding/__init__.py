@@ -5,6 +5,7 @@ rules        which mesh axis splits which logical axis: read this first
 local_rows   what a device does with its own rows: it gathers weights, and reduces gradients
 collectives  what devices send each other along a mesh axis
 placement    host rows as global arrays
+memory       the devices' memory and the host's
 
 hardware/   what programs are compiled for, here or absent
 processes/  many processes as one job

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
-from flaxmill.model.rematerialisation import HOST_MEMORY
+from flaxmill.sharding.memory import HOST_MEMORY
 from flaxmill.sharding.mesh import describe_free_axis, make_mesh
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
 from flaxmill.sharding.processes.step_signals import Stop
@@ -89,15 +89,23 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
 
 
 def check_host_memory(experiment: Experiment, mesh: Mesh) -> None:
-    """Refuse to offload tensors where devices have no memory of the host to themselves."""
-    offloaded = [entry for entry in experiment.model.remat_tensors if entry.endswith("=offload")]
+    """Refuse to offload where devices have no memory of the host to themselves."""
     device = mesh.local_devices[0]
     kinds = [memory.kind for memory in device.addressable_memories()]
-    if offloaded and HOST_MEMORY not in kinds:
-        name = offloaded[0].removesuffix("=offload")
+    if HOST_MEMORY in kinds:
+        return
+    offloads = {}
+    if experiment.optimizer.offload:
+        offloads["optimizer.offload=True"] = "leave it False"
+    for entry in experiment.model.remat_tensors:
+        name, how = entry.split("=")
+        if how == "offload":
+            offloads[f"model.remat_tensors={entry}"] = f"use {name}=save or {name}=recompute"
+    if offloads:
+        setting, fix = next(iter(offloads.items()))
         raise ValueError(
-            f"model.remat_tensors={offloaded[0]} needs the memory {HOST_MEMORY}, and this "
-            f"{device.device_kind} has {', '.join(kinds)}; use {name}=save or {name}=recompute"
+            f"{setting} needs the memory {HOST_MEMORY}, and this {device.device_kind} has "
+            f"{', '.join(kinds)}; {fix}"
         )
 
 

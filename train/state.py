@@ -9,8 +9,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import abstract_params, init_params, logical_axes
-from flaxmill.model.params import Params, names_of
+from flaxmill.model.params import Params, flatten
 from flaxmill.sharding.rules import parameter_sharding
+from flaxmill.train.optimizer.offload import find_param, moment_sharding
 
 
 class TrainState(NamedTuple):
@@ -55,26 +56,18 @@ def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation,
 def state_shardings(config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
     """A TrainState with a NamedSharding for every array.
 
-    Optimizer state shaped like a parameter lives where the parameter does; the rest (counts, factored
-    moments) is small and lives whole on every device.
+    Optimizer state shaped like a parameter is split as the parameter is; the rest (counts, factored moments)
+    is small and lives whole on every device.
     """
     shapes = _shapes(config, optimizer)
     of_params = param_shardings(config, mesh)
-    by_path = {
-        names_of(path): (leaf.shape, sharding)
-        for (path, leaf), sharding in zip(
-            jax.tree_util.tree_leaves_with_path(shapes.params), jax.tree.leaves(of_params), strict=True
-        )
-    }
+    param_shapes = {path: leaf.shape for path, leaf in flatten(shapes.params).items()}
+    by_path = flatten(of_params)
     whole = NamedSharding(mesh, PartitionSpec())
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        names = names_of(path)
-        for start in range(len(names)):
-            shape, sharding = by_path.get(names[start:], (None, whole))
-            if shape == leaf.shape:
-                return sharding
-        return whole
+        param = find_param(path, leaf, param_shapes)
+        return whole if param is None else moment_sharding(optimizer, by_path[param])
 
     of_optimizer = jax.tree_util.tree_map_with_path(place, shapes.optimizer)
     shardings: Any = (of_params, of_optimizer, whole, whole)

@@ -23,6 +23,7 @@ from flaxmill.sharding.local_rows import (
     sum_gradients,
     sum_over_rows,
 )
+from flaxmill.sharding.memory import is_offloaded
 from flaxmill.sharding.rules import platform, splits_residual
 from flaxmill.train.checkpoint.digest import digest_array
 from flaxmill.train.experiment import Experiment
@@ -81,8 +82,8 @@ def make_train_step(
         finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
         with jax.named_scope("update"):
             old = Learned(trained, state.optimizer)
-            new = _update(old, grads, grad_norm, learning_rate, optimizer, trainable, experiment)
-            learned = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+            new = _update(old, grads, grad_norm, learning_rate, finite, optimizer, trainable, experiment)
+            learned = jax.tree.map(lambda new, old: _choose(finite, new, old), new, old)
         params = merge(learned.params, frozen)
         new_state = TrainState(params, learned.optimizer, state.step + 1, state.skipped + ~finite)
 
@@ -238,12 +239,19 @@ def _update(
     grads: Params,
     grad_norm: jax.Array,
     learning_rate: jax.Array,
+    finite: jax.Array,
     optimizer: optax.GradientTransformation,
     trainable: Trainable,
     experiment: Experiment,
 ) -> Learned:
     """Clip by the global norm, and step; frozen layers of stacked arrays stay."""
     grads = clip_gradients(grads, grad_norm, experiment.optimizer.clip_norm)
-    updates, optimizer_state = optimizer.update(grads, old.optimizer, old.params)
+    update = optax.with_extra_args_support(optimizer).update
+    updates, optimizer_state = update(grads, old.optimizer, old.params, finite=finite)
     params = jax.tree.map(lambda p, u: p + learning_rate * u, old.params, updates)
     return Learned(trainable.hold(params, old.params), optimizer_state)
+
+
+def _choose(finite: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """The old array where the step was not finite; the optimizer has chosen among what is offloaded."""
+    return new if is_offloaded(old) else jnp.where(finite, new, old)

@@ -10,6 +10,7 @@ from flaxmill.model import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.experiment import Experiment, check_mesh
 from flaxmill.train.job import check_host_memory
+from flaxmill.train.optimizer.config import OptimizerConfig
 
 OFFLOADING = Experiment(model=ModelConfig(remat="full", remat_tensors=("layer_input=offload",)))
 
@@ -27,6 +28,10 @@ def test_offloading_needs_memory_of_the_host():
         check_host_memory(OFFLOADING, mesh_with("device"))
     check_host_memory(OFFLOADING, mesh_with("device", "pinned_host"))
     check_host_memory(Experiment(), mesh_with("device"))
+    moments = Experiment(optimizer=OptimizerConfig(offload=True))
+    with pytest.raises(ValueError, match=r"optimizer.offload=True needs the memory .*; leave it False"):
+        check_host_memory(moments, mesh_with("device"))
+    check_host_memory(moments, mesh_with("device", "pinned_host"))
 
 
 def test_split_tokens_divide_over_tensor_and_are_of_one_length():

@@ -10,6 +10,7 @@ from flaxmill.configs import gpt2_124m, llama3_8b
 from flaxmill.model import abstract_params, logical_axes
 from flaxmill.model.params import flatten, group_of
 from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.plan.weights import state_bytes
 
 pytestmark = pytest.mark.aot
 
@@ -157,3 +158,23 @@ def test_a_group_of_64_tpu_devices_sends_what_gathers_and_scatters_send():
     assert sum(each.wire_bytes * each.times for each in along) <= 1.07 * once
     sums = [each for each in along if each.kind == "all-reduce" and each.num_bytes > SMALL]
     assert all(each.num_bytes <= 4 * max(sizes["tables"], sizes["largest layer"]) / 8 for each in sums)
+
+
+EIGHT_BILLION = dict(num_layers=32, embed_dim=4096, num_heads=32, num_kv_heads=8, mlp_dim=14_336)
+
+
+def test_offloaded_moments_make_room_for_a_model_that_does_not_fit():
+    """LLaMA-3-8B's float32 weights, moments and gradients are 15 GiB a device, and a v5e has 15.75."""
+    from flaxmill.train.plan.compiled_step import TooLargeError
+
+    mesh = (("data", 1), ("fsdp", 8))
+    model = (*EIGHT_BILLION.items(), ("vocab_size", 128_256), ("remat", "full"))
+    with pytest.raises(TooLargeError):
+        compiled("llama", "v5e:2x4", mesh, model=model)
+    step, collectives = compiled("llama", "v5e:2x4", mesh, model=model, optimizer=(("offload", True),))
+    state = state_bytes(step.experiment.model, step.experiment.optimizer, tuple(step.mesh.shape.items()))
+    assert state.optimizer < SMALL  # counts
+    assert step.memory.host == pytest.approx(2 * state.parameters, rel=0.001)
+    assert step.memory.arguments == pytest.approx(state.parameters, rel=0.001)
+    # The update's own loop over the layers sends nothing.
+    assert not [each for each in collectives if "update" in each.operation and each.num_bytes > SMALL]

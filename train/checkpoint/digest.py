@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmill.sharding.memory import fetch
+
 _LONG = 8  # elements of a dim that is summed over early
 
 
@@ -18,7 +20,7 @@ def compute_digests(arrays: dict[str, jax.Array]) -> dict[str, int]:
 
 @jax.jit  # one program: many small ones with collectives in flight at once can starve a CPU's threads
 def _digest_all(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: digest_array(x) for name, x in arrays.items()}
+    return {name: digest_array(x) for name, x in fetch(arrays).items()}
 
 
 def digest_array(x: jax.Array) -> jax.Array:

@@ -44,6 +44,9 @@ class OptimizerConfig:
     moment_dtype: StoredDtype = "float32"
     """In which the optimizer keeps its moments; bfloat16 takes half of the memory, and is rounded
     stochastically, so that their means stay exact."""
+    offload: bool = False
+    """Keep the moments in the memory of the host between updates; devices fetch those of one layer at a time.
+    Numbers change by rounding alone, and a run may turn it on or off when it continues."""
     layer_decay: float = 1.0
     """Layer l of L, from 0, learns at learning_rate * layer_decay**(L - l), embeddings slower still."""
     freeze: tuple[str, ...] = ()
@@ -69,11 +72,13 @@ def _check_choices(config: OptimizerConfig) -> None:
         value = getattr(config, field)
         if value not in choices:
             raise ValueError(f"optimizer.{field}={value!r} is unknown; use one of {', '.join(choices)}")
-    if config.moment_dtype != "float32" and config.name == "adafactor":
-        raise ValueError(
-            f"optimizer.moment_dtype={config.moment_dtype} has no meaning for optimizer.name=adafactor, "
-            "whose moments are factored and small; leave it float32, or use adamw, lamb, lion or muon"
-        )
+    for field, unset in (("moment_dtype", "float32"), ("offload", False)):
+        value = getattr(config, field)
+        if value != unset and config.name == "adafactor":
+            raise ValueError(
+                f"optimizer.{field}={value} has no meaning for optimizer.name=adafactor, whose moments are "
+                f"factored and small; leave it {unset}, or use adamw, lamb, lion or muon"
+            )
     if not config.bias_correction and config.name in ("adafactor", "lion"):
         raise ValueError(
             f"optimizer.bias_correction=False has no meaning for optimizer.name={config.name}, "

@@ -22,21 +22,32 @@ class LowMomentsState(NamedTuple):
     inner: Any
 
 
-def low_moments(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner` with its arrays of float32 kept in bfloat16; it computes in float32."""
+def low_moments(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`inner` with its arrays of float32 kept in bfloat16; it computes in float32.
+
+    `update` takes `draw`, a number that tells apart the calls of one update.
+    """
 
     def init(params: optax.Params) -> LowMomentsState:
         return LowMomentsState(jnp.int32(0), jax.tree.map(_narrow, inner.init(params)))
 
-    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        draw: jax.Array | int = 0,
+        **_: Any,
+    ) -> tuple[optax.Updates, LowMomentsState]:
         assert isinstance(state, LowMomentsState)
         updates, wide = inner.update(updates, jax.tree.map(_widen, state.inner), params)
         leaves, structure = jax.tree.flatten(wide)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(_SEED), state.count), len(leaves))
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(_SEED), state.count), draw)
+        keys = jax.random.split(key, len(leaves))
         rounded = [_round(leaf, key) for leaf, key in zip(leaves, keys, strict=True)]
         return updates, LowMomentsState(state.count + 1, jax.tree.unflatten(structure, rounded))
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:

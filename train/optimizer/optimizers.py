@@ -18,6 +18,7 @@ from flaxmill.train.optimizer.config import OptimizerConfig, OptimizerName, Sche
 from flaxmill.train.optimizer.freezing import Trainable, choose_trainable
 from flaxmill.train.optimizer.layer_decay import scale_by_depth
 from flaxmill.train.optimizer.low_moments import low_moments
+from flaxmill.train.optimizer.offload import Offloaded, layer_by_layer
 from flaxmill.train.optimizer.per_layer import per_layer
 
 __all__ = [
@@ -63,6 +64,8 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
     direction = make_direction(config)
     if config.moment_dtype == "bfloat16":
         direction = low_moments(direction)
+    if config.offload:
+        direction = layer_by_layer(direction)
     parts = [direction, optax.add_decayed_weights(config.weight_decay, decays)]
     if config.name == "lamb":
         # The authors' code adapts no bias or norm scale; the trust ratio sees the decay of the others.
@@ -71,7 +74,8 @@ def make_optimizer(config: OptimizerConfig, abstract_params: Any) -> optax.Gradi
     if config.layer_decay != 1:
         parts.append(scale_by_depth(config.layer_decay, abstract_params))
     optimizer = optax.chain(*parts)
-    return _on_trained(trainable, optimizer) if trainable.frozen else optimizer
+    optimizer = _on_trained(trainable, optimizer) if trainable.frozen else optimizer
+    return Offloaded(*optimizer) if config.offload else optimizer
 
 
 def clip_gradients(gradients: Any, norm: jax.Array, clip_norm: float | None) -> Any:
@@ -89,20 +93,24 @@ def decay_mask(params: Any) -> Any:
     )
 
 
-def _on_trained(trainable: Trainable, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _on_trained(
+    trainable: Trainable, inner: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
     """Show `inner` what is trained, and nothing else."""
 
     def init(params: optax.Params) -> optax.OptState:
         return inner.init(_trained(params))
 
-    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **more: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
         assert params is not None, "weight decay needs them"
-        return inner.update(_trained(updates), state, _trained(params))
+        return inner.update(_trained(updates), state, _trained(params), **more)
 
     def _trained(tree: Any) -> Any:
         return trainable.split(tree)[0]
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
