@@ -1,12 +1,11 @@
 """Where prepared data and compiled programs are kept between runs."""
 
-import hashlib
 import os
-import platform
 import sys
 from pathlib import Path
 
 from flaxmill.data.files.local_paths import local_path
+from flaxmill.sharding.processes.processor import count_threads, processor_kind
 from flaxmill.train.plain_paths import is_taken_for_bucket
 
 
@@ -41,7 +40,7 @@ def enable_compilation_cache(cache: Path) -> Path:
     JAX_COMPILATION_CACHE_DIR in the environment has precedence: it may hold what `flaxmill plan` compiled.
     """
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    return keep_programs(Path(named).absolute() if named else cache / "compiled" / _processor())
+    return keep_programs(Path(named).absolute() if named else cache / "compiled" / _made_for())
 
 
 def keep_programs(directory: Path) -> Path:
@@ -70,16 +69,10 @@ def _home() -> Path:
         raise ValueError("this user has no home directory for a cache; set FLAXMILL_CACHE") from None
 
 
-def _processor() -> str:
-    """A name for the kind of processor.
+def _made_for() -> str:
+    """A name for all that a program depends on and JAX's key leaves out."""
+    import jax
 
-    JAX's key leaves out the features of the host's processor, and a program compiled for other features
-    warns or fails when it is loaded: machines that share a home directory must not share programs.
-    """
-    features = platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        features = next((line for line in lines if line.lower().startswith(("flags", "features"))), features)
-    except OSError:
-        pass  # not Linux: the processor's name has to do
-    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+    # Programs for accelerators are the same whatever the number of cores beside them.
+    threads = f"-{count_threads(os.environ)}" if jax.default_backend() == "cpu" else ""
+    return processor_kind() + threads

@@ -13,7 +13,14 @@ from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
 from flaxmill.sharding.memory import HOST_MEMORY
 from flaxmill.sharding.mesh import describe_free_axis, make_mesh
-from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
+from flaxmill.sharding.processes.coordination import (
+    agree_on,
+    any_process,
+    is_main,
+    take_equal_threads,
+    texts_of_all,
+)
+from flaxmill.sharding.processes.processor import processor_kind
 from flaxmill.sharding.processes.step_signals import Stop
 from flaxmill.sharding.processes.watch import Peers
 from flaxmill.train.best import check_best
@@ -65,11 +72,13 @@ class Job(NamedTuple):
 
 def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, Mesh, AnyDataset]:
     """The resolved experiment with its mesh and data, each check made as early as it can be."""
+    take_equal_threads(warn)
     check_installed(experiment.trackers)
     experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
     cache = cache_directory()
     enable_compilation_cache(cache)
     set_float32_products(experiment.model.dtype)
+    _warn_of_unlike_processors()
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     check_host_memory(experiment, mesh)
@@ -86,6 +95,17 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     make_train_batches(dataset, experiment)  # refuses, among others, a mixture that ends before the run
     _check_alike(experiment, dataset, allowed)
     return experiment, mesh, dataset
+
+
+def _warn_of_unlike_processors() -> None:
+    """Say if programs for the CPU are not the same in all processes."""
+    kinds = texts_of_all(processor_kind())
+    unlike = next((index for index, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if unlike is not None and is_main() and jax.default_backend() == "cpu":
+        warn(
+            f"process {unlike} has another kind of processor than process 0: if they round otherwise, the "
+            "first save ends the job; use machines of one kind"
+        )
 
 
 def check_host_memory(experiment: Experiment, mesh: Mesh) -> None:

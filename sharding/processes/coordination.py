@@ -19,6 +19,7 @@ from jax._src import distributed  # the key-value store that all processes share
 from flaxmill.sharding.processes.door import Reader, Writer
 from flaxmill.sharding.processes.greetings import TOKEN, GreetedJob, Member
 from flaxmill.sharding.processes.launch import Environment, Launch, find_launch, split_address
+from flaxmill.sharding.processes.processor import count_threads, limit_threads
 from flaxmill.sharding.processes.relay import Connect, Relay
 from flaxmill.sharding.processes.rendezvous import Guest, Host, MeetingStoppedError
 
@@ -34,6 +35,8 @@ __all__ = [
     "find_launch",
     "is_main",
     "start_processes",
+    "take_equal_threads",
+    "texts_of_all",
 ]
 
 # The watch over peers ends a process that waits for one that died.
@@ -180,13 +183,19 @@ def coordination() -> Coordination | None:
 
 def any_process(flag: bool) -> bool:
     """Whether `flag` is true in any process. All must call it; each waits for all."""
+    return any(json.loads(text) for text in texts_of_all(json.dumps(bool(flag))))
+
+
+def texts_of_all(text: str) -> list[str]:
+    """The `text` of each process, in order. All must call it; each waits for all."""
     joined = coordination()
     if joined is None:
-        return flag
-    key = f"flaxmill/any/{next(_calls)}"
-    joined.client.key_value_set(f"{key}/{joined.process_index}", json.dumps(bool(flag)))
+        return [text]
+    key = f"flaxmill/all/{next(_calls)}"
+    joined.client.key_value_set(f"{key}/{joined.process_index}", text)
     joined.client.wait_at_barrier(key, _WAIT_MILLISECONDS)
-    return any(json.loads(value) for _, value in joined.client.key_value_dir_get(f"{key}/"))
+    found = joined.client.key_value_dir_get(f"{key}/")
+    return [value for _, value in sorted(found, key=lambda entry: int(entry[0].rpartition("/")[2]))]
 
 
 def agree_on(text: str) -> str:
@@ -199,6 +208,23 @@ def agree_on(text: str) -> str:
         joined.client.key_value_set(key, text)
         return text
     return joined.client.blocking_key_value_get(key, _WAIT_MILLISECONDS)
+
+
+def take_equal_threads(say: Callable[[str], None]) -> None:
+    """Have all processes divide programs among as many threads, so that all copies of a number are equal.
+
+    All must call it, before JAX counts devices. `say` is told, in process 0, of unequal cores.
+    """
+    counts = [int(text) for text in texts_of_all(str(count_threads(os.environ)))]
+    least, most = min(counts), max(counts)
+    if least == most:
+        return
+    limit_threads(os.environ, least)
+    if is_main():
+        say(
+            f"the processes of this job have {least} to {most} cores: on the CPU each computes with {least}, "
+            "since programs for other numbers round otherwise"
+        )
 
 
 def share_of_gpus(launch: Launch, environ: Environment, num_gpus: int) -> list[int] | None:

@@ -14,7 +14,7 @@ HEARTBEAT_SECONDS = 10
 
 
 class Group:
-    """The processes of one job, `flaxmill train` with two devices each."""
+    """The processes of one job, `flaxmill train` with two devices each unless `devices` says otherwise."""
 
     def __init__(
         self,
@@ -23,11 +23,12 @@ class Group:
         number: int,
         *flags: Any,
         before: str = "",
+        devices: int = 2,
         own_flags: Mapping[int, Sequence[Any]] = MappingProxyType({}),
     ) -> None:
         """Start the processes, each after the program `before`; `own_flags` adds flags for some of them."""
         self.port = free_port()
-        env = environment(config.parent / "cache", JAX_NUM_CPU_DEVICES="2")
+        env = environment(config.parent / "cache", JAX_NUM_CPU_DEVICES=str(devices))
         env["XLA_FLAGS"] = os.environ["XLA_FLAGS"]  # quick to compile: only the processes matter here
         flags += ("--num-processes", number, "--heartbeat-seconds", HEARTBEAT_SECONDS, "--log-digests")
         flags += ("--coordinator", f"localhost:{self.port}")

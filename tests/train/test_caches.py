@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxmill.sharding.processes.processor import count_threads
 from flaxmill.train.caches import cache_directory
 
 
@@ -95,6 +96,14 @@ def test_second_start_compiles_nothing_and_is_quiet(tmp_path):
     hits, misses, _ = start(tmp_path)
     assert hits == 0
     assert misses > 0
+    assert start(tmp_path) == (misses, 0, "")
+
+
+@pytest.mark.skipif(count_threads({}) < 2, reason="one core is one thread, whatever is asked for")
+def test_a_program_for_another_number_of_threads_is_not_taken(tmp_path, monkeypatch):
+    _, misses, _ = start(tmp_path)
+    monkeypatch.setenv("PJRT_NPROC", "1")
+    assert start(tmp_path) == (0, misses, "")
     assert start(tmp_path) == (misses, 0, "")
 
 

@@ -1,10 +1,12 @@
 """All processes reach the same verdict on a checkpoint: none waits for others that took another branch."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from flaxmill.sharding.processes.coordination import any_process
+from flaxmill.sharding.processes.coordination import agree_on, any_process
 from flaxmill.train.failures import CheckpointError, DamagedCheckpointError
 
 
@@ -36,3 +38,25 @@ def together(path: Path, advice: Callable[[], str]) -> Iterator[None]:
             raise error
     finally:
         error = None  # a cycle with its traceback would keep alive what was loaded
+
+
+def refuse_unequal(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Check, before a save, that all processes describe the arrays alike.
+
+    Each has digested its own copy of what all hold, and all write parts of one copy: if the copies differ,
+    what is written is nobody's.
+
+    Raises:
+      CheckpointError: in every process; a process that differs from process 0 says in which arrays.
+    """
+    own = [array["digest"] for array in arrays.values()]
+    main = json.loads(agree_on(json.dumps(own)))
+    differ = [name for name, here, there in zip(arrays, own, main, strict=True) if here != there]
+    if any_process(bool(differ)):
+        which = "another process has other arrays than process 0 and says which"
+        if differ:
+            which = f"{len(differ)} of {len(own)} arrays, such as {differ[0]}, are not as in process 0"
+        raise CheckpointError(
+            f"{path} is not saved: {which}; give all processes one kind of processor, as many cores and the "
+            "same XLA_FLAGS, and start again: the run continues from its last checkpoint"
+        )

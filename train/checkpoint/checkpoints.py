@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import jax
 
 from flaxmill.sharding.processes.coordination import agree_on, any_process, is_main
-from flaxmill.train.checkpoint.agreement import together
+from flaxmill.train.checkpoint.agreement import refuse_unequal, together
 from flaxmill.train.checkpoint.config import CheckpointConfig, choose_kept
 from flaxmill.train.checkpoint.damage import load_manifest
 from flaxmill.train.checkpoint.directory import DAMAGED, clear, drop, find_steps, make_writable, set_aside
@@ -79,7 +79,8 @@ class Checkpoints:
         A step that this object wrote already is left alone. The state may be donated afterwards.
 
         Raises:
-          CheckpointError, OSError: this save could not start, or the one before failed.
+          CheckpointError, OSError: this save could not start, or the one before failed, or processes hold
+            copies of an array that differ.
         """
         assert not self._read_only, "opened for reading"
         self.wait()
@@ -88,6 +89,7 @@ class Checkpoints:
         path = self._path(step)
         leaves = named_leaves(state)
         manifest = make_manifest(leaves, metadata)
+        refuse_unequal(path, manifest["flaxmill"]["arrays"])
         if is_main():
             make_writable(self.directory)
             # A checkpoint that is already at this step belongs to a trajectory that was abandoned.

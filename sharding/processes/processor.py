@@ -1,0 +1,61 @@
+"""What a program for the CPU is made for: a kind of processor, and a number of threads.
+
+XLA divides the work of a program among threads when it compiles it. Divided otherwise, the same numbers are
+rounded otherwise: processes that hold copies of the same weights must run the same program.
+"""
+
+import hashlib
+import os
+import platform
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from flaxmill.sharding.processes.launch import Environment
+
+_VARIABLES = ("PJRT_NPROC", "NPROC")  # what XLA takes for the number of threads, before it counts cores
+_KINDS = (
+    "vendor_id",
+    "cpu family",
+    "model",
+    "model name",
+    "flags",
+    "cpu implementer",
+    "cpu part",
+    "features",
+)
+
+
+def processor_kind() -> str:
+    """A short name, the same wherever a program for this processor can run.
+
+    JAX's key of a program leaves out the features of the host's processor, and a program compiled for other
+    features warns or fails when it is loaded: machines that share a home directory must not share programs.
+    """
+    said = [platform.processor()]
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        first = text.strip().partition("\n\n")[0]
+        lines = [[part.strip() for part in line.partition(":")] for line in first.splitlines()]
+        said = [value for name, _, value in lines if name.lower() in _KINDS] or said
+    except OSError:
+        pass  # not Linux: the processor's name has to do
+    digest = hashlib.sha256("\n".join(said).encode()).hexdigest()
+    return f"{platform.machine()}-{digest[:8]}"
+
+
+def count_threads(environ: Environment) -> int:
+    """Threads among which XLA divides a program: cores that this process may use, or fewer if it is told."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux: nothing binds a process to cores there
+        cores = os.cpu_count() or 1
+    told = next((environ[name] for name in _VARIABLES if environ.get(name, "").isdecimal()), None)
+    return cores if told is None else max(1, min(cores, int(told)))
+
+
+def limit_threads(environ: MutableMapping[str, str], number: int) -> None:
+    """Have XLA divide programs among so many threads at most; call it before JAX counts devices.
+
+    A process of more devices takes a thread for each, whatever it is told.
+    """
+    environ.update(dict.fromkeys(_VARIABLES, str(number)))
