@@ -16,5 +16,6 @@ verify_resume_command  `flaxmill verify-resume`
 plan_command           `flaxmill plan`
 compiled_plans         plans whose steps are compiled
 configs_command        `flaxmill configs`
+output_places          places that a user names for what a command writes
 terminal               streams whose troubles do not end a command
 """

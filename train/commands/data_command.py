@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.json_text import dump_json
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.train.caches import cache_directory
+from flaxmill.train.commands.output_places import file_place
 from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
 from flaxmill.train.metrics.metrics_file import has_step, read_metrics
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
@@ -189,7 +189,7 @@ def _card(arguments: list[str]) -> None:
 
     config, rest = take_config(arguments)
     parsed = _override("card", CardArguments(config=config), rest)
-    page = None if parsed.html is None else _check_page(parsed.html)
+    page = None if parsed.html is None else file_place(parsed.html, "html", "card.html")
     _, mixed = _open(parsed.config)
     from flaxmill.data.card import card_as_json, describe_dataset
 
@@ -234,15 +234,6 @@ def _check(arguments: list[str]) -> None:
             )
     if damaged:
         raise SystemExit(1)
-
-
-def _check_page(name: str) -> Path:
-    """The file to write. Raises ValueError, before anything is prepared, where it cannot be one."""
-    page = local_path(name, "html")
-    if page.is_dir() or not page.parent.is_dir():
-        what = "is a directory" if page.is_dir() else f"is in {page.parent}, which does not exist"
-        raise ValueError(f"html={name} {what}; name a file, such as card.html")
-    return page
 
 
 def _show(arguments: list[str]) -> None:

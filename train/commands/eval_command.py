@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flaxmill.data.files.local_paths import local_path, refuse_remote
 from flaxmill.data.json_text import dump_json
 from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.commands.output_places import folder_place
 from flaxmill.train.named_configs import run_definitions
 from flaxmill.train.overrides import override
 from flaxmill.train.run.model_sources import check_model_source
@@ -57,7 +58,7 @@ def run(arguments: list[str]) -> None:
     if not named:
         raise ValueError("no run given; it comes first: flaxmill eval RUN, where RUN is a run directory")
     source, lengths = local_path(arguments[0], "RUN"), _given(parsed, LENGTHS)
-    folder = None if parsed.output is None else local_path(parsed.output, "--output")
+    folder = None if parsed.output is None else folder_place(parsed.output, "output")
     others = _other_data(parsed)
     check_model_source(source)
     run_definitions(parsed.config)

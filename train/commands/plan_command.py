@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from flaxmill.data.files.local_paths import local_path
 from flaxmill.sharding.hardware.topologies import find_topology
+from flaxmill.train.commands.output_places import file_place, folder_place
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
@@ -22,6 +22,7 @@ which need not be here, and prints the memory of a device, what it sends, and th
 needs no data, no tokenizer and no network. The exit code is 0 where the step fits, 1 where it does not."""
 
 _COMPILED_CANDIDATES = 3
+_OF_JAX = ("-cache", "-atime")  # how the files end that JAX keeps beside each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +61,8 @@ def run(arguments: list[str]) -> int:
     )
     if parsed.topology is None:
         raise ValueError("--topology is not given; name the devices to plan for, as in --topology v5p:4x4x4")
-    page = local_path(parsed.html, "html") if parsed.html else None
-    if page is not None and not page.absolute().parent.is_dir():
-        raise ValueError(f"html={page}: {page.parent} is no directory; make it, or give another file")
-    directory = local_path(parsed.save, "save") if parsed.save else None
+    page = file_place(parsed.html, "html", "plan.html") if parsed.html else None
+    directory = _programs_place(parsed.save) if parsed.save else None
     slices = parsed.config.mesh.slices if parsed.slices is None else parsed.slices
     topology = find_topology(parsed.topology, slices)
     if parsed.search and topology.chip is None:
@@ -78,6 +77,17 @@ def run(arguments: list[str]) -> int:
     if directory is not None:
         print(f"The compiled step is in {directory}: JAX_COMPILATION_CACHE_DIR={directory}", file=sys.stderr)
     return EXIT_DONE if plan.memory.fits else EXIT_FAILURE
+
+
+def _programs_place(text: str) -> Path:
+    directory = folder_place(text, "save")
+    found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    strange = [name for name in found if not name.endswith(_OF_JAX) and not name.startswith((".", "xla_"))]
+    if strange:
+        raise ValueError(
+            f"save={text} holds {strange[0]}, which is no compiled program; name a directory for them alone"
+        )
+    return directory
 
 
 def _plan(experiment: Experiment, topology: "Topology", search: bool, directory: Path | None) -> "Plan":

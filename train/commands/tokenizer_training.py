@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.messages import did_you_mean
 from flaxmill.data.objectives import OBJECTIVE_DATA, data_of
+from flaxmill.train.commands.output_places import folder_place
 from flaxmill.train.commands.tokenizer_command import log, override_arguments, take_words
 from flaxmill.train.named_configs import load_config
 
@@ -100,9 +100,7 @@ def _defaults(experiment: "Experiment | None", flags: list[str]) -> TrainArgumen
 def _check_output(output: str | None) -> Path:
     if output is None:
         raise ValueError("no output; name the directory to write: --output DIR")
-    directory = local_path(output, "output")
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"output={output} is a file; name a directory")
+    directory = folder_place(output, "output")
     if (directory / "tokenizer.json").exists():
         raise ValueError(
             f"output={output} holds a tokenizer.json already; name another directory, or delete it"

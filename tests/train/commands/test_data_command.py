@@ -115,7 +115,7 @@ def test_card_as_json_and_as_a_page(flags, capsys, tmp_path):
 
 
 def test_a_page_in_no_directory_is_refused_before_anything_is_prepared(flags, tmp_path):
-    with pytest.raises(ValueError, match="which does not exist; name a file, such as"):
+    with pytest.raises(ValueError, match=r"which is no directory; name a file, such as card\.html"):
         run(["card", *flags, "--html", str(tmp_path / "nowhere" / "card.html")])
     with pytest.raises(ValueError, match="is a directory; name a file"):
         run(["card", *flags, "--html", str(tmp_path)])

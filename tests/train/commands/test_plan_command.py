@@ -66,7 +66,16 @@ def test_a_page_is_written(flaxmill, tmp_path):
         (("--topology", "cpu:8", "--search"), "--search ranks by the speed of a chip"),
         (("--topology", "cpu:8", "--slices", "0"), "slices=0 must be at least 1"),
         (("--topologie", "cpu:8"), "unknown field --topologie; did you mean --topology?"),
-        (("--topology", "cpu:8", "--html", "nowhere/page.html"), "nowhere is no directory; make it"),
+        (
+            ("--topology", "cpu:8", "--html", "nowhere/page.html"),
+            "is in nowhere, which is no directory; name",
+        ),
+        (("--topology", "cpu:8", "--html", "."), "html=. is a directory; name a file, such as plan.html"),
+        (
+            ("--topology", "cpu:8", "--save", __file__),
+            "is no directory; name a directory of your own, or one",
+        ),
+        (("--topology", "cpu:8", "--save", f"{__file__}/programs"), "is below "),
     ],
 )
 def test_a_mistake_is_one_line(arguments, said, flaxmill):
@@ -75,6 +84,16 @@ def test_a_mistake_is_one_line(arguments, said, flaxmill):
     assert err.startswith("flaxmill: error: ")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_programs_are_not_put_among_other_files(flaxmill, tmp_path):
+    for name in ("jit_train_step-0a-cache", "jit_train_step-0a-atime", ".lockfile", "notes.txt"):
+        (tmp_path / name).write_text("")
+    code, out, err = flaxmill("plan", "gpt_tiny", "--topology", "cpu:8", "--save", tmp_path)
+    assert (code, out) == (2, "")
+    assert "holds notes.txt, which is no compiled program; name a directory for them alone" in err
+    (tmp_path / "notes.txt").unlink()
+    assert flaxmill("plan", "gpt_tiny", "--topology", "cpu:8", *SMALL, "--save", tmp_path)[0] == 0
 
 
 def test_a_step_that_does_not_fit_ends_with_1(flaxmill, monkeypatch):
