@@ -214,12 +214,20 @@ def take_equal_threads(say: Callable[[str], None]) -> None:
     """Have all processes divide programs among as many threads, so that all copies of a number are equal.
 
     All must call it, before JAX counts devices. `say` is told, in process 0, of unequal cores.
+
+    Raises:
+      ValueError: in all, if a process simulates more devices than another has cores.
     """
     counts = [int(text) for text in texts_of_all(str(count_threads(os.environ)))]
     least, most = min(counts), max(counts)
     if least == most:
         return
     limit_threads(os.environ, least)
+    if any_process(count_threads(os.environ) > least):
+        raise ValueError(
+            f"the processes of this job have {least} to {most} cores, and JAX_NUM_CPU_DEVICES makes some "
+            f"compute with more than {least}; give all as many cores, or set it to {least} at most"
+        )
     if is_main():
         say(
             f"the processes of this job have {least} to {most} cores: on the CPU each computes with {least}, "

@@ -50,12 +50,11 @@ def count_threads(environ: Environment) -> int:
     except AttributeError:  # not Linux: nothing binds a process to cores there
         cores = os.cpu_count() or 1
     told = next((environ[name] for name in _VARIABLES if environ.get(name, "").isdecimal()), None)
-    return cores if told is None else max(1, min(cores, int(told)))
+    devices = environ.get("JAX_NUM_CPU_DEVICES", "")  # each takes a thread, whatever is told
+    least = int(devices) if devices.isdecimal() else 1
+    return cores if told is None else min(cores, max(int(told), least, 1))
 
 
 def limit_threads(environ: MutableMapping[str, str], number: int) -> None:
-    """Have XLA divide programs among so many threads at most; call it before JAX counts devices.
-
-    A process of more devices takes a thread for each, whatever it is told.
-    """
+    """Have XLA divide programs among so many threads at most; call it before JAX counts devices."""
     environ.update(dict.fromkeys(_VARIABLES, str(number)))

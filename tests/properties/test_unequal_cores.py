@@ -87,6 +87,16 @@ def test_processes_on_unequal_machines_compute_alike_and_say_so(config: Path) ->
     assert "the processes of this job have 1 to 2 cores: on the CPU each computes with 1" in said
 
 
+@TWO_CORES
+def test_more_devices_than_the_fewest_cores_are_refused(config: Path) -> None:
+    with Group(config, config.parent / "many", 2, before=bind(CORES[:1], CORES[:2])) as group:
+        assert group.wait() == [2, 2], group.errors
+    assert (
+        "have 1 to 2 cores, and JAX_NUM_CPU_DEVICES makes some compute with more than 1; give" in group.errors
+    )
+    assert not group.run_dir.exists()
+
+
 def test_copies_that_differ_in_one_bit_are_not_saved(config: Path) -> None:
     with Group(config, config.parent / "flipped", 2, devices=1, before=INDEX + FLIP) as group:
         assert group.wait() == [1, 1], group.errors

@@ -101,6 +101,7 @@ def test_second_start_compiles_nothing_and_is_quiet(tmp_path):
 
 @pytest.mark.skipif(count_threads({}) < 2, reason="one core is one thread, whatever is asked for")
 def test_a_program_for_another_number_of_threads_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")  # more would take a thread each
     _, misses, _ = start(tmp_path)
     monkeypatch.setenv("PJRT_NPROC", "1")
     assert start(tmp_path) == (0, misses, "")

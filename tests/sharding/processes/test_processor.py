@@ -18,6 +18,9 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"NPROC": "2"}, 2),
         ({"NPROC": "2", "PJRT_NPROC": "3"}, 3),
         ({"NPROC": "16"}, 4),  # a program is not divided among more threads than cores
+        ({"NPROC": "1", "JAX_NUM_CPU_DEVICES": "3"}, 3),
+        ({"NPROC": "1", "JAX_NUM_CPU_DEVICES": "8"}, 4),
+        ({"JAX_NUM_CPU_DEVICES": "2"}, 4),
         ({"NPROC": "0"}, 1),
         ({"NPROC": "two"}, 4),
         ({"NPROC": ""}, 4),
