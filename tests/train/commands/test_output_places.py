@@ -1,5 +1,7 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +42,17 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: 
     for path in (tmp_path, tmp_path / "a" / "b"):
         with pytest.raises(ValueError, match=r"save=.* cannot be written; name a directory"):
             folder_place(str(path), "save")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("eval", "no-run"), ("tokenizer", "train", "no-text", "--kind", "bpe"), ("plan", "--topology", "cpu:8")],
+)
+def test_a_place_is_refused_before_anything_is_read(
+    flaxmill: Callable[..., Any], command: tuple[str]
+) -> None:
+    option = "--save" if command[0] == "plan" else "--output"
+    code, out, err = flaxmill(*command, option, __file__)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"flaxmill: error: {option[2:]}={__file__} is no directory; name a directory")
+    assert err.count("\n") == 1
