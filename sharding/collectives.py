@@ -1,5 +1,6 @@
 """What devices send each other along a mesh axis, for programs that see one device's part of an array."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,6 +10,7 @@ from flaxmill.sharding.mesh import MOST_TPU_SHARDS
 from flaxmill.sharding.rules import platform
 
 Groups = list[list[int]]
+_LANES = 128  # numbers in a vector of a TPU
 
 
 def all_gather(x: jax.Array, name: str, dim: int) -> jax.Array:
@@ -20,19 +22,34 @@ def all_gather(x: jax.Array, name: str, dim: int) -> jax.Array:
 
 def reduce_scatter(x: jax.Array, name: str, dim: int) -> jax.Array:
     """A device's part along `dim` of the sum over the devices along a mesh axis."""
+    scatter = _scatter_on_tpu if platform() == "tpu" else _scatter
     for groups in _stages(name):
-        x = _reduce(
-            lambda x, groups=groups: jax.lax.psum_scatter(
-                x, name, scatter_dimension=dim, axis_index_groups=groups, tiled=True
-            ),
-            x,
-        )
+        x = _reduce(functools.partial(scatter, dim=dim, name=name, groups=groups), x)
     return x
 
 
 def device_sum(x: jax.Array, names: str | Sequence[str]) -> jax.Array:
     """The sum of x over the devices along these mesh axes."""
     return _reduce(lambda x: jax.lax.psum(x, names), x)
+
+
+def _scatter(x: jax.Array, dim: int, name: str, groups: Groups | None) -> jax.Array:
+    return jax.lax.psum_scatter(x, name, scatter_dimension=dim, axis_index_groups=groups, tiled=True)
+
+
+def _scatter_on_tpu(x: jax.Array, dim: int, name: str, groups: Groups | None) -> jax.Array:
+    """`_scatter` of an array whose form the TPU compiler scatters; of others it sums the whole array.
+
+    It takes no dimension of one, as the kernel of a single head has, and no matrix that leaves a device rows
+    of less than a vector. Cut into blocks of rows, that matrix has columns for vectors.
+    """
+    size = len(groups[0]) if groups else jax.sharding.get_abstract_mesh().shape[name]
+    shape = (*x.shape[:dim], x.shape[dim] // size, *x.shape[dim + 1 :])
+    kept = [place for place, length in enumerate(x.shape) if length > 1 or place == dim]
+    x, dim = x.reshape([x.shape[place] for place in kept]), kept.index(dim)
+    if x.ndim == 2 and dim == 1 and x.shape[1] // size < _LANES and x.shape[0] % _LANES == 0:
+        x, dim = x.reshape(-1, _LANES, x.shape[1]), 2
+    return _scatter(x, dim, name, groups).reshape(shape)
 
 
 def _reduce(run: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -45,9 +62,9 @@ def _reduce(run: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
 def _stages(name: str) -> list[Groups | None]:
     """The groups of devices among which a sum is scattered, stage after stage; None: all of them at once.
 
-    The TPU compiler turns a scatter among 64 devices into a sum of whole arrays, so it is done in two stages.
-    A device first keeps the part of its block of neighbours, and then its own part of that. Both together
-    send what one would.
+    The TPU compiler may turn a scatter among all devices of a slice into a sum of whole arrays, and a gather
+    too where they are 64 or more, so both are done in two stages among many devices. A device first keeps the
+    part of its block of neighbours, and then its own part of that. Both stages together send what one would.
     """
     num_devices = jax.sharding.get_abstract_mesh().shape[name]
     if platform() != "tpu" or num_devices <= MOST_TPU_SHARDS:

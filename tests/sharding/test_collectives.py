@@ -45,6 +45,26 @@ def test_a_scatter_gives_each_device_its_own_part_of_the_sum(stages, dim):
     np.testing.assert_array_equal(run.compile()(x), x.sum(0))
 
 
+@pytest.mark.parametrize(
+    ("shape", "dim", "sent"),
+    [
+        ((16, 1, 128), 0, "16x128"),
+        ((1, 16, 1), 1, "16"),
+        ((256, 64), 1, "2x128x64"),  # 8 of 64 columns, less than a vector of 128
+        ((256, 1024), 1, "256x1024"),
+        ((96, 64), 1, "96x64"),
+        ((2, 128, 64), 2, "2x128x64"),
+    ],
+)
+def test_a_tpu_scatters_what_its_compiler_does_not_sum_whole(shape, dim, sent, monkeypatch):
+    monkeypatch.setattr(collectives, "platform", lambda: "tpu")
+    x = jax.random.randint(jax.random.key(0), (8, *shape), 0, 100).astype(jnp.float32)
+    split = PartitionSpec(*([None] * dim), "fsdp")
+    run = lowered(lambda part: reduce_scatter(part[0], "fsdp", dim), x, PartitionSpec("fsdp"), split)
+    assert f"(tensor<{sent}xf32>) -> " in run.as_text()
+    np.testing.assert_array_equal(run.compile()(x), x.sum(0))
+
+
 def test_groups_are_as_small_as_they_can_be_and_cover_all_devices():
     assert collectives._block(64) == 8
     assert collectives._block(128) in (8, 16)
