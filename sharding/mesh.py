@@ -13,8 +13,8 @@ AXES = ("data", "fsdp", "tensor")
 """The axes of a mesh in their order: those that send least come first, over the slowest wires."""
 
 MOST_TPU_SHARDS = 32
-"""The devices that a free fsdp axis takes on TPU, and that gather or scatter at once: among all 64 of a slice,
-XLA makes of either a sum of whole arrays, which sends twice as much (libtpu 0.0.42)."""
+"""The devices that a free fsdp axis takes on TPU, and that gather or scatter at once: among all 64 of a slice
+XLA does either by summing whole arrays, which sends twice as much (libtpu 0.0.42)."""
 
 
 @dataclass(frozen=True, kw_only=True)

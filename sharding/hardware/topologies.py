@@ -64,6 +64,10 @@ class Topology(NamedTuple):
     link_domain: int
     """How many devices, next to each other, share fast links: those of a slice, or of a host of GPUs."""
 
+    @property
+    def devices_a_host(self) -> int:
+        return len(self.devices) // len({device.process_index for device in self.devices})
+
 
 class _Asked(NamedTuple):
     """A topology's name, read."""

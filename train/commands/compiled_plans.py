@@ -91,6 +91,7 @@ def _plan_of(compiled: _Compiled, topology: Topology) -> Plan:
         replaced=compiled.replaced,
         num_slices=topology.num_slices,
         domain=topology.link_domain,
+        devices_a_host=topology.devices_a_host,
     )
 
 

@@ -37,13 +37,16 @@ class Kept(NamedTuple):
 
 
 @functools.cache
-def kept_by_layer(model: ModelConfig, platform: str, num_tokens: int, crosses: bool = False) -> Kept:
-    """What one layer keeps for its gradient, by `model.remat`.
+def kept_by_layer(
+    model: ModelConfig, platform: str, num_tokens: int, crosses: bool = False, on_host: bool = False
+) -> Kept:
+    """What one layer keeps for its gradient, by `model.remat`, in the memory of the device.
 
     Args:
       platform: cpu, gpu or tpu.
       num_tokens: of a row; fused kernels refuse some lengths.
       crosses: the layers also attend to an encoder's output.
+      on_host: what it keeps in the memory of the host instead.
     """
     fused = attention_is_fused(model, platform, num_tokens) and not crosses
     pattern = len(layer_pattern(model))
@@ -51,10 +54,10 @@ def kept_by_layer(model: ModelConfig, platform: str, num_tokens: int, crosses: b
     traced = replace(model, num_layers=PERIODS * pattern, **others)
     stacked = [
         array
-        for array in _kept_arrays(traced, platform, crosses)
-        if array.shape[:1] == (PERIODS,) and {TOKENS, ENCODED} & {*array.shape}
+        for array, is_on_host in _kept_arrays(traced, platform, crosses)
+        if array.shape[:1] == (PERIODS,) and {TOKENS, ENCODED} & {*array.shape} and is_on_host == on_host
     ]
-    kept = [_measure(array, model.embed_dim, fused) for array in stacked]
+    kept = [Kept(0, 0, 0), *(_measure(array, model.embed_dim, fused) for array in stacked)]
     return Kept(*(sum(sizes) / pattern for sizes in zip(*kept, strict=True)))
 
 
@@ -83,17 +86,20 @@ def _measure(array: jax.ShapeDtypeStruct, width: int, fused: bool) -> Kept:
 
 
 @functools.cache
-def _kept_arrays(model: ModelConfig, platform: str, crosses: bool) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """What the gradient of a stack keeps of one row."""
+def _kept_arrays(model: ModelConfig, platform: str, crosses: bool) -> list[tuple[jax.ShapeDtypeStruct, bool]]:
+    """What the gradient of a stack keeps of one row, and whether it does so in the memory of the host."""
     device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
     mesh = AbstractMesh((1,), ("data",), abstract_device=device)
     documents_BS = jnp.ones((1, ENCODED), jnp.int32) if crosses else None
+    on_host: list[bool] = []
 
     def kept(weights: Stack, x_BTD: jax.Array, encoded_BSD: jax.Array | None, places: dict[str, jax.Array]):
         keys_B = jax.random.split(jax.random.key(0), 1) if model.dropout else None
         run = lambda *given: given[0].run(given[1], places, keys_B, given[2], documents_BS)  # noqa: E731
         backward = jax.vjp(run, weights, x_BTD, encoded_BSD)[1]
-        return tuple({id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values())
+        leaves = list({id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values())
+        on_host[:] = [jax.typeof(leaf).memory_space == jax.memory.Space.Host for leaf in leaves]
+        return leaves
 
     hidden = lambda length: jax.ShapeDtypeStruct((1, length, model.embed_dim), model.dtype)  # noqa: E731
     with jax.sharding.use_abstract_mesh(mesh):
@@ -101,4 +107,5 @@ def _kept_arrays(model: ModelConfig, platform: str, crosses: bool) -> tuple[jax.
         place = jax.ShapeDtypeStruct((1, TOKENS), jnp.int32)
         places = {"positions": place, "documents": place}
         encoded_BSD = hidden(ENCODED) if crosses else None
-        return jax.eval_shape(kept, weights, hidden(TOKENS), encoded_BSD, places)
+        arrays = jax.eval_shape(kept, weights, hidden(TOKENS), encoded_BSD, places)
+        return list(zip(arrays, on_host, strict=True))

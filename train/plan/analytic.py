@@ -19,7 +19,15 @@ from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
 from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives
 from flaxmill.train.plan.roofline import Roofline, make_roofline
-from flaxmill.train.plan.weights import Mesh, StateBytes, Weight, list_weights, state_bytes, without_remat
+from flaxmill.train.plan.weights import (
+    HostMemory,
+    Mesh,
+    StateBytes,
+    Weight,
+    list_weights,
+    state_bytes,
+    without_remat,
+)
 from flaxmill.train.resolution import target_length
 
 FLOAT = 4  # bytes of a float32
@@ -39,6 +47,8 @@ class EstimatedMemory(NamedTuple):
     """None: nobody knows."""
     largest: tuple[str, int]
     """The largest part of `temporary`."""
+    host: HostMemory
+    """What its host keeps for it, which is no part of the total."""
 
     @property
     def total(self) -> int:
@@ -141,6 +151,7 @@ def _memory(
     num_chunks = _num_chunks(model, rows, shape)
     sequence = shape["tensor"] if experiment.mesh.sequence_parallel else 1
     kept = _kept_bytes(model, rows, platform, shape["tensor"], sequence, num_chunks)
+    offloaded = _offloaded_bytes(model, rows, platform, shape["tensor"], sequence)
     parts = _temporary(experiment, weights, state, rows, platform, shape, num_chunks)
     phase, temporary = max(parts.items(), key=lambda part: part[1])
     memory = EstimatedMemory(
@@ -151,10 +162,11 @@ def _memory(
         int(temporary),
         chip.memory_bytes if chip else None,
         (phase, int(temporary)),
+        HostMemory(state.on_host, int(offloaded)),
     )
     gathered = sum(w.size * (w.num_layers or 1) for w in weights) * itemsize(model.dtype)
-    passes = 2 * (state.parameters + state.optimizer) + rows.accumulate * (
-        2 * state.trained + 4 * gathered + 2 * kept
+    passes = 2 * (state.parameters + state.optimizer + state.on_host) + rows.accumulate * (
+        2 * state.trained + 4 * gathered + 2 * (kept + offloaded)
     )
     return memory, passes
 
@@ -170,13 +182,26 @@ def _kept_bytes(
     return num_bytes + (_logits_bytes(model, rows, tensor) if num_chunks == 1 else 0)
 
 
-def _stacks(model: ModelConfig, rows: Rows, platform: str) -> list[tuple[ModelConfig, int, Kept]]:
+def _offloaded_bytes(model: ModelConfig, rows: Rows, platform: str, tensor: int, sequence: int) -> float:
+    """Activations of a microbatch of a device that wait in the memory of its host."""
+    if not any(entry.endswith("=offload") for entry in model.remat_tensors):
+        return 0.0
+    return sum(
+        rows.rows * stack.num_layers * kept.row_bytes(tokens, tensor, sequence)
+        for stack, tokens, kept in _stacks(model, rows, platform, on_host=True)
+    )
+
+
+def _stacks(
+    model: ModelConfig, rows: Rows, platform: str, on_host: bool = False
+) -> list[tuple[ModelConfig, int, Kept]]:
+    """Each stack of layers, its tokens, and what a layer keeps in the memory of the device or its host."""
     if rows.target_tokens is None:
-        return [(model, rows.num_tokens, kept_by_layer(model, platform, rows.num_tokens))]
+        return [(model, rows.num_tokens, kept_by_layer(model, platform, rows.num_tokens, on_host=on_host))]
     encoder, T = encoder_config(model), rows.target_tokens
     return [
-        (encoder, rows.num_tokens, kept_by_layer(encoder, platform, rows.num_tokens)),
-        (model, T, kept_by_layer(model, platform, T, crosses=True)),
+        (encoder, rows.num_tokens, kept_by_layer(encoder, platform, rows.num_tokens, on_host=on_host)),
+        (model, T, kept_by_layer(model, platform, T, crosses=True, on_host=on_host)),
     ]
 
 

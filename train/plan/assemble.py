@@ -33,6 +33,7 @@ def make_plan(
     candidates: Sequence[Candidate] = (),
     num_slices: int = 1,
     domain: int | None = None,
+    devices_a_host: int | None = None,
     with_proposals: bool = True,
 ) -> Plan:
     """The plan of a resolved experiment whose step was compiled.
@@ -65,13 +66,14 @@ def make_plan(
         proposals=proposals,
         candidates=candidates,
         effects=list_effects(experiment, mesh_shape, chip, num_slices, domain),
+        devices_a_host=devices_a_host,
     )
 
 
 def checkpoint_bytes(experiment: Experiment) -> int:
     """Bytes of parameters and optimizer state on disk."""
     state = state_bytes(without_remat(experiment.model), experiment.optimizer, ONE_DEVICE)
-    return state.parameters + state.optimizer
+    return state.parameters + state.optimizer + state.on_host
 
 
 def _roofline(

@@ -47,8 +47,9 @@ class MemoryFigures(NamedTuple):
     """Outputs that take the place of arguments, which are counted as both."""
     temporary: int
     peak: int
-    host: int
-    """Arguments and temporaries in the memory of the host."""
+    host_state: int
+    """Arguments and outputs in the memory of the host, each pair that shares its place once."""
+    host_temporary: int
 
 
 class CompiledStep(NamedTuple):
@@ -216,5 +217,8 @@ def _memory_figures(analysis: Any) -> MemoryFigures:
         analysis.alias_size_in_bytes,
         analysis.temp_size_in_bytes,
         analysis.peak_memory_in_bytes,
-        analysis.host_argument_size_in_bytes + analysis.host_temp_size_in_bytes,
+        analysis.host_argument_size_in_bytes
+        + analysis.host_output_size_in_bytes
+        - analysis.host_alias_size_in_bytes,
+        analysis.host_temp_size_in_bytes,
     )

@@ -15,7 +15,8 @@ ITEM_BYTES = {
     "c128": 16.0,
 }
 
-_ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([0-9,<=]*)\]")
+_ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([0-9,<=]*)\](?:\{([^}]*)\})?")
+_HOST_MEMORY = "S(5)"  # in an array's layout
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{\s*$")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
@@ -35,6 +36,8 @@ class Array(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
+    on_host: bool = False
+    """Whether it lies in the memory of the device's host."""
 
     @property
     def num_bytes(self) -> int:
@@ -226,8 +229,12 @@ def _read_instruction(line: str) -> Instruction | None:
 def find_arrays(type_text: str) -> tuple[Array, ...]:
     """The arrays that a type names, in order."""
     return tuple(
-        Array(dtype, tuple(int(size.replace("<=", "")) for size in sizes.split(",") if size))
-        for dtype, sizes in _ARRAY.findall(type_text)
+        Array(
+            dtype,
+            tuple(int(size.replace("<=", "")) for size in sizes.split(",") if size),
+            _HOST_MEMORY in layout,
+        )
+        for dtype, sizes, layout in _ARRAY.findall(type_text)
         if dtype in ITEM_BYTES
     )
 

@@ -11,6 +11,7 @@ from flaxmill.train.plan.report import (
     MIB,
     Plan,
     as_flags,
+    describe_host,
     effect_row,
     merge_collectives,
     verdict_of,
@@ -75,7 +76,10 @@ def _memory(plan: Plan) -> list[str]:
     rows.append(("all", f"{memory.total / GIB:.3f}", ""))
     if memory.limit is not None:
         rows.append(("limit", f"{memory.limit / GIB:.3f}", "of the device"))
-    marks = [f'<i style="background:var(--k{number})"></i>' for number in range(len(KINDS))] + ["", ""]
+    if memory.host.total:
+        rows.append(("on the host", f"{memory.host.total / GIB:.3f}", describe_host(plan)))
+    marks = [f'<i style="background:var(--k{number})"></i>' for number in range(len(KINDS))]
+    marks += [""] * (len(rows) - len(KINDS))
     return [
         "<h2>Memory a device</h2>",
         _bar(plan),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.plan.compiled_step import CompiledStep, MemoryFigures
 from flaxmill.train.plan.hlo_text import Array, Instruction, Program, find_sites, parse_program, trip_count
-from flaxmill.train.plan.weights import state_bytes
+from flaxmill.train.plan.weights import HostMemory, state_bytes
 
 # These name arrays that others have made.
 _NO_BUFFER = {
@@ -38,6 +38,8 @@ class DeviceMemory(NamedTuple):
     """As the compiler has it."""
     limit: int | None
     """None: a CPU has whatever its machine has."""
+    host: HostMemory = HostMemory()
+    """What its host keeps for it, which is no part of the total."""
 
     @property
     def fits(self) -> bool:
@@ -57,9 +59,13 @@ class Buffer(NamedTuple):
 
 def device_memory(step: CompiledStep, chip: Chip | None) -> DeviceMemory:
     """The compiler's total, of which the state is known exactly, and gradients and activations by their
-    arrays."""
+    arrays.
+
+    The compiler of absent GPUs counts state that is kept on the host as the device's; that is put right.
+    """
     sizes = state_bytes(step.experiment.model, step.experiment.optimizer, tuple(step.mesh.shape.items()))
     total = total_bytes(step.memory, "cpu" if chip is None else chip.platform)
+    total -= max(0, sizes.on_host - step.memory.host_state)
     rest = max(0, total - sizes.parameters - sizes.optimizer)
     gradients = min(rest, sizes.trained)
     kept = sum(array.num_bytes for array in saved_activations(step))
@@ -72,6 +78,7 @@ def device_memory(step: CompiledStep, chip: Chip | None) -> DeviceMemory:
         rest - gradients - activations,
         total,
         chip.memory_bytes if chip else None,
+        HostMemory(max(sizes.on_host, step.memory.host_state), step.memory.host_temporary),
     )
 
 
@@ -87,19 +94,20 @@ def total_bytes(memory: MemoryFigures, platform: str) -> int:
 
 
 def largest_buffer(text: str) -> Buffer:
-    """The largest array that the program makes."""
+    """The largest array that the program makes in the memory of the device."""
     program = parse_program(text)
     made = [
         Buffer(array, instruction.op_name or instruction.name)
         for instruction in _scheduled(program)
         if instruction.opcode not in _NO_BUFFER
         for array in instruction.arrays
+        if not array.on_host
     ]
     return max(made, key=lambda buffer: buffer.array.num_bytes)
 
 
 def saved_activations(step: CompiledStep) -> list[Array]:
-    """The arrays that loops over the layers write a layer at a time, and that are no weights.
+    """The arrays that loops over the layers write a layer at a time into the device's memory, but weights.
 
     They are stacked over the loop's runs and stand in the state of the loop, as the weights do, which are
     told apart by their shapes. Layers that are not scanned have none that can be told apart.
@@ -117,6 +125,7 @@ def saved_activations(step: CompiledStep) -> list[Array]:
                 array
                 for array in loop.arrays
                 if len(array.shape) > 2
+                and not array.on_host
                 and array.shape[0] in (runs, runs + 1)
                 and runs > 1
                 # A weight may be split further while it is reduced, and stacked with a dimension of one.

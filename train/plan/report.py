@@ -11,6 +11,7 @@ from flaxmill.train.plan.proposals import Proposal
 from flaxmill.train.plan.published import published_runs
 from flaxmill.train.plan.roofline import Roofline
 from flaxmill.train.plan.search import Candidate
+from flaxmill.train.plan.weights import HostMemory
 
 GIB, MIB = 2**30, 2**20
 KINDS = ("parameters", "optimizer", "gradients", "activations", "temporary")
@@ -42,6 +43,8 @@ class Memory(Protocol):
     def limit(self) -> int | None: ...
     @property
     def fits(self) -> bool: ...
+    @property
+    def host(self) -> HostMemory: ...
 
 
 class Plan(NamedTuple):
@@ -72,6 +75,8 @@ class Plan(NamedTuple):
     proposals: Sequence[Proposal] = ()
     candidates: Sequence[Candidate] = ()
     effects: Sequence[Effect] = ()
+    devices_a_host: int | None = None
+    """None: nobody knows."""
 
 
 def verdict_of(plan: Plan) -> str:
@@ -114,12 +119,24 @@ def _memory(plan: Plan) -> Iterator[str]:
         (kind, f"{getattr(plan.memory, kind) / GIB:.3f} GiB", MEANINGS[kind], _bar(plan, kind))
         for kind in KINDS
     ]
-    yield from table(
-        ("kind", "bytes", "what", ""), [*rows, ("all", f"{_gib(plan.memory.total)} GiB", "", "")]
-    )
+    rows.append(("all", f"{_gib(plan.memory.total)} GiB", "", ""))
+    if plan.memory.host.total:
+        rows.append(("on the host", f"{plan.memory.host.total / GIB:.3f} GiB", describe_host(plan), ""))
+    yield from table(("kind", "bytes", "what", ""), rows)
     for line in plan.replaced:
         yield f"  Replaced: {line}"
     yield ""
+
+
+def describe_host(plan: Plan) -> str:
+    """What a host keeps for a device, and for all of its devices."""
+    host = plan.memory.host
+    kept = [name for name, size in host._asdict().items() if size]
+    words = f"offloaded {' and '.join(kept)}, beside the above"
+    if plan.devices_a_host is None:
+        return words
+    whole = plan.devices_a_host * host.total
+    return f"{words}; {_gib(whole)} GiB for a host of {plan.devices_a_host} devices"
 
 
 def _bar(plan: Plan, kind: str) -> str:
@@ -272,7 +289,7 @@ def _gib(num_bytes: float) -> str:
 def json_of(plan: Plan) -> dict[str, Any]:
     """The plan as plain JSON values."""
     chip, memory, roofline = plan.chip, plan.memory, plan.roofline
-    limits = {"total": memory.total, "limit": memory.limit}
+    limits = {"total": memory.total, "limit": memory.limit, "host": memory.host.total}
     return {
         "experiment": plan.name,
         "topology": plan.topology,
@@ -280,6 +297,7 @@ def json_of(plan: Plan) -> dict[str, Any]:
         "mesh": plan.mesh,
         "fits": memory.fits,
         "memory": {kind: getattr(memory, kind) for kind in KINDS} | limits,
+        "host_memory": memory.host._asdict() | {"devices_a_host": plan.devices_a_host},
         "collectives": [_plain(each._asdict()) for each in plan.collectives],
         "warnings": list(plan.warnings),
         "flops": {"full": plan.flops.full, "causal": plan.flops.causal, "hardware": plan.hardware_flops},

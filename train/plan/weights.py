@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import abstract_params, logical_axes
 from flaxmill.model.params import flatten, group_of
+from flaxmill.model.rematerialisation import HOST_MEMORY
 from flaxmill.sharding.rules import PARAMETER_RULES, mesh_axes, num_shards, partition_spec
 from flaxmill.train.optimizer.config import OptimizerConfig
 from flaxmill.train.optimizer.freezing import choose_trainable
@@ -22,12 +23,25 @@ Mesh = tuple[tuple[str, int], ...]
 
 
 class StateBytes(NamedTuple):
-    """Bytes of the state in the memory of one device; what its host keeps for it does not count."""
+    """Bytes of the state in the memory of one device, and of what its host keeps for it."""
 
     parameters: int
     optimizer: int
     trained: int
     """Of the parameters that are trained: as much as their gradients."""
+    on_host: int
+    """Of parameters and optimizer, in the memory of the host; the others leave it out."""
+
+
+class HostMemory(NamedTuple):
+    """Bytes that a host keeps for one of its devices at the peak of a step."""
+
+    state: int = 0
+    activations: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.state + self.activations
 
 
 class Weight(NamedTuple):
@@ -59,6 +73,8 @@ def state_bytes(model: ModelConfig, optimizer: OptimizerConfig, mesh: Mesh) -> S
         _shard_bytes(params, shardings.params),
         _shard_bytes(of_optimizer, shardings.optimizer),
         _shard_bytes(trained, of_trained),
+        _shard_bytes(params, shardings.params, on_host=True)
+        + _shard_bytes(of_optimizer, shardings.optimizer, on_host=True),
     )
 
 
@@ -85,13 +101,15 @@ def without_remat(model: ModelConfig) -> ModelConfig:
     return replace(model, remat="none", remat_tensors=())
 
 
-def _shard_bytes(shapes: Any, shardings: Any) -> int:
-    def on_device(leaf: Any, sharding: NamedSharding) -> int:
-        if sharding.memory_kind == "pinned_host":
+def _shard_bytes(shapes: Any, shardings: Any, on_host: bool = False) -> int:
+    """Bytes of one device's shards that lie in its own memory, or of those in the memory of its host."""
+
+    def count(leaf: Any, sharding: NamedSharding) -> int:
+        if (sharding.memory_kind == HOST_MEMORY) != on_host:
             return 0
         return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
-    return sum(jax.tree.leaves(jax.tree.map(on_device, shapes, shardings)))
+    return sum(jax.tree.leaves(jax.tree.map(count, shapes, shardings)))
 
 
 def _abstract(mesh: Mesh) -> AbstractMesh:

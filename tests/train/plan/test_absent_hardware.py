@@ -13,6 +13,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.hardware.topologies import find_topology
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.collectives import Collective, find_collectives
 from flaxmill.train.plan.compiled_step import CompiledStep, TooLargeError, compile_step
 from flaxmill.train.plan.memory import device_memory, largest_buffer, saved_activations
@@ -71,6 +72,18 @@ def test_memory_is_told_apart(target, request):
     assert memory.optimizer == pytest.approx(2 * memory.parameters, rel=1e-4)
     assert (LAYERS, 2, TOKENS, WIDTH) in {array.shape for array in saved_activations(step)}
     assert largest_buffer(step.text).operation
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "h100:1x4"])
+def test_offloaded_tensors_are_on_the_host_and_as_large_as_the_estimate(topology):
+    tensors = ("layer_input=offload", "mlp_hidden=offload")
+    here = find_topology(topology)
+    step = compiled(topology, MeshConfig(data=1, fsdp=4), rows=16, remat_tensors=tensors)
+    found = device_memory(step, here.chip)
+    estimated = estimate(step.experiment, dict(step.mesh.shape), here.chip).memory
+    assert found.host == estimated.host == (0, LAYERS * 4 * TOKENS * (WIDTH + MLP) * 2)
+    stacked = {(LAYERS, 4, TOKENS, WIDTH), (LAYERS, 4, TOKENS, MLP)}
+    assert not stacked & {array.shape for array in saved_activations(step)}
 
 
 def test_cudnn_attention_is_replaced_and_that_is_said(gpu):

@@ -24,6 +24,13 @@ def test_dots_keep_the_input_and_the_products_that_gradients_need():
     assert kept("dots") == ((D + D) * LOW, (D + 2 * KV + 2 * F) * LOW, 0)
 
 
+def test_offloaded_tensors_wait_on_the_host_and_take_none_of_the_device():
+    offloading = dataclasses.replace(MODEL, remat_tensors=("layer_input=offload", "mlp_up=offload"))
+    assert kept_by_layer(offloading, "tpu", 8192) == (0, 0, 0)
+    assert kept_by_layer(offloading, "tpu", 8192, on_host=True) == (D * LOW, F * LOW, 0)
+    assert kept_by_layer(MODEL, "tpu", 8192, on_host=True) == (0, 0, 0)
+
+
 def test_no_pairs_are_kept_where_attention_is_fused():
     assert kept("none").pairs == 0
     assert kept("none", attention="xla").pairs >= 32 * (4 + LOW)  # logits or probabilities in both dtypes

@@ -93,6 +93,16 @@ def test_microbatches_divide_activations_and_keep_the_state():
     assert four[:3] == one[:3]
 
 
+def test_offloading_moves_activations_from_the_device_to_its_host():
+    kept, offloaded = (
+        estimate(named("llama3_8b", model__remat_tensors=tensors), FSDP, CHIPS["v5p"]).memory
+        for tensors in ((), ("layer_input=offload",))
+    )
+    inputs = 32 * (512 // 8) * 8192 * 4096 * 2
+    assert (kept.host.total, offloaded.host) == (0, (0, inputs))
+    assert kept.total - offloaded.total == kept.activations - offloaded.activations == inputs
+
+
 def test_a_loss_in_chunks_computes_its_logits_twice():
     experiment = named("llama3_8b", model__remat="none")
     found = estimate(experiment, FSDP, CHIPS["v5p"])

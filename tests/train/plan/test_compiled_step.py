@@ -12,6 +12,7 @@ from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.input_pipeline import make_train_batches, prepare_data
 from flaxmill.train.optimizer.optimizers import make_optimizer
+from flaxmill.train.plan import memory
 from flaxmill.train.plan.compiled_step import (
     TooLargeError,
     _find_sizes,
@@ -21,6 +22,7 @@ from flaxmill.train.plan.compiled_step import (
 )
 from flaxmill.train.plan.hlo_text import parse_program
 from flaxmill.train.plan.memory import device_memory, largest_buffer, saved_activations
+from flaxmill.train.plan.weights import state_bytes
 from flaxmill.train.resolution import resolve
 from flaxmill.train.state import abstract_state
 from flaxmill.train.step import make_train_step
@@ -61,14 +63,29 @@ def test_the_planned_program_is_the_trained_one(objective, make_experiment):
 def test_the_state_of_a_plan_is_exact(make_experiment):
     experiment = make_experiment(mesh=MeshConfig(data=1, fsdp=8), model=dict(remat="full"))
     step = compile_step(experiment, find_topology("cpu:8"))
-    memory = device_memory(step, None)
+    found = device_memory(step, None)
     leaves = jax.tree.leaves((step.state.params, step.state.optimizer))
     state = sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in leaves)
-    assert memory.parameters + memory.optimizer == state
-    parts = memory.parameters + memory.optimizer + memory.gradients + memory.activations + memory.temporary
-    assert parts == memory.total
-    assert memory.fits
-    assert largest_buffer(step.text).array.num_bytes <= memory.total
+    assert found.parameters + found.optimizer == state
+    parts = found.parameters + found.optimizer + found.gradients + found.activations + found.temporary
+    assert parts == found.total
+    assert found.fits
+    assert largest_buffer(step.text).array.num_bytes <= found.total
+
+
+def test_state_on_the_host_is_the_hosts_whatever_the_compiler_counts_it_as(make_experiment, monkeypatch):
+    step = compile_step(make_experiment(mesh=MeshConfig(data=1, fsdp=8)), find_topology("cpu:8"))
+    plain = device_memory(step, None)
+    moved = lambda *given: state_bytes(*given)._replace(optimizer=0, on_host=plain.optimizer)  # noqa: E731
+    monkeypatch.setattr(memory, "state_bytes", moved)
+    misread = device_memory(step, None)
+    rightly = step.memory._replace(
+        arguments=step.memory.arguments - plain.optimizer, host_state=plain.optimizer
+    )
+    assert device_memory(step._replace(memory=rightly), None) == misread
+    assert misread == plain._replace(
+        optimizer=0, total=plain.total - plain.optimizer, host=(plain.optimizer, 0)
+    )
 
 
 def test_activations_are_what_the_layers_keep(make_experiment):

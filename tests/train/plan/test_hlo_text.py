@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaxmill.train.plan.hlo_text import Array, find_sites, parse_program, trip_count
+from flaxmill.train.plan.hlo_text import Array, find_arrays, find_sites, parse_program, trip_count
 
 LOOP = """HloModule step, is_scheduled=true
 
@@ -92,6 +92,11 @@ def test_types_are_read_with_layouts_comments_and_nesting():
     )
     assert [array.num_bytes for array in made.arrays] == [12, 4, 3, 3]
     assert made.operands == ("a", "b")
+
+
+def test_arrays_on_the_host_are_told_apart_by_their_layout():
+    types = "(bf16[4,8]{1,0:T(8,128)(2,1)S(5)}, bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, bf16[4,8])"
+    assert [array.on_host for array in find_arrays(types)] == [True, False, False]
 
 
 def test_text_without_a_program_is_refused():

@@ -10,8 +10,9 @@ from flaxmill.sharding.hardware.chips import CHIPS, GIB
 from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.assemble import make_plan
 from flaxmill.train.plan.html_report import page_of
-from flaxmill.train.plan.report import Plan, json_of, merge_collectives, table, text_of
+from flaxmill.train.plan.report import KINDS, Plan, json_of, merge_collectives, table, text_of
 from flaxmill.train.plan.search import candidates
+from flaxmill.train.plan.weights import HostMemory
 
 
 class Row(NamedTuple):
@@ -107,7 +108,8 @@ def test_json_has_what_programs_read():
     found = json.loads(json.dumps(json_of(plan(candidates=candidates(named("llama3_8b"), CHIPS["v5e"], 64)))))
     assert found["fits"] is False
     memory = found["memory"]
-    assert memory["total"] == sum(value for name, value in memory.items() if name not in ("total", "limit"))
+    assert memory["total"] == sum(memory[kind] for kind in KINDS)
+    assert memory["host"] == 0
     assert [row["kind"] for row in found["collectives"]] == ["all-gather", "all-gather", "send"]
     assert found["collectives"][0]["axes"] == ["fsdp"]
     assert found["flops"]["full"] > found["flops"]["causal"]
@@ -118,6 +120,23 @@ def test_json_has_what_programs_read():
     assert found["cost"]["speeds"][0]["days"] < found["cost"]["speeds"][2]["days"]
     assert found["proposals"][0]["overrides"]["accumulate"] == 4
     assert found["candidates"][0]["fits"]
+
+
+def test_memory_of_the_host_is_no_part_of_the_total_and_is_said_for_all_its_devices():
+    plain = plan()
+    on_device = estimate(named("llama3_8b"), plain.mesh, CHIPS["v5e"]).memory
+    host = HostMemory(activations=3 * GIB)
+    found = plan(memory=on_device._replace(host=host), devices_a_host=8)
+    line = (
+        "on the host   3.000 GiB  offloaded activations, beside the above; 24.0 GiB for a host of 8 devices"
+    )
+    assert line in text_of(found)
+    assert "offloaded activations, beside the above; 24.0 GiB" in page_of(found)
+    assert text_of(found).splitlines()[0] == text_of(plain).splitlines()[0]
+    values = json_of(found)
+    assert values["memory"] == json_of(plain)["memory"] | {"host": 3 * GIB}
+    assert values["host_memory"] == {"state": 0, "activations": 3 * GIB, "devices_a_host": 8}
+    assert "on the host" not in text_of(plain) + page_of(plain)
 
 
 def test_days_and_device_hours_follow_from_the_tokens():

@@ -9,8 +9,9 @@ from planned_runs import small_gpt, small_llama
 from flaxmill.model.functional import abstract_params, count_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.optimizer.optimizers import make_optimizer
+from flaxmill.train.plan import weights
 from flaxmill.train.plan.weights import list_weights, state_bytes
-from flaxmill.train.state import init_state
+from flaxmill.train.state import init_state, state_shardings
 
 MESH = (("data", 2), ("fsdp", 2), ("tensor", 2))
 
@@ -30,6 +31,20 @@ def test_the_state_is_as_large_as_the_arrays_that_training_makes(name):
     assert found.optimizer == on_first_device(state.optimizer)
 
 
+def test_state_that_a_host_keeps_is_counted_apart(monkeypatch):
+    plain = state_bytes(small_gpt().model, small_gpt().optimizer, MESH)
+
+    def on_host(*given):
+        shardings = state_shardings(*given)
+        moved = jax.tree.map(lambda each: each.with_memory_kind("pinned_host"), shardings.optimizer)
+        return shardings._replace(optimizer=moved)
+
+    monkeypatch.setattr(weights, "state_shardings", on_host)
+    found = state_bytes.__wrapped__(small_gpt().model, small_gpt().optimizer, MESH)
+    assert plain.on_host == 0
+    assert found == plain._replace(optimizer=0, on_host=plain.optimizer)
+
+
 def test_frozen_weights_have_no_gradient_and_no_moments():
     experiment = small_gpt()
     frozen = replace(experiment.optimizer, freeze=("layers/*",))
@@ -45,11 +60,11 @@ def test_frozen_weights_have_no_gradient_and_no_moments():
 def test_weights_add_up_to_the_model():
     model = small_llama().model
     one = (("data", 1), ("fsdp", 1), ("tensor", 1))
-    weights = list_weights(model, (), one)
-    assert sum(w.size * (w.num_layers or 1) for w in weights) == count_params(model)
-    assert not any(w.is_split for w in weights)
+    found = list_weights(model, (), one)
+    assert sum(w.size * (w.num_layers or 1) for w in found) == count_params(model)
+    assert not any(w.is_split for w in found)
     # Norm scales are whole on every device; tensor splits all else in two, and fsdp's shards are gathered.
-    for whole, divided in zip(weights, list_weights(model, (), MESH), strict=True):
+    for whole, divided in zip(found, list_weights(model, (), MESH), strict=True):
         parts = 1 if whole.path[-1] == "scale" else 2
         assert divided.size * parts == whole.size
         assert divided.is_split == (parts == 2)
