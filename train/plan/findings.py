@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.memory import gibibytes
-from flaxmill.train.plan.weights import list_weights
+from flaxmill.train.plan.weights import Form, form_of, list_weights
 
 FLOAT = 4  # bytes of a float32
 _SMALL = 64 * 1024
@@ -25,6 +25,8 @@ class _Weights(NamedTuple):
     """Elements of each that fsdp splits, of one layer."""
     stacked: frozenset[int]
     """Elements of those that hold several layers, for all layers at once."""
+    stacks: frozenset[Form]
+    """The forms of those stacks that no single layer's weight has."""
     whole_bytes: int
     """Of all that fsdp does not split."""
 
@@ -78,7 +80,7 @@ def _rules(experiment: Experiment, weights: _Weights) -> list[_Rule]:
                 each.kind == "all-gather"
                 and "fsdp" in each.axes
                 and each.num_bytes > _SMALL
-                and math.prod(each.shape) in weights.stacked
+                and form_of(each.shape) in weights.stacks
             ),
             "a weight is gathered for all layers at once, and held whole",
         ),
@@ -114,9 +116,11 @@ def _storms(collectives: Sequence[Collective], experiment: Experiment) -> list[s
 def _weights(experiment: Experiment, mesh: Mesh) -> _Weights:
     weights = list_weights(experiment.model, experiment.optimizer.freeze, tuple(mesh.shape.items()))
     split = [weight for weight in weights if weight.is_split]
+    stacks = [(count, *weight.shape) for weight in split if (count := weight.num_layers or 1) > 1]
     whole = [weight.size * (weight.num_layers or 1) for weight in weights if not weight.is_split]
     return _Weights(
         frozenset(weight.size for weight in split),
-        frozenset(weight.size * count for weight in split if (count := weight.num_layers or 1) > 1),
+        frozenset(map(math.prod, stacks)),
+        frozenset({*map(form_of, stacks)} - {form_of(weight.shape) for weight in split}),
         FLOAT * sum(whole),
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.plan.compiled_step import CompiledStep, MemoryFigures
 from flaxmill.train.plan.hlo_text import Array, Instruction, Program, find_sites, parse_program, trip_count
-from flaxmill.train.plan.weights import HostMemory, state_bytes
+from flaxmill.train.plan.weights import HostMemory, form_of, state_bytes
 
 # These name arrays that others have made.
 _NO_BUFFER = {
@@ -113,7 +113,7 @@ def saved_activations(step: CompiledStep) -> list[Array]:
     told apart by their shapes. Layers that are not scanned have none that can be told apart.
     """
     program = parse_program(step.text)
-    weights = {_form(shape) for shape in _weight_shapes(step)}
+    weights = {form_of(shape) for shape in _weight_shapes(step)}
     kept: Counter[Array] = Counter()
     for name in find_sites(program):
         computation = program.computations[name]
@@ -129,7 +129,7 @@ def saved_activations(step: CompiledStep) -> list[Array]:
                 and array.shape[0] in (runs, runs + 1)
                 and runs > 1
                 # A weight may be split further while it is reduced, and stacked with a dimension of one.
-                and _form(array.shape) not in weights
+                and form_of(array.shape) not in weights
             )
             kept |= stacked
     return [array for array, count in kept.items() for _ in range(count)]
@@ -142,11 +142,6 @@ def _weight_shapes(step: CompiledStep) -> Iterable[tuple[int, ...]]:
     for leaf in jax.tree.leaves((step.state.params, step.state.optimizer)):
         yield leaf.sharding.shard_shape(leaf.shape)
         yield leaf.shape
-
-
-def _form(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes whatever their order: XLA transposes weights and adds dimensions of one."""
-    return tuple(sorted(size for size in shape if size > 1))
 
 
 def _runs_layers(program: Program, loop: Instruction) -> bool:

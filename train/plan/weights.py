@@ -22,6 +22,9 @@ Mesh = tuple[tuple[str, int], ...]
 """Names and sizes of a mesh's axes, outermost first."""
 
 
+Form = tuple[int, ...]
+
+
 class StateBytes(NamedTuple):
     """Bytes of the state in the memory of one device, and of what its host keeps for it."""
 
@@ -50,13 +53,18 @@ class Weight(NamedTuple):
     path: tuple[str, ...]
     num_layers: int | None
     """Layers that it holds; None: it belongs to no layer."""
-    size: int
-    """Elements that a device has once it is gathered over fsdp, of one layer."""
+    shape: tuple[int, ...]
+    """What a device has once it is gathered over fsdp, of one layer."""
     is_split: bool
     """Whether fsdp splits it."""
     is_trained: bool
     is_table: bool
     """Whether its rows are the vocabulary's."""
+
+    @property
+    def size(self) -> int:
+        """Elements of `shape`."""
+        return math.prod(self.shape)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -88,12 +96,19 @@ def list_weights(model: ModelConfig, freeze: tuple[str, ...], mesh: Mesh) -> tup
         axes = axes_of[path]
         partition_spec(axes, PARAMETER_RULES, abstract, leaf.shape)  # refuses what does not divide
         entries = [None if axis is None else mesh_axes(axis, PARAMETER_RULES, abstract) for axis in axes]
-        others = math.prod(num_shards(entry, abstract) for entry in entries if entry != "fsdp")
+        shards = [1 if entry == "fsdp" else num_shards(entry, abstract) for entry in entries]
+        shape = tuple(length // parts for length, parts in zip(leaf.shape, shards, strict=True))
         num_layers = leaf.shape[0] if group_of(path) else None
-        size = math.prod(leaf.shape) // others // (num_layers or 1)
+        shape = shape if num_layers is None else shape[1:]
         is_split = "fsdp" in entries and dict(mesh)["fsdp"] > 1
-        weights.append(Weight(path, num_layers, size, is_split, path not in frozen, "vocab" in axes))
+        weights.append(Weight(path, num_layers, shape, is_split, path not in frozen, "vocab" in axes))
     return tuple(weights)
+
+
+def form_of(shape: tuple[int, ...]) -> Form:
+    """The lengths of an array's dimensions whatever their order: XLA transposes weights and adds dimensions
+    of one."""
+    return tuple(sorted(length for length in shape if length > 1))
 
 
 def without_remat(model: ModelConfig) -> ModelConfig:

@@ -76,6 +76,19 @@ def test_what_it_does_not_want_is_said_with_the_largest(found, said):
     assert "\n" not in line
 
 
+def test_one_layers_weight_as_large_as_a_stack_of_smaller_ones_is_no_stack():
+    """With four layers the query's kernel has as many numbers as the keys' of all layers."""
+    experiment = planned_runs.small_llama(
+        dtype="bfloat16", num_layers=4, num_heads=16, num_kv_heads=4, head_dim=32
+    )
+    query, keys = (collective("all-gather", (1, 1, *shape)) for shape in ((256, 16, 32), (4, 256, 4, 32)))
+    assert query.num_bytes == keys.num_bytes
+    assert find_warnings([query], experiment, mesh_of()) == []
+    (line,) = find_warnings([query, keys], experiment, mesh_of())
+    assert "bf16[1, 1, 4, 256, 4, 32]" in line
+    assert "6 runs of all-gather" in line
+
+
 def test_float32_gathers_of_a_float32_model_are_wanted():
     experiment = planned_runs.small_llama(dtype="float32")
     assert find_warnings([collective("all-gather", (256, 704), "f32")], experiment, mesh_of()) == []
