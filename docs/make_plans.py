@@ -11,9 +11,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.published import published_runs
 from flaxmill.train.plan.report import GIB, KINDS, MIB, merge_collectives
 
@@ -136,7 +136,7 @@ def _roofline_table(plan: dict[str, Any]) -> str:
 
 def _collectives_table(collectives: Sequence[dict[str, Any]]) -> str:
     rows = [["kind", "dtype", "axes", "where", "sites", "times a step", "largest", "a device sends"]]
-    merged = merge_collectives([SimpleNamespace(**row) for row in collectives])
+    merged = merge_collectives([Collective(**row) for row in collectives])
     for key, (sites, times, largest, wire) in merged.items():
         if wire >= MIB:  # single numbers are left out
             counts = [str(sites), f"{times:,}", f"{largest / MIB:,.1f} MiB", f"{wire / GIB:.3f} GiB"]

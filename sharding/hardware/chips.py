@@ -57,11 +57,11 @@ _CHIPS = (
         "v4",
         kinds=("TPU v4",),
         peak_flops=275e12,
-        memory_bytes=int(30.5 * GIB),
+        memory_bytes=int(30.75 * GIB),
         memory_bandwidth=1228 * GB,
         link_bandwidth=600 * GB,  # six links of 50 GB/s each way
         network_bandwidth=50 / 8 * GB,
-        unchecked=("memory_bytes", "memory_bandwidth", "link_bandwidth", "network_bandwidth"),
+        unchecked=("memory_bandwidth", "link_bandwidth", "network_bandwidth"),
     ),
     _tpu(
         "v5e",

@@ -50,6 +50,11 @@ _TORUS = {
 }
 
 
+# The two cores of a v4 chip run as one device, as they do on Google's machines unless asked otherwise; the
+# compiler alone takes them for two. The two of a TPU7x chip are always two devices.
+_CHIP_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
+
+
 class Topology(NamedTuple):
     """Devices to compile for, which need not be here."""
 
@@ -202,7 +207,8 @@ def _tpu_topology(name: str, asked: _Asked, num_slices: int) -> Topology:
     chip = CHIPS[asked.kind]
     single = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(asked.sizes) == 1 else {}
     slices = {"num_slices": num_slices} if num_slices > 1 else {}
-    devices = _absent_devices(name, platform="tpu", topology_name=name, **slices, **single)
+    options = single | slices | _CHIP_OPTIONS.get(asked.kind, {})
+    devices = _absent_devices(name, platform="tpu", topology_name=name, **options)
     num_chips, num_devices = math.prod(asked.sizes), len(devices) // num_slices
     hosts = len({device.process_index for device in devices}) // num_slices
     words = f"{_count(num_chips, 'chip')} {chip.name} on {_count(hosts, 'host')}"

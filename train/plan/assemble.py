@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import Estimate, estimate
+from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import Cost
 from flaxmill.train.plan.effects import list_effects
 from flaxmill.train.plan.proposals import Proposal, propose
@@ -26,7 +26,7 @@ def make_plan(
     topology: str,
     description: str,
     memory: Memory,
-    collectives: Sequence[Any],
+    collectives: Sequence[Collective],
     warnings: Sequence[str] = (),
     compile_cpu_seconds: float = 0.0,
     replaced: Sequence[str] = (),
@@ -80,7 +80,7 @@ def _roofline(
     found: Estimate,
     mesh_shape: Mapping[str, int],
     chip: Chip | None,
-    collectives: Sequence[Any],
+    collectives: Sequence[Collective],
     num_slices: int,
     domain: int | None,
 ) -> Roofline | None:

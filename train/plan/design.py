@@ -41,6 +41,10 @@ class Planned(NamedTuple):
     axes: tuple[str, ...]
     inside_layers: bool
     across_slices: bool = False
+    wire_bytes: int | None = None
+    """None: the design says what is sent and not how."""
+    group: int | None = None
+    """None: all devices along its axes."""
 
 
 def list_collectives(experiment: Experiment, mesh: Mesh, rows: Rows) -> list[Planned]:

@@ -13,6 +13,7 @@ SETTINGS = {
     "model.remat": REMATS,
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
     "optimizer.moment_dtype": ("float32", "bfloat16"),
+    "mesh.sequence_parallel": (False, True),
 }
 
 
@@ -20,7 +21,7 @@ class Effect(NamedTuple):
     """A setting, and the step with it."""
 
     field: str
-    value: str
+    value: str | bool
     is_set: bool
     """Whether the experiment has it."""
     memory_bytes: int
@@ -39,20 +40,22 @@ def list_effects(
 ) -> list[Effect]:
     """Each value of each setting, the others as they are."""
     found = []
-    for field, value, is_set in _values(experiment):
+    for field, value, is_set in _values(experiment, mesh_shape):
         try:
             changed = apply_overrides(experiment, {field: value})
+            one = estimate(changed, mesh_shape, chip, num_slices, domain)
         except ValueError:  # other settings refuse it
             continue
-        one = estimate(changed, mesh_shape, chip, num_slices, domain)
         seconds = None if one.roofline is None else one.roofline.seconds
         found.append(Effect(field, value, is_set, one.memory.total, _sent(one, mesh_shape), seconds))
     return found
 
 
-def _values(experiment: Experiment) -> Iterator[tuple[str, str, bool]]:
+def _values(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Iterator[tuple[str, str | bool, bool]]:
     fields = flatten(experiment)
     for field, values in SETTINGS.items():
+        if field == "mesh.sequence_parallel" and mesh_shape["tensor"] == 1:
+            continue  # there is nothing to split the tokens over
         own = fields[field]
         yield from ((field, value, value == own) for value in dict.fromkeys((*values, own)))
 

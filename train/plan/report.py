@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.metrics.flops import StepFlops
+from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import Cost
 from flaxmill.train.plan.effects import Effect
 from flaxmill.train.plan.proposals import Proposal
@@ -59,8 +60,8 @@ class Plan(NamedTuple):
     """None: a CPU."""
     mesh: dict[str, int]
     memory: Memory
-    collectives: Sequence[Any]
-    """As the compiled program has them: the NamedTuples of collectives.py."""
+    collectives: Sequence[Collective]
+    """As the compiled program has them."""
     warnings: Sequence[str]
     flops: StepFlops
     """Of the model in one step, on all devices."""
@@ -170,7 +171,7 @@ def _collectives(plan: Plan) -> Iterator[str]:
     yield ""
 
 
-def merge_collectives(collectives: Sequence[Any]) -> dict[tuple[str, ...], tuple[int, int, int, int]]:
+def merge_collectives(collectives: Sequence[Collective]) -> dict[tuple[str, ...], tuple[int, int, int, int]]:
     """Collectives alike, by kind, dtype, axes and place: sites, runs, bytes of the largest, bytes sent."""
     merged: dict[tuple[str, ...], tuple[int, int, int, int]] = {}
     for each in collectives:
@@ -279,7 +280,14 @@ def _candidates(plan: Plan) -> Iterator[str]:
 
 def as_flags(overrides: dict[str, Any]) -> str:
     """Overrides as they are typed."""
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in overrides.items())
+    return " ".join(_as_flag(name.replace("_", "-"), value) for name, value in overrides.items())
+
+
+def _as_flag(name: str, value: Any) -> str:
+    if not isinstance(value, bool):
+        return f"--{name} {value}"
+    part, dot, field = name.rpartition(".")
+    return f"--{part}{dot}{'' if value else 'no-'}{field}"
 
 
 def _gib(num_bytes: float) -> str:

@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -49,6 +49,15 @@ class Transfer(Protocol):
     def axes(self) -> tuple[str, ...]: ...
     @property
     def across_slices(self) -> bool: ...
+    @property
+    def wire_bytes(self) -> int | None:
+        """What a device sends in one run; None: what it sends by an algorithm that sends the least."""
+        ...
+
+    @property
+    def group(self) -> int | None:
+        """Devices that take part in one exchange; None: all along its axes."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +167,11 @@ def sent(kind: str, num_bytes: float, group: Group) -> Sent:
 
 
 def _sent_once(transfer: Transfer, mesh_shape: Mapping[str, int], domain: int) -> Sent:
-    wire_bytes: Any = getattr(transfer, "wire_bytes", transfer.num_bytes)
+    wire_bytes = transfer.num_bytes if transfer.wire_bytes is None else transfer.wire_bytes
     if transfer.kind == "send":  # a runtime's transfer between slices, of which the program shows this end
         return Sent(0.0, wire_bytes)
     group = group_of(transfer.axes, mesh_shape, domain)
-    size = getattr(transfer, "group", group.size)
+    size = transfer.group or group.size
     if size <= group.near < group.size:  # compiled for slices: what crosses them is in sends of its own
         return Sent(wire_bytes, 0.0)
     return sent(transfer.kind, transfer.num_bytes, group)

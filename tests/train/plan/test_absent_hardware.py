@@ -136,6 +136,20 @@ def test_every_chip_has_a_compiler(name):
     assert any(word in kind for word in topology.chip.kinds)
 
 
+@pytest.mark.parametrize(("name", "devices_a_chip"), [("v4", 1), ("v5p", 1), ("tpu7x", 2)])
+def test_a_device_is_what_the_table_of_chips_describes(name, devices_a_chip):
+    topology = find_topology(f"{name}:2x2x2")
+    assert len(topology.devices) == 8 * devices_a_chip
+    assert topology.devices_a_host == 4 * devices_a_chip
+    assert ("devices a chip" in topology.description) == (devices_a_chip > 1)
+    assert topology.chip is not None
+    rows, changes = 2048 * len(topology.devices), dict(remat="none", attention="xla", num_layers=2)
+    large = llama(MeshConfig(data=None), rows, **changes)
+    with pytest.raises(TooLargeError) as caught:
+        compile_step(large, topology)
+    assert caught.value.limit == pytest.approx(topology.chip.memory_bytes, rel=1e-3)
+
+
 FAST = ("--model.dtype", "bfloat16", "--data.sequence-length", "128")
 
 

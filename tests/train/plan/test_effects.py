@@ -26,6 +26,16 @@ def test_recomputation_trades_memory_for_time():
     assert found[-1][3:] == (planned.memory.total, found[0].sent_bytes, planned.roofline.seconds)
 
 
+def test_splitting_tokens_is_a_setting_where_layers_are_divided():
+    experiment = named("llama3_8b")
+    divided = list_effects(experiment, {"data": 2, "fsdp": 8, "tensor": 4}, CHIPS["v5p"])
+    whole, split = (effect for effect in divided if effect.field == "mesh.sequence_parallel")
+    assert (whole.value, whole.is_set, split.value, split.is_set) == (False, True, True, False)
+    assert split.memory_bytes < whole.memory_bytes
+    undivided = list_effects(experiment, MESH, CHIPS["v5p"])
+    assert not [effect for effect in undivided if effect.field == "mesh.sequence_parallel"]
+
+
 def test_an_unknown_chip_has_no_seconds():
     effects = list_effects(small_gpt(), {"data": 8, "fsdp": 1, "tensor": 1}, None)
     assert {effect.seconds for effect in effects} == {None}

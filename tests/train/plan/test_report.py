@@ -1,7 +1,7 @@
 """A plan reads well: the verdict first, every number with its unit, and JSON with the same numbers."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from planned_runs import named, small_gpt
@@ -9,31 +9,18 @@ from planned_runs import named, small_gpt
 from flaxmill.sharding.hardware.chips import CHIPS, GIB
 from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.assemble import make_plan
+from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.html_report import page_of
-from flaxmill.train.plan.report import KINDS, Plan, json_of, merge_collectives, table, text_of
+from flaxmill.train.plan.report import KINDS, Plan, as_flags, json_of, merge_collectives, table, text_of
 from flaxmill.train.plan.search import candidates
 from flaxmill.train.plan.weights import HostMemory
 
-
-class Row(NamedTuple):
-    kind: str
-    dtype: str
-    shape: tuple[int, ...]
-    num_bytes: int
-    wire_bytes: int
-    times: int
-    axes: tuple[str, ...]
-    across_slices: bool
-    inside_layers: bool
-    group: int
-    operation: str
-    source_name: str
-
-
 ROWS = [
-    Row("all-gather", "bf16", (4096, 64), 2**20, 2**20, 64, ("fsdp",), False, True, 16, "attention", "ag.1"),
-    Row("all-gather", "bf16", (4096, 96), 2**21, 2**21, 64, ("fsdp",), False, True, 16, "mlp", "ag.2"),
-    Row("send", "f32", (9,), 2**30, 2**30, 1, ("data",), True, False, 2, "<sum> & co", "send.1"),
+    Collective(
+        "all-gather", "bf16", (4096, 64), 2**20, 2**20, 64, ("fsdp",), False, True, 16, "attention", "ag.1"
+    ),
+    Collective("all-gather", "bf16", (4096, 96), 2**21, 2**21, 64, ("fsdp",), False, True, 16, "mlp", "ag.2"),
+    Collective("send", "f32", (9,), 2**30, 2**30, 1, ("data",), True, False, 2, "<sum> & co", "send.1"),
 ]
 
 
@@ -145,6 +132,11 @@ def test_days_and_device_hours_follow_from_the_tokens():
     ceiling = cost["speeds"][0]
     assert ceiling["days"] * 86_400 * ceiling["tokens_per_second"] == pytest.approx(cost["tokens"])
     assert ceiling["device_hours"] == pytest.approx(ceiling["days"] * 24 * 64)
+
+
+def test_switches_are_typed_without_a_value():
+    overrides = {"mesh.sequence_parallel": True, "model.scan_layers": False, "accumulate": 2}
+    assert as_flags(overrides) == "--mesh.sequence-parallel --model.no-scan-layers --accumulate 2"
 
 
 def test_columns_of_numbers_end_at_one_place():

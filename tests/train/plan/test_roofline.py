@@ -18,6 +18,8 @@ class Row(NamedTuple):
     times: int
     axes: tuple[str, ...]
     across_slices: bool = False
+    wire_bytes: int | None = None
+    group: int | None = None
 
 
 class CompiledRow(NamedTuple):
