@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.train.plan.collectives import Collective
-from flaxmill.train.plan.published import published_runs
+from flaxmill.train.plan.cost import published_runs
 from flaxmill.train.plan.report import GIB, KINDS, MIB, merge_collectives
 
 PAGE = Path(__file__).parent / "plans.md"

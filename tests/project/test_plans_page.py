@@ -10,7 +10,7 @@ from planned_runs import named
 from flaxmill.sharding.hardware.chips import CHIPS
 from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.assemble import make_plan
-from flaxmill.train.plan.report import json_of
+from flaxmill.train.plan.json_report import json_of
 
 _FILE = Path(__file__).resolve().parents[2] / "docs" / "make_plans.py"
 _SPEC = importlib.util.spec_from_file_location("make_plans", _FILE)
@@ -67,7 +67,8 @@ def test_a_section_has_the_command_and_the_numbers_of_the_plan():
     )
     values = json.loads(json.dumps(json_of(plan)))
     row = {"kind": "all-gather", "dtype": "bf16", "axes": ["fsdp"], "num_bytes": 2**20, "wire_bytes": 2**20}
-    row |= {"times": 64, "across_slices": False, "inside_layers": True}
+    row |= {"times": 64, "across_slices": False, "inside_layers": True, "shape": [2**19], "group": 32}
+    row |= {"operation": "mlp_block", "source_name": "all-gather.1"}
     values["collectives"] = [row]
     section = make_plans._section(case, values)
     for words in (

@@ -107,7 +107,8 @@ def _plan(experiment: Experiment, topology: "Topology", search: bool, directory:
 def _print(plan: "Plan", as_json: bool) -> None:
     import json
 
-    from flaxmill.train.plan.report import json_of, text_of
+    from flaxmill.train.plan.json_report import json_of
+    from flaxmill.train.plan.report import text_of
 
     print(json.dumps(json_of(plan)) if as_json else text_of(plan), end="\n" if as_json else "")
 

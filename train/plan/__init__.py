@@ -12,12 +12,12 @@ activations     what the backward pass keeps, as JAX itself says
 weights         the state and the weights as devices hold them
 design          the collectives that the step is designed to run
 roofline        what devices send for a collective, and the least time of a step
-published       two measured runs beside their ceilings
 proposals       what would make it fit
 search          meshes and remat policies, ranked
-cost            tokens a day, days and chip-hours of the whole run
+cost            days and device-hours of the whole run; two published runs beside their ceilings
 assemble        a compiled step and the formulas, put together to a plan
-report          all of it as text and as JSON
+report          all of it as text
+json_report     the same as JSON
 html_report     the same as one page
 effects         what single settings would change
 """

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from flaxmill.train.plan.published import published_runs
+from flaxmill.train.plan.cost import published_runs
 from flaxmill.train.plan.report import (
     GIB,
     KINDS,

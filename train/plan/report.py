@@ -1,4 +1,4 @@
-"""A plan, and how it reads: as text for a terminal and as JSON."""
+"""A plan, and how it reads as text for a terminal."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -6,10 +6,9 @@ from typing import Any, NamedTuple, Protocol
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.metrics.flops import StepFlops
 from flaxmill.train.plan.collectives import Collective
-from flaxmill.train.plan.cost import Cost
+from flaxmill.train.plan.cost import Cost, published_runs
 from flaxmill.train.plan.effects import Effect
 from flaxmill.train.plan.proposals import Proposal
-from flaxmill.train.plan.published import published_runs
 from flaxmill.train.plan.roofline import Roofline
 from flaxmill.train.plan.search import Candidate
 from flaxmill.train.plan.weights import HostMemory
@@ -292,53 +291,3 @@ def _as_flag(name: str, value: Any) -> str:
 
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / GIB:.1f}" if num_bytes >= GIB else f"{num_bytes / GIB:.3f}"
-
-
-def json_of(plan: Plan) -> dict[str, Any]:
-    """The plan as plain JSON values."""
-    chip, memory, roofline = plan.chip, plan.memory, plan.roofline
-    limits = {"total": memory.total, "limit": memory.limit, "host": memory.host.total}
-    return {
-        "experiment": plan.name,
-        "topology": plan.topology,
-        "description": plan.description,
-        "mesh": plan.mesh,
-        "fits": memory.fits,
-        "memory": {kind: getattr(memory, kind) for kind in KINDS} | limits,
-        "host_memory": memory.host._asdict() | {"devices_a_host": plan.devices_a_host},
-        "collectives": [_plain(each._asdict()) for each in plan.collectives],
-        "warnings": list(plan.warnings),
-        "flops": {"full": plan.flops.full, "causal": plan.flops.causal, "hardware": plan.hardware_flops},
-        "roofline": None if roofline is None else roofline_json(roofline),
-        "chip": None
-        if chip is None
-        else {"name": chip.name, "source": chip.source, "unchecked": [*chip.unchecked]},
-        "cost": plan.cost.json(None if roofline is None else roofline.tokens_per_second),
-        "checkpoint_bytes": plan.checkpoint_bytes,
-        "compile_cpu_seconds": plan.compile_cpu_seconds,
-        "replaced": list(plan.replaced),
-        "proposals": [
-            {"overrides": one.overrides, "total": one.estimate.memory.total, "reason": one.reason}
-            for one in plan.proposals
-        ],
-        "effects": [effect._asdict() for effect in plan.effects],
-        "candidates": [
-            {"overrides": one.overrides, "fits": one.fits, "total": one.estimate.memory.total}
-            | {"seconds": one.seconds, "reasons": one.reasons}
-            for one in plan.candidates
-        ],
-    }
-
-
-def roofline_json(roofline: Roofline) -> dict[str, Any]:
-    seconds = {f"{name}_seconds": value for name, value in roofline.resources.items()}
-    rates = {"tokens_per_second": roofline.tokens_per_second}
-    return (
-        seconds
-        | rates
-        | {"binds": roofline.binds, "seconds": roofline.seconds, "mfu": roofline.mfu._asdict()}
-    )
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,7 +1,7 @@
 """The least time that a step can take: arithmetic, memory, wires or network, whichever needs most.
 
 All four are taken to run at their published peaks and at the same time. So it is a ceiling of the speed;
-published.py says how far below it real runs stay.
+cost.py says how far below it real runs stay.
 """
 
 import functools

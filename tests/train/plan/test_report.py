@@ -11,7 +11,8 @@ from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.assemble import make_plan
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.html_report import page_of
-from flaxmill.train.plan.report import KINDS, Plan, as_flags, json_of, merge_collectives, table, text_of
+from flaxmill.train.plan.json_report import json_of
+from flaxmill.train.plan.report import KINDS, Plan, as_flags, merge_collectives, table, text_of
 from flaxmill.train.plan.search import candidates
 from flaxmill.train.plan.weights import HostMemory
 

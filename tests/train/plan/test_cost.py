@@ -4,7 +4,7 @@ import pytest
 
 from flaxmill.model.functional import count_params
 from flaxmill.sharding.hardware.chips import CHIPS
-from flaxmill.train.plan.published import LLAMA2_70B, LLAMA3_8B, published_runs
+from flaxmill.train.plan.cost import LLAMA2_70B, LLAMA3_8B, published_runs
 
 
 def test_published_runs_stay_below_their_ceilings_by_these_shares():
