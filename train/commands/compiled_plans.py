@@ -5,6 +5,7 @@ from typing import NamedTuple
 from flaxmill.sharding.hardware.topologies import Topology
 from flaxmill.sharding.mesh import describe_free_axis
 from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.assemble import make_plan
 from flaxmill.train.plan.collectives import Collective, find_collectives
 from flaxmill.train.plan.compiled_step import (
@@ -15,11 +16,10 @@ from flaxmill.train.plan.compiled_step import (
     resolve_without_data,
 )
 from flaxmill.train.plan.findings import find_warnings
-from flaxmill.train.plan.memory import DeviceMemory, device_memory, gibibytes, largest_buffer
-from flaxmill.train.plan.proposals import apply_overrides
+from flaxmill.train.plan.memory import DeviceMemory, device_memory, in_words, largest_buffer
+from flaxmill.train.plan.proposals import apply_overrides, factor_of
 from flaxmill.train.plan.report import Plan
-from flaxmill.train.plan.search import Candidate, candidates
-from flaxmill.train.plan.weights import state_bytes
+from flaxmill.train.plan.search import Candidate, choose, list_layouts, ranking
 
 
 class _Compiled(NamedTuple):
@@ -28,7 +28,8 @@ class _Compiled(NamedTuple):
     experiment: Experiment
     mesh_shape: dict[str, int]
     memory: DeviceMemory
-    collectives: list[Collective]
+    collectives: list[Collective] | None
+    """None: the compiler gave up."""
     warnings: list[str]
     notes: list[str]
     replaced: tuple[str, ...]
@@ -55,26 +56,37 @@ def with_checked_proposal(plan: Plan, experiment: Experiment, topology: Topology
 
 
 def compile_best(plan: Plan, experiment: Experiment, topology: Topology, most: int) -> Plan:
-    """The plan with layouts ranked by the estimate, the first `most` of which are compiled.
+    """The plan with layouts ranked by the estimate, the best of which are compiled until `most` of them fit.
 
-    A layout that the compiler finds too large goes behind those that fit.
+    Where a step takes more than its estimate, other layouts with the same policy are taken to do so too. No
+    more than twice as many are compiled.
     """
-    assert topology.chip is not None
+    chip, slices, near = topology.chip, topology.num_slices, topology.link_domain
+    assert chip is not None
     resolved = resolve_without_data(experiment)
-    num_devices = len(topology.devices)
-    ranked = candidates(resolved, topology.chip, num_devices, topology.num_slices, topology.link_domain)
-    checked = [_checked(candidate, experiment, topology) for candidate in ranked[:most]]
-    in_order = sorted([*checked, *ranked[most:]], key=lambda candidate: not candidate.fits)
-    return plan._replace(candidates=in_order)
+    layouts = list_layouts(resolved, chip, len(topology.devices), slices, near)
+    planned = estimate(resolved, plan.mesh, chip, slices, near)
+    factors = {resolved.model.remat: factor_of(planned, plan.memory.total)}
+    compiled: dict[str, Candidate] = {}
+    while sum(one.fits for one in compiled.values()) < most and len(compiled) < 2 * most:
+        ranked = choose(layouts, chip, len(layouts), factors)
+        best = next((one for one in ranked if one.fits and str(one.overrides) not in compiled), None)
+        if best is None:
+            break
+        memory = _compile(apply_overrides(experiment, best.overrides), topology).memory
+        compiled[str(best.overrides)] = _checked(best, memory)
+        remat = best.overrides["model.remat"]
+        factors[remat] = max(factors.get(remat, 1.0), factor_of(best.estimate, memory.total))
+    others = [one for one in choose(layouts, chip, factors=factors) if str(one.overrides) not in compiled]
+    return plan._replace(candidates=sorted([*compiled.values(), *others], key=ranking(chip)))
 
 
-def _checked(candidate: Candidate, experiment: Experiment, topology: Topology) -> Candidate:
-    memory = _compile(apply_overrides(experiment, candidate.overrides), topology).memory
+def _checked(candidate: Candidate, memory: DeviceMemory) -> Candidate:
     return candidate._replace(fits=memory.fits, reasons=f"{_verdict(memory)}; {candidate.reasons}")
 
 
 def _verdict(memory: DeviceMemory) -> str:
-    return f"compiled: {gibibytes(memory.total)}, {'fits' if memory.fits else 'does not fit'}"
+    return f"compiled: {in_words(memory.total)}, {'fits' if memory.fits else 'does not fit'}"
 
 
 def _plan_of(compiled: _Compiled, topology: Topology) -> Plan:
@@ -117,7 +129,7 @@ def _notes(experiment: Experiment, step: CompiledStep) -> list[str]:
     """What is worth a word about the mesh, and about the largest array."""
     free = describe_free_axis(experiment.mesh, step.mesh)
     largest = largest_buffer(step.text)
-    size = gibibytes(largest.array.num_bytes)
+    size = in_words(largest.array.num_bytes)
     return ([free] if free else []) + [f"the largest array is {largest}, {size}"]
 
 
@@ -126,12 +138,13 @@ def _too_large(experiment: Experiment, topology: Topology, error: TooLargeError)
     resolved = resolve_without_data(experiment)
     mesh = mesh_on(resolved, topology)
     check_mesh(resolved, mesh)
-    sizes = state_bytes(resolved.model, resolved.optimizer, tuple(mesh.shape.items()))
-    known = sizes.parameters + sizes.optimizer + sizes.trained
+    found = estimate(
+        resolved, dict(mesh.shape), topology.chip, topology.num_slices, topology.link_domain
+    ).memory
+    known = found.parameters + found.optimizer + found.gradients
     # What the compiler could not place may be counted without the state.
     total = max(error.needed, known)
-    memory = DeviceMemory(
-        sizes.parameters, sizes.optimizer, sizes.trained, 0, total - known, total, error.limit
-    )
-    line = f"the compiler gave up: it needs {gibibytes(error.needed)} of {gibibytes(error.limit)}"
-    return _Compiled(resolved, dict(mesh.shape), memory, [], [], [line], (), 0.0)
+    kept = min(found.activations, total - known)
+    memory = DeviceMemory(*found[:3], kept, total - known - kept, total, error.limit, found.host)
+    line = f"the compiler gave up: it needs {in_words(error.needed)} of {in_words(error.limit)}"
+    return _Compiled(resolved, dict(mesh.shape), memory, None, [], [line], (), 0.0)

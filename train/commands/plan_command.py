@@ -35,7 +35,7 @@ class PlanArguments:
     slices: int | None = None
     """How many slices of that topology there are; sets mesh.slices."""
     search: bool = False
-    """Try meshes, remat policies and accumulation, compile the best three, and rank them."""
+    """Try meshes, remat policies and accumulation, rank them, and compile the best until three fit."""
     save: str | None = None
     """A directory for the compiled step: `train` reads it as JAX_COMPILATION_CACHE_DIR."""
     html: str | None = None

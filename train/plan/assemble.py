@@ -26,7 +26,7 @@ def make_plan(
     topology: str,
     description: str,
     memory: Memory,
-    collectives: Sequence[Collective],
+    collectives: Sequence[Collective] | None,
     warnings: Sequence[str] = (),
     compile_cpu_seconds: float = 0.0,
     replaced: Sequence[str] = (),
@@ -39,6 +39,7 @@ def make_plan(
     """The plan of a resolved experiment whose step was compiled.
 
     Args:
+      collectives: None: the compiler gave up, and the estimate's are taken for the times.
       domain: devices that share fast links; None: what the chip says, or those of a slice.
       with_proposals: look for what would make it fit, where it does not.
     """
@@ -54,7 +55,7 @@ def make_plan(
         chip=chip,
         mesh=dict(mesh_shape),
         memory=memory,
-        collectives=collectives,
+        collectives=collectives or (),
         warnings=warnings,
         flops=found.flops,
         hardware_flops=found.hardware_flops,
@@ -67,6 +68,7 @@ def make_plan(
         candidates=candidates,
         effects=list_effects(experiment, mesh_shape, chip, num_slices, domain),
         devices_a_host=devices_a_host,
+        is_compiled=collectives is not None,
     )
 
 
@@ -80,11 +82,11 @@ def _roofline(
     found: Estimate,
     mesh_shape: Mapping[str, int],
     chip: Chip | None,
-    collectives: Sequence[Collective],
+    collectives: Sequence[Collective] | None,
     num_slices: int,
     domain: int | None,
 ) -> Roofline | None:
-    """Of what the compiled program sends, in place of what the design says."""
+    """Of what the compiled program sends, in place of what the design says, where there is a program."""
     if chip is None:
         return None
     near = domain or chip.link_domain or math.prod(mesh_shape.values()) // num_slices
@@ -92,7 +94,7 @@ def _roofline(
         found.flops,
         found.hardware_flops,
         found.moved_bytes,
-        collectives,
+        found.collectives if collectives is None else collectives,
         chip,
         mesh_shape,
         found.num_tokens,

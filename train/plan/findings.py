@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.collectives import Collective
-from flaxmill.train.plan.memory import gibibytes
+from flaxmill.train.plan.memory import in_words
 from flaxmill.train.plan.weights import Form, form_of, list_weights
 
 FLOAT = 4  # bytes of a float32
@@ -95,8 +95,8 @@ def _describe(found: list[Collective], reason: str) -> str | None:
     sent = sum(each.times * each.wire_bytes for each in found)
     array = f"{largest.dtype}{list(largest.shape)} of {largest.operation or largest.source_name}"
     return (
-        f"{reason}: {runs} runs of {largest.kind} a step over {'+'.join(largest.axes)}, {gibibytes(sent)} "
-        f"sent; the largest is {gibibytes(largest.num_bytes)}, {array}"
+        f"{reason}: {runs} runs of {largest.kind} a step over {'+'.join(largest.axes)}, {in_words(sent)} "
+        f"sent; the largest is {in_words(largest.num_bytes)}, {array}"
     )
 
 
@@ -107,7 +107,7 @@ def _storms(collectives: Sequence[Collective], experiment: Experiment) -> list[s
         return []
     mean = sum(each.times * each.num_bytes for each in permutes) / runs
     line = (
-        f"{runs:,} small permutes a step, {gibibytes(mean)} each on average: gathers are done piece by piece "
+        f"{runs:,} small permutes a step, {in_words(mean)} each on average: gathers are done piece by piece "
         "between parts of a product; use fewer devices in mesh.fsdp, or larger weights"
     )
     return [line]

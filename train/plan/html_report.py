@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from html import escape
 
 from flaxmill.train.plan.cost import published_runs
+from flaxmill.train.plan.memory import in_words
 from flaxmill.train.plan.report import (
+    GAVE_UP,
     GIB,
     KINDS,
     MEANINGS,
-    MIB,
     Plan,
     as_flags,
+    candidate_header,
+    candidate_row,
     describe_host,
     effect_row,
     merge_collectives,
@@ -33,7 +36,7 @@ h1, h2 { line-height: 1.2; overflow-wrap: anywhere; }
 .fits { color: var(--good); } .large { color: var(--bad); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; }
-caption { text-align: left; font-weight: 600; }
+caption { text-align: left; font-weight: 600; white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: 0.2rem 1rem 0.2rem 0;
          border-bottom: 1px solid var(--faint); }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -84,6 +87,7 @@ def _memory(plan: Plan) -> list[str]:
         "<h2>Memory a device</h2>",
         _bar(plan),
         _table("Memory by kind", ("kind", "GiB", "what"), rows, marks),
+        *([] if plan.is_compiled else [f"<p>{escape(GAVE_UP)}</p>"]),
     ]
 
 
@@ -94,7 +98,8 @@ def _bar(plan: Plan) -> str:
     for number, kind in enumerate(KINDS):
         width = _WIDTH * getattr(memory, kind) / whole
         parts.append(
-            f'<rect x="{left:.1f}" y="2" width="{width:.1f}" height="{_HEIGHT - 4}" fill="var(--k{number})">'
+            f'<rect x="{left:.1f}" y="2" width="{width:.1f}" height="{_HEIGHT - 4}" '
+            f'style="fill:var(--k{number})">'
             f"<title>{kind}: {getattr(memory, kind) / GIB:.3f} GiB</title></rect>"
         )
         left += width
@@ -142,8 +147,10 @@ def _cost(plan: Plan) -> list[str]:
     cost = plan.cost
     said = (
         f"{cost.steps:,} steps of {cost.num_tokens:,} tokens. A checkpoint takes "
-        f"{plan.checkpoint_bytes / GIB:,.2f} GiB. Compiling took {plan.compile_cpu_seconds:.1f} CPU seconds."
+        f"{plan.checkpoint_bytes / GIB:,.2f} GiB."
     )
+    if plan.is_compiled:
+        said += f" Compiling took {plan.compile_cpu_seconds:.1f} CPU seconds."
     parts = ["<h2>The run</h2>", f"<p>{said}</p>"]
     if plan.roofline is not None:
         rows = [
@@ -160,10 +167,10 @@ def _cost(plan: Plan) -> list[str]:
 
 def _collectives(plan: Plan) -> list[str]:
     rows = [
-        (*key, str(sites), f"{times:,}", f"{largest / MIB:,.1f}", f"{wire / GIB:.3f}")
+        (*key, str(sites), f"{times:,}", in_words(largest), in_words(wire))
         for key, (sites, times, largest, wire) in merge_collectives(plan.collectives).items()
     ]
-    header = ("kind", "dtype", "axes", "where", "sites", "times", "largest, MiB", "sent, GiB")
+    header = ("kind", "dtype", "axes", "where", "sites", "times", "largest", "sent")
     return (
         ["<h2>Collectives of a step, of one device</h2>", _table("Those that send most first", header, rows)]
         if rows
@@ -185,12 +192,13 @@ def _effects(plan: Plan) -> list[str]:
 def _candidates(plan: Plan) -> list[str]:
     if not plan.candidates:
         return []
-    rows = [
-        (as_flags(one.overrides), f"{one.estimate.memory.total / GIB:.1f}", f"{one.seconds:.3f}", one.reasons)
-        for one in plan.candidates
+    rows = [(str(number), *candidate_row(one)) for number, one in enumerate(plan.candidates, 1)]
+    caption = "The best first; memory and seconds by the estimate"
+    return [
+        "<h2>Layouts</h2>",
+        _table(caption, ("", *candidate_header(plan)), rows),
+        f"<p>Take the first with <code>{escape(as_flags(plan.candidates[0].overrides))}</code></p>",
     ]
-    header = ("flags", "GiB", "seconds", "why")
-    return ["<h2>Layouts</h2>", _table("The best first, by the estimate", header, rows)]
 
 
 def _list(title: str, lines: Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ def json_of(plan: Plan) -> dict[str, Any]:
         else {"name": chip.name, "source": chip.source, "unchecked": [*chip.unchecked]},
         "cost": plan.cost.json(None if roofline is None else roofline.tokens_per_second),
         "checkpoint_bytes": plan.checkpoint_bytes,
+        "is_compiled": plan.is_compiled,
         "compile_cpu_seconds": plan.compile_cpu_seconds,
         "replaced": list(plan.replaced),
         "proposals": [

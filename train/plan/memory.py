@@ -1,6 +1,5 @@
 """What a device holds at the peak of a compiled step, by kind, and its largest arrays."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -156,7 +155,10 @@ def _scheduled(program: Program) -> Iterable[Instruction]:
         yield from program.computations[name].values()
 
 
-def gibibytes(num_bytes: float) -> str:
-    """Bytes in words: 1.5 GiB, or MiB where they are few."""
-    size = num_bytes / 2**30
-    return f"{size:.2f} GiB" if size >= 1 or math.isclose(size, 0) else f"{num_bytes / 2**20:.1f} MiB"
+def in_words(num_bytes: float) -> str:
+    """Bytes with the unit in which they are neither many nor a fraction: 1.50 GiB, 3.0 MiB or 8 bytes."""
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:,.2f} GiB"
+    if num_bytes >= 2**20:
+        return f"{num_bytes / 2**20:.1f} MiB"
+    return f"{num_bytes / 2**10:.1f} KiB" if num_bytes >= 2**10 else f"{num_bytes:.0f} bytes"

@@ -59,13 +59,13 @@ def propose(
     found: dict[frozenset[str], Proposal] = {}
     now = estimate(experiment, mesh_shape, chip, num_slices, domain)
     limit = min(SPARE * chip.memory_bytes, now.memory.total if compiled is None else compiled)
-    factor = _factor(now, compiled)
+    factor = factor_of(now, compiled)
     for change in sorted(_changes(experiment)):
         changed = frozenset(name for name, step in change._asdict().items() if step)
         if not changed or any(known <= changed for known in found):
             continue  # a part of this change is enough
         proposal = _try(experiment, mesh_shape, chip, num_slices, domain, change)
-        if proposal is not None and _scaled(proposal.estimate, factor) <= limit:
+        if proposal is not None and scaled(proposal.estimate, factor) <= limit:
             found[changed] = proposal
             if len(found) == MOST:
                 break
@@ -83,13 +83,14 @@ def apply_overrides(experiment: Experiment, overrides: Mapping[str, Any]) -> Exp
     return replace(experiment, **own, **nested)
 
 
-def _factor(found: Estimate, compiled: int | None) -> float:
+def factor_of(found: Estimate, compiled: int | None) -> float:
     """How much more than the estimate the compiled program takes beside the state; 1: no more."""
     state = found.memory.parameters + found.memory.optimizer
     return 1.0 if compiled is None else max(1.0, (compiled - state) / (found.memory.total - state))
 
 
-def _scaled(found: Estimate, factor: float) -> float:
+def scaled(found: Estimate, factor: float) -> float:
+    """Bytes that a step takes which needs so much more than its estimate beside the state."""
     state = found.memory.parameters + found.memory.optimizer
     return state + factor * (found.memory.total - state)
 

@@ -8,6 +8,7 @@ from flaxmill.train.metrics.flops import StepFlops
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import Cost, published_runs
 from flaxmill.train.plan.effects import Effect
+from flaxmill.train.plan.memory import in_words
 from flaxmill.train.plan.proposals import Proposal
 from flaxmill.train.plan.roofline import Roofline
 from flaxmill.train.plan.search import Candidate
@@ -22,6 +23,9 @@ MEANINGS = {
     "activations": "kept for the backward pass",
     "temporary": "what a layer or the loss needs while it runs",
 }
+
+
+GAVE_UP = "The compiler gave up. Activations, and the times below, are the estimate's; temporary is the rest."
 
 
 class Memory(Protocol):
@@ -77,6 +81,8 @@ class Plan(NamedTuple):
     effects: Sequence[Effect] = ()
     devices_a_host: int | None = None
     """None: nobody knows."""
+    is_compiled: bool = True
+    """False: the compiler gave up, so that activations and times are the estimate's."""
 
 
 def verdict_of(plan: Plan) -> str:
@@ -123,6 +129,8 @@ def _memory(plan: Plan) -> Iterator[str]:
     if plan.memory.host.total:
         rows.append(("on the host", f"{plan.memory.host.total / GIB:.3f} GiB", describe_host(plan), ""))
     yield from table(("kind", "bytes", "what", ""), rows)
+    if not plan.is_compiled:
+        yield f"  {GAVE_UP}"
     for line in plan.replaced:
         yield f"  Replaced: {line}"
     yield ""
@@ -140,7 +148,7 @@ def describe_host(plan: Plan) -> str:
 
 
 def _bar(plan: Plan, kind: str) -> str:
-    whole = plan.memory.limit or plan.memory.total
+    whole = max(plan.memory.limit or 0, plan.memory.total)
     return "#" * round(30 * getattr(plan.memory, kind) / whole)
 
 
@@ -164,8 +172,7 @@ def _collectives(plan: Plan) -> Iterator[str]:
     rows = []
     for (kind, dtype, axes, where), rest in merge_collectives(plan.collectives).items():
         sites, times, largest, wire = rest
-        sizes = f"{largest / MIB:,.1f} MiB", f"{wire / GIB:.3f} GiB"
-        rows.append((kind, dtype, axes, where, str(sites), f"{times:,}", *sizes))
+        rows.append((kind, dtype, axes, where, str(sites), f"{times:,}", in_words(largest), in_words(wire)))
     yield from table(("kind", "dtype", "axes", "where", "sites", "times", "largest", "sent"), rows)
     yield ""
 
@@ -238,7 +245,8 @@ def _cost(plan: Plan) -> Iterator[str]:
             yield f"  {run.share:.2f}: {run.what}"
             yield f"        {run.source}"
     yield f"  A checkpoint takes {plan.checkpoint_bytes / GIB:,.2f} GiB."
-    yield f"  Compiling took {plan.compile_cpu_seconds:.1f} CPU seconds."
+    if plan.is_compiled:
+        yield f"  Compiling took {plan.compile_cpu_seconds:.1f} CPU seconds."
     yield ""
 
 
@@ -261,20 +269,27 @@ def effect_row(effect: Effect) -> tuple[str, str, str, str]:
 def _candidates(plan: Plan) -> Iterator[str]:
     if not plan.candidates:
         return
-    yield "Layouts, the best first (by the estimate)"
-    rows = [
-        (
-            str(number),
-            "fits" if one.fits else "too large",
-            f"{_gib(one.estimate.memory.total)} GiB",
-            f"{one.estimate.roofline.seconds if one.estimate.roofline else 0:.3f} s",
-            as_flags(one.overrides),
-            one.reasons,
-        )
-        for number, one in enumerate(plan.candidates, 1)
-    ]
-    yield from table(("", "", "memory", "least time", "flags", "why"), rows)
+    yield "Layouts, the best first (memory and seconds by the estimate)"
+    rows = [(str(number), *candidate_row(one)) for number, one in enumerate(plan.candidates, 1)]
+    yield from table(("", *candidate_header(plan)), rows)
+    yield "  They are ranked by the least time, with a tenth of what is hidden behind it and 2% for each"
+    yield "  doubling of the microbatches."
+    yield f"  Take the first with {as_flags(plan.candidates[0].overrides)}"
     yield ""
+
+
+def candidate_header(plan: Plan) -> tuple[str, ...]:
+    """The names of `candidate_row`'s cells: settings are named by their last part."""
+    settings = (name.rpartition(".")[2] for name in plan.candidates[0].overrides)
+    return *settings, "", "memory", "least time", "ranked by", "why"
+
+
+def candidate_row(one: Candidate) -> tuple[str, ...]:
+    """A layout as cells of a table."""
+    least = "" if one.estimate.roofline is None else f"{one.estimate.roofline.seconds:.3f} s"
+    verdict = "fits" if one.fits else "too large"
+    memory = f"{_gib(one.estimate.memory.total)} GiB"
+    return *map(str, one.overrides.values()), verdict, memory, least, f"{one.seconds:.3f} s", one.reasons
 
 
 def as_flags(overrides: dict[str, Any]) -> str:

@@ -1,13 +1,13 @@
 """Meshes, remat policies and numbers of microbatches for the devices at hand, ranked by the estimate."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import Estimate, estimate
-from flaxmill.train.plan.proposals import REMATS, SPARE, apply_overrides
+from flaxmill.train.plan.proposals import REMATS, SPARE, apply_overrides, scaled
 
 MOST_TENSOR = 16
 MOST_TPU_GROUP = 32
@@ -39,21 +39,48 @@ def candidates(
     domain: int | None = None,
     most: int = 10,
 ) -> list[Candidate]:
-    """The best layouts, the best first; those that do not fit come last.
+    """The best layouts, the best first; those that do not fit come last."""
+    return choose(list_layouts(experiment, chip, num_devices, num_slices, domain), chip, most)
 
-    Of each mesh and policy only the number of microbatches that serves it best is listed.
-    """
+
+def list_layouts(
+    experiment: Experiment, chip: Chip, num_devices: int, num_slices: int = 1, domain: int | None = None
+) -> list[Candidate]:
+    """Every mesh, policy and number of microbatches, in no order."""
     near = domain or chip.link_domain or num_devices // num_slices
+    tried = (
+        _try(experiment, chip, mesh, remat, count, num_slices, near)
+        for mesh in _meshes(num_devices, num_slices, near)
+        for remat in REMATS
+        for count in _counts(experiment)
+    )
+    return [one for one in tried if one is not None]
+
+
+def choose(
+    layouts: Sequence[Candidate], chip: Chip, most: int = 10, factors: Mapping[str, float] | None = None
+) -> list[Candidate]:
+    """The best layouts, the best first; of each mesh and policy one, with the microbatches that suit it best.
+
+    Args:
+      factors: how much more than their estimate steps take beside the state, by the policy of `model.remat`.
+    """
     best: dict[tuple, Candidate] = {}
-    for mesh in _meshes(num_devices, num_slices, near):
-        for remat in REMATS:
-            tried = [
-                _try(experiment, chip, mesh, remat, count, num_slices, near) for count in _counts(experiment)
-            ]
-            found = min((one for one in tried if one is not None), key=_rank(chip), default=None)
-            if found is not None:
-                best[(*mesh.values(), remat)] = found
-    return sorted(best.values(), key=_rank(chip))[:most]
+    for one in layouts:
+        judged = _judge(one, chip, (factors or {}).get(one.overrides["model.remat"], 1.0))
+        *mesh, remat, _ = one.overrides.values()
+        known = best.setdefault((*mesh, remat), judged)
+        if ranking(chip)(judged) < ranking(chip)(known):
+            best[(*mesh, remat)] = judged
+    return sorted(best.values(), key=ranking(chip))[:most]
+
+
+def _judge(one: Candidate, chip: Chip, factor: float) -> Candidate:
+    """The layout, and whether it fits where steps take so much more than their estimate."""
+    share = scaled(one.estimate, factor) / chip.memory_bytes
+    if share <= SPARE:
+        return one
+    return one._replace(fits=False, reasons=f"needs {share:.2f} of the memory; {one.reasons}")
 
 
 def _meshes(num_devices: int, num_slices: int, near: int) -> Iterator[dict[str, int]]:
@@ -96,12 +123,13 @@ def _try(
     roofline = found.roofline
     assert roofline is not None
     hidden = sum(roofline.resources.values()) - roofline.seconds
-    fits = found.memory.total <= SPARE * chip.memory_bytes
     seconds = (roofline.seconds + HIDDEN * hidden) * (1 + MICROBATCHES * math.log2(accumulate))
-    return Candidate(overrides, found, seconds, fits, _reasons(found, chip, mesh, near))
+    return Candidate(overrides, found, seconds, True, _reasons(found, chip, mesh, near))
 
 
-def _rank(chip: Chip):
+def ranking(chip: Chip) -> Callable[[Candidate], tuple]:
+    """What layouts are sorted by: those that fit, small groups, and seconds."""
+
     def key(candidate: Candidate) -> tuple:
         large = chip.platform == "tpu" and candidate.overrides["mesh.fsdp"] > MOST_TPU_GROUP
         need = 0 if candidate.fits else candidate.estimate.memory.total
@@ -112,11 +140,9 @@ def _rank(chip: Chip):
 
 def _reasons(found: Estimate, chip: Chip, mesh: dict[str, int], near: int) -> str:
     """What speaks for it and against it, in some words."""
-    roofline, memory = found.roofline, found.memory
+    roofline = found.roofline
     assert roofline is not None
     words = [f"{roofline.binds} binds"]
-    if memory.total > SPARE * chip.memory_bytes:
-        words.insert(0, f"needs {memory.total / chip.memory_bytes:.2f} of the memory")
     if chip.platform == "tpu" and mesh["fsdp"] > MOST_TPU_GROUP:
         words.append(f"{mesh['fsdp']} chips in one group gather and scatter in two stages")
     if math.prod(mesh.values()) > near and mesh["fsdp"] * mesh["tensor"] <= near:

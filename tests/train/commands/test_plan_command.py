@@ -108,6 +108,9 @@ def test_a_step_that_does_not_fit_ends_with_1(flaxmill, monkeypatch):
     assert code == 1
     assert "does not fit: 10.0 of 1.0 GiB a device" in out
     assert "the compiler gave up: it needs 10.00 GiB of 1.00 GiB" in out
+    assert "The compiler gave up. Activations, and the times below, are the estimate's" in out
+    assert "activations   0.000 GiB" not in out
+    assert "Compiling took" not in out
 
 
 @pytest.mark.slow

@@ -97,5 +97,5 @@ def test_float32_gathers_of_a_float32_model_are_wanted():
 def test_a_storm_of_small_permutes_is_counted():
     permute = collective("collective-permute", (48, 704), group=2)
     (line,) = warnings_of(*[permute._replace(times=15)] * 7)
-    assert line.startswith("105 small permutes a step, 0.1 MiB each on average")
+    assert line.startswith("105 small permutes a step, 66.0 KiB each on average")
     assert warnings_of(*[permute._replace(times=6)] * 7) == []
