@@ -182,7 +182,7 @@ def test_offloaded_moments_make_room_for_a_model_that_does_not_fit():
     step, collectives = compiled("llama", "v5e:2x4", mesh, model=model, optimizer=(("offload", True),))
     state = state_bytes(step.experiment.model, step.experiment.optimizer, tuple(step.mesh.shape.items()))
     assert state.optimizer < SMALL  # counts
-    assert step.memory.host == pytest.approx(2 * state.parameters, rel=0.001)
+    assert step.memory.host_state == pytest.approx(2 * state.parameters, rel=0.001)
     assert step.memory.arguments == pytest.approx(state.parameters, rel=0.001)
     # The update's own loop over the layers sends nothing.
     assert not [each for each in collectives if "update" in each.operation and each.num_bytes > SMALL]

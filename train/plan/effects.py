@@ -13,6 +13,7 @@ SETTINGS = {
     "model.remat": REMATS,
     "optimizer.gradient_dtype": ("float32", "bfloat16"),
     "optimizer.moment_dtype": ("float32", "bfloat16"),
+    "optimizer.offload": (False, True),
     "mesh.sequence_parallel": (False, True),
 }
 
@@ -38,24 +39,29 @@ def list_effects(
     num_slices: int = 1,
     domain: int | None = None,
 ) -> list[Effect]:
-    """Each value of each setting, the others as they are."""
-    found = []
-    for field, value, is_set in _values(experiment, mesh_shape):
+    """Each value of each setting that has several here, the others as they are."""
+    found: dict[str, list[Effect]] = {}
+    for field, value, is_set in _values(experiment, mesh_shape, chip):
         try:
             changed = apply_overrides(experiment, {field: value})
             one = estimate(changed, mesh_shape, chip, num_slices, domain)
         except ValueError:  # other settings refuse it
             continue
         seconds = None if one.roofline is None else one.roofline.seconds
-        found.append(Effect(field, value, is_set, one.memory.total, _sent(one, mesh_shape), seconds))
-    return found
+        effect = Effect(field, value, is_set, one.memory.total, _sent(one, mesh_shape), seconds)
+        found.setdefault(field, []).append(effect)
+    return [effect for effects in found.values() if len(effects) > 1 for effect in effects]
 
 
-def _values(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Iterator[tuple[str, str | bool, bool]]:
+def _values(
+    experiment: Experiment, mesh_shape: Mapping[str, int], chip: Chip | None
+) -> Iterator[tuple[str, str | bool, bool]]:
     fields = flatten(experiment)
     for field, values in SETTINGS.items():
         if field == "mesh.sequence_parallel" and mesh_shape["tensor"] == 1:
             continue  # there is nothing to split the tokens over
+        if field == "optimizer.offload" and chip is None:
+            continue  # a CPU's memory is the host's
         own = fields[field]
         yield from ((field, value, value == own) for value in dict.fromkeys((*values, own)))
 

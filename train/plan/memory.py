@@ -85,10 +85,11 @@ def total_bytes(memory: MemoryFigures, platform: str) -> int:
     """All that a device holds at once.
 
     TPU programs reuse memory among temporaries that their sum counts apart; there the compiler's own peak is
-    the figure that it compares with the device's memory. On CPUs that peak leaves temporaries out.
+    the figure that it compares with the device's memory, but for state on the host, which it counts too. On
+    CPUs that peak leaves temporaries out.
     """
     if platform == "tpu":
-        return memory.arguments + memory.peak - memory.aliased
+        return memory.arguments + memory.peak - memory.aliased - memory.host_state
     return memory.arguments + memory.temporary + memory.outputs - memory.aliased
 
 

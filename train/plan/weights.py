@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import abstract_params, logical_axes
 from flaxmill.model.params import flatten, group_of
-from flaxmill.model.rematerialisation import HOST_MEMORY
+from flaxmill.sharding.memory import HOST_MEMORY
 from flaxmill.sharding.rules import PARAMETER_RULES, mesh_axes, num_shards, partition_spec
 from flaxmill.train.optimizer.config import OptimizerConfig
 from flaxmill.train.optimizer.freezing import choose_trainable

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ def test_offloaded_tensors_are_on_the_host_and_as_large_as_the_estimate(topology
     assert found.host == estimated.host == (0, LAYERS * 4 * TOKENS * (WIDTH + MLP) * 2)
     stacked = {(LAYERS, 4, TOKENS, WIDTH), (LAYERS, 4, TOKENS, MLP)}
     assert not stacked & {array.shape for array in saved_activations(step)}
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "h100:1x4"])
+def test_offloaded_moments_are_on_the_host_and_not_on_the_device(topology):
+    here, experiment = find_topology(topology), llama(MeshConfig(data=1, fsdp=4), rows=16)
+    offloading = replace(experiment, optimizer=replace(experiment.optimizer, offload=True))
+    kept, offloaded = (device_memory(compile_step(one, here), here.chip) for one in (experiment, offloading))
+    # TPUs pad small arrays.
+    assert offloaded.host.state == pytest.approx(kept.optimizer - offloaded.optimizer, rel=1e-3)
+    assert offloaded.host.activations == 0
+    # The moments of one layer at a time come back for the update.
+    assert offloaded.total < kept.total - 0.2 * offloaded.host.state
 
 
 def test_cudnn_attention_is_replaced_and_that_is_said(gpu):

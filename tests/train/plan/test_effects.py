@@ -1,5 +1,7 @@
 """Each setting is shown with what it costs and what it saves."""
 
+from dataclasses import replace
+
 import pytest
 from planned_runs import named, small_gpt
 
@@ -34,6 +36,17 @@ def test_splitting_tokens_is_a_setting_where_layers_are_divided():
     assert split.memory_bytes < whole.memory_bytes
     undivided = list_effects(experiment, MESH, CHIPS["v5p"])
     assert not [effect for effect in undivided if effect.field == "mesh.sequence_parallel"]
+
+
+def test_offloaded_moments_take_none_of_the_device_and_other_optimizers_have_no_such_row():
+    experiment = named("llama3_8b")
+    here, away = (e for e in list_effects(experiment, MESH, CHIPS["v5p"]) if e.field == "optimizer.offload")
+    moments = 2 * 4 * 8_030_261_248 / 32
+    assert here.memory_bytes - away.memory_bytes == pytest.approx(moments, rel=0.01)
+    refusing = replace(experiment, optimizer=replace(experiment.optimizer, name="adafactor"))
+    fields = {effect.field for effect in list_effects(refusing, MESH, CHIPS["v5p"])}
+    assert "model.remat" in fields
+    assert "optimizer.offload" not in fields
 
 
 def test_an_unknown_chip_has_no_seconds():
