@@ -39,7 +39,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 caption { text-align: left; font-weight: 600; white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: 0.2rem 1rem 0.2rem 0;
          border-bottom: 1px solid var(--faint); }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 svg { display: block; max-width: 100%; height: auto; }
 svg .frame { fill: none; stroke: var(--faint); }
 i { display: inline-block; width: 0.8em; height: 0.8em; margin-right: 0.5em; }
