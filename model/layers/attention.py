@@ -8,6 +8,7 @@ import logging
 import jax
 import jax.numpy as jnp
 
+from flaxmill.model.layers.blockwise_attention import blockwise_attention
 from flaxmill.model.layers.dropout import dropout
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.fused_attention import (
@@ -20,6 +21,9 @@ from flaxmill.model.layers.visibility import Visibility, attention_mask
 from flaxmill.sharding.rules import platform
 
 LOGGER = logging.getLogger("flaxmill.attention")
+LEAST_TOKENS_FOR_BLOCKS = 512
+"""Of a row, on CPU: blocks are faster from here on (docs/benchmarks.md)."""
+BLOCK_ON_CPU, BLOCK_ON_ACCELERATORS = 256, 512
 MASKED = -1e30  # finite, so that a row without any key gives numbers and not NaN
 
 
@@ -38,13 +42,16 @@ def attention(
 
     Args:
       keys_B: a key for each row; turns dropout on.
-      backend: auto, xla, cudnn or splash; if it cannot serve the call XLA does, which is logged.
+      backend: auto, xla, blocks, cudnn or splash; if it cannot serve the call XLA does, which is logged. auto
+        takes the kernel of the platform: on CPU blocks, for rows long enough.
 
     Returns: [B,T,N,H] in the dtype of the queries.
     """
-    reason = _common_refusal(visible, dropping=dropout_rate > 0 and keys_B is not None)
+    dropping = dropout_rate > 0 and keys_B is not None
     with jax.named_scope("attention"):
-        match _choose_backend(backend, q_BTNH, k_BSKH, reason):
+        match _choose_backend(backend, q_BTNH, visible, dropping=dropping):
+            case "blocks":
+                return blockwise_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale, block=block_size())
             case "cudnn":
                 return cudnn_attention(q_BTNH, k_BSKH, v_BSKH, visible, scale=scale)
             case "splash":
@@ -83,14 +90,36 @@ def xla_attention(
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def _common_refusal(visible: Visibility, *, dropping: bool) -> str | None:
-    """Why no fused backend can serve a call; None if they may."""
+def block_size() -> int:
+    """Tokens of a block, for `blockwise_attention`: what its matrix units and caches take well."""
+    return BLOCK_ON_CPU if platform() == "cpu" else BLOCK_ON_ACCELERATORS
+
+
+def _choose_backend(requested: str, q_BTNH: jax.Array, visible: Visibility, *, dropping: bool) -> str:
+    wanted = _preferred(q_BTNH.shape[1]) if requested == "auto" else requested
+    if wanted == "xla":
+        return "xla"
+    reason = _refusal_of_pairs(visible, dropping=dropping)
+    if wanted in ("cudnn", "splash"):
+        reason = reason or _refusal_of_rows(visible)
+        refusal = cudnn_refusal if wanted == "cudnn" else splash_refusal
+        reason = reason or refusal(q_BTNH)
+    if reason is None:
+        return wanted
+    if requested != "auto" or wanted != "blocks":
+        _log_fallback(wanted, reason)
+    return "xla"
+
+
+def _preferred(num_tokens: int) -> str:
+    fused = {"tpu": "splash", "gpu": "cudnn"}.get(platform())
+    return fused or ("blocks" if num_tokens >= LEAST_TOKENS_FOR_BLOCKS else "xla")
+
+
+def _refusal_of_pairs(visible: Visibility, *, dropping: bool) -> str | None:
+    """Why a call needs the probabilities of all pairs at once; None if it does not."""
     if dropping:
         return "it has no attention dropout (model.attention_dropout=0 turns that off)"
-    if not isinstance(visible.causal, bool):
-        return "rows of one batch differ in causality (objective=hybrid)"
-    if visible.prefix is not None:
-        return "the first tokens of its rows see each other (objective=prefix_lm)"
     if visible.key_documents is not None:
         return "a padded query of cross-attention sees no key at all"
     if visible.bias is not None:
@@ -98,16 +127,13 @@ def _common_refusal(visible: Visibility, *, dropping: bool) -> str | None:
     return None
 
 
-def _choose_backend(requested: str, q_BTNH: jax.Array, k_BSKH: jax.Array, reason: str | None) -> str:
-    wanted = {"tpu": "splash", "gpu": "cudnn"}.get(platform(), "xla") if requested == "auto" else requested
-    if wanted == "xla":
-        return "xla"
-    refusal = cudnn_refusal if wanted == "cudnn" else splash_refusal
-    reason = reason or refusal(q_BTNH, k_BSKH)
-    if reason is None:
-        return wanted
-    _log_fallback(wanted, reason)
-    return "xla"
+def _refusal_of_rows(visible: Visibility) -> str | None:
+    """Why a kernel with one rule for all rows cannot serve a call; None if it may."""
+    if not isinstance(visible.causal, bool):
+        return "rows of one batch differ in causality (objective=hybrid)"
+    if visible.prefix is not None:
+        return "the first tokens of its rows see each other (objective=prefix_lm)"
+    return None
 
 
 @functools.cache  # once for each reason, not for each layer

@@ -24,7 +24,7 @@ SPLASH_BLOCKS = {"TPU v6": 1024, "TPU7x": 1024}
 LEAST_SPLASH_BLOCK = 512
 
 
-def cudnn_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
+def cudnn_refusal(q_BTNH: jax.Array) -> str | None:
     """Why cuDNN's fused attention cannot serve these arrays; None if it can."""
     head_dim, num_tokens = q_BTNH.shape[-1], q_BTNH.shape[1]
     if platform() != "gpu":
@@ -41,7 +41,7 @@ def cudnn_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
     return None
 
 
-def splash_refusal(q_BTNH: jax.Array, k_BTKH: jax.Array) -> str | None:
+def splash_refusal(q_BTNH: jax.Array) -> str | None:
     """Why TPU splash attention cannot serve these arrays; None if it can."""
     if platform() != "tpu":
         return f"it needs a TPU and this is a {platform()}"
