@@ -13,6 +13,7 @@ from flaxmill.model.layers.initializers import Parameter, kernel_initializer, ma
 from flaxmill.model.layers.mlp import activation
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.tables import VOCABULARY
+from flaxmill.sharding.local_tokens import first_token, greatest_part, places_in_row, sum_parts, token_at
 from flaxmill.sharding.rules import constrain
 
 HEAD_PARAMETERS = ("lm_head", "mlm", "pooler", "nsp", "classifier")
@@ -78,14 +79,14 @@ def task_classifier(key: jax.Array, config: ModelConfig) -> Dense:
 def pool(config: ModelConfig, hidden_BTD: jax.Array, documents_BT: jax.Array) -> jax.Array:
     """[B,D]: what `config.pooled_place` takes from each row; padding has document number 0."""
     if config.pooled_place == "first" or config.head == "mlm_nsp":
-        return constrain(hidden_BTD[:, 0], "batch", None)
+        return constrain(first_token(hidden_BTD), "batch", None)
     is_real_BT = documents_BT > 0
     if config.pooled_place == "last":
-        last_B = jnp.where(is_real_BT, jnp.arange(documents_BT.shape[1]), 0).max(1)
-        return jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
+        last_B = jnp.where(is_real_BT, places_in_row(is_real_BT.shape[1]), 0).max(1)
+        return token_at(hidden_BTD, greatest_part(last_B))
     weights_BT1 = is_real_BT[..., None].astype(sum_dtype(hidden_BTD))
-    mean_BD = (hidden_BTD * weights_BT1).sum(1) / jnp.maximum(weights_BT1.sum(1), 1)
-    return mean_BD.astype(hidden_BTD.dtype)
+    sum_BD, weight_B1 = sum_parts(((hidden_BTD * weights_BT1).sum(1), weights_BT1.sum(1)))
+    return (sum_BD / jnp.maximum(weight_B1, 1)).astype(hidden_BTD.dtype)
 
 
 def _square(key: jax.Array, config: ModelConfig, use_bias: bool) -> Dense:

@@ -20,6 +20,7 @@ from flaxmill.model.layers.positions import RelativeBias, Turns, document_length
 from flaxmill.model.layers.visibility import Visibility
 from flaxmill.model.rematerialisation import remat_policy
 from flaxmill.sharding.local_rows import weights_are_split
+from flaxmill.sharding.local_tokens import num_parts, places_in_row
 from flaxmill.sharding.rules import from_residual
 
 Batch = dict[str, jax.Array]
@@ -75,6 +76,7 @@ class Stack(nnx.Module):
             causal=batch["causal"].astype(bool) if "causal" in batch else config.causal,
             prefix=batch.get("prefix"),
             bias=self.relative_bias(num_tokens, num_tokens) if self.relative_bias else None,
+            places=_places(batch, num_tokens),
         )
         turns: dict[LayerKind, Turns] = {
             kind: rotary_turns(config, kind, positions_BT, lengths_BT) for kind in sorted(kinds)
@@ -94,6 +96,13 @@ class Stack(nnx.Module):
         else:
             x_BTD = unroll(x_BTD, self.layers, repeated, plan.period * plan.num_periods)
         return unroll(x_BTD, self.last_layers, last, plan.last)
+
+
+def _places(batch: Batch, num_tokens: int) -> jax.Array | None:
+    """int32 [T]: which token of its row each token is; None: all of them are here, in order."""
+    if "places" in batch:
+        return batch["places"][0]  # the order is the same in all rows
+    return places_in_row(num_tokens) if num_parts() > 1 else None
 
 
 def _run_each(

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +50,6 @@ def _scatter_on_tpu(x: jax.Array, dim: int, name: str, groups: Groups | None) ->
     if x.ndim == 2 and dim == 1 and x.shape[1] // size < _LANES and x.shape[0] % _LANES == 0:
         x, dim = x.reshape(-1, _LANES, x.shape[1]), 2
     return _scatter(x, dim, name, groups).reshape(shape)
-
-
-def num_devices(name: str) -> int:
-    """The devices along a mesh axis, if this program sees the part of one of them; 1: it sees the whole."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return mesh.shape[name] if name in mesh.manual_axes else 1
-
-
-def send_on(x: Any, name: str) -> Any:
-    """What the device before this one has of these arrays, along a mesh axis whose ends meet."""
-    size = jax.sharding.get_abstract_mesh().shape[name]
-    following = [(device, (device + 1) % size) for device in range(size)]
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, name, following), x)
 
 
 def _reduce(run: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:

@@ -1,15 +1,16 @@
 """What a device does with its own rows: it gathers the weights that it needs, and gives back gradients.
 
-The loss of a step runs inside `on_local_rows`. There the axes `data` and `fsdp` are the program's own: an
-array is what one device holds of it, and nothing is sent but by the functions of this file. Gathers and
-reductions have the dtype, the place and the number that are written here, whatever compiler comes after. The
-axis `tensor` stays the compiler's, which divides the work by the table of rules.py.
+The loss of a step runs inside `on_local_rows`. There the axes `data`, `fsdp` and `context` are the program's
+own: an array is what one device holds of it, and nothing is sent but by the functions of this file and of
+local_tokens.py. Gathers and reductions have the dtype, the place and the number that are written here,
+whatever compiler comes after. The axis `tensor` stays the compiler's, which divides the work by the table of
+rules.py.
 """
 
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from flaxmill.sharding.collectives import all_gather, device_sum, reduce_scatter
+from flaxmill.sharding.placement import has_tokens
 from flaxmill.sharding.rules import (
     ACTIVATION_RULES,
     PARAMETER_RULES,
@@ -30,20 +32,27 @@ from flaxmill.sharding.rules import (
 _gradient_dtype: contextvars.ContextVar[Any] = contextvars.ContextVar("gradient_dtype", default=jnp.float32)
 
 
-def row_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    """The mesh axes along which each device has rows of its own."""
-    return tuple(name for name in ACTIVATION_RULES["batch"] or () if name in mesh.shape)
+def own_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The mesh axes along which each device has rows of its own, or tokens of its own of the same rows."""
+    names = (*(ACTIVATION_RULES["batch"] or ()), ACTIVATION_RULES["row_tokens"])
+    return tuple(name for name in names if isinstance(name, str) and name in mesh.shape)
 
 
-def rows_spec(mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """Splits the rows of an array, for `on_local_rows`."""
-    return PartitionSpec(row_axes(mesh))
+def rows_spec(mesh: Mesh | AbstractMesh, *, with_tokens: bool = False) -> PartitionSpec:
+    """Splits an array of rows, for `on_local_rows`; `with_tokens`: it has a dimension of tokens after it."""
+    names = ("batch", "row_tokens") if with_tokens else ("batch",)
+    return partition_spec(names, ACTIVATION_RULES, mesh)
+
+
+def batch_specs(mesh: Mesh | AbstractMesh, batch: Mapping[str, Any]) -> dict[str, PartitionSpec]:
+    """Splits the arrays of a batch, for `on_local_rows`."""
+    return {name: rows_spec(mesh, with_tokens=has_tokens(name, x.ndim)) for name, x in batch.items()}
 
 
 def parameter_spec(mesh: Mesh | AbstractMesh, axes: LogicalAxes) -> PartitionSpec:
     """How a parameter of these logical axes is split along the axes of the rows, for `on_local_rows`."""
-    rows = row_axes(mesh)
-    return PartitionSpec(*(_row_names(axis, rows) or None for axis in axes))
+    own = own_axes(mesh)
+    return PartitionSpec(*(_split_names(axis, own) or None for axis in axes))
 
 
 def on_local_rows(run: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -52,11 +61,11 @@ def on_local_rows(run: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs:
     Args:
       in_specs, out_specs: trees of specs that name the axes of the rows alone.
     """
-    rows = row_axes(mesh)
-    if num_shards(rows, mesh) == 1:
+    names = own_axes(mesh)
+    if num_shards(names, mesh) == 1:
         return run
     # Axes of one device are taken too: where there are no others, kernels need no partitioner at all.
-    own = set(rows) | {name for name, size in mesh.shape.items() if size == 1}
+    own = set(names) | {name for name, size in mesh.shape.items() if size == 1}
     # check_vma=False: every reduction is written out.
     return jax.shard_map(
         run, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=own, check_vma=False
@@ -108,7 +117,7 @@ def sum_gradients(gradients: Any, axes: Any) -> Any:
 
     def sum_one(gradient: jax.Array, axes: LogicalAxes) -> jax.Array:
         split = {name for _, name in _split_dims(axes)}
-        others = tuple(name for name in _own_rows(mesh) if name not in split)
+        others = tuple(name for name in _own(mesh) if name not in split)
         if not others:
             return gradient
         low = gradient.astype(_gradient_dtype.get())
@@ -118,8 +127,8 @@ def sum_gradients(gradients: Any, axes: Any) -> Any:
 
 
 def sum_over_rows(sums: Any) -> Any:
-    """Sums over this device's rows, added up over all devices."""
-    own = _own_rows(jax.sharding.get_abstract_mesh())
+    """Sums over this device's rows and tokens, added up over all devices."""
+    own = _own(jax.sharding.get_abstract_mesh())
     return jax.tree.map(lambda x: jax.lax.psum(x, own), sums) if own else sums
 
 
@@ -140,16 +149,16 @@ def _on_shards(run: Callable[[jax.Array], jax.Array], axes: LogicalAxes) -> Call
 
 def _split_dims(axes: LogicalAxes) -> Sequence[tuple[int, str]]:
     """The dimensions of a weight that are split along the axes of the rows, here, and the axis of each."""
-    own = _own_rows(jax.sharding.get_abstract_mesh())
-    return [(dim, name) for dim, axis in enumerate(axes) for name in _row_names(axis, own)]
+    own = _own(jax.sharding.get_abstract_mesh())
+    return [(dim, name) for dim, axis in enumerate(axes) for name in _split_names(axis, own)]
 
 
-def _own_rows(mesh: AbstractMesh) -> tuple[str, ...]:
-    """The axes of several devices along which this program sees one device's rows; (): it sees all rows."""
-    return tuple(name for name in row_axes(mesh) if name in mesh.manual_axes and mesh.shape[name] > 1)
+def _own(mesh: AbstractMesh) -> tuple[str, ...]:
+    """The axes of several devices along which this program sees one's part of a batch; (): it sees all."""
+    return tuple(name for name in own_axes(mesh) if name in mesh.manual_axes and mesh.shape[name] > 1)
 
 
-def _row_names(axis: str | None, rows: Sequence[str]) -> tuple[str, ...]:
+def _split_names(axis: str | None, own: Sequence[str]) -> tuple[str, ...]:
     entry = None if axis is None else PARAMETER_RULES[axis]
     names = () if entry is None else (entry,) if isinstance(entry, str) else entry
-    return tuple(name for name in names if name in rows)
+    return tuple(name for name in names if name in own)

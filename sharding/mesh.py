@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jax.sharding import Mesh
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
 """The axes of a mesh in their order: those that send least come first, over the slowest wires."""
 
 MOST_TPU_SHARDS = 32
@@ -29,6 +29,8 @@ class MeshConfig:
     32 or less."""
     tensor: int | None = 1
     """Shards of heads, MLP and vocabulary within a layer."""
+    context: int | None = 1
+    """Parts of each row, whose tokens attend to each other across devices: for rows too long for one."""
     slices: int = 1
     """Groups of devices with slow wires between them, such as TPU slices. `data` is split over them first, so
     that they exchange gradients alone."""
@@ -125,7 +127,7 @@ def _with_small_groups(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def _arrange(devices: Sequence[Any], sizes: dict[str, int], num_slices: int) -> "np.ndarray":
-    """The devices [data, fsdp, tensor]: neighbours along the last axes are neighbours in the machine."""
+    """The devices, shaped like the mesh: neighbours along its last axes are neighbours in the machine."""
     import numpy as np
     from jax.experimental import mesh_utils
 
@@ -144,7 +146,7 @@ def _arrange(devices: Sequence[Any], sizes: dict[str, int], num_slices: int) -> 
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     within = (shape[0] // num_slices, *shape[1:])
     return mesh_utils.create_hybrid_device_mesh(
-        within, (num_slices, 1, 1), devices, allow_split_physical_axes=True
+        within, (num_slices, *(1 for _ in shape[1:])), devices, allow_split_physical_axes=True
     )
 
 

@@ -15,6 +15,7 @@ LogicalAxes = Sequence[str | None]
 # The axes of a mesh:
 #   data    each device has other rows, and all parameters; gradients are summed over it
 #   fsdp    each device has other rows too, and a part of the parameters, gathered before each use
+#   context each device has other tokens of the same rows, and all parameters; gradients are summed over it
 #   tensor  each device computes a part of every layer: some heads, some of the MLP, some of the vocabulary
 
 PARAMETER_RULES: Mapping[str, MeshAxes] = {
@@ -32,7 +33,8 @@ PARAMETER_RULES: Mapping[str, MeshAxes] = {
 
 ACTIVATION_RULES: Mapping[str, MeshAxes] = {
     "batch": ("data", "fsdp"),  # both axes have rows of their own
-    "tokens": None,  # a row is whole: every token may attend to every other
+    "row_tokens": "context",  # of a batch; whoever computes with parts of rows knows it (`local_rows.py`)
+    "tokens": None,  # else a row is whole: every token may attend to every other
     "residual_tokens": None,  # between blocks; `tensor` splits them there inside `splits_residual`
     "embed": None,  # parameters are gathered along it
     "heads": "tensor",

@@ -18,6 +18,7 @@ from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import HeldOut, read_ahead
 from flaxmill.train.objectives.losses import Sums, combine
 from flaxmill.train.objectives.table import objective_of
+from flaxmill.train.run.mesh_fit import in_zigzag
 from flaxmill.train.step import EvalStep
 
 
@@ -81,7 +82,7 @@ def _sum_up(
     num_batches = min(batches.num_batches, experiment.eval_batches or batches.num_batches)
     totals: tuple[Sums, Sums] = ({}, {})
     pending: Any = None  # read one batch late, so that the device never waits for the host
-    with closing(read_ahead(batches, mesh, 0, num_batches)) as ahead:
+    with closing(read_ahead(batches, mesh, 0, num_batches, zigzag=in_zigzag(experiment))) as ahead:
         for number, rows, _ in ahead:
             tell(number)
             *sums, agreed = eval_step(params, rows, signals.inputs() if signals else None)

@@ -5,7 +5,7 @@ import math
 import os
 import types
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flaxmill.data.config import DataConfig
 from flaxmill.data.files.local_paths import local_path, refuse_remote
@@ -22,9 +22,6 @@ from flaxmill.train.metrics.trackers import TRACKERS
 from flaxmill.train.objectives.table import OBJECTIVES, Objective, objective_of
 from flaxmill.train.optimizer.config import OptimizerConfig
 from flaxmill.train.spikes import SpikeConfig
-
-if TYPE_CHECKING:
-    import jax
 
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
 MAX_STEPS = 2**31 - 1  # the state counts them in 32 bits
@@ -203,38 +200,6 @@ def describe_changed_objective(experiment: Experiment) -> str | None:
     )
 
 
-def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
-    """Check that rows, heads, MLP, vocabulary (once it is known) and width divide over the mesh.
-
-    Raises:
-      ValueError: naming the size, the mesh axes that do not divide it, and what would.
-    """
-    model, axes = experiment.model, dict(mesh.shape)
-    shards = experiment.accumulate * axes["data"] * axes["fsdp"]
-    require(
-        experiment.batch_size % shards == 0,
-        f"batch_size={experiment.batch_size} does not divide over accumulate * mesh.data * mesh.fsdp = "
-        f"{experiment.accumulate} * {axes['data']} * {axes['fsdp']} = {shards}; use a multiple of {shards}",
-    )
-    for name, size in (
-        ("model.num_heads", model.num_heads),
-        ("model.num_kv_heads", model.kv_heads),
-        ("model.encoder_num_heads", model.encoder_num_heads or model.num_heads),
-        ("model.mlp_dim", model.hidden_dim),
-        ("model.encoder_mlp_dim", model.encoder_mlp_dim or model.hidden_dim),
-        ("padded model.vocab_size", model.padded_vocab_size if model.vocab_size else 0),
-    ):
-        _check_divides(name, size, "tensor", axes["tensor"])
-    _check_divides("model.embed_dim", model.embed_dim, "fsdp", axes["fsdp"])
-    if experiment.mesh.sequence_parallel:
-        require(
-            model.encoder_layers is None,
-            "mesh.sequence_parallel=True splits rows of one length, but an encoder-decoder has two; leave it "
-            "False",
-        )
-        _check_divides("data.sequence_length", experiment.data.sequence_length, "tensor", axes["tensor"])
-
-
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """A dataclass of dataclasses as {dotted name: value}, in the order of its fields."""
     flat = {}
@@ -299,11 +264,3 @@ def _is_of_type(value: Any, hint: Any) -> bool:
 
 def _absolute(path: str) -> str:
     return os.path.abspath(path) if is_local(path) else path
-
-
-def _check_divides(name: str, size: int, axis: str, num_shards: int) -> None:
-    require(
-        size % num_shards == 0,
-        f"{name}={size} does not divide over mesh.{axis}={num_shards}; "
-        f"use a multiple of {num_shards}, or another mesh.{axis}",
-    )

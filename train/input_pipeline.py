@@ -23,7 +23,7 @@ from flaxmill.data.preparation.groups import MachineShard
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.text.held_out import Split
-from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.sharding.placement import local_rows, place_parts
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import TOKENIZER_FILE
 
@@ -143,18 +143,25 @@ def eval_batch_size(experiment: Experiment) -> int:
 
 
 def read_ahead(
-    batches: Batches | MixedBatches, mesh: Mesh, first: int, last: int, batch_offset: int = 0
+    batches: Batches | MixedBatches,
+    mesh: Mesh,
+    first: int,
+    last: int,
+    *,
+    zigzag: bool,
+    batch_offset: int = 0,
 ) -> Generator[tuple[int, dict[str, jax.Array], float]]:
     """(step, global batch, seconds waited for it) for the steps from `first` to before `last`.
 
-    Step s reads batch s + `batch_offset`. Threads read and place the batches ahead. If one cannot be read,
-    its error is raised at its step. Close the generator to end the reading.
+    Step s reads batch s + `batch_offset`; `zigzag` is that of `place_parts`. Threads read and place the
+    batches ahead. If one cannot be read, its error is raised at its step. Close the generator to end the
+    reading.
     """
     start, stop = local_rows(mesh, batches.batch_size)
 
     def make(step: int) -> dict[str, jax.Array]:
         rows = batches.rows(step + batch_offset, start, stop)
-        return place_rows(mesh, rows, batches.batch_size)
+        return place_parts(mesh, rows, batches.batch_size, zigzag=zigzag)
 
     pool = ThreadPoolExecutor(_MOST_AHEAD, "batch")
     waiting: deque[Future[dict[str, jax.Array]]] = deque()

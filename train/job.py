@@ -29,7 +29,6 @@ from flaxmill.train.checkpoint.checkpoints import Checkpoints
 from flaxmill.train.evaluation import evaluation_names
 from flaxmill.train.experiment import (
     Experiment,
-    check_mesh,
     from_dict,
     to_dict,
     with_absolute_paths,
@@ -51,6 +50,7 @@ from flaxmill.train.run.directory import (
     differences,
     lock_run_directory,
 )
+from flaxmill.train.run.mesh_fit import check_mesh
 from flaxmill.train.run.provenance import versions
 from flaxmill.train.run.restoring import Start
 from flaxmill.train.run.source import adopt_source

@@ -35,6 +35,7 @@ from flaxmill.train.recorder import LossSpike, Recorder
 from flaxmill.train.rollback import describe_rollback, roll_back
 from flaxmill.train.run.bad_batches import write_bad_batches
 from flaxmill.train.run.directory import CHECKPOINTS, Allowed, open_run_directory, write_config
+from flaxmill.train.run.mesh_fit import in_zigzag
 from flaxmill.train.run.restoring import Origin, Start
 from flaxmill.train.saving import Saver
 from flaxmill.train.state import TrainState
@@ -182,7 +183,9 @@ def _train_from(
 
     done, last = first, first if best.is_waited_out else experiment.steps
     job.peers.at(first, "compiling")
-    ahead = read_ahead(steps.train_batches, job.mesh, first, last, recorder.batch_offset)
+    zigzag = in_zigzag(job.experiment)
+    offset = recorder.batch_offset
+    ahead = read_ahead(steps.train_batches, job.mesh, first, last, zigzag=zigzag, batch_offset=offset)
     with closing(ahead) as batches:
         for step, batch, data_seconds in batches:
             state, metrics = steps.train_step(state, batch, signals.inputs())

@@ -16,6 +16,7 @@ from flaxmill.model.params import Params, merge
 from flaxmill.model.transformer import Batch
 from flaxmill.sharding.hardware.compiler_options import compiler_options
 from flaxmill.sharding.local_rows import (
+    batch_specs,
     gradients_sent_as,
     on_local_rows,
     parameter_spec,
@@ -24,6 +25,7 @@ from flaxmill.sharding.local_rows import (
     sum_over_rows,
 )
 from flaxmill.sharding.memory import is_offloaded
+from flaxmill.sharding.placement import has_tokens
 from flaxmill.sharding.rules import platform, splits_residual
 from flaxmill.train.checkpoint.digest import digest_array
 from flaxmill.train.experiment import Experiment
@@ -122,6 +124,10 @@ def _of_sources(objective: str, sums: Sums, totals: Sums, batch: Batch, num_sour
 
 def _digest_batch(batch: Batch) -> jax.Array:
     """One uint32 for the global batch, the same on every mesh."""
+    if "places" in batch:
+        order = jnp.argsort(batch["places"][0])
+        in_order = {name: x[:, order] if has_tokens(name, x.ndim) else x for name, x in batch.items()}
+        batch = {name: x for name, x in in_order.items() if name != "places"}
     digests = jnp.stack([digest_array(batch[name]) for name in sorted(batch)])
     return digest_array(digests)
 
@@ -129,7 +135,7 @@ def _digest_batch(batch: Batch) -> jax.Array:
 def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | None) -> EvalStep:
     """(params, batch, signals=None) -> sums of losses and of weights over the batch, without dropout, and the
     maximum of the signals over devices."""
-    specs = _param_specs(experiment, mesh)
+    param_specs = _param_specs(experiment, mesh)
 
     def on_device(params: Params, rows: Batch) -> Sums:
         with splits_residual(experiment.mesh.sequence_parallel):
@@ -138,12 +144,12 @@ def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | No
             )
             return sum_over_rows(sums)
 
-    sums_of = on_local_rows(on_device, mesh, (specs, rows_spec(mesh)), PartitionSpec())
-
     def eval_step(
         params: Params, batch: Batch, signals: jax.Array | None = None
     ) -> tuple[Sums, Sums, jax.Array | None]:
         agreed = None if signals is None else signals.max(axis=0)
+        specs = (param_specs, batch_specs(mesh, batch))
+        sums_of = on_local_rows(on_device, mesh, specs, PartitionSpec())
         return sums_of(params, batch), denominators(experiment.objective, batch), agreed
 
     return jax.jit(eval_step, compiler_options=compiler_options(platform(mesh)) or None)
@@ -172,11 +178,11 @@ def _make_gradients(
             return sum_gradients(gradients, axes), sum_over_rows(sums)
 
     trained_specs, frozen_specs = trainable.split(_param_specs(experiment, mesh))
-    rows, whole = rows_spec(mesh), PartitionSpec()
-    in_specs = (trained_specs, frozen_specs, rows, whole, rows)
-    of_rows = on_local_rows(on_device, mesh, in_specs, (trained_specs, whole))
+    whole = PartitionSpec()
 
     def gradients_of(trained: Params, frozen: Params, batch: Batch, totals: Sums, key: jax.Array):
+        in_specs = (trained_specs, frozen_specs, batch_specs(mesh, batch), whole, rows_spec(mesh))
+        of_rows = on_local_rows(on_device, mesh, in_specs, (trained_specs, whole))
         keys_B = row_keys(key, len(batch["tokens"]))
         gradients, sums = of_rows(trained, frozen, batch, totals, keys_B)
         # Else the compiler might move parameters, moments and updates instead.

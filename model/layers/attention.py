@@ -18,6 +18,7 @@ from flaxmill.model.layers.fused_attention import (
     splash_refusal,
 )
 from flaxmill.model.layers.visibility import Visibility, attention_mask
+from flaxmill.sharding.local_tokens import num_parts
 from flaxmill.sharding.rules import platform
 
 LOGGER = logging.getLogger("flaxmill.attention")
@@ -96,6 +97,9 @@ def block_size() -> int:
 
 
 def _choose_backend(requested: str, q_BTNH: jax.Array, visible: Visibility, *, dropping: bool) -> str:
+    if num_parts() > 1:
+        assert not _refusal_of_pairs(visible, dropping=dropping), "check_mesh refuses it"
+        return "blocks"  # around the ring of devices that share the rows
     wanted = _preferred(q_BTNH.shape[1]) if requested == "auto" else requested
     if wanted == "xla":
         return "xla"
@@ -133,6 +137,8 @@ def _refusal_of_rows(visible: Visibility) -> str | None:
         return "rows of one batch differ in causality (objective=hybrid)"
     if visible.prefix is not None:
         return "the first tokens of its rows see each other (objective=prefix_lm)"
+    if visible.places is not None:
+        return "the tokens of its rows are not in order"
     return None
 
 

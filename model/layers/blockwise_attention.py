@@ -16,10 +16,8 @@ import jax.numpy as jnp
 
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.visibility import Rule, Tokens, Visibility, may_see, sees
-from flaxmill.sharding.collectives import num_devices, send_on
+from flaxmill.sharding.local_tokens import num_parts, pass_on
 
-RING = "context"
-"""The mesh axis along which devices hold other tokens of the same rows."""
 MASKED = -1e30
 NO_DOCUMENT = -1
 """The document of tokens that fill up the last block."""
@@ -146,19 +144,19 @@ def _around_ring(visit: Callable[..., tuple[Any, Any]], own: Any, keys: _Keys, s
     Args:
       visit: (own, keys, sums) -> (own, sums) after these keys.
     """
-    stops = num_devices(RING)
+    stops = num_parts()
     if stops == 1:
         return visit(own, keys, sums)
 
     def stop(state: tuple[Any, _Keys, Any], _: None) -> tuple[Any, None]:
         own, keys, sums = state
-        following = send_on(keys, RING)  # while this device computes
+        following = pass_on(keys)  # while this device computes
         own, sums = visit(own, keys, sums)
-        return (own, following, send_on(sums, RING)), None
+        return (own, following, pass_on(sums)), None
 
     (own, keys, sums), _ = jax.lax.scan(stop, (own, keys, sums), None, length=stops - 1)
     own, sums = visit(own, keys, sums)
-    return own, send_on(sums, RING)
+    return own, pass_on(sums)
 
 
 def _read_keys(static: _Static, rows: _Rows, queries: _Queries, keys: _Keys, read: _Read) -> _Read:

@@ -6,15 +6,23 @@ A row's masks depend on its own key alone, so they are the same whatever rows a 
 import jax
 import jax.numpy as jnp
 
+from flaxmill.sharding.local_tokens import num_parts, take_part
+
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
-    """Zero entries of x [B,...] with probability `rate`, and scale the rest to keep the mean.
+    """Zero entries of x with probability `rate`, and scale the rest to keep the mean.
+
+    x is [B,T,D], or has no tokens that devices share: [B,D], and [B,K,G,T,S].
 
     Srivastava et al. 2014.
     """
     if rate == 0 or keys_B is None:
         return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys_B)
+    sizes = x.shape[1:]
+    if has_tokens := x.ndim == 3:
+        sizes = (num_parts() * sizes[0], *sizes[1:])  # a device draws for whole rows, and keeps its part
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, sizes))(keys_B)
+    keep = take_part(keep, x.shape[1]) if has_tokens else keep
     return jnp.where(keep, x / (1 - rate), 0)
 
 

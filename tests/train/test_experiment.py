@@ -11,12 +11,12 @@ from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.experiment import (
     DERIVED_FIELDS,
     Experiment,
-    check_mesh,
     flatten,
     from_dict,
     to_dict,
 )
 from flaxmill.train.resolution import resolve, resolve_before_data
+from flaxmill.train.run.mesh_fit import check_mesh
 
 
 @dataclass

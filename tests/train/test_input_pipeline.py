@@ -39,7 +39,7 @@ class Numbered:
 
 def ahead_of(batches: Any, mesh, first, last, batch_offset=0):
     """`read_ahead`, of anything that gives rows."""
-    return input_pipeline.read_ahead(batches, mesh, first, last, batch_offset)
+    return input_pipeline.read_ahead(batches, mesh, first, last, zigzag=False, batch_offset=batch_offset)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import pytest
 
 from flaxmill.model import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.experiment import Experiment
 from flaxmill.train.job import check_host_memory
 from flaxmill.train.optimizer.config import OptimizerConfig
+from flaxmill.train.run.mesh_fit import check_mesh
 
 OFFLOADING = Experiment(model=ModelConfig(remat="full", remat_tensors=("layer_input=offload",)))
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from flaxmill.sharding.hardware.topologies import Topology
 from flaxmill.sharding.mesh import describe_free_axis
-from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.assemble import make_plan
 from flaxmill.train.plan.collectives import Collective, find_collectives
@@ -19,6 +19,7 @@ from flaxmill.train.plan.findings import find_warnings
 from flaxmill.train.plan.memory import DeviceMemory, device_memory, in_words, largest_buffer
 from flaxmill.train.plan.proposals import apply_overrides, factor_of
 from flaxmill.train.plan.report import Plan
+from flaxmill.train.run.mesh_fit import check_mesh
 from flaxmill.train.plan.search import Candidate, choose, list_layouts, ranking
 
 

@@ -19,7 +19,7 @@ from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.evaluation import compare_with_counting, evaluate_all
-from flaxmill.train.experiment import Experiment, check_mesh, describe_changed_objective
+from flaxmill.train.experiment import Experiment, describe_changed_objective
 from flaxmill.train.inference.other_data import OtherData, folder_name, on_other_data
 from flaxmill.train.inference.predictions import Model
 from flaxmill.train.inference.task_evaluation import evaluate_examples, is_labelled
@@ -29,6 +29,7 @@ from flaxmill.train.metrics.progress import warn
 from flaxmill.train.resolution import resolve
 from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
 from flaxmill.train.run.importing import imported_experiment
+from flaxmill.train.run.mesh_fit import check_mesh
 from flaxmill.train.run.provenance import describe_other_data
 from flaxmill.train.run.restoring import load_params
 from flaxmill.train.run.source import is_huggingface

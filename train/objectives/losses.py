@@ -19,6 +19,7 @@ from flaxmill.model.functional import bind
 from flaxmill.model.layers.tables import VOCABULARY, open_table
 from flaxmill.model.params import Params
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
+from flaxmill.sharding.local_tokens import first_token, share_of_row
 from flaxmill.train.objectives.by_source import BY_SOURCE, of_each
 from flaxmill.train.objectives.cross_entropy import TokenLosses, cross_entropy
 from flaxmill.train.objectives.table import Objective, objective_of
@@ -132,7 +133,7 @@ def masked_pair_sums(model: Transformer, batch: Batch, options: SumOptions) -> S
 def place_weights(term: str, batch: Batch) -> jax.Array:
     """[B,T], or [B] for a decision on the row: how much each place counts for the term."""
     if term == "nsp":
-        return batch["mask"][:, 0].astype(jnp.float32)  # a row of padding has no sentence to judge
+        return first_token(batch["mask"]).astype(jnp.float32)  # a row of padding has no sentence to judge
     if "causal" not in batch:
         return batch["weights"]
     is_causal = batch["causal"][:, None].astype(jnp.float32)
@@ -177,7 +178,7 @@ def _next_sentence_sums(model: Transformer, hidden_BTD: jax.Array, batch: Batch,
     assert model.nsp is not None
     with jax.named_scope("next_sentence_loss"):
         logits = model.next_sentence_logits(model.pool(hidden_BTD, batch["documents"]))
-        weights = find_function(options.objective.weights)("nsp", batch)
+        weights = find_function(options.objective.weights)("nsp", batch) * share_of_row()
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch["nsp_labels"])
         correct = logits.argmax(-1) == batch["nsp_labels"]
         sums = {"nsp": (weights * nll).sum(), "nsp_correct": (weights * correct).sum()}

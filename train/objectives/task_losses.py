@@ -13,6 +13,7 @@ import optax
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layers.dropout import split_keys
 from flaxmill.model.transformer import Batch, Transformer
+from flaxmill.sharding.local_tokens import greatest_part, join_parts, share_of_row
 from flaxmill.train.objectives.losses import SumOptions, Sums, right_answers
 
 
@@ -25,14 +26,15 @@ def classification_sums(model: Transformer, batch: Batch, options: SumOptions) -
     `label_counts` [C,3]: how often each label was predicted rightly, predicted wrongly, and missed.
     """
     logits = _class_logits(model, batch, options)
+    batch = _as_decisions(batch)
     if model.config.problem == "multi_label_classification":
         return _multi_label_sums(logits, batch)
     if model.config.num_classes == 1:
         return _regression_sums(logits[:, 0], batch)
     labels = batch["labels"]
-    is_known = (batch["documents"] > 0).any(1) & (labels >= 0)
+    is_known = _has_tokens(batch) & (labels >= 0)
     sums = _class_sums("classification", logits, labels, batch["weights"], options.label_smoothing)
-    return sums | {"confusion": _confusion(labels, logits, is_known)}
+    return sums | {"confusion": _confusion(labels, logits, is_known * share_of_row())}
 
 
 def tag_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
@@ -52,7 +54,8 @@ def answer_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:
     logits_BTC = _class_logits(model, batch, options)
     logits_BTC = jnp.where(batch["documents"][..., None] > 0, logits_BTC, -jnp.inf)
     # A row of padding has no place at all, and weight 0; without this it would be 0 x NaN.
-    logits_BTC = jnp.where((batch["documents"] > 0).any(1)[:, None, None], logits_BTC, 0.0)
+    logits_BTC = jnp.where(_has_tokens(batch)[:, None, None], logits_BTC, 0.0)
+    logits_BTC, batch = join_parts(logits_BTC), _as_decisions(batch)
     starts = _class_sums("start", logits_BTC[..., 0], batch["starts"], batch["weights"])
     return starts | _class_sums("end", logits_BTC[..., 1], batch["ends"], batch["weights"])
 
@@ -74,6 +77,16 @@ def class_counts(terms: tuple[str, ...], config: ModelConfig) -> Sums:
 def _class_logits(model: Transformer, batch: Batch, options: SumOptions) -> jax.Array:
     of_body, of_head = split_keys(options.key, 2)
     return model.class_logits(model(batch, of_body), batch["documents"], of_head)
+
+
+def _has_tokens(batch: Batch) -> jax.Array:
+    """bool [B]: rows that are not padding from end to end."""
+    return greatest_part((batch["documents"] > 0).any(1).astype(jnp.int32)) > 0
+
+
+def _as_decisions(batch: Batch) -> Batch:
+    """The batch with the weights [B] of decisions on whole rows, of which devices may each count a share."""
+    return {**batch, "weights": batch["weights"] * share_of_row()}
 
 
 def _confusion(labels: jax.Array, logits: jax.Array, is_known: jax.Array) -> jax.Array:
@@ -101,7 +114,8 @@ def _multi_label_sums(logits_BC: jax.Array, batch: Batch) -> Sums:
         "classification_correct": (batch["weights"] * (wanted_BC == predicted_BC).all(-1)).sum(),
         "label_counts": jnp.stack(
             [(one_BC & is_known_B1).sum(0).astype(jnp.float32) for one_BC in counted], axis=-1
-        ),
+        )
+        * share_of_row(),
     }
 
 

@@ -19,8 +19,9 @@ from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.roles import Role
-from flaxmill.sharding.placement import rows_sharding
+from flaxmill.sharding.placement import has_tokens, part_sharding
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.run.mesh_fit import in_zigzag
 
 _ROLES: dict[Role, str] = {
     "pad": "[PAD]",
@@ -50,9 +51,13 @@ def abstract_batch(experiment: Experiment, mesh: Mesh) -> AbstractBatch:
     row = batches.batch(0)
     if experiment.data.sources:
         row["sources"] = np.zeros(1, np.int32)  # a mixture says which source gave each row
+    if mesh.shape["context"] > 1 and in_zigzag(experiment):
+        row["places"] = row["positions"]  # of their shape and dtype
     arrays = {
         name: jax.ShapeDtypeStruct(
-            (size, *values.shape[1:]), values.dtype, sharding=rows_sharding(mesh, values.ndim)
+            (size, *values.shape[1:]),
+            values.dtype,
+            sharding=part_sharding(mesh, values.ndim, has_tokens(name, values.ndim)),
         )
         for name, values in row.items()
     }

@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh
 from flaxmill.data.objectives import find_function
 from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.sharding.hardware.chips import Chip
-from flaxmill.train.experiment import Experiment, check_mesh
+from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics.flops import StepFlops, head_flops, recomputed_flops, step_flops
 from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
@@ -29,6 +29,7 @@ from flaxmill.train.plan.weights import (
     without_remat,
 )
 from flaxmill.train.resolution import target_length
+from flaxmill.train.run.mesh_fit import check_mesh
 
 FLOAT = 4  # bytes of a float32
 

@@ -21,11 +21,12 @@ from flaxmill.model.functional import abstract_params
 from flaxmill.sharding.hardware.compiler_options import compiler_options
 from flaxmill.sharding.hardware.topologies import Topology
 from flaxmill.sharding.mesh import make_mesh
-from flaxmill.train.experiment import Experiment, check_mesh, with_absolute_paths, with_definition
+from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
 from flaxmill.train.jax_environment import product_precision
 from flaxmill.train.optimizer.optimizers import make_optimizer
 from flaxmill.train.plan.abstract_batch import AbstractBatch, abstract_batch
 from flaxmill.train.resolution import resolve_before_data
+from flaxmill.train.run.mesh_fit import check_mesh
 from flaxmill.train.run.source import adopt_source
 from flaxmill.train.state import TrainState, abstract_state
 from flaxmill.train.step import make_train_step

@@ -1,5 +1,6 @@
 """A run's directory: how it begins, what it records, and how it leaves.
 
+mesh_fit           whether an experiment can run on a mesh
 directory          made or continued, and never mixed up with another run's
 source             what a run takes from the model that it starts from
 initial_weights    a run's first weights, taken from that model

@@ -9,10 +9,11 @@ from typing import Annotated, Any, NamedTuple
 
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
-from flaxmill.train.experiment import Experiment, check_mesh, to_dict
+from flaxmill.train.experiment import Experiment, to_dict
 from flaxmill.train.jax_environment import explain
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
 from flaxmill.train.overrides import INLINE, override
+from flaxmill.train.run.mesh_fit import check_mesh
 
 MIN_STEPS = 4  # one before the checkpoint, one that is made twice, one being made at the kill, one more
 MAX_EVAL_BATCHES = 2

@@ -1,0 +1,100 @@
+"""Whether an experiment can run on a mesh, and how its rows lie there."""
+
+import math
+from collections.abc import Mapping
+
+import jax
+
+from flaxmill.data.messages import require
+from flaxmill.model.config import ModelConfig
+from flaxmill.sharding.rules import ACTIVATION_RULES
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.objectives.table import OBJECTIVES
+
+
+def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Check that rows, tokens, heads, MLP, vocabulary (once it is known) and width divide over the mesh.
+
+    Raises:
+      ValueError: naming the size, the mesh axes that do not divide it, and what would.
+    """
+    model, axes = experiment.model, dict(mesh.shape)
+    row_axes = [axis for axis in ACTIVATION_RULES["batch"] or () if axis in axes]
+    _check_divides(
+        "batch_size",
+        experiment.batch_size,
+        {"accumulate": experiment.accumulate, **{f"mesh.{axis}": axes[axis] for axis in row_axes}},
+    )
+    for name, size in (
+        ("model.num_heads", model.num_heads),
+        ("model.num_kv_heads", model.kv_heads),
+        ("model.encoder_num_heads", model.encoder_num_heads or model.num_heads),
+        ("model.mlp_dim", model.hidden_dim),
+        ("model.encoder_mlp_dim", model.encoder_mlp_dim or model.hidden_dim),
+        ("padded model.vocab_size", model.padded_vocab_size if model.vocab_size else 0),
+    ):
+        _check_divides(name, size, {"mesh.tensor": axes["tensor"]})
+    _check_divides("model.embed_dim", model.embed_dim, {"mesh.fsdp": axes["fsdp"]})
+    if experiment.mesh.sequence_parallel:
+        _check_one_length("mesh.sequence_parallel=True", "leave it False", model)
+    parts = {"mesh.tensor": axes["tensor"]} if experiment.mesh.sequence_parallel else {}
+    if axes["context"] > 1:
+        _check_context(experiment, axes["context"])
+        chunks = {"2": 2} if in_zigzag(experiment) else {}
+        parts |= chunks | {"mesh.context": axes["context"]}
+    _check_divides("data.sequence_length", experiment.data.sequence_length, parts)
+
+
+def in_zigzag(experiment: Experiment) -> bool:
+    """Whether devices that share a row hold its tokens in zigzag order, which gives causal rows even work.
+
+    Dropout draws for tokens in order.
+    """
+    return experiment.model.causal is True and experiment.model.dropout == 0
+
+
+def _check_context(experiment: Experiment, num_parts: int) -> None:
+    """What `mesh.context` cannot do."""
+    model, setting = experiment.model, f"mesh.context={num_parts}"
+    _check_one_length(setting, "use mesh.context=1", model)
+    require(
+        experiment.objective in OBJECTIVES,
+        f"{setting} gives a device a part of each row, and the sums of objective={experiment.objective}, "
+        "which a file defines, may need whole rows; use mesh.context=1",
+    )
+    require(
+        model.positions != "relative",
+        f"{setting} passes keys around a ring of devices, where no learned bias of all pairs is "
+        "(model.positions=relative); use mesh.context=1, or other positions",
+    )
+    require(
+        model.attention_dropout_rate == 0,
+        f"{setting} passes keys around a ring of devices, which drops no probabilities "
+        f"(attention dropout {model.attention_dropout_rate}); set model.attention_dropout=0",
+    )
+    require(
+        model.attention in ("auto", "blocks"),
+        f"{setting} attends in blocks, and model.attention={model.attention} cannot; use auto or blocks",
+    )
+    require(
+        not model.turns_by_length,
+        f"{setting} gives a device a part of each row, and model.rope_scaling depends on the length of whole "
+        "documents; use mesh.context=1",
+    )
+
+
+def _check_one_length(setting: str, fix: str, model: ModelConfig) -> None:
+    require(
+        model.encoder_layers is None,
+        f"{setting} splits rows of one length, but an encoder-decoder has two; {fix}",
+    )
+
+
+def _check_divides(name: str, size: int, factors: Mapping[str, int]) -> None:
+    parts = math.prod(factors.values())
+    if len(factors) == 1:
+        (axis,) = factors
+        over, other = f"{axis}={parts}", f", or another {axis}"
+    else:
+        over, other = f"{' * '.join(factors)} = {' * '.join(map(str, factors.values()))} = {parts}", ""
+    require(size % parts == 0, f"{name}={size} does not divide over {over}; use a multiple of {parts}{other}")
