@@ -2,18 +2,21 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import abstract_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.sharding.placement import place_rows
+from flaxmill.sharding.placement import place_parts
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
+from flaxmill.train.run.mesh_fit import check_mesh, in_zigzag
 from flaxmill.train.state import TrainState, init_state
 from flaxmill.train.step import make_train_step
 
@@ -25,7 +28,7 @@ class Taken(NamedTuple):
 
     before: TrainState
     after: TrainState
-    metrics: list[dict[str, float]]
+    metrics: list[dict[str, Any]]
 
 
 def tiny_model(**changes: Any) -> ModelConfig:
@@ -53,23 +56,32 @@ def take_steps(
     num_steps: int = 3,
     *,
     mesh: MeshConfig | None = None,
+    make_rows: Callable[[int], dict[str, np.ndarray]] | None = None,
+    max_predictions: int | None = None,
     **changes: Any,
 ) -> Taken:
-    """Train the model, fresh from seed 0, on random rows."""
+    """Train the model, fresh from seed 0, on random rows, or those that a function makes of a seed."""
+    make_rows = make_rows or random_rows
     experiment = Experiment(
-        model=model, optimizer=optimizer, mesh=mesh or MeshConfig(data=1), batch_size=ROWS, steps=8
+        model=model,
+        optimizer=optimizer,
+        mesh=mesh or MeshConfig(data=1),
+        batch_size=ROWS,
+        steps=max(8, num_steps),
+        data=DataConfig(sequence_length=make_rows(0)["tokens"].shape[1]),
     )
     experiment = dataclasses.replace(experiment, **changes)
     on_mesh = make_mesh(experiment.mesh)
+    check_mesh(experiment, on_mesh)
     transformation = make_optimizer(optimizer, abstract_params(model))
-    step = make_train_step(experiment, transformation, on_mesh, None)
-    metrics = []
+    step = make_train_step(experiment, transformation, on_mesh, max_predictions)
+    zigzag, metrics = in_zigzag(experiment), []
     with jax.set_mesh(on_mesh):
         state = init_state(model, transformation, on_mesh, seed=0)
         before = jax.tree.map(np.array, state)
         for number in range(num_steps):
-            state, found = step(state, place_rows(on_mesh, random_rows(number), ROWS))
-            metrics.append({name: value.item() for name, value in found.items()})
+            state, found = step(state, place_parts(on_mesh, make_rows(number), ROWS, zigzag=zigzag))
+            metrics.append({name: value.tolist() for name, value in found.items()})
     return Taken(before, jax.tree.map(np.array, state), metrics)
 
 

@@ -1,0 +1,146 @@
+"""Ten steps on any mesh equal those of one device: each axis alone, and axes together."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from small_steps import ROWS, VOCABULARY, take_steps
+
+from flaxmill.model.config import ModelConfig
+from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.optimizer.config import OptimizerConfig
+
+pytestmark = pytest.mark.slow
+
+TOKENS, STEPS = 32, 10
+# float32 sums have another order on every mesh, and ten updates carry that on.
+TOLERANCE = 1e-5
+
+ALONE = [{"context": 2}, {"context": 4}, {"context": 8}, {"data": 8}, {"fsdp": 8}, {"tensor": 2}]
+TOGETHER = [
+    {"data": 2, "context": 2, "tensor": 2},
+    {"fsdp": 2, "context": 4},
+    {"data": 2, "fsdp": 2, "context": 2},
+    {"fsdp": 2, "context": 2, "tensor": 2},
+    {"context": 2, "tensor": 2, "sequence_parallel": True},
+    {"data": 2, "context": 4, "slices": 2},
+]
+SMALL: dict[str, Any] = dict(
+    vocab_size=VOCABULARY, max_positions=TOKENS, num_layers=2, embed_dim=32, num_heads=4
+)
+GPT: dict[str, Any] = dict(**SMALL, causal=True, head="lm", positions="rotary", num_kv_heads=2)
+BERT: dict[str, Any] = dict(
+    **SMALL, causal=False, head="mlm_nsp", norm_position="post", embedding_norm=True, num_segments=2
+)
+TASK: dict[str, Any] = dict(**SMALL, causal=False, num_labels=3)
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt": ("causal", GPT),
+    "gpt with dropout": ("causal", GPT | dict(dropout=0.1, attention_dropout=0.0)),
+    "gpt with windows": (
+        "causal",
+        GPT | dict(layer_pattern=("global", "local"), window=7, positions="learned", remat="full"),
+    ),
+    "bert": ("mlm_nsp", BERT | dict(dropout=0.1, attention_dropout=0.0)),
+    "prefix": ("prefix_lm", GPT | dict(bidirectional_prefix=True)),
+    "hybrid": ("hybrid", GPT | dict(causal=False)),
+    "first token": ("classification", TASK | dict(head="classification", pooling="first")),
+    "last token": ("classification", TASK | dict(head="classification", pooling="last", causal=True)),
+    "mean token": ("classification", TASK | dict(head="classification", pooling="mean")),
+    "tags": ("token_classification", TASK | dict(head="token_classification")),
+    "answers": ("question_answering", TASK | dict(head="qa", num_labels=None)),
+}
+
+
+def rows_of(objective: str, seed: int) -> dict[str, np.ndarray]:
+    """Rows of two or three documents and some padding, with what the objective predicts."""
+    draw = np.random.default_rng(seed)
+    shape = (ROWS, TOKENS)
+    tokens = draw.integers(1, VOCABULARY, (ROWS, TOKENS + 1)).astype(np.int32)
+    documents = np.sort(draw.integers(1, 4, shape), axis=1).astype(np.int32)
+    if objective in ("classification", "question_answering", "token_classification", "mlm_nsp"):
+        documents = np.ones(shape, np.int32)
+    documents[:, -3:] = 0
+    mask = (documents > 0).astype(np.int32)
+    starts = np.diff(documents, axis=1, prepend=-1) != 0
+    places = np.arange(TOKENS, dtype=np.int32)
+    positions = places - np.maximum.accumulate(np.where(starts, places, 0), axis=1)
+    rows = {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": mask.astype(np.float32),
+        "mask": mask,
+        "documents": documents,
+        "positions": positions.astype(np.int32),
+    }
+    return rows | _wanted(objective, draw, mask)
+
+
+def _wanted(objective: str, draw: np.random.Generator, mask: np.ndarray) -> dict[str, np.ndarray]:
+    labels = draw.integers(0, 3, ROWS).astype(np.int32)
+    of_row = np.ones(ROWS, np.float32)
+    masked = (mask * (draw.random(mask.shape) < 0.2)).astype(np.float32)
+    match objective:
+        case "mlm_nsp":
+            segments = np.repeat([[0, 1]], ROWS, 0).repeat(TOKENS // 2, 1).astype(np.int32)
+            return {"weights": masked, "segments": segments, "nsp_labels": labels % 2}
+        case "prefix_lm":
+            return {"prefix": draw.integers(0, TOKENS, ROWS).astype(np.int32)}
+        case "hybrid":
+            return {"causal": (labels % 2).astype(np.int32)}
+        case "classification":
+            return {"labels": labels, "weights": of_row}
+        case "token_classification":
+            return {"targets": draw.integers(0, 3, mask.shape).astype(np.int32)}
+        case "question_answering":
+            return {"starts": labels, "ends": labels + 9, "weights": of_row}
+    return {}
+
+
+def steps_on(name: str, mesh: dict[str, Any], **changes: Any) -> list[dict[str, float]]:
+    objective, fields = MODELS[name]
+    taken = take_steps(
+        ModelConfig(**fields),
+        OptimizerConfig(learning_rate=3e-3),
+        STEPS,
+        mesh=MeshConfig(**{"data": 1} | mesh),
+        make_rows=_maker(objective),
+        objective=objective,
+        log_digests=True,
+        **changes,
+    )
+    return taken.metrics
+
+
+@functools.cache  # one function for each, since `take_steps` keeps what it has done
+def _maker(objective: str):
+    return functools.partial(rows_of, objective)
+
+
+def assert_same_steps(name: str, mesh: dict[str, Any], **changes: Any) -> None:
+    found, wanted = steps_on(name, mesh, **changes), steps_on(name, {"data": 1}, **changes)
+    assert len({step["loss"] for step in wanted}) == STEPS  # it trained
+    for one, other in zip(found, wanted, strict=True):
+        assert one["batch_digest"] == other["batch_digest"]
+        assert {n: one[n] for n in ("loss", "grad_norm")} == pytest.approx(
+            {n: other[n] for n in ("loss", "grad_norm")}, rel=TOLERANCE
+        )
+
+
+@pytest.mark.parametrize("mesh", ALONE + TOGETHER, ids=str)
+@pytest.mark.parametrize("name", ["gpt", "bert"])
+def test_losses_and_gradient_norms_are_those_of_one_device(name, mesh):
+    assert_same_steps(name, mesh)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("gpt", "bert")])
+def test_every_objective_trains_on_parts_of_rows(name):
+    assert_same_steps(name, {"fsdp": 2, "context": 4})
+
+
+def test_masked_places_are_gathered_on_each_device():
+    assert_same_steps("bert", {"context": 4}, max_predictions=12)
+
+
+def test_microbatches_divide_rows_and_not_tokens():
+    assert_same_steps("gpt with dropout", {"data": 2, "context": 4}, accumulate=2)
