@@ -1,7 +1,7 @@
 """The device mesh: how many devices each kind of parallelism gets, and which device stands where in it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 AXES = ("data", "fsdp", "context", "tensor")
 """The axes of a mesh in their order: those that send least come first, over the slowest wires."""
+
+_USUAL = ("data", "fsdp", "tensor")
 
 MOST_TPU_SHARDS = 32
 """The devices that a free fsdp axis takes on TPU, and that gather or scatter at once: among all 64 of a slice
@@ -110,6 +112,11 @@ def fill_free_axis(config: MeshConfig, num_devices: int, platform: str) -> dict[
     return filled
 
 
+def describe_shape(shape: Mapping[str, int]) -> str:
+    """data=4 fsdp=2 tensor=1: these axes, and others along which there are several devices."""
+    return " ".join(f"{axis}={size}" for axis, size in shape.items() if axis in _USUAL or size > 1)
+
+
 def describe_free_axis(config: MeshConfig, mesh: "Mesh") -> str | None:
     """Why `data` is larger than the config says; None: it is not."""
     if config.data is None or mesh.shape["data"] == config.data:
@@ -150,5 +157,5 @@ def _arrange(devices: Sequence[Any], sizes: dict[str, int], num_slices: int) -> 
     )
 
 
-def _text(sizes: dict[str, int | None] | dict[str, int]) -> str:
-    return " ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+def _text(sizes: Mapping[str, int | None]) -> str:
+    return " ".join(f"mesh.{axis}={size}" for axis, size in sizes.items() if axis in _USUAL or size != 1)

@@ -96,7 +96,8 @@ def _place(
     first, _ = local_rows(mesh, num_rows)
 
     def place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[0].indices(num_rows)
             return x[(slice(start - first, stop - first), *index[1:])]
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
 from flaxmill.sharding.memory import HOST_MEMORY
-from flaxmill.sharding.mesh import describe_free_axis, make_mesh
+from flaxmill.sharding.mesh import describe_free_axis, describe_shape, make_mesh
 from flaxmill.sharding.processes.coordination import (
     agree_on,
     any_process,
@@ -179,7 +179,7 @@ def open_outputs(
 def describe_job(job: Job, start: Start) -> str:
     """One line: what is trained, from where to where, on what."""
     experiment, model, first = job.experiment, job.experiment.model, int(start.state.step)
-    axes = " ".join(f"{axis}={size}" for axis, size in job.mesh.shape.items())
+    axes = describe_shape(job.mesh.shape)
     num_tokens = job.dataset.statistics["train"]["num_tokens"]
     kinds = np.unique([device.device_kind for device in job.mesh.devices.flat])
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""

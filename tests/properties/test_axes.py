@@ -17,8 +17,15 @@ TOKENS, STEPS = 32, 10
 # float32 sums have another order on every mesh, and ten updates carry that on.
 TOLERANCE = 1e-5
 
-ALONE = [{"context": 2}, {"context": 4}, {"context": 8}, {"data": 8}, {"fsdp": 8}, {"tensor": 2}]
-TOGETHER = [
+ALONE: list[dict[str, Any]] = [
+    {"context": 2},
+    {"context": 4},
+    {"context": 8},
+    {"data": 8},
+    {"fsdp": 8},
+    {"tensor": 2},
+]
+TOGETHER: list[dict[str, Any]] = [
     {"data": 2, "context": 2, "tensor": 2},
     {"fsdp": 2, "context": 4},
     {"data": 2, "fsdp": 2, "context": 2},
@@ -103,7 +110,7 @@ def steps_on(name: str, mesh: dict[str, Any], **changes: Any) -> list[dict[str, 
         ModelConfig(**fields),
         OptimizerConfig(learning_rate=3e-3),
         STEPS,
-        mesh=MeshConfig(**{"data": 1} | mesh),
+        mesh=MeshConfig(**{"data": 1, **mesh}),
         make_rows=_maker(objective),
         objective=objective,
         log_digests=True,

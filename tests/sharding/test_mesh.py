@@ -8,7 +8,7 @@ from flaxmill.sharding.mesh import MeshConfig, axis_sizes, describe_free_axis, f
 
 
 def test_the_free_axis_takes_the_remaining_devices():
-    assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "context": 1, "tensor": 1}
     assert dict(make_mesh(MeshConfig(fsdp=2)).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
     mesh = make_mesh(MeshConfig(data=1, fsdp=None, tensor=2))
     assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}

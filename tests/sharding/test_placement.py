@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.sharding.placement import local_rows, place_rows
+from flaxmill.sharding.placement import local_rows, place_parts, place_rows, zigzag_order
 
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
 
@@ -54,3 +54,39 @@ def test_a_process_reads_the_rows_of_its_own_devices_only(monkeypatch):
 
     monkeypatch.setattr(jax.sharding.NamedSharding, "addressable_devices_indices_map", of_second_host)
     assert local_rows(mesh, 16) == (8, 16)
+
+
+@pytest.mark.parametrize("num_parts", [2, 4, 8])
+def test_zigzag_gives_every_part_the_same_number_of_visible_blocks(num_parts):
+    """In each turn of the ring too: no device waits, and the critical path is that of an even division."""
+    num_blocks = 4 * num_parts  # two in each chunk
+    parts = zigzag_order(num_blocks, num_parts).reshape(num_parts, -1)
+    visible = lambda queries, keys: (queries[:, None] >= keys[None, :]).sum()  # noqa: E731
+    slowest = 0.0
+    for turn in range(num_parts):
+        work = [visible(parts[part], parts[part - turn]) for part in range(num_parts)]
+        slowest += max(work)
+        if turn:
+            assert len(set(work)) == 1
+    assert slowest == num_blocks * (num_blocks + 1) / 2 / num_parts
+
+
+def test_parts_of_rows_in_zigzag_say_which_tokens_they_are():
+    mesh = make_mesh(MeshConfig(data=2, context=4))
+    tokens = np.arange(4 * 16, dtype=np.int32).reshape(4, 16)
+    rows = {"tokens": tokens, "weights": tokens[:, 0].astype(np.float32), "labels": tokens[:, :5]}
+    placed = place_parts(mesh, rows, 4, zigzag=True)
+    order = np.asarray(placed["places"][0])
+    np.testing.assert_array_equal(order, zigzag_order(16, 4))
+    np.testing.assert_array_equal(placed["tokens"], tokens[:, order])
+    for name in ("weights", "labels"):
+        np.testing.assert_array_equal(placed[name], rows[name])
+    assert placed["tokens"].addressable_shards[0].data.shape == (2, 4)
+    assert placed["labels"].addressable_shards[0].data.shape == (2, 5)
+
+
+def test_rows_that_no_devices_share_stay_in_order():
+    rows = {"tokens": np.arange(32, dtype=np.int32).reshape(2, 16)}
+    placed = place_parts(make_mesh(MeshConfig(data=2)), rows, 2, zigzag=True)
+    assert placed.keys() == rows.keys()
+    np.testing.assert_array_equal(placed["tokens"], rows["tokens"])

@@ -7,7 +7,7 @@ import pytest
 
 from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
-from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.experiment import (
     DERIVED_FIELDS,
     Experiment,
@@ -16,7 +16,6 @@ from flaxmill.train.experiment import (
     to_dict,
 )
 from flaxmill.train.resolution import resolve, resolve_before_data
-from flaxmill.train.run.mesh_fit import check_mesh
 
 
 @dataclass
@@ -239,50 +238,6 @@ def test_one_segment_embedding_is_too_few_for_pairs():
 def test_bad_values_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Experiment(**fields)
-
-
-@pytest.mark.parametrize(
-    ("mesh", "fields", "message"),
-    [
-        (
-            {"data": 4, "fsdp": 2},
-            {"batch_size": 12},
-            r"batch_size=12 does not .* = 1 \* 4 \* 2 = 8; use a multiple of 8",
-        ),
-        ({"data": 4}, {"batch_size": 8, "accumulate": 4}, r"batch_size=8 .* = 4 \* 4 \* 1 = 16"),
-        ({"data": 1, "tensor": 8}, {}, "model.num_heads=4 does not divide over mesh.tensor=8"),
-        (
-            {"data": 1, "tensor": 4},
-            {"model": ModelConfig(num_kv_heads=2)},
-            "model.num_kv_heads=2 does not divide",
-        ),
-        ({"data": 1, "tensor": 4}, {"model": ModelConfig(mlp_dim=130)}, "model.mlp_dim=130 does not divide"),
-        (
-            {"data": 1, "tensor": 3},
-            {"model": ModelConfig(num_heads=3, embed_dim=96)},
-            "padded model.vocab_size=512",
-        ),
-        (
-            {"data": 1, "fsdp": 8},
-            {"model": ModelConfig(embed_dim=100)},
-            "model.embed_dim=100 does not divide over mesh.fsdp=8",
-        ),
-    ],
-)
-def test_sizes_that_do_not_divide_the_mesh_are_refused(mesh, fields, message):
-    with pytest.raises(ValueError, match=message):
-        check_mesh(resolved(**fields), make_mesh(MeshConfig(**mesh)))
-
-
-def test_sizes_that_divide_the_mesh_pass():
-    check_mesh(resolved(batch_size=8, accumulate=2), make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
-
-
-def test_mesh_can_be_checked_before_the_vocabulary_is_known():
-    mesh = make_mesh(MeshConfig(data=1, tensor=8))
-    with pytest.raises(ValueError, match=r"model.num_heads=4"):
-        check_mesh(Experiment(), mesh)
-    check_mesh(Experiment(model=ModelConfig(num_heads=8)), mesh)
 
 
 def test_json_keeps_every_field():

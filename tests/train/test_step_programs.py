@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import pytest
 
@@ -186,3 +187,40 @@ def test_offloaded_moments_make_room_for_a_model_that_does_not_fit():
     assert step.memory.arguments == pytest.approx(state.parameters, rel=0.001)
     # The update's own loop over the layers sends nothing.
     assert not [each for each in collectives if "update" in each.operation and each.num_bytes > SMALL]
+
+
+@pytest.mark.parametrize(("context", "most_mib"), [(2, 1100), (4, 520), (8, 200)])
+def test_attention_over_131072_tokens_takes_the_memory_of_a_device_s_own(context, most_mib):
+    """Forward and backward for a row with 8 query and 2 key-value heads of 128, on v5e."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding
+
+    from flaxmill.model.layers.attention import attention
+    from flaxmill.model.layers.visibility import Visibility
+    from flaxmill.sharding.hardware.compiler_options import compiler_options
+    from flaxmill.sharding.hardware.topologies import find_topology
+    from flaxmill.sharding.local_rows import on_local_rows, rows_spec
+    from flaxmill.sharding.mesh import make_mesh
+
+    num_tokens = 131_072
+    mesh = make_mesh(MeshConfig(data=8 // context, context=context), find_topology("v5e:2x4").devices)
+    spec = rows_spec(mesh, with_tokens=True)
+    of_heads = lambda heads: jax.ShapeDtypeStruct(  # noqa: E731
+        (8 // context, num_tokens, heads, 128), jnp.bfloat16, sharding=NamedSharding(mesh, spec)
+    )
+    numbers = jax.ShapeDtypeStruct((8 // context, num_tokens), jnp.int32, sharding=NamedSharding(mesh, spec))
+
+    def gradients(q, k, v, documents, places):
+        def loss(q, k, v):
+            visible = Visibility(documents, True, places=places[0])
+            return attention(q, k, v, visible, scale=128**-0.5).astype(jnp.float32).sum()
+
+        return jax.grad(loss, (0, 1, 2))(q, k, v)
+
+    with jax.set_mesh(mesh):
+        run = on_local_rows(gradients, mesh, (spec,) * 5, (spec,) * 3)
+        lowered = jax.jit(run).lower(of_heads(8), of_heads(2), of_heads(2), numbers, numbers)
+        options: Any = compiler_options("tpu")
+        analysis: Any = lowered.compile(compiler_options=options).memory_analysis()
+    assert analysis.temp_size_in_bytes <= most_mib * 2**20

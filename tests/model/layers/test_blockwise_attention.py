@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,9 +108,8 @@ def test_memory_grows_with_the_tokens_and_not_with_their_pairs():
         q, k, v = (jax.ShapeDtypeStruct((1, num_tokens, heads, H), jnp.float32) for heads in (N, K, K))
         visible = Visibility(jnp.ones((1, num_tokens), jnp.int32), True)
         loss = lambda q, k, v: blockwise_attention(q, k, v, visible, scale=SCALE, block=128).sum()  # noqa: E731
-        return (
-            jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).compile().memory_analysis().temp_size_in_bytes
-        )
+        analysis: Any = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
 
     assert temporaries(4096) < 2.2 * temporaries(2048)
     assert temporaries(4096) < 4096 * 4096 * 4 / 2  # half of one head's logits
@@ -129,7 +129,7 @@ def test_a_cpu_takes_blocks_for_long_rows_and_says_nothing(caplog):
 def test_blocks_that_are_asked_for_give_way_with_a_logged_reason(caplog):
     attention_module._log_fallback.cache_clear()
     q, k, v, _ = arrays()
-    dropping = dict(scale=SCALE, dropout_rate=0.5, keys_B=row_keys(jax.random.key(1), B))
+    dropping: dict[str, Any] = dict(scale=SCALE, dropout_rate=0.5, keys_B=row_keys(jax.random.key(1), B))
     with caplog.at_level(logging.WARNING, logger="flaxmill.attention"):
         found = attention(q, k, v, VISIBLE["causal"], backend="blocks", **dropping)
     assert "blocks cannot serve, XLA does: it has no attention dropout" in caplog.text
