@@ -18,11 +18,8 @@ TOKENS, STEPS = 32, 10
 TOLERANCE = 1e-5
 
 ALONE: list[dict[str, Any]] = [
-    {"context": 2},
-    {"context": 4},
-    {"context": 8},
-    {"data": 8},
-    {"fsdp": 8},
+    *({"context": size} for size in (2, 4, 8)),
+    *({axis: size} for axis in ("data", "fsdp") for size in (2, 4, 8)),
     {"tensor": 2},
 ]
 TOGETHER: list[dict[str, Any]] = [

@@ -7,6 +7,7 @@ import jax
 
 from flaxmill.data.messages import require
 from flaxmill.model.config import ModelConfig
+from flaxmill.sharding.mesh import AXES
 from flaxmill.sharding.rules import ACTIVATION_RULES
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.table import OBJECTIVES
@@ -18,8 +19,8 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     Raises:
       ValueError: naming the size, the mesh axes that do not divide it, and what would.
     """
-    model, axes = experiment.model, dict(mesh.shape)
-    row_axes = [axis for axis in ACTIVATION_RULES["batch"] or () if axis in axes]
+    model, axes = experiment.model, dict.fromkeys(AXES, 1) | dict(mesh.shape)
+    row_axes = ACTIVATION_RULES["batch"] or ()
     _check_divides(
         "batch_size",
         experiment.batch_size,
