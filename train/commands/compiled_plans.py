@@ -19,8 +19,8 @@ from flaxmill.train.plan.findings import find_warnings
 from flaxmill.train.plan.memory import DeviceMemory, device_memory, in_words, largest_buffer
 from flaxmill.train.plan.proposals import apply_overrides, factor_of
 from flaxmill.train.plan.report import Plan
-from flaxmill.train.run.mesh_fit import check_mesh
 from flaxmill.train.plan.search import Candidate, choose, list_layouts, ranking
+from flaxmill.train.run.mesh_fit import check_mesh
 
 
 class _Compiled(NamedTuple):

@@ -13,6 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import layer_pattern
+from flaxmill.model.layers.attention import LEAST_TOKENS_FOR_BLOCKS
 from flaxmill.model.stack import Stack
 
 TOKENS, ENCODED = 127, 113
@@ -62,9 +63,11 @@ def kept_by_layer(
 
 
 def attention_is_fused(model: ModelConfig, platform: str, num_tokens: int) -> bool:
-    """Whether attention runs without arrays over all pairs of tokens (model/layers/fused_attention.py)."""
+    """Whether attention runs without arrays over all pairs of tokens (model/layers/attention.py)."""
     if model.attention == "xla" or model.attention_dropout_rate or model.positions == "relative":
         return False
+    if model.attention == "blocks" or (platform == "cpu" and num_tokens >= LEAST_TOKENS_FOR_BLOCKS):
+        return True
     if model.bidirectional_prefix:
         return False
     if platform == "tpu":

@@ -89,7 +89,7 @@ def estimate(
     """The estimate of a resolved experiment's step.
 
     Args:
-      mesh_shape: sizes of data, fsdp and tensor, outermost first.
+      mesh_shape: sizes of data, fsdp, tensor and any other axes, outermost first.
       domain: devices that share fast links; None: what the chip says, or those of a slice.
       platform: None: the chip's, or a CPU.
 
@@ -99,11 +99,13 @@ def estimate(
     mesh = tuple(mesh_shape.items())
     check_mesh(experiment, AbstractMesh(tuple(mesh_shape.values()), tuple(mesh_shape)))  # type: ignore[arg-type]
     platform = platform or (chip.platform if chip else "cpu")
-    rows = rows_of(experiment, mesh_shape)
+    whole, rows = rows_of(experiment, {**mesh_shape, "context": 1}), rows_of(experiment, mesh_shape)
+    if rows.num_tokens < whole.num_tokens:  # no kernel serves devices that share rows
+        experiment = replace(experiment, model=replace(experiment.model, attention="blocks"))
     memory, moved = _memory(experiment, mesh, rows, platform, chip)
     collectives = list_collectives(experiment, mesh, rows)
-    flops, hardware = _flops(experiment, rows, platform, _num_chunks(experiment.model, rows, mesh_shape))
-    num_tokens = experiment.batch_size * (rows.num_tokens + (rows.target_tokens or 0))
+    flops, hardware = _flops(experiment, whole, platform, _num_chunks(experiment.model, rows, mesh_shape))
+    num_tokens = experiment.batch_size * (whole.num_tokens + (whole.target_tokens or 0))
     roofline = None
     if chip is not None:
         near = domain or chip.link_domain or math.prod(mesh_shape.values()) // num_slices
@@ -112,7 +114,7 @@ def estimate(
 
 
 def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:
-    """The rows of a device in one microbatch."""
+    """The rows of a device in one microbatch, and its part of their tokens."""
     shards = experiment.accumulate * mesh_shape["data"] * mesh_shape["fsdp"]
     bound = experiment.definition.data.max_predictions
     has_encoder = experiment.model.encoder_layers is not None
@@ -120,7 +122,9 @@ def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:
     length = experiment.data.sequence_length
     last = length if target is None else target
     places = last if bound is None else find_function(bound)(experiment.data)
-    return Rows(experiment.batch_size // shards, length, target, places, experiment.accumulate)
+    parts = mesh_shape.get("context", 1)
+    places = min(places, last // parts)
+    return Rows(experiment.batch_size // shards, length // parts, target, places, experiment.accumulate)
 
 
 def _flops(experiment: Experiment, rows: Rows, platform: str, num_chunks: int) -> tuple[StepFlops, float]:

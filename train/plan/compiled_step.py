@@ -147,13 +147,14 @@ def _replace_uncompilable(experiment: Experiment, platform: str) -> tuple[Experi
     """The experiment without what needs the hardware to compile, and a line for each change."""
     model = experiment.model
     may_be_fused = model.dtype != "float32" and model.positions != "relative"
-    if platform != "gpu" or model.attention == "xla" or not may_be_fused:
+    may_be_fused &= model.attention in ("auto", "cudnn") and not model.attention_dropout_rate
+    if platform != "gpu" or not may_be_fused or experiment.mesh.context != 1:
         return experiment, ()
     line = (
-        "attention: cuDNN's kernel cannot be compiled without its library, XLA's attention is in its place: "
-        "it takes memory for the logits of all pairs of places, which cuDNN does not"
+        "attention: cuDNN's kernel cannot be compiled without its library, attention in blocks is in its "
+        "place (model.attention=blocks), which keeps no pairs of places either"
     )
-    return dataclasses.replace(experiment, model=dataclasses.replace(model, attention="xla")), (line,)
+    return dataclasses.replace(experiment, model=dataclasses.replace(model, attention="blocks")), (line,)
 
 
 def _product_precision(experiment: Experiment, topology: Topology) -> Any:

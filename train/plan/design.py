@@ -21,7 +21,7 @@ class Rows(NamedTuple):
     rows: int
     """Rows of a microbatch on the device."""
     num_tokens: int
-    """Tokens of a row; an encoder's, if there is one."""
+    """Tokens of a row that the device has; an encoder's, if there is one."""
     target_tokens: int | None
     """Tokens of a decoder's row; None: there is no encoder."""
     places: int
@@ -52,8 +52,11 @@ def list_collectives(experiment: Experiment, mesh: Mesh, rows: Rows) -> list[Pla
     found = [
         *_of_weights(experiment, mesh, rows.accumulate),
         *_over_tensor(experiment.model, rows, experiment.mesh.sequence_parallel),
+        *_around_ring(experiment.model, rows, dict(mesh)),
     ]
-    return [collective for collective in found if collective.num_bytes and _runs(collective, dict(mesh))]
+    several = {axis for axis, size in mesh if size > 1}
+    found = [each._replace(axes=tuple(axis for axis in each.axes if axis in several)) for each in found]
+    return [each for each in found if each.num_bytes and each.axes]
 
 
 def _of_weights(experiment: Experiment, mesh: Mesh, accumulate: int) -> Iterator[Planned]:
@@ -77,9 +80,9 @@ def _of_weights(experiment: Experiment, mesh: Mesh, accumulate: int) -> Iterator
     yield _scatter("gradients of other weights", gradient, trained, accumulate)
     fsdp = dict(mesh)["fsdp"]
     shards = sum(_count(w) // fsdp for w in weights if w.is_split and w.is_trained)
-    yield _reduce("gradients, shard by shard", gradient, shards, 1, ("data",))
+    yield _reduce("gradients, shard by shard", gradient, shards, 1, ("data", "context"))
     whole = sum(_count(weight) for weight in weights if weight.is_trained and not weight.is_split)
-    yield _reduce("gradients that are not split", gradient, whole, 1, ("data", "fsdp"))
+    yield _reduce("gradients that are not split", gradient, whole, 1, ("data", "fsdp", "context"))
 
 
 def _over_tensor(model: ModelConfig, rows: Rows, splits: bool) -> Iterator[Planned]:
@@ -109,6 +112,19 @@ def _over_tensor(model: ModelConfig, rows: Rows, splits: bool) -> Iterator[Plann
     yield _reduce("gradient before the head", low, head, rows.accumulate, tensor)
 
 
+def _around_ring(model: ModelConfig, rows: Rows, mesh: dict[str, int]) -> Iterator[Planned]:
+    """Keys and values that devices which share rows pass on, and the gradients that travel with them."""
+    parts, axes = mesh.get("context", 1), ("context",)
+    heads = 2 * model.kv_heads * model.dim_per_head // mesh["tensor"]
+    size, times = rows.rows * rows.num_tokens * heads, model.num_layers * rows.accumulate
+    forward = 1 if model.remat == "none" else 2
+    for what, dtype, turns in (
+        ("keys and values of a layer", model.dtype, (forward + 1) * (parts - 1)),
+        ("gradients of keys and values", "float32", parts),
+    ):
+        yield Planned(what, "collective-permute", dtype, size * itemsize(dtype), times * turns, axes, True)
+
+
 def _by_depth(weights: list[Weight]) -> dict[int, int]:
     """Elements of one layer, by the number of layers in its stack."""
     sizes: dict[int, int] = {}
@@ -120,10 +136,6 @@ def _by_depth(weights: list[Weight]) -> dict[int, int]:
 
 def _count(weight: Weight) -> int:
     return weight.size * (weight.num_layers or 1)
-
-
-def _runs(collective: Planned, mesh: dict[str, int]) -> bool:
-    return any(mesh.get(axis, 1) > 1 for axis in collective.axes)
 
 
 def _gather(

@@ -101,7 +101,10 @@ def _describe(found: list[Collective], reason: str) -> str | None:
 
 
 def _storms(collectives: Sequence[Collective], experiment: Experiment) -> list[str]:
-    permutes = [each for each in collectives if each.kind == "collective-permute"]
+    # Keys and values that go around a ring are few and large.
+    permutes = [
+        each for each in collectives if each.kind == "collective-permute" and each.axes != ("context",)
+    ]
     runs = sum(each.times for each in permutes)
     if runs <= _MANY_PERMUTES * experiment.model.num_layers * experiment.accumulate:
         return []

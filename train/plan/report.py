@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from flaxmill.sharding.hardware.chips import Chip
+from flaxmill.sharding.mesh import describe_shape
 from flaxmill.train.metrics.flops import StepFlops
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import Cost, published_runs
@@ -88,8 +89,7 @@ class Plan(NamedTuple):
 def verdict_of(plan: Plan) -> str:
     """Whether it fits, in one line."""
     memory = plan.memory
-    mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
-    where = f"{plan.name} on {plan.topology} ({mesh})"
+    where = f"{plan.name} on {plan.topology} ({describe_shape(plan.mesh)})"
     if memory.limit is None:
         return f"{where} takes {_gib(memory.total)} GiB a device; the memory of this machine is not known"
     share = f"{_gib(memory.total)} of {_gib(memory.limit)} GiB a device ({memory.total / memory.limit:.0%})"

@@ -62,7 +62,9 @@ def test_alternating_layers_are_counted_as_their_mean():
 def test_attention_is_fused_where_its_kernel_takes_it():
     assert attention_is_fused(MODEL, "tpu", 8192)
     assert attention_is_fused(MODEL, "gpu", 8192)
-    assert not attention_is_fused(MODEL, "cpu", 8192)
+    assert attention_is_fused(MODEL, "cpu", 8192)  # in blocks
+    assert not attention_is_fused(MODEL, "cpu", 256)
+    assert not attention_is_fused(dataclasses.replace(MODEL, attention="xla"), "cpu", 8192)
     assert not attention_is_fused(MODEL, "tpu", 8192 + 64)
     assert not attention_is_fused(dataclasses.replace(MODEL, dtype="float32"), "gpu", 8192)
     assert not attention_is_fused(dataclasses.replace(MODEL, dropout=0.1), "tpu", 8192)
