@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from distances import distance
 
+from flaxmill.model.config import ModelConfig
+from flaxmill.model.functional import abstract_params, apply
 from flaxmill.model.layers import attention as attention_module
 from flaxmill.model.layers.attention import attention, xla_attention
 from flaxmill.model.layers.blockwise_attention import blockwise_attention
@@ -113,6 +115,24 @@ def test_memory_grows_with_the_tokens_and_not_with_their_pairs():
 
     assert temporaries(4096) < 2.2 * temporaries(2048)
     assert temporaries(4096) < 4096 * 4096 * 4 / 2  # half of one head's logits
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_layers_of_a_loop_keep_no_pairs_either(remat):
+    """Who sees whom is the same in all layers: computed before their loop, it would be kept for all pairs."""
+
+    def temporaries(num_tokens):
+        config = ModelConfig(
+            **dict(vocab_size=128, max_positions=num_tokens, num_layers=3, embed_dim=32, num_heads=2),
+            **dict(causal=True, positions="rotary", attention="blocks", remat=remat, head="none"),
+        )
+        params = abstract_params(config)
+        batch = {"tokens": jax.ShapeDtypeStruct((1, num_tokens), jnp.int32)}
+        loss = lambda params, batch: apply(config, params, batch)["hidden"].sum()  # noqa: E731
+        analysis: Any = jax.jit(jax.grad(loss)).lower(params, batch).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    assert temporaries(8192) < 2.2 * temporaries(4096)
 
 
 def test_a_cpu_takes_blocks_for_long_rows_and_says_nothing(caplog):
