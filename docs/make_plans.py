@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxmill.sharding.mesh import describe_shape
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import published_runs
 from flaxmill.train.plan.report import GIB, KINDS, MIB, merge_collectives
@@ -28,10 +29,12 @@ class Case(NamedTuple):
     experiment: str
     topology: str
     flags: str = ""
+    rows: str = ""
+    """What is special about its rows."""
 
     @property
     def title(self) -> str:
-        return f"{self.experiment} on {self.topology}"
+        return f"{self.experiment} on {self.topology}{self.rows and ', '}{self.rows}"
 
     @property
     def command(self) -> str:
@@ -43,6 +46,13 @@ CASES = (
     Case("bert_large", "v5e:4x4"),
     Case("llama3_8b", "v5p:4x4x4"),
     Case("llama3_8b", "h100:8x8", "--mesh.data 8 --mesh.fsdp 8 --accumulate 8"),
+    Case(
+        "llama3_8b",
+        "v5p:4x4x4",
+        "--data.sequence-length 131072 --model.max-positions 131072 --mesh.data 1 --mesh.fsdp 8 "
+        "--mesh.context 8 --batch-size 8",
+        "rows of 131,072 tokens",
+    ),
     Case("llama3_70b", "v5p:8x8x8", "--accumulate 2"),
     Case("llama3_70b", "v6e:16x16", "--mesh.data 2 --mesh.fsdp 32 --mesh.tensor 4 --accumulate 16"),
     Case("llama31_405b", "v5p:16x16x16", "--slices 4 --mesh.data 64 --mesh.fsdp 32 --mesh.tensor 8"),
@@ -96,7 +106,7 @@ def _write(sections: dict[str, str]) -> None:
 
 
 def _section(case: Case, plan: dict[str, Any]) -> str:
-    mesh = ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items())
+    mesh = ", ".join(each.replace("=", " ") for each in describe_shape(plan["mesh"]).split())
     share = plan["memory"]["total"] / plan["memory"]["limit"]
     facts = [
         f"{plan['description']}. Mesh: {mesh}. It takes {share:.0%} of the memory, {_work(plan)}",

@@ -25,9 +25,16 @@ MESHES = {
     "bert_large on v5e:4x4": (16, 1, 1),
     "llama3_8b on v5p:4x4x4": (2, 32, 1),
     "llama3_8b on h100:8x8": (8, 8, 1),
+    "llama3_8b on v5p:4x4x4, rows of 131,072 tokens": (1, 8, 1, 8),
     "llama3_70b on v5p:8x8x8": (16, 32, 1),
     "llama3_70b on v6e:16x16": (2, 32, 4),
     "llama31_405b on v5p:16x16x16": (64, 32, 8),
+}
+FIELDS = {
+    "--accumulate": "accumulate",
+    "--batch-size": "batch_size",
+    "--data.sequence-length": "data__sequence_length",
+    "--model.max-positions": "model__max_positions",
 }
 
 
@@ -35,11 +42,11 @@ def planned(case):
     """The experiment of a case, its mesh and its chip."""
     words = case.flags.split()
     flags = dict(zip(words[::2], words[1::2], strict=True))
-    mesh: dict[str, int] = dict(zip(("data", "fsdp", "tensor"), MESHES[case.title], strict=True))
+    axes = ("data", "fsdp", "tensor", "context")
+    mesh: dict[str, int] = dict(zip(axes, MESHES[case.title], strict=False))
     for axis, size in mesh.items():
         assert flags.get(f"--mesh.{axis}", str(size)) == str(size)
-    accumulate = flags.get("--accumulate")
-    changes = {} if accumulate is None else {"accumulate": int(accumulate)}
+    changes = {field: int(flags[flag]) for flag, field in FIELDS.items() if flag in flags}
     return named(case.experiment, **changes), mesh, CHIPS[case.topology.partition(":")[0]]
 
 

@@ -122,10 +122,9 @@ def test_layers_of_a_loop_keep_no_pairs_either(remat):
     """Who sees whom is the same in all layers: computed before their loop, it would be kept for all pairs."""
 
     def temporaries(num_tokens):
-        config = ModelConfig(
-            **dict(vocab_size=128, max_positions=num_tokens, num_layers=3, embed_dim=32, num_heads=2),
-            **dict(causal=True, positions="rotary", attention="blocks", remat=remat, head="none"),
-        )
+        fields: dict[str, Any] = dict(vocab_size=128, num_layers=3, embed_dim=32, num_heads=2, causal=True)
+        fields |= dict(positions="rotary", attention="blocks", remat=remat, head="none")
+        config = ModelConfig(max_positions=num_tokens, **fields)
         params = abstract_params(config)
         batch = {"tokens": jax.ShapeDtypeStruct((1, num_tokens), jnp.int32)}
         loss = lambda params, batch: apply(config, params, batch)["hidden"].sum()  # noqa: E731
