@@ -8,6 +8,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flaxmill.model.fields import LAYER_TENSORS, ModelFields
 
+_OF_EXPERTS = (
+    *("experts_per_token", "expert_dim", "normalize_top_k", "expert_capacity", "shared_experts"),
+    *("moe_every", "load_balance_loss", "router_z_loss"),
+)
 LARGEST = 3.4e38
 """Nearly the largest float32."""
 REMAT_ACTIONS = ("save", "recompute", "offload")
@@ -21,6 +25,7 @@ def check_model(config: ModelFields) -> None:
     _check_positions(config)
     _check_rotary_scaling(config)
     _check_layers(config)
+    _check_experts(config)
     _check_head(config)
     _check_lora(config)
     _check_prefix(config)
@@ -225,6 +230,52 @@ def _check_layers(config: ModelFields) -> None:
         is_decoder,
         f"model.encoder_layers={config.encoder_layers} needs a causal decoder with the lm head, not "
         f"model.causal={config.causal} and model.head={config.head}",
+    )
+
+
+def _check_experts(config: ModelFields) -> None:
+    experts = config.num_experts
+    if experts is None:
+        defaults = ModelFields()
+        changed = [name for name in _OF_EXPERTS if getattr(config, name) != getattr(defaults, name)]
+        for name in changed[:1]:
+            value = getattr(config, name)
+            raise ValueError(
+                f"model.{name}={value} is about experts, but model.num_experts is None; set it, or "
+                f"leave {name} out"
+            )
+        return
+    for name in ("num_experts", "experts_per_token", "moe_every", "expert_dim"):
+        value = getattr(config, name)
+        require(value is None or value >= 1, f"model.{name}={value} must be at least 1")
+    for name in ("shared_experts", "load_balance_loss", "router_z_loss"):
+        value = getattr(config, name)
+        require(0 <= value < float("inf"), f"model.{name}={value} must be 0 or more")
+    capacity = config.expert_capacity
+    require(
+        capacity is None or 0 < capacity < float("inf"),
+        f"model.expert_capacity={capacity} must be a positive number, or None: experts take all that come",
+    )
+    require(
+        config.experts_per_token <= experts,
+        f"model.experts_per_token={config.experts_per_token} is more than model.num_experts={experts}; use "
+        "less",
+    )
+    require(
+        config.moe_every <= config.num_layers,
+        f"model.moe_every={config.moe_every} is more than model.num_layers={config.num_layers}, so that no "
+        "layer has experts; use less",
+    )
+    require(
+        config.encoder_layers is None,
+        f"model.num_experts={experts} with model.encoder_layers={config.encoder_layers}: an encoder-decoder "
+        "has no experts; leave one None",
+    )
+    of_mlp = [target for target in config.lora_targets if target in ("up", "gate", "down")]
+    require(
+        config.lora_rank is None or not of_mlp,
+        f"model.lora_targets={' '.join(of_mlp)} with model.num_experts={experts}: experts have no factors; "
+        "use query, key, value and out",
     )
 
 

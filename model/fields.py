@@ -138,6 +138,26 @@ class ModelFields:
     """gelu is the exact erf form, gelu_tanh its approximation."""
     gated_mlp: bool = False
     """Multiply the activation by a second projection (Shazeer 2020)."""
+    num_experts: int | None = None
+    """Experts in place of a layer's MLP; a router sends each token to a few of them (Shazeer et al. 2017).
+    They have no biases. None: every layer has an MLP."""
+    experts_per_token: int = 2
+    expert_dim: int | None = None
+    """Width of an expert between its projections; None: mlp_dim."""
+    normalize_top_k: bool = True
+    """Divide the weights of a token's experts by their sum (Mixtral); else they are its probabilities as they
+    are."""
+    expert_capacity: float | None = None
+    """The most tokens of a row that an expert takes, as a multiple of its share if all took as many; tokens
+    beyond pass it by (Lepikhin et al. 2021). None: experts take all that come."""
+    shared_experts: int = 0
+    """Experts beside these that every token goes to (Dai et al. 2024), as one MLP of their joint width."""
+    moe_every: int = 1
+    """Only every n-th layer has experts, the last of each n; the others have an MLP."""
+    load_balance_loss: float = 0.0
+    """Weight of the loss that spreads tokens evenly over experts (Fedus et al. 2022, eq. 4)."""
+    router_z_loss: float = 0.0
+    """Weight of the loss that keeps the router's logits small (Zoph et al. 2022, eq. 5)."""
     use_bias: bool = True
     """Biases wherever the next four do not say otherwise."""
     qkv_bias: bool | None = None
@@ -197,6 +217,11 @@ class ModelFields:
     def hidden_dim(self) -> int:
         """Width of the MLP between its two projections."""
         return 4 * self.embed_dim if self.mlp_dim is None else self.mlp_dim
+
+    @property
+    def expert_hidden_dim(self) -> int:
+        """Width of an expert between its two projections."""
+        return self.hidden_dim if self.expert_dim is None else self.expert_dim
 
     @property
     def attention_dropout_rate(self) -> float:

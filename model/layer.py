@@ -17,8 +17,10 @@ from flaxmill.model.layers.dropout import dropout, split_keys
 from flaxmill.model.layers.initializers import kernel_initializer
 from flaxmill.model.layers.lora import lora_of
 from flaxmill.model.layers.mlp import MLP
+from flaxmill.model.layers.moe import MixtureOfExperts
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import Turns, rotary
+from flaxmill.model.layers.router import RoutingSums
 from flaxmill.model.layers.visibility import Visibility
 from flaxmill.sharding.rules import constrain, from_residual, to_residual
 
@@ -116,10 +118,16 @@ class Attention(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Self-attention, attention to an encoder's output if there is an encoder, and MLP."""
+    """Self-attention, attention to an encoder's output if there is an encoder, and MLP or experts."""
 
     def __init__(
-        self, key: jax.Array, config: ModelConfig, *, attention_norm: bool = True, crosses: bool = False
+        self,
+        key: jax.Array,
+        config: ModelConfig,
+        *,
+        attention_norm: bool = True,
+        crosses: bool = False,
+        has_experts: bool = False,
     ) -> None:
         keys = jax.random.split(key, 3)
         self.config = config
@@ -128,12 +136,14 @@ class Layer(nnx.Module):
         self.cross_attention_norm = Norm(config) if crosses else None
         self.cross_attention = Attention(keys[1], config) if crosses else None
         self.mlp_norm = Norm(config)
-        self.mlp = MLP(keys[2], config)
+        self.mlp = None if has_experts else MLP(keys[2], config)
+        self.moe = MixtureOfExperts(keys[2], config) if has_experts else None
 
     def __call__(
         self, x_BTD: jax.Array, inputs: AttentionInputs, kind: LayerKind, keys_B: jax.Array | None
-    ) -> jax.Array:
-        """Hidden states [B,T,D] after this layer; keys of the rows turn dropout on."""
+    ) -> tuple[jax.Array, RoutingSums | None]:
+        """Hidden states [B,T,D] after this layer, and what its router did; keys of the rows turn dropout
+        on."""
         x_BTD = checkpoint_name(x_BTD, "layer_input")
         keys = split_keys(keys_B, 5)
         visible, turns = self.visible(inputs, kind), inputs.turns.get(kind)
@@ -147,7 +157,8 @@ class Layer(nnx.Module):
             encoded = Visibility(visible.documents, causal=False, key_documents=inputs.encoded_documents)
             return self.cross_attention(x_BTD, inputs.encoded, encoded, None, keys[3])
 
-        return self.connect(x_BTD, attend, attend_encoded, (keys[1], keys[4], keys[2]))
+        is_real_BT = visible.documents > 0
+        return self.connect(x_BTD, attend, attend_encoded, is_real_BT, (keys[1], keys[4], keys[2]))
 
     def visible(self, inputs: AttentionInputs, kind: LayerKind) -> Visibility:
         """Who sees whom in this layer's self-attention."""
@@ -158,18 +169,40 @@ class Layer(nnx.Module):
         x_BTD: jax.Array,
         attend: Attend,
         attend_encoded: Attend,
+        is_real_BT: jax.Array,
         keys: tuple[jax.Array | None, ...] = (None, None, None),
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, RoutingSums | None]:
         """Adds what attention, attention to an encoder if the layer has it, and the MLP give.
 
         Args:
           attend, attend_encoded: read the tokens themselves, and the encoder's output.
+          is_real_BT: False at padding, which goes to no expert.
           keys: turn on dropout of what these two and the MLP add.
         """
+        routed: list[RoutingSums] = []
+
+        def feed(x_BTD: jax.Array) -> jax.Array:
+            if self.moe is None:
+                assert self.mlp is not None
+                return self.mlp(x_BTD)
+            y_BTD, sums = self.moe(x_BTD, is_real_BT)
+            routed.append(sums)
+            return y_BTD
+
+        x_BTD = self._connect(x_BTD, attend, attend_encoded, feed, keys)
+        return constrain(x_BTD, "batch", "residual_tokens", None), routed[0] if routed else None
+
+    def _connect(
+        self,
+        x_BTD: jax.Array,
+        attend: Attend,
+        attend_encoded: Attend,
+        feed: Attend,
+        keys: tuple[jax.Array | None, ...],
+    ) -> jax.Array:
         if self.config.parallel_residual:
             attended_BTD = self._drop(_run(attend, _normed(self.attention_norm, x_BTD)), keys[0])
-            x_BTD = x_BTD + (attended_BTD + self._drop(_run(self.mlp, self.mlp_norm(x_BTD)), keys[2]))
-            return constrain(x_BTD, "batch", "residual_tokens", None)
+            return x_BTD + (attended_BTD + self._drop(_run(feed, self.mlp_norm(x_BTD)), keys[2]))
         add = self._add_normed if self.config.norm_position == "pre" else self._norm_sum
         with jax.named_scope("attention_block"):
             x_BTD = add(x_BTD, attend, self.attention_norm, keys[0])
@@ -177,8 +210,7 @@ class Layer(nnx.Module):
             with jax.named_scope("cross_attention_block"):
                 x_BTD = add(x_BTD, attend_encoded, self.cross_attention_norm, keys[1])
         with jax.named_scope("mlp_block"):
-            x_BTD = add(x_BTD, self.mlp, self.mlp_norm, keys[2])
-        return constrain(x_BTD, "batch", "residual_tokens", None)
+            return add(x_BTD, feed, self.mlp_norm, keys[2])
 
     def _add_normed(
         self, x_BTD: jax.Array, run: Attend, norm: Norm | None, keys_B: jax.Array | None

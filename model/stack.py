@@ -13,10 +13,12 @@ from flax import nnx
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
 from flaxmill.model.layer import AttentionInputs, Layer
-from flaxmill.model.layer_plan import layer_pattern, plan_layers
+from flaxmill.model.layer_plan import LAYER_GROUPS, PlannedLayer, layer_pattern, plan_layers, planned_layers
 from flaxmill.model.layers.dropout import stacked_keys
+from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import RelativeBias, Turns, document_lengths, rotary_turns
+from flaxmill.model.layers.router import RoutingSums, no_routing, tell_routing
 from flaxmill.model.layers.visibility import Visibility
 from flaxmill.model.rematerialisation import remat_policy
 from flaxmill.sharding.local_rows import weights_are_split
@@ -24,6 +26,10 @@ from flaxmill.sharding.local_tokens import num_parts, places_in_row
 from flaxmill.sharding.rules import from_residual
 
 Batch = dict[str, jax.Array]
+Carry = tuple[jax.Array, RoutingSums | None]
+"""Hidden states [B,T,D], and what the routers have done so far."""
+Stacks = tuple[Layer | None, Layer | None]
+"""Layers stacked along L: those without experts, and those with them."""
 
 
 class Stack(nnx.Module):
@@ -32,18 +38,22 @@ class Stack(nnx.Module):
     def __init__(self, key: jax.Array, config: ModelConfig, *, crosses: bool = False) -> None:
         """`crosses`: the layers also attend to an encoder's output."""
         self.config = config
-        plan = plan_layers(config)
         bias_key, layers_key = jax.random.split(key)
         keys = jax.random.split(layers_key, config.num_layers)
-        first, repeated, last = jnp.split(keys, [len(plan.first), config.num_layers - len(plan.last)])
+        depths: dict[str, list[int]] = {group: [] for group in LAYER_GROUPS}
+        for depth, (group, _) in enumerate(plan_layers(config).slots()):
+            depths[group].append(depth)
 
-        def make(keys: jax.Array, attention_norm: bool = True) -> Layer | None:
-            layer = lambda key: Layer(key, config, attention_norm=attention_norm, crosses=crosses)  # noqa: E731
-            return jax.vmap(layer)(keys) if len(keys) else None
+        def make(group: str, attention_norm: bool = True) -> Layer | None:
+            if not depths[group]:
+                return None
+            parts = {"attention_norm": attention_norm, "crosses": crosses}
+            parts["has_experts"] = planned_layers(config)[depths[group][0]].has_experts
+            return jax.vmap(lambda key: Layer(key, config, **parts))(keys[jnp.array(depths[group])])
 
-        self.first_layers = make(first, config.first_attention_norm)
-        self.layers = make(repeated)
-        self.last_layers = make(last)
+        self.first_layers = make("first_layers", config.first_attention_norm)
+        self.dense_layers, self.layers = make("dense_layers"), make("layers")
+        self.last_dense_layers, self.last_layers = make("last_dense_layers"), make("last_layers")
         self.final_norm = Norm(config) if config.norm_position == "pre" else None
         relative = config.positions == "relative"
         self.relative_bias = RelativeBias(bias_key, config) if relative else None
@@ -58,7 +68,9 @@ class Stack(nnx.Module):
     ) -> jax.Array:
         """Hidden states [B,T,D] of embedded tokens; `batch` holds their documents and positions."""
         inputs = self.attention_inputs(batch, encoded_BSD, encoded_documents_BS)
-        x_BTD = self._run_layers(x_BTD, inputs, keys_B)
+        x_BTD, routed = self._run_layers(x_BTD, inputs, keys_B)
+        if routed is not None:
+            tell_routing(routed)
         return from_residual(x_BTD if self.final_norm is None else self.final_norm(x_BTD))
 
     def attention_inputs(
@@ -83,19 +95,24 @@ class Stack(nnx.Module):
         }
         return AttentionInputs(visible, turns, encoded_BSD, encoded_documents_BS)
 
-    def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, keys_B: jax.Array | None) -> jax.Array:
+    def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, keys_B: jax.Array | None) -> Carry:
         config, plan = self.config, plan_layers(self.config)
         first = repeated = last = None
         if keys_B is not None:
             keys = stacked_keys(keys_B, config.num_layers)
             first, repeated, last = jnp.split(keys, [len(plan.first), config.num_layers - len(plan.last)])
         unroll = functools.partial(_run_each, config, inputs)
-        x_BTD = unroll(x_BTD, self.first_layers, first, plan.first)
-        if config.scan_layers and self.layers is not None:
-            x_BTD = _scan_periods(config, inputs, x_BTD, self.layers, repeated, plan.period)
+        carry: Carry = x_BTD, no_routing(config, sum_dtype(x_BTD))
+        carry = unroll(carry, (self.first_layers, self.first_layers), first, plan.first)
+        stacks = self._stacks(self.dense_layers, self.layers)
+        if config.scan_layers and plan.num_periods:
+            carry = _scan_periods(config, inputs, carry, stacks, repeated, plan.period)
         else:
-            x_BTD = unroll(x_BTD, self.layers, repeated, plan.period * plan.num_periods)
-        return unroll(x_BTD, self.last_layers, last, plan.last)
+            carry = unroll(carry, stacks, repeated, plan.period * plan.num_periods)
+        return unroll(carry, self._stacks(self.last_dense_layers, self.last_layers), last, plan.last)
+
+    def _stacks(self, dense: Layer | None, layers: Layer | None) -> Stacks:
+        return (layers, None) if self.config.num_experts is None else (dense, layers)
 
 
 def _places(batch: Batch, num_tokens: int) -> jax.Array | None:
@@ -108,35 +125,40 @@ def _places(batch: Batch, num_tokens: int) -> jax.Array | None:
 def _run_each(
     config: ModelConfig,
     inputs: AttentionInputs,
-    x_BTD: jax.Array,
-    layers: Layer | None,
+    carry: Carry,
+    stacks: Stacks,
     keys: jax.Array | None,
-    kinds: tuple[LayerKind, ...],
+    planned: tuple[PlannedLayer, ...],
     in_scan: bool = False,
-) -> jax.Array:
+) -> Carry:
     """Run the layers one after another, each compiled separately."""
-    for index, kind in enumerate(kinds):
-        layer, key = jax.tree.map(lambda leaf, index=index: leaf[index], (layers, keys))
+    (x_BTD, routed), taken = carry, [0, 0]
+    for number, (kind, has_experts) in enumerate(planned):
+        layer = jax.tree.map(lambda leaf, index=taken[has_experts]: leaf[index], stacks[has_experts])
+        taken[has_experts] += 1
+        key = jax.tree.map(lambda leaf, number=number: leaf[number], keys)
         run = _remat(lambda layer, x, key, kind=kind: layer(x, inputs, kind, key), config, in_scan)
-        x_BTD = run(layer, x_BTD, key)
-    return x_BTD
+        x_BTD, sums = run(layer, x_BTD, key)
+        routed = routed if sums is None else jax.tree.map(jnp.add, routed, sums)
+    return x_BTD, routed
 
 
 def _scan_periods(
     config: ModelConfig,
     inputs: AttentionInputs,
-    x_BTD: jax.Array,
-    layers: Layer,
+    carry: Carry,
+    stacks: Stacks,
     keys: jax.Array | None,
-    period: tuple[LayerKind, ...],
-) -> jax.Array:
+    period: tuple[PlannedLayer, ...],
+) -> Carry:
     """Loop over periods: the compiled program does not grow with depth, and windows stay static."""
 
-    def run(x_BTD: jax.Array, layers_and_keys: tuple[Layer, jax.Array | None]):
-        return _run_each(config, inputs, x_BTD, *layers_and_keys, period, in_scan=True), None
+    def run(carry: Carry, stacks_and_keys: tuple[Stacks, jax.Array | None]):
+        return _run_each(config, inputs, carry, *stacks_and_keys, period, in_scan=True), None
 
-    split = lambda leaf: leaf.reshape(-1, len(period), *leaf.shape[1:])  # noqa: E731
-    return jax.lax.scan(run, x_BTD, jax.tree.map(split, (layers, keys)))[0]
+    num_periods = plan_layers(config).num_periods
+    split = lambda leaf: leaf.reshape(num_periods, -1, *leaf.shape[1:])  # noqa: E731
+    return jax.lax.scan(run, carry, jax.tree.map(split, (stacks, keys)))[0]
 
 
 def _remat(run: Callable[..., Any], config: ModelConfig, in_scan: bool) -> Callable[..., Any]:

@@ -26,6 +26,8 @@ PARAMETER_RULES: Mapping[str, MeshAxes] = {
     "kv_heads": "tensor",  # with its queries
     "head_dim": None,  # a head is whole
     "mlp": "tensor",  # each hidden unit is computed by itself; the second product sums them
+    "experts": None,  # a device has all experts
+    "expert_mlp": "tensor",  # and some hidden units of each
     "positions": None,  # a table of positions is small
     "segments": None,  # as is one of segments
     "features": None,  # small vectors and second dimensions that stay whole

@@ -16,6 +16,7 @@ from flaxmill.model.params import Params
 from flaxmill.sharding.processes.step_signals import Signals
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import HeldOut, read_ahead
+from flaxmill.train.objectives.expert_losses import counted_experts
 from flaxmill.train.objectives.losses import Sums, combine
 from flaxmill.train.objectives.table import objective_of
 from flaxmill.train.run.mesh_fit import in_zigzag
@@ -66,8 +67,9 @@ def evaluate_all(
     return _named(_measures(experiment, pooled)) | apart
 
 
-def _named(measures: Mapping[str, Any], suffix: str = "") -> dict[str, float]:
-    return {f"eval_{name}{suffix}": float(value) for name, value in measures.items()}
+def _named(measures: Mapping[str, Any], suffix: str = "") -> dict[str, Any]:
+    """Numbers, and lists of numbers."""
+    return {f"eval_{name}{suffix}": np.asarray(value).tolist() for name, value in measures.items()}
 
 
 def _sum_up(
@@ -102,7 +104,9 @@ def evaluation_names(experiment: Experiment) -> list[str]:
     sums: Sums = dict.fromkeys(("rows", "causal_rows", "places", "log_z_squared"), 1.0)
     sums |= {name: 1.0 for term in definition.terms for name in (term, f"{term}_weight")}
     sums |= find_function(definition.counts)(definition.terms, experiment.model)
-    names = [f"eval_{name}" for name in _measures(experiment, (sums, sums))]
+    sums |= counted_experts(experiment.model)
+    measures = _measures(experiment, (sums, sums))
+    names = [f"eval_{name}" for name, value in measures.items() if np.ndim(value) == 0]
     sources = [
         parse_source(source).name for source in (*experiment.data.sources, *experiment.data.valid_sources)
     ]

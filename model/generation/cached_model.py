@@ -3,6 +3,7 @@
 # B batch, P prompt tokens, S source tokens or cache slots, D model, N heads, K key-value heads, H head dim
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +56,7 @@ class EncodedSource(NamedTuple):
 
 def unroll(config: ModelConfig, params: Params) -> UnrolledModel:
     """The model for decoding: matrices in the compute dtype, layers apart."""
+    config = replace(config, expert_capacity=None)  # else what a row generates would depend on its length
     body = bind(config, jax.tree_util.tree_map_with_path(functools.partial(_cast, config.dtype), params))
     groups = {name: getattr(body, name) for name in LAYER_GROUPS}
     for name in LAYER_GROUPS:
@@ -149,7 +151,8 @@ def _read_all(
         kept.append(fill_cache(k_BPKH, v_BPKH, min(num_slots, _window(layer, kind) or num_slots)))
         return attention.mix(attention.queries(x_BPD, turns), k_BPKH, v_BPKH, layer.visible(inputs, kind))
 
-    return layer.connect(x_BPD, attend, attend_to_source), kept[0]
+    x_BPD, _ = layer.connect(x_BPD, attend, attend_to_source, inputs.visible.documents > 0)
+    return x_BPD, kept[0]
 
 
 def _read_next(
@@ -169,7 +172,8 @@ def _read_next(
         q_B1NH = attention.queries(x_B1D, turns)
         return attention.project(attend_to_cache(q_B1NH, kept[0], scale=layer.config.logits_factor, **seen))
 
-    return layer.connect(x_B1D, attend, attend_to_source), kept[0]
+    x_B1D, _ = layer.connect(x_B1D, attend, attend_to_source, jnp.ones(x_B1D.shape[:2], bool))
+    return x_B1D, kept[0]
 
 
 def _attend_to(source: EncodedSource | None, number: int, layer: Layer) -> Attend:
@@ -210,4 +214,5 @@ def _logits(body: Transformer, x_B1D: jax.Array) -> jax.Array:
 def _cast(dtype: str, path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
     """Cast matrices once, not at every token; what is computed in float32 (norms, biases) stays float32."""
     names = {jax.tree_util.keystr((entry,), simple=True) for entry in path}
-    return leaf.astype(dtype) if names & set(_MATRICES) and "relative_bias" not in names else leaf
+    stays_wide = names & {"relative_bias", "router"}
+    return leaf.astype(dtype) if names & set(_MATRICES) and not stays_wide else leaf

@@ -6,6 +6,9 @@ blockwise_attention  without all pairs in memory, and around a ring of devices
 fused_attention      cuDNN on GPU and splash on TPU
 dense                the one matrix product
 mlp                  the feed-forward half of a layer
+moe                  experts in place of it
+router               which experts a token goes to, and how evenly
+expert_slots         tokens sorted by expert
 norms                layer normalisation and RMS normalisation
 tables               vectors by their ids: look-up, gathering and gradients
 embeddings           tokens, learned positions and segments

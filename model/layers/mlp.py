@@ -19,9 +19,10 @@ from flaxmill.sharding.rules import constrain
 class MLP(nnx.Module):
     """down(act(up(x))), or down(act(gate(x)) * up(x)) when gated (Shazeer 2020)."""
 
-    def __init__(self, key: jax.Array, config: ModelConfig) -> None:
+    def __init__(self, key: jax.Array, config: ModelConfig, hidden_dim: int | None = None) -> None:
+        """`hidden_dim`: the width between the projections; None: `config.hidden_dim`."""
         keys = jax.random.split(key, 3)
-        width, hidden = (config.embed_dim,), (config.hidden_dim,)
+        width, hidden = (config.embed_dim,), (config.hidden_dim if hidden_dim is None else hidden_dim,)
         make, bias = kernel_initializer(config), config.has_bias("mlp")
         self.activation = config.activation
         widen = lambda key, name: Dense(  # noqa: E731

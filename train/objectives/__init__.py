@@ -3,6 +3,7 @@
 table          the objectives, one row each: read this first
 losses         sums over a batch, and how they become the loss
 by_source      the sums of each source of a mixture
+expert_losses  losses that keep experts in use
 task_losses    the losses of task heads
 cross_entropy  cross-entropy over a vocabulary that may be split over devices
 """

@@ -16,12 +16,14 @@ import optax
 from flaxmill.data.objectives import find_function
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import bind
+from flaxmill.model.layers.router import hear_routing
 from flaxmill.model.layers.tables import VOCABULARY, open_table
 from flaxmill.model.params import Params
 from flaxmill.model.transformer import Batch, Transformer, complete_batch
 from flaxmill.sharding.local_tokens import first_token, share_of_row
 from flaxmill.train.objectives.by_source import BY_SOURCE, of_each
 from flaxmill.train.objectives.cross_entropy import TokenLosses, cross_entropy
+from flaxmill.train.objectives.expert_losses import CHOICES, expert_losses, expert_sums, real_tokens
 from flaxmill.train.objectives.table import Objective, objective_of
 
 Sums = dict[str, Any]
@@ -51,6 +53,7 @@ def denominators(objective: str, batch: Batch, num_sources: int = 0) -> Sums:
     weights = find_function(row.weights)
     sums: Sums = {f"{term}_weight": weights(term, batch).sum() for term in row.terms}
     sums |= {"rows": jnp.float32(batch["tokens"].shape[0]), "places": batch["weights"].sum()}
+    sums |= {"real_tokens": real_tokens(batch)} if {"documents", "mask"} & {*batch} else {}
     if "causal" in batch:
         sums["causal_rows"] = batch["causal"].sum().astype(jnp.float32)
     of_rows = {f"{term}_weight": weights(term, batch) for term in row.terms} if num_sources else {}
@@ -74,12 +77,15 @@ def numerators(
     """Weighted sums of losses and of right answers over these rows; SumOptions explains the options."""
     row = objective_of(objective)
     options = SumOptions(row, max_predictions, keys, chunk_tokens, label_smoothing, num_sources)
-    return find_function(row.sums)(bind(config, params), complete_batch(config, batch), options)
+    with hear_routing() as heard:
+        sums = find_function(row.sums)(bind(config, params), complete_batch(config, batch), options)
+    return sums | expert_sums(config, heard)
 
 
 def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums) -> Sums:
     """`loss`; with several terms or a z_loss also these parts, such as `mlm_loss`, `nsp_loss`, `causal_loss`,
-    `start_loss`, `end_loss`, `z_loss`; accuracies, as TERM_accuracy or, for a task's only term, `accuracy`.
+    `start_loss`, `end_loss`, `z_loss`; accuracies, as TERM_accuracy or, for a task's only term, `accuracy`;
+    for a model with experts what `expert_losses` reports.
 
     The loss is linear in the numerators, so that microbatches may be combined one by one and added up.
     """
@@ -99,9 +105,13 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
     if z_loss:
         parts["z_loss"] = z_loss * numerators["log_z_squared"] / jnp.maximum(denominators["places"], 1)
         total += parts["z_loss"]
-    if len(row.terms) == 1 and not z_loss:
+    of_experts = {}
+    if CHOICES in numerators:
+        weighted, of_experts = expert_losses(numerators, denominators)
+        total += weighted
+    if len(row.terms) == 1 and not z_loss and not of_experts:
         del parts[f"{row.terms[0]}_loss"]
-    return {"loss": total} | parts
+    return {"loss": total} | parts | of_experts
 
 
 def source_losses(objective: str, numerators: Sums, denominators: Sums) -> jax.Array | None:
