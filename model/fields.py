@@ -17,6 +17,8 @@ Family = Literal[
     "mistral",
     "qwen2",
     "qwen3",
+    "mixtral",
+    "qwen3_moe",
     "t5",
     "marian",
 ]

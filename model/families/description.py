@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.settings import Settings
 from flaxmill.model.families.stored_tensors import TensorMap
@@ -36,6 +38,9 @@ class FamilyDescription(NamedTuple):
     """Names in `tensors` that torch keeps as buffers, so they have no gradient."""
     tied: Callable[[ModelConfig], Mapping[str, str]] = _nothing_tied
     """Copies that a file may hold, and the tensors that they must equal: {copy: tensor}."""
+
+    unfused: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = dict
+    """A file's tensors as `tensors` names them, where files may also hold several as one."""
 
     def spellings(self, name: str) -> tuple[str, ...]:
         """A tensor's name as it is, without the body's prefix, and with each prefix."""

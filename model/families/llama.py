@@ -1,4 +1,5 @@
-"""LLaMA (Touvron et al. 2023) and families that differ from it in settings: Mistral, Qwen2 and Qwen3."""
+"""LLaMA (Touvron et al. 2023) and families that differ from it in settings, or have experts: Mistral, Mixtral,
+Qwen2, Qwen3 and Qwen3-MoE."""
 
 import functools
 from collections.abc import Mapping
@@ -39,12 +40,20 @@ from flaxmill.model.config_json.values import (
     write_token_ids,
 )
 from flaxmill.model.families.description import FamilyDescription
+from flaxmill.model.families.llama_experts import (
+    EXPERT_SETTINGS,
+    NUM_EXPERTS,
+    apart,
+    expert_tensors,
+    read_experts,
+    write_experts,
+)
 from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import head_tensors, linear_tensors, norm_tensors
 from flaxmill.model.fields import Head, LayerKind
 from flaxmill.model.layer_plan import layer_kinds
 
-LlamaLike = Literal["llama", "mistral", "qwen2", "qwen3"]
+LlamaLike = Literal["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"]
 
 _SHARED = {
     "vocab_size": whole(32000),
@@ -91,13 +100,29 @@ _QWEN2 = _SHARED | {
     "layer_types": other(),
 }
 _QWEN3 = _QWEN2 | {"head_dim": whole(128), "attention_bias": flag(False)}
+_MIXTRAL = _MISTRAL | EXPERT_SETTINGS["mixtral"] | {
+    "rope_theta": number(1_000_000.0),
+    "rms_norm_eps": number(1e-5),
+    "sliding_window": whole(None),
+}
+_QWEN3_MOE = _SHARED | EXPERT_SETTINGS["qwen3_moe"] | {
+    "vocab_size": whole(151936),
+    "hidden_size": whole(2048),
+    "intermediate_size": whole(6144),
+    "num_hidden_layers": depth(24),
+    "num_key_value_heads": whole(4, or_null=True),
+    "max_position_embeddings": whole(32768),
+    "attention_bias": flag(False),
+    "use_sliding_window": flag(False),
+    "sliding_window": whole(4096, or_null=True),
+}
 
 
-def _settings(read: dict[str, Setting], *for_speed: str) -> Settings:
+def _settings(read: dict[str, Setting], *for_speed: str, **only: Any) -> Settings:
     return with_common(
         Settings(
             read=read,
-            only={"partial_rotary_factor": 1.0},
+            only={"partial_rotary_factor": 1.0, **only},
             unused={
                 SPEED: for_speed,
                 ABANDONED: ("max_sequence_length",),
@@ -108,11 +133,20 @@ def _settings(read: dict[str, Setting], *for_speed: str) -> Settings:
     )
 
 
+def _with_experts(settings: Settings, count: str, other_name: str) -> Settings:
+    """`count`: the key of the number of experts; transformers takes it by another name too."""
+    return settings._replace(
+        depths={**settings.depths, count: "experts."}, aliases={**settings.aliases, other_name: count}
+    )
+
+
 _SETTINGS: dict[LlamaLike, Settings] = {
     "llama": _settings(_LLAMA, "pretraining_tp"),
     "mistral": _settings(_MISTRAL),
     "qwen2": _settings(_QWEN2),
     "qwen3": _settings(_QWEN3),
+    "mixtral": _with_experts(_settings(_MIXTRAL, router_jitter_noise=0.0), "num_local_experts", "num_experts"),
+    "qwen3_moe": _with_experts(_settings(_QWEN3_MOE), "num_experts", "num_local_experts"),
 }
 
 
@@ -139,9 +173,10 @@ def _read_config(
         positions="rotary",
         **read_rope(values),
         **layer_fields(_layer_kinds(values, family), values.get("sliding_window")),
-        qk_norm=family == "qwen3",
+        qk_norm=family in ("qwen3", "qwen3_moe"),
         activation=read_activation(values, "hidden_act"),
         gated_mlp=True,
+        **(read_experts(values, family, head) if family in ("mixtral", "qwen3_moe") else {}),
         use_bias=False,
         **_read_biases(values, family),
         tie_embeddings=values["tie_word_embeddings"],
@@ -165,7 +200,7 @@ def _read_heads(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_biases(values: Mapping[str, Any], family: LlamaLike) -> dict[str, Any]:
     """Mistral and Qwen2 have no settings for this: Mistral has no biases, Qwen2 always those of qkv."""
-    if family in ("mistral", "qwen2"):
+    if family in ("mistral", "mixtral", "qwen2"):
         return {"qkv_bias": True} if family == "qwen2" else {}
     attention = True if values["attention_bias"] else None
     mlp = True if values.get("mlp_bias") and family == "llama" else None
@@ -174,11 +209,11 @@ def _read_biases(values: Mapping[str, Any], family: LlamaLike) -> dict[str, Any]
 
 def _layer_kinds(values: Mapping[str, Any], family: LlamaLike) -> tuple[LayerKind, ...]:
     num_layers = values["num_hidden_layers"]
-    if family == "mistral":
-        return (("global",) if values["sliding_window"] is None else ("local",)) * num_layers
     if family == "llama":
         return ("global",) * num_layers
-    slides = values["use_sliding_window"] and values["sliding_window"] is not None
+    slides = values.get("use_sliding_window", True) and values["sliding_window"] is not None
+    if family in ("mistral", "mixtral", "qwen3_moe"):
+        return (("local",) if slides else ("global",)) * num_layers
     types = values.get("layer_types")
     if types is None:
         first = values["max_window_layers"] if slides else num_layers
@@ -214,6 +249,7 @@ def _write_config(config: ModelConfig, family: LlamaLike) -> dict[str, Any]:
         **_write_window(config, family),
         **write_token_ids(config),
         **write_labels_of(config),
+        **(write_experts(config, family) if family in ("mixtral", "qwen3_moe") else {}),
     }
 
 
@@ -224,7 +260,7 @@ def _write_head_dim(config: ModelConfig, family: LlamaLike) -> dict[str, int]:
 
 
 def _write_biases(config: ModelConfig, family: LlamaLike) -> dict[str, bool]:
-    if family in ("mistral", "qwen2"):
+    if family in ("mistral", "mixtral", "qwen2"):
         return {}
     mlp = {"mlp_bias": config.has_bias("mlp")} if family == "llama" else {}
     return {"attention_bias": config.has_bias("qkv")} | mlp
@@ -234,22 +270,28 @@ def _write_window(config: ModelConfig, family: LlamaLike) -> dict[str, Any]:
     kinds = layer_kinds(config)
     if family == "llama":
         return {}
-    if family == "mistral":
-        return {"sliding_window": config.window if "local" in kinds else None}
+    slides = {"sliding_window": config.window if "local" in kinds else None}
+    if family in ("mistral", "mixtral"):
+        return slides
+    if family == "qwen3_moe":
+        return {"use_sliding_window": "local" in kinds, **slides}
     names = {"global": "full_attention", "local": "sliding_attention"}
     return {
         "use_sliding_window": "local" in kinds,
-        "sliding_window": config.window if "local" in kinds else None,
+        **slides,
         "max_window_layers": kinds.index("local") if "local" in kinds else config.num_layers,
         "layer_types": [names[kind] for kind in kinds],
     }
 
 
+_OWN_BODY = ("mistral", "mixtral")
+
+
 def _body(config: ModelConfig, family: LlamaLike) -> str:
-    """The body's prefix: transformers calls a question answerer's body `transformer`, but not Mistral's."""
+    """The body's prefix: transformers calls a question answerer's body `transformer`, but not these."""
     if config.head == "none":
         return ""
-    return "transformer." if config.head == "qa" and family != "mistral" else "model."
+    return "transformer." if config.head == "qa" and family not in _OWN_BODY else "model."
 
 
 def _tensors(config: ModelConfig, family: LlamaLike) -> TensorMap:
@@ -269,6 +311,8 @@ def _tensors(config: ModelConfig, family: LlamaLike) -> TensorMap:
         tensors |= linear_tensors(f"layers/attention/{path}", name, config.has_bias("qkv"))
     for path in ("up", "gate", "down"):
         tensors |= linear_tensors(f"layers/mlp/{path}", f"{mlp}{path}_proj", config.has_bias("mlp"))
+    if family in ("mixtral", "qwen3_moe"):
+        tensors |= expert_tensors(layer, family)
     if config.qk_norm:
         tensors |= norm_tensors("layers/attention/query_norm", f"{attention}q_norm", has_bias=False)
         tensors |= norm_tensors("layers/attention/key_norm", f"{attention}k_norm", has_bias=False)
@@ -297,6 +341,7 @@ def _describe(family: LlamaLike, class_prefix: str) -> FamilyDescription:
         prefixes=("model.", "transformer."),
         ignored=(r"\.rotary_emb\.inv_freq$",),
         tied=functools.partial(_tied, family=family),
+        unfused=functools.partial(apart, family=family) if family in NUM_EXPERTS else dict,
     )
 
 
@@ -304,3 +349,5 @@ LLAMA = _describe("llama", "Llama")
 MISTRAL = _describe("mistral", "Mistral")
 QWEN2 = _describe("qwen2", "Qwen2")
 QWEN3 = _describe("qwen3", "Qwen3")
+MIXTRAL = _describe("mixtral", "Mixtral")
+QWEN3_MOE = _describe("qwen3_moe", "Qwen3Moe")

@@ -16,7 +16,8 @@ class StoredTensor:
     """Where a file keeps one parameter (one layer of it where it is stacked), and in which layout."""
 
     name: str
-    """The name in the file; "{layer}" stands for the layer's number within its stack (encoder or decoder)."""
+    """The name in the file; "{layer}" stands for the layer's number within its stack (encoder or decoder),
+    "{expert}" for an expert's number within its layer: each has a tensor."""
     transposed: bool = False
     """torch's Linear stores [out, in]."""
     part: int = 0
@@ -27,9 +28,13 @@ class StoredTensor:
     as_row: bool = False
     """The file keeps this vector as [1, n] (Marian's bias of the logits)."""
 
-    def in_layer(self, layer: int) -> str:
-        """The tensor's name for one layer."""
-        return self.name.replace("{layer}", str(layer))
+    @property
+    def is_of_expert(self) -> bool:
+        return "{expert}" in self.name
+
+    def in_layer(self, layer: int, expert: int = 0) -> str:
+        """The tensor's name for one layer, and one of its experts."""
+        return self.name.replace("{layer}", str(layer)).replace("{expert}", str(expert))
 
 
 TensorMap = dict[str, StoredTensor]

@@ -26,6 +26,8 @@ FAMILIES: dict[str, FamilyDescription] = {
         llama.MISTRAL,
         llama.QWEN2,
         llama.QWEN3,
+        llama.MIXTRAL,
+        llama.QWEN3_MOE,
         t5.DESCRIPTION,
         marian.DESCRIPTION,
     )

@@ -24,7 +24,7 @@ def read_config(
       names: the names of the file's tensors; empty where they are unknown.
 
     Raises:
-      ValueError: a value that the family cannot have, or more layers than the files hold.
+      ValueError: a value that the family cannot have, or more layers, or experts, than the files hold.
     """
     # Families look for names as transformers writes them, whichever spelling this file has.
     spellings = frozenset(spelling for name in names for spelling in family.spellings(name))
@@ -50,7 +50,7 @@ def warn_of_unknown_keys(family: FamilyDescription, values: Mapping[str, Any]) -
 
 
 def _check_depths(settings: Settings, values: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Refuse more layers than the files have, before anything is made for each of them."""
+    """Refuse more layers, or experts, than the files have, before anything is made for each of them."""
     for key, before in settings.depths.items():
         spellings = [key, *(alias for alias, stands_for in settings.aliases.items() if stands_for == key)]
         given = [(name, values[name]) for name in spellings if name in values]
@@ -59,7 +59,7 @@ def _check_depths(settings: Settings, values: Mapping[str, Any], names: Iterable
         found = {int(match[1]) for tensor in names if (match := pattern.search(tensor))}
         if found and isinstance(told, int | float) and told > max(found) + 1:
             raise ValueError(
-                f"config.json: {name}={shown(told)} is more layers than the files hold, which have "
+                f"config.json: {name}={shown(told)} is more than the files hold, which have "
                 f"{max(found) + 1}; set {name} to that, or give all of the files"
             )
 

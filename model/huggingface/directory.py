@@ -59,7 +59,7 @@ def load_huggingface(
     """
     settings = _read_settings(Path(directory))
     family, head_read = _family_and_head(directory, settings, head)
-    arrays = read_weights(directory)
+    arrays = family.unfused(read_weights(directory))
     config = read_config(family, settings, head_read, frozenset(arrays))
     warn_of_unknown_keys(family, settings)
     if num_labels not in (None, config.num_labels):

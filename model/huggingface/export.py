@@ -13,7 +13,8 @@ from flaxmill.model.params import Params, flatten
 
 class _Source(NamedTuple):
     leaf: Leaf
-    layer: int
+    index: tuple[int, ...]
+    """The layer, and the expert, that the place is for."""
     place: Place
 
 
@@ -36,8 +37,8 @@ def export_tensors(parameters: Sequence[Leaf], params: Params) -> Iterator[tuple
         )
     sources: dict[str, list[_Source]] = {}
     for leaf in parameters:
-        for layer, place in enumerate(leaf.places):
-            sources.setdefault(place.name, []).append(_Source(leaf, layer, place))
+        for number, place in enumerate(leaf.places):
+            sources.setdefault(place.name, []).append(_Source(leaf, leaf.index_of(number), place))
     return (
         (name, _assemble(sorted(parts, key=lambda part: part.place.stored.part), flat))
         for name, parts in sorted(sources.items())
@@ -62,8 +63,7 @@ def _assemble(parts: Sequence[_Source], flat: dict[Any, Any]) -> np.ndarray:
 def _on_host(source: _Source, value: Any) -> np.ndarray:
     if isinstance(value, jax.Array) and _is_on_one_cpu(value):
         value = np.asarray(value)  # a view
-    layer = value[source.layer] if source.leaf.is_stacked else value
-    return to_host(layer)[tuple(slice(size) for size in source.place.shape)]  # padding stays behind
+    return to_host(value[source.index])[tuple(slice(size) for size in source.place.shape)]  # padding stays behind
 
 
 def _is_on_one_cpu(value: jax.Array) -> bool:

@@ -19,6 +19,7 @@ LOGGER = logging.getLogger("flaxmill.weights")
 _ONLY_TRAINING = {
     "family", "dtype", "attention", "remat", "remat_tensors", "scan_layers",
     "initializer", "initializer_std", "dropout", "attention_dropout", *LORA_FIELDS,
+    "load_balance_loss", "router_z_loss",
 }  # fmt: skip
 _YARN_FIELDS = ("rope_attention_factor", "rope_beta_fast", "rope_beta_slow", "rope_truncate")
 _SCALING_FIELDS: dict[str, tuple[str, ...]] = {
@@ -57,6 +58,9 @@ def fit_family(config: ModelConfig) -> tuple[FamilyDescription, ModelConfig]:
             "a hybrid model is exported as its causal half: files have one mask, not one for each row"
         )
         config = dataclasses.replace(config, causal=True)
+    if config.expert_capacity is not None:
+        LOGGER.warning("experts are exported without a capacity: in transformers they take all tokens that come")
+        config = dataclasses.replace(config, expert_capacity=None)
     candidates = list(FAMILIES.values()) if config.family is None else [FAMILIES[config.family]]
     having_head = [family for family in candidates if config.head in family.architectures]
     if not having_head:
@@ -111,6 +115,8 @@ def describe_config(config: ModelConfig) -> dict[str, Any]:
     if config.positions != "relative":
         unread |= {name for name in fields if name.startswith("relative_")}
     unread |= _ROTARY_FIELDS - set(_SCALING_FIELDS[config.rope_scaling])
+    if config.num_experts is not None and config.moe_every == 1:
+        unread |= {"mlp_dim", "mlp_bias"}  # all layers have experts, which have no biases
     if "local" not in kinds:
         unread |= {"window", "local_rope_theta", "rope_scaled_layers"}
     if config.num_classes is None or config.head == "qa":
@@ -130,6 +136,7 @@ def _filled_in(config: ModelConfig) -> dict[str, Any]:
         "num_kv_heads": config.kv_heads,
         "head_dim": config.dim_per_head,
         "mlp_dim": config.hidden_dim,
+        "expert_dim": None if config.num_experts is None else config.expert_hidden_dim,
         "encoder_num_heads": encoder and encoder.num_heads,
         "encoder_mlp_dim": encoder and encoder.hidden_dim,
         "num_labels": config.num_classes,

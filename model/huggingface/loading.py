@@ -43,12 +43,13 @@ def read_slice(
     """float32 values of this part of the stacked and padded parameter; no other part is read or held."""
     bounds = [part.indices(size) for part, size in zip(index, leaf.shape, strict=True)]
     target = _empty([stop - start for start, stop, _ in bounds])
-    layers = range(*bounds[0]) if leaf.is_stacked else [0]
-    for row, layer in enumerate(layers):
-        place = leaf.places[layer]
+    stacked = leaf.shape[: leaf.num_stacked]
+    for here in np.ndindex(target.shape[: leaf.num_stacked]):
+        entry = [start + offset for (start, _, _), offset in zip(bounds, here, strict=False)]
+        place = leaf.places[int(np.ravel_multi_index(entry, stacked)) if entry else 0]
         stored = from_stored(place.stored, arrays[place.name], place.shape)
-        part = target[row] if leaf.is_stacked else target
-        _fill(part, stored[index[1:] if leaf.is_stacked else index])
+        part = target[here]
+        _fill(part, stored[index[leaf.num_stacked :]])
         if not_finite is not None and (count := _count_not_finite(part)):
             not_finite[place.name] += count
     return target

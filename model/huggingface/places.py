@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap, stored_shape
 from flaxmill.model.functional import abstract_params, logical_axes
@@ -11,18 +13,19 @@ from flaxmill.model.params import LeafPath, flatten, group_of
 
 
 class Place(NamedTuple):
-    """Where a file keeps one layer of a parameter, or the whole parameter if it is not stacked."""
+    """Where a file keeps one layer of a parameter, one expert of it if it has several, or the whole parameter
+    if it is not stacked."""
 
     name: str
     stored: StoredTensor
     shape: tuple[int, ...]
-    """Our shape, for one layer and with the true vocabulary."""
+    """Our shape, for one layer and expert, and with the true vocabulary."""
     stored_shape: tuple[int, ...]
     """The file's shape; the whole tensor's where it is fused."""
 
 
 class Leaf(NamedTuple):
-    """One parameter and the places of its layers."""
+    """One parameter and the places of its layers, and of their experts, in order."""
 
     path: LeafPath
     shape: tuple[int, ...]
@@ -30,8 +33,16 @@ class Leaf(NamedTuple):
     places: tuple[Place, ...]
 
     @property
-    def is_stacked(self) -> bool:
-        return group_of(self.path) is not None
+    def num_stacked(self) -> int:
+        """The leading dimensions along which each entry has a place of its own: layers, and experts."""
+        if group_of(self.path) is None:
+            return 0
+        return 2 if self.places[0].stored.is_of_expert else 1
+
+    def index_of(self, number: int) -> tuple[int, ...]:
+        """Where along the leading dimensions the place of this number belongs."""
+        stacked = self.shape[: self.num_stacked]
+        return tuple(int(index) for index in np.unravel_index(number, stacked)) if stacked else ()
 
 
 def leaves(config: ModelConfig, tensors: TensorMap) -> list[Leaf]:
@@ -79,7 +90,9 @@ def _leaf(
     assert config.vocab_size is not None
     sizes = [config.vocab_size if axis == "vocab" else size for axis, size in zip(axes, shape, strict=True)]
     group = group_of(path)
-    one = tuple(sizes if group is None else sizes[1:])
+    num_experts = sizes[1] if stored.is_of_expert else 1
+    one = tuple(sizes if group is None else sizes[2:] if stored.is_of_expert else sizes[1:])
     whole = stored_shape(stored, path, one)
     layers = [0] if group is None else depths[group]
-    return Leaf(path, shape, axes, tuple(Place(stored.in_layer(n), stored, one, whole) for n in layers))
+    names = [stored.in_layer(layer, expert) for layer in layers for expert in range(num_experts)]
+    return Leaf(path, shape, axes, tuple(Place(name, stored, one, whole) for name in names))

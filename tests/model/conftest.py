@@ -85,7 +85,10 @@ def export_again() -> Callable[[Reference, Path], tuple[dict[str, Any], dict[str
         complaints.setLevel(logging.WARNING)
         logging.getLogger("transformers").addHandler(complaints)
         again, info = type(model).from_pretrained(
-            directory, attn_implementation="eager", output_loading_info=True
+            directory,
+            attn_implementation="eager",
+            experts_implementation="eager",
+            output_loading_info=True,
         )
         logging.getLogger("transformers").removeHandler(complaints)
         assert not any(info.values()), info

@@ -85,6 +85,14 @@ _LLAMA = {
 }
 # Qwen2 has no head_dim of its own: 36 / 6.
 _QWEN2 = {name: value for name, value in _LLAMA.items() if name != "head_dim"} | {"hidden_size": 36}
+_MIXTRAL = _LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 14}
+_QWEN3_MOE = _LLAMA | {
+    "num_experts": 7,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 14,
+    "norm_topk_prob": True,
+}
+_BALANCED = {"output_router_logits": True, "router_aux_loss_coef": 0.1}
 _T5 = {
     "vocab_size": 101,
     "d_model": 30,
@@ -245,6 +253,14 @@ SMALL: dict[str, SmallModel] = {
     ),
     "qwen3": SmallModel("Qwen3Config", "Qwen3ForCausalLM", _LLAMA | {"tie_word_embeddings": True}),
     "qwen3_classification": SmallModel("Qwen3Config", "Qwen3ForSequenceClassification", _LLAMA | _PADDED),
+    "mixtral": SmallModel("MixtralConfig", "MixtralForCausalLM", _MIXTRAL | _BALANCED),
+    "mixtral_window": SmallModel("MixtralConfig", "MixtralForCausalLM", _MIXTRAL | {"sliding_window": 5}),
+    "qwen3_moe": SmallModel("Qwen3MoeConfig", "Qwen3MoeForCausalLM", _QWEN3_MOE | _BALANCED),
+    "qwen3_moe_every_second": SmallModel(
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        _QWEN3_MOE | {"decoder_sparse_step": 2, "norm_topk_prob": False, "tie_word_embeddings": True},
+    ),
     "t5": SmallModel("T5Config", "T5ForConditionalGeneration", _T5 | {"feed_forward_proj": "relu"}),
     "t5_v1_1": SmallModel(
         "T5Config",
@@ -258,7 +274,7 @@ SMALL: dict[str, SmallModel] = {
 def make_reference(name: str, directory: Path | str, *, seed: int = 0) -> Any:
     """Build SMALL[name] with transformers, save it below `directory`, and return the torch model.
 
-    The model has float32, eager attention and no dropout; every weight and stored buffer is moved by normal
+    The model has float32, eager attention and experts, and no dropout; every weight and stored buffer is moved by normal
     noise of `PERTURBATION`. This needs torch and transformers (the extra `parity`).
     """
     import torch
@@ -268,7 +284,7 @@ def make_reference(name: str, directory: Path | str, *, seed: int = 0) -> Any:
     small = SMALL[name]
     torch.manual_seed(seed)
     config = getattr(transformers, small.config)(**small.settings)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     model = getattr(transformers, small.architecture)(config).eval()
     if small.settings.get("tie_word_embeddings") is False and model.get_output_embeddings() is not None:
         # transformers ties every T5 that it makes; files of T5 1.1 have a head of their own.

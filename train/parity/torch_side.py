@@ -25,7 +25,7 @@ class Measured(NamedTuple):
 
 
 def load_reference(directory: Path, architecture: str, precision: Precision) -> Any:
-    """The torch model of a Hugging Face directory: eager attention, no dropout, on the CPU.
+    """The torch model of a Hugging Face directory: eager attention and experts, no dropout, on the CPU.
 
     Args:
       architecture: a class of transformers, as config.json names it.
@@ -43,7 +43,11 @@ def load_reference(directory: Path, architecture: str, precision: Precision) -> 
     transformers.utils.logging.set_verbosity_error()
     with _arithmetic(precision):
         model = getattr(transformers, architecture).from_pretrained(
-            directory, attn_implementation="eager", dtype=getattr(torch, precision), local_files_only=True
+            directory,
+            attn_implementation="eager",
+            experts_implementation="eager",  # the others want widths of whole 16 bytes
+            dtype=getattr(torch, precision),
+            local_files_only=True,
         )
     for name, weight in model.named_parameters():
         # Marian's tables of sinusoids are frozen where they are made, but not once they are loaded.

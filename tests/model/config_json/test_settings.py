@@ -145,7 +145,7 @@ def test_keys_that_mean_nothing_change_no_output_of_transformers(family, torch_r
     for key in keys:
         values = model.config.to_dict() | {key: MEANINGLESS[key]}
         config = type(model.config)(**values)
-        config._attn_implementation = "eager"
+        config._attn_implementation = config._experts_implementation = "eager"
         changed = type(model)(config).eval()
         changed.load_state_dict(model.state_dict())
         with torch.no_grad():
