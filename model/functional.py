@@ -40,17 +40,21 @@ def logical_axes(config: ModelConfig) -> Params:
     return unflatten({path: axes(path, variable) for path, variable in flat})
 
 
-def count_params(config: ModelConfig) -> int:
-    """Number of parameters; rows that only pad the vocabulary do not count."""
+def count_params(config: ModelConfig, *, active: bool = False) -> int:
+    """Number of parameters; rows that only pad the vocabulary do not count.
+
+    Args:
+      active: of the routed experts count only as many as a token goes to.
+    """
     assert config.vocab_size is not None
+    sizes_of = {"vocab": config.vocab_size}
+    if active:
+        sizes_of["experts"] = config.experts_per_token
     total = 0
     is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
     axes_of = jax.tree.leaves(logical_axes(config), is_leaf=is_axes)
     for leaf, axes in zip(jax.tree.leaves(abstract_params(config)), axes_of, strict=True):
-        sizes = [
-            config.vocab_size if axis == "vocab" else size
-            for axis, size in zip(axes, leaf.shape, strict=True)
-        ]
+        sizes = (sizes_of.get(axis, size) for axis, size in zip(axes, leaf.shape, strict=True))
         total += math.prod(sizes)
     return total
 

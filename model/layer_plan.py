@@ -12,8 +12,9 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
 
 LAYER_GROUPS = ("first_layers", "dense_layers", "layers", "last_dense_layers", "last_layers")
-"""Keys of params below which every array has a leading layer dimension. Layers of a model with experts that
-have none themselves are in the two dense groups."""
+"""Keys of params below which every array has a leading layer dimension."""
+DENSE_GROUPS = ("dense_layers", "last_dense_layers")
+"""The groups of layers without experts, where others have them."""
 
 
 class PlannedLayer(NamedTuple):

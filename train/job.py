@@ -192,11 +192,15 @@ def describe_job(job: Job, start: Start) -> str:
     else:
         begins = f"trains{' imported weights' if imported else ''} {where} for"
     total, trained = count_params(model), count_trained(experiment.optimizer.freeze, model)
-    share = "" if trained == total else f" ({short_number(trained)} trained)"
+    active = count_params(model, active=True)
+    parts = {"active": active, "trained": trained}
+    said = [f"{short_number(count)} {what}" for what, count in parts.items() if count != total]
+    share = f" ({', '.join(said)})" if said else ""
+    experts = f"{model.num_experts} experts, " if model.num_experts is not None else ""
     return (
         f"{experiment.name} {begins} {experiment.steps} steps: "
         f"{short_number(total)} parameters{share}, {model.num_layers} layers of {model.embed_dim}, "
-        f"vocabulary {model.vocab_size}; {short_number(num_tokens)} tokens of text; "
+        f"{experts}vocabulary {model.vocab_size}; {short_number(num_tokens)} tokens of text; "
         f"{', '.join(kinds)}: {axes}{processes}"
     )
 

@@ -38,7 +38,7 @@ class Settings(NamedTuple):
     aliases: Mapping[str, str] = {}
     """Other names that transformers has for keys that are read."""
     depths: Mapping[str, str] = {}
-    """Keys that count layers, and what precedes a layer's number in the names of its tensors."""
+    """Keys that count layers or experts, and what precedes the number of one in the names of its tensors."""
 
     def keys(self) -> set[str]:
         """All keys of the family."""

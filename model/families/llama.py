@@ -1,5 +1,5 @@
-"""LLaMA (Touvron et al. 2023) and families that differ from it in settings, or have experts: Mistral, Mixtral,
-Qwen2, Qwen3 and Qwen3-MoE."""
+"""LLaMA (Touvron et al. 2023), and families that differ from it in settings or have experts: Mistral,
+Mixtral, Qwen2, Qwen3 and Qwen3-MoE."""
 
 import functools
 from collections.abc import Mapping
@@ -100,22 +100,30 @@ _QWEN2 = _SHARED | {
     "layer_types": other(),
 }
 _QWEN3 = _QWEN2 | {"head_dim": whole(128), "attention_bias": flag(False)}
-_MIXTRAL = _MISTRAL | EXPERT_SETTINGS["mixtral"] | {
-    "rope_theta": number(1_000_000.0),
-    "rms_norm_eps": number(1e-5),
-    "sliding_window": whole(None),
-}
-_QWEN3_MOE = _SHARED | EXPERT_SETTINGS["qwen3_moe"] | {
-    "vocab_size": whole(151936),
-    "hidden_size": whole(2048),
-    "intermediate_size": whole(6144),
-    "num_hidden_layers": depth(24),
-    "num_key_value_heads": whole(4, or_null=True),
-    "max_position_embeddings": whole(32768),
-    "attention_bias": flag(False),
-    "use_sliding_window": flag(False),
-    "sliding_window": whole(4096, or_null=True),
-}
+_MIXTRAL = (
+    _MISTRAL
+    | EXPERT_SETTINGS["mixtral"]
+    | {
+        "rope_theta": number(1_000_000.0),
+        "rms_norm_eps": number(1e-5),
+        "sliding_window": whole(None),
+    }
+)
+_QWEN3_MOE = (
+    _SHARED
+    | EXPERT_SETTINGS["qwen3_moe"]
+    | {
+        "vocab_size": whole(151936),
+        "hidden_size": whole(2048),
+        "intermediate_size": whole(6144),
+        "num_hidden_layers": depth(24),
+        "num_key_value_heads": whole(4, or_null=True),
+        "max_position_embeddings": whole(32768),
+        "attention_bias": flag(False),
+        "use_sliding_window": flag(False),
+        "sliding_window": whole(4096, or_null=True),
+    }
+)
 
 
 def _settings(read: dict[str, Setting], *for_speed: str, **only: Any) -> Settings:
@@ -145,7 +153,9 @@ _SETTINGS: dict[LlamaLike, Settings] = {
     "mistral": _settings(_MISTRAL),
     "qwen2": _settings(_QWEN2),
     "qwen3": _settings(_QWEN3),
-    "mixtral": _with_experts(_settings(_MIXTRAL, router_jitter_noise=0.0), "num_local_experts", "num_experts"),
+    "mixtral": _with_experts(
+        _settings(_MIXTRAL, router_jitter_noise=0.0), "num_local_experts", "num_experts"
+    ),
     "qwen3_moe": _with_experts(_settings(_QWEN3_MOE), "num_experts", "num_local_experts"),
 }
 

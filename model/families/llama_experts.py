@@ -113,7 +113,11 @@ def apart(arrays: Mapping[str, np.ndarray], family: WithExperts) -> dict[str, np
 
 def _read_places(values: Mapping[str, Any]) -> int:
     """The n for which every n-th layer has experts."""
-    num_layers, step, dense = values["num_hidden_layers"], values["decoder_sparse_step"], values["mlp_only_layers"]
+    num_layers, step, dense = (
+        values["num_hidden_layers"],
+        values["decoder_sparse_step"],
+        values["mlp_only_layers"],
+    )
     dense = [] if dense is None else dense
     with_experts = [n for n in range(num_layers) if n not in dense and (n + 1) % step == 0]
     for every in range(1, num_layers + 1):

@@ -58,8 +58,10 @@ def _check_depths(settings: Settings, values: Mapping[str, Any], names: Iterable
         pattern = re.compile(rf"(?:^|\.){re.escape(before)}(\d+)\.")
         found = {int(match[1]) for tensor in names if (match := pattern.search(tensor))}
         if found and isinstance(told, int | float) and told > max(found) + 1:
+            what = before.rstrip(".")  # layers, experts, or what a family calls them
+            what = what if what == "experts" else "layers"
             raise ValueError(
-                f"config.json: {name}={shown(told)} is more than the files hold, which have "
+                f"config.json: {name}={shown(told)} is more {what} than the files hold, which have "
                 f"{max(found) + 1}; set {name} to that, or give all of the files"
             )
 

@@ -63,7 +63,9 @@ def _assemble(parts: Sequence[_Source], flat: dict[Any, Any]) -> np.ndarray:
 def _on_host(source: _Source, value: Any) -> np.ndarray:
     if isinstance(value, jax.Array) and _is_on_one_cpu(value):
         value = np.asarray(value)  # a view
-    return to_host(value[source.index])[tuple(slice(size) for size in source.place.shape)]  # padding stays behind
+    return to_host(value[source.index])[
+        tuple(slice(size) for size in source.place.shape)
+    ]  # padding stays behind
 
 
 def _is_on_one_cpu(value: jax.Array) -> bool:

@@ -59,7 +59,9 @@ def fit_family(config: ModelConfig) -> tuple[FamilyDescription, ModelConfig]:
         )
         config = dataclasses.replace(config, causal=True)
     if config.expert_capacity is not None:
-        LOGGER.warning("experts are exported without a capacity: in transformers they take all tokens that come")
+        LOGGER.warning(
+            "experts are exported without a capacity: in transformers they take all tokens that come"
+        )
         config = dataclasses.replace(config, expert_capacity=None)
     candidates = list(FAMILIES.values()) if config.family is None else [FAMILIES[config.family]]
     having_head = [family for family in candidates if config.head in family.architectures]

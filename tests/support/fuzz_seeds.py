@@ -21,8 +21,8 @@ MODELS = {
     "bert_qa": "bert", "roberta": "roberta", "roberta_tokens": "roberta", "modernbert": "bert",
     "modernbert_yarn_rope": "bert", "gpt2": "gpt2", "gpt2_classification": "gpt2", "gpt_neo": "gpt2",
     "gpt_neox": "gpt2", "llama": "llama", "llama3_rope": "llama", "llama_yarn_rope": "llama",
-    "llama_longrope": "llama", "qwen2_window": "gpt2", "qwen3": "gpt2", "t5": "t5", "t5_v1_1": "t5",
-    "marian": "t5",
+    "llama_longrope": "llama", "qwen2_window": "gpt2", "qwen3": "gpt2", "mixtral": "llama",
+    "qwen3_moe": "gpt2", "t5": "t5", "t5_v1_1": "t5", "marian": "t5",
 }  # fmt: skip
 _SIZES = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "d_ff"), 8),

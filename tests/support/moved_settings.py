@@ -62,6 +62,22 @@ _LLAMA = _SHARED | {
     "tie_word_embeddings": True,
 }
 _QWEN3 = {"attention_bias": True, "tie_word_embeddings": False}
+_ROUTED = {
+    "num_experts_per_tok": 1,
+    "output_router_logits": False,
+    "router_aux_loss_coef": {"router_aux_loss_coef": 0.2, "output_router_logits": True},
+}
+_MIXTRAL = {"num_local_experts": 4, "sliding_window": 7, "rms_norm_eps": 1e-3}
+_QWEN3_MOE = {
+    "num_experts": 5,
+    "moe_intermediate_size": 18,
+    "norm_topk_prob": False,
+    "decoder_sparse_step": {"decoder_sparse_step": 2, "num_hidden_layers": 2},
+    "mlp_only_layers": {"mlp_only_layers": [0], "num_hidden_layers": 2},
+    "attention_bias": True,
+    "use_sliding_window": {"use_sliding_window": True, "sliding_window": 5},
+    "sliding_window": {"sliding_window": 7, "use_sliding_window": True},
+}
 _WINDOWS = {
     "use_sliding_window": {"use_sliding_window": True, "max_window_layers": 1},
     "sliding_window": {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0},
@@ -184,6 +200,8 @@ FAMILIES_MOVED: dict[str, Family] = {
     "mistral": Family("mistral", "MistralForCausalLM", _LLAMA | {"sliding_window": 7}),
     "qwen2": Family("qwen2", "Qwen2ForCausalLM", _LLAMA | {"num_attention_heads": 2} | _WINDOWS),
     "qwen3": Family("qwen3", "Qwen3ForCausalLM", _LLAMA | _QWEN3 | _WINDOWS),
+    "mixtral": Family("mixtral", "MixtralForCausalLM", _LLAMA | _ROUTED | _MIXTRAL),
+    "qwen3_moe": Family("qwen3_moe", "Qwen3MoeForCausalLM", _LLAMA | _ROUTED | _QWEN3_MOE),
     "t5": Family(
         "t5",
         "T5ForConditionalGeneration",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.model.fields import LayerKind
-from flaxmill.model.layer_plan import layer_kinds
+from flaxmill.model.layer_plan import layer_kinds, layers_with_experts
 from flaxmill.sharding.hardware.chips import chip_of_kind
 
 BACKWARD = 2  # gradients of the inputs and of the weights, each as much as the forward pass
@@ -26,10 +26,13 @@ class StepFlops(NamedTuple):
 
 
 class _Product(NamedTuple):
-    """A matrix product of one layer, by every token of a row: [tokens, inputs] x [inputs, outputs]."""
+    """A matrix product of layers, by every token of a row: [tokens, inputs] x [inputs, outputs]."""
 
     name: str
+    layers: int
+    """How many layers have it."""
     tokens: int
+    """Tokens of a row; an expert's, once for each expert that a token goes to."""
     inputs: int
     outputs: int
 
@@ -51,7 +54,8 @@ def step_flops(
 ) -> StepFlops:
     """FLOPs of one update on [batch_size, num_tokens], with a head on `predictions` places of a row.
 
-    What `optimizer.freeze` saves is not subtracted.
+    What `optimizer.freeze` saves is not subtracted. Of experts those count that a token goes to, and neither
+    what a capacity loses nor empty slots.
 
     Args:
       target_tokens: tokens of a row that an encoder-decoder's decoder reads; None: as many as the encoder.
@@ -59,7 +63,7 @@ def step_flops(
     rows = _rows(config, num_tokens, target_tokens)
     places = rows[-1].num_tokens if predictions is None else predictions
     backward = BACKWARD if config.lora_rank is None else FROZEN_BACKWARD
-    weights = sum(_weights(row, product) for row in rows for product in _products(row))
+    weights = sum(_weights(product) for row in rows for product in _products(row))
     adapters = sum(_adapters(row, product) for row in rows for product in _products(row))
     products = (1 + backward) * (2 * batch_size * weights + head_flops(config, batch_size, places))
     products += (1 + BACKWARD) * 2 * batch_size * adapters
@@ -81,7 +85,7 @@ def recomputed_flops(
         return StepFlops(0.0, 0.0)
     rows, names = _rows(config, num_tokens, target_tokens), _made_again(config)
     products = [(row, product) for row in rows for product in _products(row) if product.name in names]
-    again = 2 * batch_size * sum(_weights(*item) + _adapters(*item) for item in products)
+    again = 2 * batch_size * sum(_weights(item[1]) + _adapters(*item) for item in products)
     pairs = [_pairs(row) for row in rows]
     full, causal = (batch_size * sum(counts) for counts in zip(*pairs, strict=True))
     return StepFlops(again + full, again + causal)
@@ -118,22 +122,31 @@ def _rows(config: ModelConfig, num_tokens: int, target_tokens: int | None) -> li
 
 
 def _products(row: _Row) -> Iterator[_Product]:
-    """The products of one layer, in the order in which it computes them."""
+    """The products of the layers, in the order in which a layer computes them."""
     config, T, S = row
-    D, F = config.embed_dim, config.hidden_dim
+    D, L = config.embed_dim, config.num_layers
     heads, kv_heads = (config.dim_per_head * count for count in (config.num_heads, config.kv_heads))
     for read in (T, S):  # the tokens themselves, then the encoder's
         if read is not None:
-            yield from (_Product("query", T, D, heads), _Product("out", T, heads, D))
-            yield from (_Product(name, read, D, kv_heads) for name in ("key", "value"))
+            yield from (_Product("query", L, T, D, heads), _Product("out", L, T, heads, D))
+            yield from (_Product(name, L, read, D, kv_heads) for name in ("key", "value"))
+    sparse, F = layers_with_experts(config), config.expert_hidden_dim
+    yield from _mlp_products(config, L - sparse, T, config.hidden_dim)
+    if config.num_experts is not None:
+        yield _Product("router", sparse, T, D, config.num_experts)
+        yield from _mlp_products(config, sparse, T * config.experts_per_token, F)
+        yield from _mlp_products(config, sparse, T, F * config.shared_experts)
+
+
+def _mlp_products(config: ModelConfig, layers: int, tokens: int, hidden: int) -> Iterator[_Product]:
     wide = ("gate", "up") if config.gated_mlp else ("up",)
-    yield from (_Product(name, T, D, F) for name in wide)
-    yield _Product("down", T, F, D)
+    yield from (_Product(name, layers, tokens, config.embed_dim, hidden) for name in wide)
+    yield _Product("down", layers, tokens, hidden, config.embed_dim)
 
 
-def _weights(row: _Row, product: _Product) -> int:
+def _weights(product: _Product) -> int:
     """Tokens times weights of a product, over all layers."""
-    return row.config.num_layers * product.tokens * product.inputs * product.outputs
+    return product.layers * product.tokens * product.inputs * product.outputs
 
 
 def _adapters(row: _Row, product: _Product) -> int:
@@ -142,12 +155,12 @@ def _adapters(row: _Row, product: _Product) -> int:
     if config.lora_rank is None or product.name not in config.lora_projections:
         return 0
     weights = config.lora_rank * (product.inputs + product.outputs)
-    return config.num_layers * product.tokens * weights
+    return product.layers * product.tokens * weights
 
 
 def _made_again(config: ModelConfig) -> set[str]:
     """The products that the backward pass computes again."""
-    every = {"query", "key", "value", "out", "gate", "up", "down"}
+    every = {"query", "key", "value", "out", "router", "gate", "up", "down"}
     names: set[str] = every if config.remat == "full" else set()
     for change in config.remat_tensors:
         tensor, _, what = change.partition("=")

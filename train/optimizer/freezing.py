@@ -14,7 +14,7 @@ import numpy as np
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import abstract_params, logical_axes
 from flaxmill.model.huggingface.places import tensor_key
-from flaxmill.model.layer_plan import LAYER_GROUPS
+from flaxmill.model.layer_plan import DENSE_GROUPS, LAYER_GROUPS
 from flaxmill.model.layers.lora import head_beside_adapters, is_adapter
 from flaxmill.model.params import LeafPath, Params, flatten, group_of, names_of, unflatten
 
@@ -107,6 +107,15 @@ def layer_numbers(params: Params) -> dict[LeafPath, range]:
     return {path: numbers[group] for path in flat if (group := group_of(path))}
 
 
+def refuse_mixed_depths(flat: Mapping[LeafPath, Any], what: str) -> None:
+    """Refuse a setting that counts layers where those with experts are stacked apart from the others."""
+    if any(name in DENSE_GROUPS for path in flat for name in path):
+        raise ValueError(
+            f"{what} counts layers by their depth, which is not supported where only some have experts; "
+            "leave it out, or use model.moe_every=1"
+        )
+
+
 def _matches(
     pattern: str, flat: Mapping[LeafPath, Any], numbers: Mapping[LeafPath, range]
 ) -> dict[LeafPath, Any]:
@@ -118,6 +127,7 @@ def _matches(
     if found is None:
         matched: dict[LeafPath, Any] = dict.fromkeys(paths, slice(None))
     else:
+        refuse_mixed_depths(flat, f"optimizer.freeze={pattern}")
         first, last = int(found[1]), int(found[2] or found[1])
         stacked = [path for path in paths if path in numbers]
         _check_range(pattern, first, last, [numbers[path].stop for path in stacked])

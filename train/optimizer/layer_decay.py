@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from flaxmill.model.params import LeafPath, Params, flatten, group_of, names_of
-from flaxmill.train.optimizer.freezing import layer_numbers
+from flaxmill.train.optimizer.freezing import layer_numbers, refuse_mixed_depths
 
 
 def scale_by_depth(decay: float, params: Params) -> optax.GradientTransformation:
@@ -29,6 +29,7 @@ def depth_factors(decay: float, params: Params) -> dict[LeafPath, np.ndarray]:
     own layers. Embeddings and relative positions, below the first layer, have decay**(L + 1), with the L of
     the deeper stack if both read them. The final norm and the head, above the last layer, have 1.
     """
+    refuse_mixed_depths(flatten(params), f"optimizer.layer_decay={decay}")
     numbers = layer_numbers(params)
     depths: dict[LeafPath, int] = {}
     for path, layers in numbers.items():

@@ -147,7 +147,7 @@ def _on_matrices(inner: optax.GradientTransformation) -> optax.GradientTransform
 
 
 def _as_matrix(path: tuple, x: jax.Array) -> jax.Array:
-    if not _is_layer_kernel(path):
+    if not _is_layer_kernel(path) or _is_of_experts(path):  # an expert's are matrices already
         return x
     rows, _ = _matrix_dims_of(path, x)
     return x.reshape(x.shape[0], math.prod(x.shape[dim] for dim in rows), -1)
@@ -169,7 +169,7 @@ def _muon_labels(params: Any) -> Any:
 
 
 def _matrix_dims(updates: Any) -> Any:
-    """Which dims each kernel sums over and which it writes; the layer dim stays a batch dim."""
+    """Which dims each kernel sums over and which it writes; layers and experts stay batch dims."""
     return jax.tree_util.tree_map_with_path(
         lambda path, x: contrib.MuonDimensionNumbers(*_matrix_dims_of(path, x)), updates
     )
@@ -179,6 +179,8 @@ def _matrix_dims_of(path: tuple, x: jax.Array) -> tuple[tuple[int, ...], tuple[i
     assert x.ndim in (3, 4), f"{'/'.join(names_of(path))}: a layer's kernel of shape {x.shape}"
     if x.ndim == 3:
         return (1,), (2,)
+    if _is_of_experts(path):
+        return (2,), (3,)
     return ((1, 2), (3,)) if _reads_heads(path) else ((1,), (2, 3))
 
 
@@ -191,6 +193,11 @@ def _to_adam_size(path: tuple, x: jax.Array) -> jax.Array:
 def _is_layer_kernel(path: tuple) -> bool:
     names = names_of(path)
     return names[-1] == "kernel" and any(name in LAYER_GROUPS for name in names)
+
+
+def _is_of_experts(path: tuple) -> bool:
+    """True for the experts' kernels [L, E, in, out]; a router's and those of shared experts have no E."""
+    return names_of(path)[-3] == "moe" and names_of(path)[-2] != "router"
 
 
 def _reads_heads(path: tuple) -> bool:

@@ -274,8 +274,8 @@ SMALL: dict[str, SmallModel] = {
 def make_reference(name: str, directory: Path | str, *, seed: int = 0) -> Any:
     """Build SMALL[name] with transformers, save it below `directory`, and return the torch model.
 
-    The model has float32, eager attention and experts, and no dropout; every weight and stored buffer is moved by normal
-    noise of `PERTURBATION`. This needs torch and transformers (the extra `parity`).
+    The model has float32, eager attention and experts, and no dropout; every weight and stored buffer is
+    moved by normal noise of `PERTURBATION`. This needs torch and transformers (the extra `parity`).
     """
     import torch
     import transformers

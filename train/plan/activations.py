@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.layer_plan import layer_pattern
+from flaxmill.model.layer_plan import period_length
 from flaxmill.model.layers.attention import LEAST_TOKENS_FOR_BLOCKS
+from flaxmill.model.layers.expert_slots import make_slots
 from flaxmill.model.stack import Stack
 
 TOKENS, ENCODED = 127, 113
@@ -50,16 +51,19 @@ def kept_by_layer(
       on_host: what it keeps in the memory of the host instead.
     """
     fused = attention_is_fused(model, platform, num_tokens) and not crosses
-    pattern = len(layer_pattern(model))
+    period = period_length(model)
     others = {"attention": "xla", "scan_layers": True, "max_positions": None, "first_attention_norm": True}
-    traced = replace(model, num_layers=PERIODS * pattern, **others)
+    traced = replace(model, num_layers=PERIODS * period, **others)
+    num_slots = _num_slots(model, platform)
     stacked = [
         array
         for array, is_on_host in _kept_arrays(traced, platform, crosses)
-        if array.shape[:1] == (PERIODS,) and {TOKENS, ENCODED} & {*array.shape} and is_on_host == on_host
+        if array.shape[:1] == (PERIODS,)
+        and is_on_host == on_host
+        and ({TOKENS, ENCODED} & {*array.shape} or array.shape[1:2] == (num_slots,))
     ]
     kept = [Kept(0, 0, 0), *(_measure(array, model.embed_dim, fused) for array in stacked)]
-    return Kept(*(sum(sizes) / pattern for sizes in zip(*kept, strict=True)))
+    return Kept(*(sum(sizes) / period for sizes in zip(*kept, strict=True)))
 
 
 def attention_is_fused(model: ModelConfig, platform: str, num_tokens: int) -> bool:
@@ -74,6 +78,18 @@ def attention_is_fused(model: ModelConfig, platform: str, num_tokens: int) -> bo
         return num_tokens % 128 == 0
     fits = model.dim_per_head % 8 == 0 and model.dim_per_head <= 128 and num_tokens % 2 == 0
     return platform == "gpu" and model.dtype == "bfloat16" and fits
+
+
+def _num_slots(model: ModelConfig, platform: str) -> int | None:
+    """Rows that the experts of a layer compute for TOKENS tokens; None: there are no experts."""
+    if model.num_experts is None:
+        return None
+    choices = jax.ShapeDtypeStruct((1, TOKENS, model.experts_per_token), jnp.int32)
+    with jax.sharding.use_abstract_mesh(_one_device(platform)):
+        slots = jax.eval_shape(
+            lambda x: make_slots(x, model.num_experts or 0, model.expert_capacity), choices
+        )
+    return len(slots.tokens)
 
 
 def _measure(array: jax.ShapeDtypeStruct, width: int, fused: bool) -> Kept:
@@ -91,8 +107,6 @@ def _measure(array: jax.ShapeDtypeStruct, width: int, fused: bool) -> Kept:
 @functools.cache
 def _kept_arrays(model: ModelConfig, platform: str, crosses: bool) -> list[tuple[jax.ShapeDtypeStruct, bool]]:
     """What the gradient of a stack keeps of one row, and whether it does so in the memory of the host."""
-    device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
-    mesh = AbstractMesh((1,), ("data",), abstract_device=device)
     documents_BS = jnp.ones((1, ENCODED), jnp.int32) if crosses else None
     on_host: list[bool] = []
 
@@ -105,10 +119,15 @@ def _kept_arrays(model: ModelConfig, platform: str, crosses: bool) -> list[tuple
         return leaves
 
     hidden = lambda length: jax.ShapeDtypeStruct((1, length, model.embed_dim), model.dtype)  # noqa: E731
-    with jax.sharding.use_abstract_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(_one_device(platform)):
         weights = jax.eval_shape(lambda: Stack(jax.random.key(0), model, crosses=crosses))
         place = jax.ShapeDtypeStruct((1, TOKENS), jnp.int32)
         places = {"positions": place, "documents": place}
         encoded_BSD = hidden(ENCODED) if crosses else None
         arrays = jax.eval_shape(kept, weights, hidden(TOKENS), encoded_BSD, places)
         return list(zip(arrays, on_host, strict=True))
+
+
+def _one_device(platform: str) -> AbstractMesh:
+    device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
+    return AbstractMesh((1,), ("data",), abstract_device=device)

@@ -261,7 +261,11 @@ def _working_bytes(model: ModelConfig, num_tokens: int, tensor: int, fused: bool
     """Bytes of one row in the backward pass of a layer: what is computed again, and gradients of the MLP's
     hidden units, of [T,D] and of attention's pairs."""
     low = itemsize(model.dtype)
-    gradients = 2 * low * num_tokens * (model.embed_dim + model.hidden_dim / tensor)
+    width, hidden = model.embed_dim, model.hidden_dim
+    if model.num_experts is not None:  # each token has a slot with each of its experts
+        width *= 1 + model.experts_per_token
+        hidden = max(hidden * (model.moe_every > 1), model.experts_per_token * model.expert_hidden_dim)
+    gradients = 2 * low * num_tokens * (width + hidden / tensor)
     pairs = 0 if fused else 2 * FLOAT * num_tokens**2 * model.num_heads / tensor
     return again.row_bytes(num_tokens, tensor) + gradients + pairs
 

@@ -30,7 +30,8 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         ("model.num_heads", model.num_heads),
         ("model.num_kv_heads", model.kv_heads),
         ("model.encoder_num_heads", model.encoder_num_heads or model.num_heads),
-        ("model.mlp_dim", model.hidden_dim),
+        ("model.mlp_dim", model.hidden_dim if model.num_experts is None or model.moe_every > 1 else 0),
+        ("model.expert_dim", 0 if model.num_experts is None else model.expert_hidden_dim),
         ("model.encoder_mlp_dim", model.encoder_mlp_dim or model.hidden_dim),
         ("padded model.vocab_size", model.padded_vocab_size if model.vocab_size else 0),
     ):
@@ -76,6 +77,11 @@ def _check_context(experiment: Experiment, num_parts: int) -> None:
     require(
         model.attention in ("auto", "blocks"),
         f"{setting} attends in blocks, and model.attention={model.attention} cannot; use auto or blocks",
+    )
+    require(
+        model.expert_capacity is None,
+        f"{setting} gives a device a part of each row, and model.expert_capacity={model.expert_capacity} is by "
+        "whole rows; use mesh.context=1, or None",
     )
     require(
         not model.turns_by_length,

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.layer_plan import period_length
 from flaxmill.train.experiment import Experiment
 
 MAX_SEQUENCE_LENGTH = 128
@@ -42,8 +43,8 @@ def shrink(experiment: Experiment, meshes: Sequence[dict[str, int]]) -> Experime
 
 
 def _shrink_model(model: ModelConfig, tensor: int, fsdp: int) -> ModelConfig:
-    """One period of the attention pattern and a layer more, at least two; heads that divide over `tensor`."""
-    num_layers = max(2, len(model.layer_pattern) + 1) + (0 if model.first_attention_norm else 1)
+    """One period of the layers and a layer more, at least two; heads that divide over `tensor`."""
+    num_layers = max(2, period_length(model) + 1) + (0 if model.first_attention_norm else 1)
     num_heads, kv_heads = _few_heads(model, tensor)
     head_dim = _small_head_dim(model, num_heads, fsdp)
     embed_dim = num_heads * head_dim
@@ -58,6 +59,7 @@ def _shrink_model(model: ModelConfig, tensor: int, fsdp: int) -> ModelConfig:
         num_kv_heads=None if model.num_kv_heads is None else kv_heads,
         head_dim=None if model.head_dim is None else head_dim,
         mlp_dim=mlp_dim,
+        expert_dim=model.expert_dim and _multiple(model.expert_dim * embed_dim // model.embed_dim, tensor),
     )
 
 

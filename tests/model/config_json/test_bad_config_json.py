@@ -70,6 +70,8 @@ TOO_MANY_LAYERS = {
     "mistral": "num_hidden_layers",
     "qwen2": "num_hidden_layers",
     "qwen3": "num_hidden_layers",
+    "mixtral": "num_hidden_layers",
+    "qwen3_moe": "num_hidden_layers",
     "t5": "num_layers",
     "marian": "encoder_layers",
 }
@@ -86,6 +88,13 @@ def test_more_layers_than_the_files_hold_are_refused(family, layers, with_config
         assert f"{key}={layers} is more layers than the files hold, which have {depth}" in err
     else:
         assert "the file has parts or layers that config.json does not mention" in err
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_more_experts_than_the_files_hold_are_refused(family, with_config, flaxmill):
+    names = ("num_experts", "num_local_experts")  # transformers writes either
+    err = refusal(with_config(family, dict.fromkeys(names, 400)), flaxmill)
+    assert "=400 is more experts than the files hold, which have" in err
 
 
 def test_more_layers_are_refused_where_no_names_of_tensors_tell(tmp_path, models):

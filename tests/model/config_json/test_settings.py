@@ -76,6 +76,8 @@ def read(family: str, settings: dict[str, Any], head: str = "none") -> Any:
 
 def head_for(family: str, key: str) -> str:
     heads = FAMILIES[family].architectures
+    if key in ("output_router_logits", "router_aux_loss_coef"):
+        return "lm"  # transformers' other heads have no loss of experts
     return "classification" if key in ("problem_type", "classifier_pooling") else list(heads)[-1]
 
 

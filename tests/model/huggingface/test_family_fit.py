@@ -31,6 +31,8 @@ LLAMA = dataclasses.replace(
         (dataclasses.replace(LLAMA, qkv_bias=True), "qwen2"),
         (dataclasses.replace(LLAMA, qk_norm=True), "qwen3"),
         (dataclasses.replace(LLAMA, layer_pattern=("local",), window=8), "mistral"),
+        (dataclasses.replace(LLAMA, num_experts=4), "mixtral"),
+        (dataclasses.replace(LLAMA, num_experts=4, moe_every=2, qk_norm=True, expert_dim=8), "qwen3_moe"),
         (dataclasses.replace(GPT, attention_scale=1.0, qkv_bias=False), "gpt_neo"),
         (dataclasses.replace(GPT, dropout=0.3, dtype="bfloat16", remat="full", scan_layers=False), "gpt2"),
         (dataclasses.replace(GPT, rope_theta=5.0, window=3, num_labels=7), "gpt2"),

@@ -38,7 +38,7 @@ Directory = Callable[[str], Path]
 FAMILIES = (
     "bert_pretraining", "bert_multi_label", "roberta", "modernbert", "gpt2", "gpt2_regression", "gpt_neo",
     "gpt_neox", "gpt_neox_yarn_rope", "llama3_rope", "llama_dynamic_rope", "llama_longrope", "mistral",
-    "qwen2", "qwen3", "t5", "t5_v1_1", "marian",
+    "qwen2", "qwen3", "mixtral", "qwen3_moe", "qwen3_moe_every_second", "t5", "t5_v1_1", "marian",
 )  # fmt: skip
 
 
