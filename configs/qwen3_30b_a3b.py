@@ -2,7 +2,7 @@
 
 Command:  flaxmill train qwen3_30b_a3b --data.files 'text/*.txt' --data.tokenizer qwen3/tokenizer.json
 Cost:     210e9 tokens, about 4e21 FLOPs (6 an active parameter and token); the state takes 366 GB.
-Expected: 30,532,122,624 parameters, of which a token goes through 3,353,020,416.
+Expected: 30,532,122,624 parameters, of which a token goes through 3,353,032,704.
 """
 
 from dataclasses import replace

@@ -40,10 +40,24 @@ def resolved(name: str) -> Experiment:
         ("llama3_8b", 8_030_261_248),
         ("llama3_70b", 70_553_706_496),
         ("llama31_405b", 405_853_388_800),
+        ("mixtral_8x7b", 46_702_792_704),  # 46.7B
+        ("qwen3_30b_a3b", 30_532_122_624),  # 30.5B
     ],
 )
 def test_published_models_have_the_published_number_of_parameters(name, num_params):
     assert count_params(resolved(name).model) == num_params
+
+
+@pytest.mark.parametrize(
+    ("name", "num_params"),
+    [
+        ("mixtral_8x7b", 12_879_925_248),  # published as 12.9B
+        ("qwen3_30b_a3b", 3_353_032_704),  # published as 3.3B
+        ("llama3_8b", 8_030_261_248),
+    ],
+)
+def test_a_token_goes_through_the_published_number_of_parameters(name, num_params):
+    assert count_params(resolved(name).model, active=True) == num_params
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
-"""Experts train the same on every mesh."""
+"""Experts train the same on every mesh, and go on where they were interrupted."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from small_steps import take_steps, tiny_model
 
 from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train import train
+from flaxmill.train.checkpoint.checkpoints import CheckpointConfig
+from flaxmill.train.metrics.metrics_file import read_metrics
 from flaxmill.train.optimizer.optimizers import OptimizerConfig
 
 pytestmark = pytest.mark.slow
@@ -58,3 +63,32 @@ def test_microbatches_give_the_same_loss_of_predictions_and_a_balance_of_their_o
     # A mean of products is not the product of means, but near it.
     np.testing.assert_allclose(parts["load_balance_loss"], whole["load_balance_loss"], rtol=0.05)
     assert parts["load_balance_loss"] != whole["load_balance_loss"]
+
+
+def test_an_interrupted_run_with_experts_continues_bit_for_bit(make_experiment, tmp_path, stop_after):
+    model = dict(
+        num_experts=4, moe_every=2, expert_capacity=1.5, shared_experts=1, load_balance_loss=0.01,
+        router_z_loss=0.001, num_layers=4,
+    )  # fmt: skip
+    checkpoint = CheckpointConfig(every=3)
+    straight = make_experiment(
+        model=model, checkpoint=checkpoint, run_dir=str(tmp_path / "straight"), eval_every=4
+    )
+    train(straight)
+    parts = dataclasses.replace(straight, run_dir=str(tmp_path / "parts"))
+    train(parts, stop=stop_after(5))
+    train(parts)
+    times = ("step_seconds", "data_seconds", "tokens_per_second")
+    rows = [
+        [{key: value for key, value in row.items() if key not in times} for row in read_metrics(path)]
+        for path in (tmp_path / "straight" / "metrics.jsonl", tmp_path / "parts" / "metrics.jsonl")
+    ]
+    assert [row for row in rows[1] if "loss" in row] == [row for row in rows[0] if "loss" in row]
+    steps = [row for row in rows[0] if "loss" in row]
+    assert len(steps) == 8
+    assert len(steps[0]["expert_load"]) == 4
+    evaluations = [row for row in rows[0] if "eval_loss" in row]
+    assert {"eval_load_balance_loss", "eval_router_z_loss", "eval_expert_load"} <= evaluations[-1].keys()
+    assert sum(evaluations[-1]["eval_expert_load"]) == pytest.approx(1)
+    last = [row for row in rows[1] if "eval_loss" in row][-1]
+    assert last == evaluations[-1]

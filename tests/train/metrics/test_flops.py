@@ -58,6 +58,23 @@ def test_a_long_model_costs_six_flops_a_weight_and_token():
     assert step_flops(config, 16, 8).full == pytest.approx(6 * count_params(config) * 16 * 8, rel=0.02)
 
 
+def test_a_wide_model_with_experts_costs_six_flops_an_active_weight_and_token():
+    config = ModelConfig(
+        vocab_size=128, max_positions=8, num_layers=8, embed_dim=512, mlp_dim=512, causal=True, head="lm",
+        num_experts=16, experts_per_token=3, shared_experts=1, moe_every=2, gated_mlp=True,
+    )  # fmt: skip
+    active = count_params(config, active=True)
+    assert active < 0.4 * count_params(config)
+    # As above: attention over 8 tokens and biases are below 2 %.
+    assert step_flops(config, 16, 8).full == pytest.approx(6 * active * 16 * 8, rel=0.02)
+    dense = dataclasses.replace(
+        config, num_experts=None, experts_per_token=2, shared_experts=0, moe_every=1, mlp_dim=4 * 512
+    )
+    routers = 3 * 2 * 16 * 8 * 4 * 512 * 16
+    narrow = 3 * 2 * 16 * 8 * 4 * 3 * 512 * (4 * 512 - 512)  # the layers without experts: an MLP of 512
+    assert step_flops(config, 16, 8).full == step_flops(dense, 16, 8).full + routers - narrow
+
+
 def test_causal_attention_counts_half_of_the_pairs():
     both = step_flops(GPT, 4, 64)
     pairs = 3 * 4 * 4 * 64 * 64 * 128 * 2  # forward and backward, 4 FLOPs a pair, rows, pairs, width, layers

@@ -64,6 +64,21 @@ def test_numbers_count_layers_over_the_groups_of_a_stack():
     }
 
 
+def test_layers_are_not_counted_where_only_some_have_experts():
+    mixed = abstract_params(
+        tiny_model(num_experts=2, moe_every=2, layer_pattern=(), first_attention_norm=True)
+    )
+    with pytest.raises(
+        ValueError, match=r"freeze=layers\.0/\* counts layers by their depth.*moe_every=1"
+    ) as error:
+        choose_trainable(("layers.0/*",), mixed)
+    assert "\n" not in str(error.value)
+    assert all("dense" in path[0] for path in choose_trainable(("dense_layers/*",), mixed).frozen)
+    same = abstract_params(tiny_model(num_experts=2, layer_pattern=(), first_attention_norm=True))
+    frozen = choose_trainable(("layers.0-3/moe/*",), same).frozen
+    assert {path[:2] for path in frozen} == {("layers", "moe")}
+
+
 def test_each_stack_of_an_encoder_decoder_counts_its_own_layers():
     model = tiny_model(encoder_layers=2, num_layers=3, layer_pattern=(), first_attention_norm=True)
     params = abstract_params(model)

@@ -133,6 +133,23 @@ def muon_by_hand(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_the_matrices_of_experts_are_optimized_as_separate_matrices(name):
+    """Each expert moves as it would as the MLP of a layer."""
+    kernel = jnp.asarray(0.1 * np.random.default_rng(0).normal(size=(2, 3, 4, 6)), jnp.float32)
+    stacked = {"layers": {"moe": {"up": {"kernel": kernel}, "router": {"kernel": kernel[:, 0]}}}}
+    apart = {"layers": {"mlp": {"up": {"kernel": kernel.reshape(6, 4, 6)}}}}
+    moved = []
+    for params in (stacked, apart):
+        optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), params)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        moved.append(updates["layers"])
+    found, expected = moved[0]["moe"]["up"]["kernel"].reshape(6, 4, 6), moved[1]["mlp"]["up"]["kernel"]
+    if name == "adafactor":  # clips and scales by the size of a layer's tensor, all its experts together
+        found, expected = (x / np.linalg.norm(x, axis=(1, 2), keepdims=True) for x in (found, expected))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)  # Newton-Schulz in another order
+
+
 def lamb_by_hand(config: OptimizerConfig) -> optax.GradientTransformation:
     full = optax.lamb(1.0, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay)
     plain = optax.adam(1.0, config.beta1, config.beta2, config.epsilon)

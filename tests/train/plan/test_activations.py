@@ -68,3 +68,19 @@ def test_attention_is_fused_where_its_kernel_takes_it():
     assert not attention_is_fused(MODEL, "tpu", 8192 + 64)
     assert not attention_is_fused(dataclasses.replace(MODEL, dtype="float32"), "gpu", 8192)
     assert not attention_is_fused(dataclasses.replace(MODEL, dropout=0.1), "tpu", 8192)
+
+
+def test_each_expert_of_a_token_keeps_its_own_hidden_units():
+    whole, split, _ = kept("dots", num_experts=8, experts_per_token=2)
+    # Gate and up are kept for both experts. The input is kept once: what slots hold is taken from it again.
+    expected = (D + 2 * KV + 2 * 2 * F) * LOW
+    assert abs(split - expected) < 0.001 * expected  # weights and numbers of slots
+    assert (D + D) * LOW <= whole < 1.01 * (D + D) * LOW
+
+
+def test_layers_with_experts_and_without_are_counted_as_their_mean():
+    def split(**changes):
+        return kept_by_layer(small_gpt(**changes).model, "tpu", 256).split
+
+    every, none = split(num_experts=4), split()
+    assert abs(split(num_experts=4, moe_every=2) - (every + none) / 2) < 1e-6
