@@ -129,7 +129,10 @@ def _on_devices(
         axis_names=free,
         check_vma=False,  # the parts are summed below
     )
-    return constrain(of_parts(wide_BTD, routing, kernels).sum(0), "batch", "tokens", None)
+    parts = of_parts(wide_BTD, routing, kernels)
+    # Unlike `sum`, this stays in the dtype of the parts, in which devices then send them.
+    y_BTD = jax.lax.reduce(parts, np.zeros((), parts.dtype), jax.lax.add, (0,))
+    return constrain(y_BTD, "batch", "tokens", None)
 
 
 def _run_experts(

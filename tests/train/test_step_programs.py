@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flaxmill.configs import gpt2_124m, llama3_8b
+from flaxmill.configs import gpt2_124m, llama3_8b, mixtral_8x7b
 from flaxmill.model import abstract_params, logical_axes
 from flaxmill.model.params import flatten, group_of
 from flaxmill.sharding.mesh import MeshConfig
@@ -19,9 +19,12 @@ SMALL = 64 * 1024  # bytes: norms, biases and sums, which are whole on every dev
 LLAMA = dict(num_layers=4, embed_dim=1024, num_heads=8, num_kv_heads=4, mlp_dim=3584, vocab_size=32_000)
 GPT = dict(num_layers=4, embed_dim=512, num_heads=8, vocab_size=50_257, remat="full")
 
+EXPERTS = LLAMA | dict(mlp_dim=1024, num_experts=8, load_balance_loss=0.02, router_z_loss=0.001)
+BASES = {"llama": (llama3_8b, LLAMA), "gpt": (gpt2_124m, GPT), "experts": (mixtral_8x7b, EXPERTS)}
+
 
 def experiment_of(name, mesh, rows=1, model=(), optimizer=(), **changes):
-    config, sizes = {"llama": (llama3_8b.config, LLAMA), "gpt": (gpt2_124m.config, GPT)}[name]
+    config, sizes = BASES[name][0].config, BASES[name][1]
     mesh = MeshConfig(**dict(mesh))
     assert mesh.data is not None
     assert mesh.fsdp is not None
@@ -51,13 +54,14 @@ def sizes_of(step):
     """Elements of what fsdp splits, in all layers and in the tables, on a device that has gathered it."""
     config, mesh = step.experiment.model, step.mesh
     shapes, axes = flatten(abstract_params(config)), flatten(logical_axes(config))
-    sizes = {"layers": 0, "tables": 0, "largest layer": 0}
+    sizes = {"layers": 0, "tables": 0, "routers": 0, "largest layer": 0}
     for path, leaf in shapes.items():
         if "embed" not in axes[path]:
             continue
-        shared = mesh.shape["tensor"] if {"vocab", "heads", "kv_heads", "mlp"} & {*axes[path]} else 1
+        split = {"vocab", "heads", "kv_heads", "mlp", "expert_mlp"} & {*axes[path]}
+        shared = mesh.shape["tensor"] if split else 1
         size = math.prod(leaf.shape) // shared
-        sizes["layers" if group_of(path) else "tables"] += size
+        sizes["routers" if "router" in path else "layers" if group_of(path) else "tables"] += size
         if group_of(path):
             sizes["largest layer"] += size // leaf.shape[0]
     return sizes
@@ -81,6 +85,9 @@ CASES = [
     ("llama", "h100:2x8", (("data", 2), ("fsdp", 4), ("tensor", 2)), 1),
     ("llama", "v5e:2x4", (("data", 1), ("fsdp", 8)), 1),
     ("llama", "v5e:4x4", (("data", 2), ("fsdp", 4), ("tensor", 2)), 1),
+    ("experts", "h100:1x8", (("data", 1), ("fsdp", 8)), 1),
+    ("experts", "h100:2x8", (("data", 2), ("fsdp", 4), ("tensor", 2)), 1),
+    ("experts", "v5e:2x4", (("data", 2), ("fsdp", 2), ("tensor", 2)), 1),
 ]
 
 
@@ -94,8 +101,9 @@ def test_weights_are_gathered_once_forward_and_once_backward_in_the_compute_dtyp
     sizes = sizes_of(step)
     gathers = of(collectives, "all-gather", "fsdp", inside=True)
     assert {each.dtype for each in gathers} == {"bf16"}
-    assert sent(gathers) == 2 * 2 * sizes["layers"]
-    assert max(each.num_bytes for each in gathers) <= 2 * sizes["largest layer"]
+    # Routers stay float32, and are small: alone they are not counted, joined to others they are.
+    assert 0 <= sent(gathers) - 2 * 2 * sizes["layers"] <= 2 * 4 * sizes["routers"]
+    assert max(each.num_bytes for each in gathers) <= 2 * sizes["largest layer"] + 4 * sizes["routers"]
 
 
 def test_a_table_is_gathered_once_for_all_its_uses(program):
@@ -110,7 +118,7 @@ def test_gradients_are_reduce_scattered_in_float32_the_embeddings_too(program):
     sizes = sizes_of(step)
     of_layers, of_tables = (of(collectives, "reduce-scatter", "fsdp", inside=i) for i in (True, False))
     assert {each.dtype for each in of_layers + of_tables} == {"f32"}
-    assert sent(of_layers) == 4 * sizes["layers"]
+    assert 0 <= sent(of_layers) - 4 * sizes["layers"] <= 4 * sizes["routers"]
     assert sent(of_tables) == 4 * sizes["tables"]
     assert any("embeddings" in each.operation for each in of_tables)
     assert not of(collectives, "all-reduce", "fsdp", inside=True)
@@ -167,6 +175,15 @@ def test_the_gradient_of_a_single_head_of_a_tpu_device_is_scattered():
     }
     sums = of(collectives, "all-reduce", "fsdp", inside=True)
     assert not sums
+
+
+@pytest.mark.parametrize("topology", ["h100:2x8", "v5e:4x4"])
+def test_experts_send_as_much_over_tensor_as_an_mlp(topology):
+    mesh = (("data", 2), ("fsdp", 4), ("tensor", 2))
+    found = [of(compiled(name, topology, mesh)[1], "all-reduce", "tensor", inside=True) for name in BASES]
+    dense, experts = sent(found[0]), sent(found[2])
+    assert {each.dtype for each in found[2]} == {"bf16"}
+    assert experts <= dense
 
 
 EIGHT_BILLION = dict(num_layers=32, embed_dim=4096, num_heads=32, num_kv_heads=8, mlp_dim=14_336)

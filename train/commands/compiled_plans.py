@@ -131,7 +131,10 @@ def _notes(experiment: Experiment, step: CompiledStep) -> list[str]:
     free = describe_free_axis(experiment.mesh, step.mesh)
     largest = largest_buffer(step.text)
     size = in_words(largest.array.num_bytes)
-    return ([free] if free else []) + [f"the largest array is {largest}, {size}"]
+    notes = ([free] if free else []) + [f"the largest array is {largest}, {size}"]
+    if experiment.model.num_experts is None:
+        return notes
+    return [*notes, "experts are counted as if tokens chose all of them evenly, which no plan can know"]
 
 
 def _too_large(experiment: Experiment, topology: Topology, error: TooLargeError) -> _Compiled:

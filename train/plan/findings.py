@@ -22,7 +22,7 @@ class _Weights(NamedTuple):
     """The parameters of an experiment, as the products of a device need them."""
 
     split: frozenset[int]
-    """Elements of each that fsdp splits, of one layer."""
+    """Elements of each that fsdp splits, of one layer; routers, which compute in float32, are left out."""
     stacked: frozenset[int]
     """Elements of those that hold several layers, for all layers at once."""
     stacks: frozenset[Form]
@@ -122,7 +122,7 @@ def _weights(experiment: Experiment, mesh: Mesh) -> _Weights:
     stacks = [(count, *weight.shape) for weight in split if (count := weight.num_layers or 1) > 1]
     whole = [weight.size * (weight.num_layers or 1) for weight in weights if not weight.is_split]
     return _Weights(
-        frozenset(weight.size for weight in split),
+        frozenset(weight.size for weight in split if "router" not in weight.path),
         frozenset(map(math.prod, stacks)),
         frozenset({*map(form_of, stacks)} - {form_of(weight.shape) for weight in split}),
         FLOAT * sum(whole),
