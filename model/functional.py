@@ -47,15 +47,14 @@ def count_params(config: ModelConfig, *, active: bool = False) -> int:
       active: of the routed experts count only as many as a token goes to.
     """
     assert config.vocab_size is not None
-    sizes_of = {"vocab": config.vocab_size}
+    sizes_of: dict[str | None, int] = {"vocab": config.vocab_size}
     if active:
         sizes_of["experts"] = config.experts_per_token
     total = 0
     is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
     axes_of = jax.tree.leaves(logical_axes(config), is_leaf=is_axes)
     for leaf, axes in zip(jax.tree.leaves(abstract_params(config)), axes_of, strict=True):
-        sizes = (sizes_of.get(axis, size) for axis, size in zip(axes, leaf.shape, strict=True))
-        total += math.prod(sizes)
+        total += math.prod(sizes_of.get(axis, size) for axis, size in zip(axes, leaf.shape, strict=True))
     return total
 
 

@@ -139,10 +139,10 @@ def test_the_matrices_of_experts_are_optimized_as_separate_matrices(name):
     kernel = jnp.asarray(0.1 * np.random.default_rng(0).normal(size=(2, 3, 4, 6)), jnp.float32)
     stacked = {"layers": {"moe": {"up": {"kernel": kernel}, "router": {"kernel": kernel[:, 0]}}}}
     apart = {"layers": {"mlp": {"up": {"kernel": kernel.reshape(6, 4, 6)}}}}
-    moved = []
+    moved: list[Any] = []
     for params in (stacked, apart):
         optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), params)
-        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        updates: Any = optimizer.update(params, optimizer.init(params), params)[0]
         moved.append(updates["layers"])
     found, expected = moved[0]["moe"]["up"]["kernel"].reshape(6, 4, 6), moved[1]["mlp"]["up"]["kernel"]
     if name == "adafactor":  # clips and scales by the size of a layer's tensor, all its experts together
