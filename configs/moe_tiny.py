@@ -1,8 +1,9 @@
 """A small GPT with experts, on the documentation and source code inside this machine's own Python.
 
 Command:  flaxmill train moe_tiny
-Cost:     60 s on two CPU cores; no accelerator and no network.
-Expected: held-out loss 4.4 nats; each of the 8 experts takes 10 to 15% of the tokens.
+Cost:     75 s on two CPU cores; no accelerator and no network.
+Expected: held-out loss 4.48 nats (gpt_tiny 4.51), of 1.59M parameters 800k active; the 8 experts get 11 to 14%
+          of the tokens' choices each.
 """
 
 from dataclasses import replace
@@ -14,9 +15,10 @@ config = replace(
     name="moe_tiny",
     model=replace(
         gpt_tiny.config.model,
-        mlp_dim=256,  # half as wide as gpt_tiny's: two experts compute what its MLP does
+        mlp_dim=256,  # half of gpt_tiny's; a token goes through two of the experts and the shared one
         num_experts=8,
         experts_per_token=2,
+        shared_experts=1,
         load_balance_loss=0.01,
         router_z_loss=0.001,
     ),

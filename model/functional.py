@@ -54,7 +54,8 @@ def count_params(config: ModelConfig, *, active: bool = False) -> int:
     is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
     axes_of = jax.tree.leaves(logical_axes(config), is_leaf=is_axes)
     for leaf, axes in zip(jax.tree.leaves(abstract_params(config)), axes_of, strict=True):
-        total += math.prod(sizes_of.get(axis, size) for axis, size in zip(axes, leaf.shape, strict=True))
+        shape: tuple[int, ...] = leaf.shape
+        total += math.prod(sizes_of.get(axis, size) for axis, size in zip(axes, shape, strict=True))
     return total
 
 

@@ -3,35 +3,17 @@ Mixtral, Qwen2, Qwen3 and Qwen3-MoE."""
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_json.labels import read_labels, write_labels_of
 from flaxmill.model.config_json.rope import (
-    ROPE_SETTINGS,
     read_rope,
     rope_settings,
     write_max_positions,
     write_rope,
 )
-from flaxmill.model.config_json.settings import (
-    A_DECODER,
-    ABANDONED,
-    SPEED,
-    Setting,
-    Settings,
-    depth,
-    fill_in,
-    flag,
-    number,
-    other,
-    refuse,
-    shown,
-    token,
-    whole,
-    with_common,
-    word,
-)
+from flaxmill.model.config_json.settings import fill_in, refuse, shown
 from flaxmill.model.config_json.values import (
     layer_fields,
     read_activation,
@@ -41,129 +23,23 @@ from flaxmill.model.config_json.values import (
 )
 from flaxmill.model.families.description import FamilyDescription
 from flaxmill.model.families.llama_experts import (
-    EXPERT_SETTINGS,
     NUM_EXPERTS,
     apart,
     expert_tensors,
     read_experts,
     write_experts,
 )
+from flaxmill.model.families.llama_settings import SETTINGS, LlamaLike
 from flaxmill.model.families.stored_tensors import StoredTensor, TensorMap
 from flaxmill.model.families.tensor_names import head_tensors, linear_tensors, norm_tensors
 from flaxmill.model.fields import Head, LayerKind
 from flaxmill.model.layer_plan import layer_kinds
 
-LlamaLike = Literal["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"]
-
-_SHARED = {
-    "vocab_size": whole(32000),
-    "hidden_size": whole(4096),
-    "num_hidden_layers": depth(32),
-    "num_attention_heads": whole(32),
-    "head_dim": whole(None),
-    "rope_theta": number(None),
-    **ROPE_SETTINGS,
-    "rms_norm_eps": number(1e-6),
-    "hidden_act": word("silu"),
-    "initializer_range": number(0.02),
-    "attention_dropout": number(0.0),
-    "pad_token_id": token(None),
-    "bos_token_id": token(None),
-    "eos_token_id": token(None),
-    "tie_word_embeddings": flag(False),
-}
-_LLAMA = _SHARED | {
-    "max_position_embeddings": whole(2048),
-    "intermediate_size": whole(11008),
-    "num_key_value_heads": whole(None),
-    "attention_bias": flag(False),
-    "mlp_bias": flag(False),
-    "bos_token_id": token(1),
-    "eos_token_id": token(2),
-}
-_MISTRAL = _SHARED | {
-    "max_position_embeddings": whole(131072),
-    "intermediate_size": whole(14336),
-    "num_key_value_heads": whole(8, or_null=True),
-    "sliding_window": whole(4096, or_null=True),
-    "bos_token_id": token(1),
-    "eos_token_id": token(2),
-}
-_QWEN2 = _SHARED | {
-    "vocab_size": whole(151936),
-    "max_position_embeddings": whole(32768),
-    "intermediate_size": whole(22016),
-    "num_key_value_heads": whole(32, or_null=True),
-    "use_sliding_window": flag(False),
-    "sliding_window": whole(4096, or_null=True),
-    "max_window_layers": whole(28, least=0),
-    "layer_types": other(),
-}
-_QWEN3 = _QWEN2 | {"head_dim": whole(128), "attention_bias": flag(False)}
-_MIXTRAL = (
-    _MISTRAL
-    | EXPERT_SETTINGS["mixtral"]
-    | {
-        "rope_theta": number(1_000_000.0),
-        "rms_norm_eps": number(1e-5),
-        "sliding_window": whole(None),
-    }
-)
-_QWEN3_MOE = (
-    _SHARED
-    | EXPERT_SETTINGS["qwen3_moe"]
-    | {
-        "vocab_size": whole(151936),
-        "hidden_size": whole(2048),
-        "intermediate_size": whole(6144),
-        "num_hidden_layers": depth(24),
-        "num_key_value_heads": whole(4, or_null=True),
-        "max_position_embeddings": whole(32768),
-        "attention_bias": flag(False),
-        "use_sliding_window": flag(False),
-        "sliding_window": whole(4096, or_null=True),
-    }
-)
-
-
-def _settings(read: dict[str, Setting], *for_speed: str, **only: Any) -> Settings:
-    return with_common(
-        Settings(
-            read=read,
-            only={"partial_rotary_factor": 1.0, **only},
-            unused={
-                SPEED: for_speed,
-                ABANDONED: ("max_sequence_length",),
-                A_DECODER: ("is_decoder",),
-            },
-            depths={"num_hidden_layers": "layers."},
-        )
-    )
-
-
-def _with_experts(settings: Settings, count: str, other_name: str) -> Settings:
-    """`count`: the key of the number of experts; transformers takes it by another name too."""
-    return settings._replace(
-        depths={**settings.depths, count: "experts."}, aliases={**settings.aliases, other_name: count}
-    )
-
-
-_SETTINGS: dict[LlamaLike, Settings] = {
-    "llama": _settings(_LLAMA, "pretraining_tp"),
-    "mistral": _settings(_MISTRAL),
-    "qwen2": _settings(_QWEN2),
-    "qwen3": _settings(_QWEN3),
-    "mixtral": _with_experts(
-        _settings(_MIXTRAL, router_jitter_noise=0.0), "num_local_experts", "num_experts"
-    ),
-    "qwen3_moe": _with_experts(_settings(_QWEN3_MOE), "num_experts", "num_local_experts"),
-}
-
 
 def _read_config(
     values: Mapping[str, Any], head: Head, names: frozenset[str], family: LlamaLike
 ) -> ModelConfig:
-    values = fill_in(_SETTINGS[family], values)
+    values = fill_in(SETTINGS[family], values)
     refuse(rope_settings(values), {"partial_rotary_factor": 1.0})
     return ModelConfig(
         family=family,
@@ -242,7 +118,7 @@ def _layer_kinds(values: Mapping[str, Any], family: LlamaLike) -> tuple[LayerKin
 def _write_config(config: ModelConfig, family: LlamaLike) -> dict[str, Any]:
     return {
         "vocab_size": config.vocab_size,
-        "max_position_embeddings": write_max_positions(config, _SETTINGS[family]),
+        "max_position_embeddings": write_max_positions(config, SETTINGS[family]),
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
@@ -346,7 +222,7 @@ def _describe(family: LlamaLike, class_prefix: str) -> FamilyDescription:
         },
         read_config=functools.partial(_read_config, family=family),
         write_config=functools.partial(_write_config, family=family),
-        settings=_SETTINGS[family],
+        settings=SETTINGS[family],
         tensors=functools.partial(_tensors, family=family),
         prefixes=("model.", "transformer."),
         ignored=(r"\.rotary_emb\.inv_freq$",),
