@@ -15,7 +15,7 @@ MESHES = [
     {"data": 1, "fsdp": 1, "tensor": 4},
     {"data": 3, "fsdp": 1, "tensor": 2},
 ]
-SIZES = {"num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"}
+SIZES = {"num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "expert_dim"}
 
 
 def small_vocabulary(config):
