@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 STEPS = 10
 MODELS = {
     "all tokens": dict(num_layers=2),
+    "no attention dropout": dict(num_layers=2, attention_dropout=0.0),
     "capacity, shared, dense between": dict(
         num_layers=4, expert_capacity=1.0, shared_experts=1, moe_every=2, layer_pattern=("local", "global"),
         window=4, remat="full",
@@ -33,14 +34,19 @@ def steps_on(name, mesh, **changes):
     return take_steps(model, OptimizerConfig(learning_rate=1e-2), STEPS, mesh=mesh, **changes).metrics
 
 
-@pytest.mark.parametrize("name", MODELS)
+CUBE = MeshConfig(data=2, fsdp=2, tensor=2)
+SPLIT = MeshConfig(data=1, fsdp=4, tensor=2, sequence_parallel=True)
+
+
 @pytest.mark.parametrize(
-    "mesh",
+    ("name", "mesh"),
     [
-        MeshConfig(data=2, fsdp=2, tensor=2),
-        MeshConfig(data=1, fsdp=4, tensor=2, sequence_parallel=True),
+        ("all tokens", CUBE),
+        ("all tokens", SPLIT),
+        ("capacity, shared, dense between", CUBE),
+        ("capacity, shared, dense between", SPLIT),
+        ("no attention dropout", MeshConfig(data=1, fsdp=2, context=2, tensor=2)),
     ],
-    ids=["2x2x2", "1x4x2 with split tokens"],
 )
 def test_losses_are_unchanged_by_the_mesh(name, mesh):
     one, split = steps_on(name, MeshConfig(data=1)), steps_on(name, mesh)

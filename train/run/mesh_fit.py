@@ -80,8 +80,8 @@ def _check_context(experiment: Experiment, num_parts: int) -> None:
     )
     require(
         model.expert_capacity is None,
-        f"{setting} gives a device a part of each row, and model.expert_capacity={model.expert_capacity} is by "
-        "whole rows; use mesh.context=1, or None",
+        f"{setting} gives a device a part of each row, and model.expert_capacity={model.expert_capacity} is "
+        "by whole rows; use mesh.context=1, or None",
     )
     require(
         not model.turns_by_length,

@@ -37,6 +37,16 @@ def resolved(**fields: Any) -> Experiment:
         ),
         ({"data": 1, "tensor": 4}, {"model": ModelConfig(mlp_dim=130)}, "model.mlp_dim=130 does not divide"),
         (
+            {"data": 1, "tensor": 4},
+            {"model": ModelConfig(num_experts=2, mlp_dim=130, expert_dim=66)},  # mlp_dim is of no layer
+            "model.expert_dim=66 does not divide over mesh.tensor=4",
+        ),
+        (
+            {"data": 1, "context": 2},
+            {"model": ModelConfig(num_experts=2, expert_capacity=1.5)},
+            r"model.expert_capacity=1.5 is by whole rows; use mesh.context=1, or None",
+        ),
+        (
             {"data": 1, "tensor": 3},
             {"model": ModelConfig(num_heads=3, embed_dim=96)},
             "padded model.vocab_size=512",
