@@ -52,7 +52,10 @@ def in_zigzag(experiment: Experiment) -> bool:
 
     Dropout draws for tokens in order.
     """
-    return experiment.model.causal is True and experiment.model.dropout == 0
+    causal = experiment.model.causal
+    if causal is None:  # not resolved yet
+        causal = experiment.definition.causal
+    return causal is True and experiment.model.dropout == 0
 
 
 def _check_context(experiment: Experiment, num_parts: int) -> None:
@@ -71,8 +74,8 @@ def _check_context(experiment: Experiment, num_parts: int) -> None:
     )
     require(
         model.attention_dropout_rate == 0,
-        f"{setting} passes keys around a ring of devices, which drops no probabilities "
-        f"(attention dropout {model.attention_dropout_rate}); set model.attention_dropout=0",
+        f"{setting} passes keys around a ring of devices, which drops no probabilities (attention dropout "
+        f"{model.attention_dropout_rate}); set model.attention_dropout=0, other dropout stays",
     )
     require(
         model.attention in ("auto", "blocks"),

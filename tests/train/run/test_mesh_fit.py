@@ -115,5 +115,6 @@ def test_what_needs_whole_rows_is_refused_where_devices_share_them(fields, messa
 def test_causal_rows_without_dropout_lie_in_zigzag():
     """Dropout draws for tokens in their order; and where all tokens see all, no order is better."""
     assert in_zigzag(resolved())
+    assert in_zigzag(Experiment())  # before its model's direction is filled in
     assert not in_zigzag(resolved(model=ModelConfig(dropout=0.1, attention_dropout=0.0)))
     assert not in_zigzag(resolved(objective="mlm"))
