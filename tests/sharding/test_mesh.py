@@ -9,16 +9,16 @@ from flaxmill.sharding.mesh import MeshConfig, axis_sizes, describe_free_axis, f
 
 def test_the_free_axis_takes_the_remaining_devices():
     assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "context": 1, "tensor": 1}
-    assert dict(make_mesh(MeshConfig(fsdp=2)).shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert dict(make_mesh(MeshConfig(fsdp=2)).shape) == {"data": 4, "fsdp": 2, "context": 1, "tensor": 1}
     mesh = make_mesh(MeshConfig(data=1, fsdp=None, tensor=2))
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "context": 1, "tensor": 2}
 
 
 def test_axes_come_in_mesh_order_and_are_automatic():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    assert mesh.axis_names == ("data", "fsdp", "tensor")
-    assert mesh.axis_types == (AxisType.Auto,) * 3
-    assert tuple(axis_sizes(MeshConfig(data=2, fsdp=3, tensor=4)).values()) == (2, 3, 4)
+    assert mesh.axis_names == ("data", "fsdp", "context", "tensor")
+    assert mesh.axis_types == (AxisType.Auto,) * 4
+    assert tuple(axis_sizes(MeshConfig(data=2, fsdp=3, tensor=4)).values()) == (2, 3, 1, 4)
 
 
 def test_a_small_mesh_uses_the_first_devices():
@@ -60,7 +60,7 @@ def test_a_job_of_many_processes_must_use_every_device(monkeypatch):
 
 def test_slices_are_the_outer_part_of_data():
     mesh = make_mesh(MeshConfig(data=4, fsdp=2, slices=2))
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "context": 1, "tensor": 1}
     assert list(mesh.devices[:2].flat) == jax.devices()[:4]
 
 
@@ -85,7 +85,8 @@ def test_data_that_slices_do_not_divide_is_refused_with_what_would():
     ],
 )
 def test_a_free_fsdp_axis_takes_at_most_32_tpu_devices_of_a_slice(num_devices, config, sizes):
-    assert tuple(fill_free_axis(config, num_devices, "tpu").values()) == sizes
+    filled = fill_free_axis(config, num_devices, "tpu")
+    assert tuple(filled[axis] for axis in ("data", "fsdp", "tensor")) == sizes
 
 
 def test_a_free_fsdp_axis_takes_all_devices_elsewhere():

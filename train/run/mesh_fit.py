@@ -2,23 +2,26 @@
 
 import math
 from collections.abc import Mapping
-
-import jax
+from typing import TYPE_CHECKING
 
 from flaxmill.data.messages import require
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import AXES
-from flaxmill.sharding.rules import ACTIVATION_RULES
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.table import OBJECTIVES
 
+if TYPE_CHECKING:
+    import jax
 
-def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+
+def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
     """Check that rows, tokens, heads, MLP, vocabulary (once it is known) and width divide over the mesh.
 
     Raises:
       ValueError: naming the size, the mesh axes that do not divide it, and what would.
     """
+    from flaxmill.sharding.rules import ACTIVATION_RULES  # here, so that no config waits for JAX
+
     model, axes = experiment.model, dict.fromkeys(AXES, 1) | dict(mesh.shape)
     row_axes = ACTIVATION_RULES["batch"] or ()
     _check_divides(
@@ -50,12 +53,12 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
 def in_zigzag(experiment: Experiment) -> bool:
     """Whether devices that share a row hold its tokens in zigzag order, which gives causal rows even work.
 
-    Dropout draws for tokens in order.
+    Dropout draws for tokens in order, and a decision on a row looks for its first or last token.
     """
     causal = experiment.model.causal
     if causal is None:  # not resolved yet
         causal = experiment.definition.causal
-    return causal is True and experiment.model.dropout == 0
+    return causal is True and experiment.model.dropout == 0 and not experiment.definition.is_task
 
 
 def _check_context(experiment: Experiment, num_parts: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxmill.sharding.mesh import describe_shape
 from flaxmill.train.checkpoint.damage import load_manifest, read_array
 from flaxmill.train.checkpoint.manifest import DefectError
 from flaxmill.train.experiment import Experiment, from_dict
@@ -208,7 +209,7 @@ def _continues(rows: Sequence[MetricsRow], checkpoint: int) -> ResumeCheck:
 
 
 def _mesh(result: ProofResult) -> str:
-    return " ".join(f"{axis}={size}" for axis, size in result.metadata["mesh"].items())
+    return describe_shape(result.metadata["mesh"])
 
 
 def _title(named: Experiment, trial: Experiment) -> str:

@@ -20,14 +20,14 @@ config = from_dict(json.loads({config!r}))
 RESTARTED_BATCHES = """
 from flaxmill.train import loop
 original = loop.read_ahead
-loop.read_ahead = lambda batches, mesh, first, last, _: original(batches, mesh, first, last, -first)
+loop.read_ahead = lambda *given, **more: original(*given, **more | dict(batch_offset=-given[2]))
 """
 # Another mistake: each process draws its own batches.
 OTHER_EACH_TIME = """
 import time
 from flaxmill.train import loop
 original, shift = loop.read_ahead, time.time_ns() % 1_000_003
-loop.read_ahead = lambda batches, mesh, first, last, _: original(batches, mesh, first, last, shift)
+loop.read_ahead = lambda *given, **more: original(*given, **more | dict(batch_offset=shift))
 """
 
 

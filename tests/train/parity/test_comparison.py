@@ -99,7 +99,10 @@ def test_bfloat16_differs_from_pytorchs_by_less_than_twice_its_rounding(name: st
     model = load_reference(sides.directory, SMALL[name].architecture, "bfloat16")
     theirs = measure_reference(model, batch, gradients=False).outputs["logits"]
     ours = sides.ours.in_precision("bfloat16").outputs(batch)["logits"]
-    assert 0 < np.abs(ours - theirs).max() <= 2 * np.abs(theirs - exact).max()
+    apart, rounding = (np.abs(x).max(-1) for x in (ours - theirs, theirs - exact))
+    # A rounding may send a token to another expert: most tokens say how exact the rest is.
+    of_all = np.max if sides.config.num_experts is None else np.median
+    assert 0 < of_all(apart) <= 2 * of_all(rounding)
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if "rope" in name])
