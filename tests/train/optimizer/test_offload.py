@@ -90,6 +90,21 @@ def test_a_step_that_is_not_finite_leaves_moments_as_they_were():
     jax.tree.map(np.testing.assert_array_equal, kept, state)
 
 
+def test_a_step_on_a_bad_batch_saves_no_moments_on_the_host():
+    """The step tells the optimizer, which alone sees the old ones."""
+
+    def poisoned(seed):
+        rows = random_rows(seed)
+        return rows | {"weights": rows["weights"] * np.float32("nan" if seed == 1 else 1)}
+
+    settings = OptimizerConfig(offload=True)
+    before = take_steps(tiny_model(), settings, 1, mesh=MESH, make_rows=poisoned).after
+    taken = take_steps(tiny_model(), settings, 2, mesh=MESH, make_rows=poisoned)
+    assert [step["skipped"] for step in taken.metrics] == [False, True]
+    jax.tree.map(np.testing.assert_array_equal, taken.after.optimizer, before.optimizer)
+    jax.tree.map(np.testing.assert_array_equal, taken.after.params, before.params)
+
+
 def test_low_moments_of_each_layer_are_rounded_by_draws_of_their_own():
     params = {"layers": {"mlp": {"up": {"kernel": jnp.full((3, 8, 64), 0.5)}}}}
     optimizer = make_optimizer(OptimizerConfig(offload=True, beta2=0.999, moment_dtype="bfloat16"), params)
