@@ -21,10 +21,16 @@ PACKAGE = "flaxmill.configs"
 
 
 def list_configs() -> dict[str, str]:
-    """{name: first line of its docstring} for every file in configs/, without running any."""
+    """{name: first line of its docstring} for every file in configs/ and its rooms, without running any."""
+    return {name: _summary(module) for name, module in config_modules().items()}
+
+
+def config_modules() -> dict[str, str]:
+    """{name: module} for every file in configs/ and its rooms; the name does not say the room."""
     package = importlib.import_module(PACKAGE)
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    return {name: _summary(name) for name in names}
+    found = pkgutil.walk_packages(package.__path__, f"{PACKAGE}.")
+    modules = {module.name.rpartition(".")[2]: module.name for module in found if not module.ispkg}
+    return dict(sorted(modules.items()))
 
 
 def load_config(name_or_path: str) -> Experiment:
@@ -35,14 +41,14 @@ def load_config(name_or_path: str) -> Experiment:
     """
     if name_or_path.endswith(".py") or "/" in name_or_path:
         return _load_file(local_path(name_or_path, "CONFIG"))
-    names = [module.name for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__)]
-    if name_or_path not in names:
-        question = did_you_mean(name_or_path.replace("-", "_").lower(), names)
+    modules = config_modules()
+    if name_or_path not in modules:
+        question = did_you_mean(name_or_path.replace("-", "_").lower(), list(modules))
         raise ValueError(
             f"unknown config {name_or_path!r}; {question + ' ' if question else ''}"
             "`flaxmill configs` lists them, and a path ends in .py"
         )
-    return importlib.import_module(f"{PACKAGE}.{name_or_path}").config
+    return importlib.import_module(modules[name_or_path]).config
 
 
 def run_definitions(name_or_path: str | None) -> None:
@@ -74,8 +80,8 @@ def _run_dir(arguments: list[str]) -> Path | None:
     return None
 
 
-def _summary(name: str) -> str:
-    spec = importlib.util.find_spec(f"{PACKAGE}.{name}")
+def _summary(module: str) -> str:
+    spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
     docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))

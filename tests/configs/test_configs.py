@@ -12,7 +12,7 @@ from flaxmill.train.experiment import Experiment, flatten
 from flaxmill.train.named_configs import list_configs, load_config
 from flaxmill.train.resolution import resolve
 
-FILES = sorted((Path(__file__).resolve().parents[2] / "configs").glob("[a-z]*.py"))
+FILES = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("[a-z]*.py"))
 
 
 class Specials:

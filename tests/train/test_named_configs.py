@@ -3,7 +3,13 @@ import sys
 
 import pytest
 
-from flaxmill.train.named_configs import DEFAULT_CONFIG, list_configs, load_config, take_config
+from flaxmill.train.named_configs import (
+    DEFAULT_CONFIG,
+    config_modules,
+    list_configs,
+    load_config,
+    take_config,
+)
 
 
 def test_default_config_is_listed():
@@ -42,7 +48,7 @@ HEAVY = (
 
 def test_no_config_waits_for_jax_or_what_brings_it():
     """The code that parses and refuses flags does not wait for them either."""
-    modules = [f"flaxmill.configs.{name}" for name in list_configs()]
+    modules = list(config_modules().values())
     modules += [
         "flaxmill.train.commands.train_command",
         "flaxmill.train.verify_resume.trial",

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from flaxmill.configs import gpt2_124m, llama3_8b, mixtral_8x7b
+from flaxmill.configs import gpt2_124m, llama3_8b
+from flaxmill.configs.experts import mixtral_8x7b
 from flaxmill.model import abstract_params, logical_axes
 from flaxmill.model.params import flatten, group_of
 from flaxmill.sharding.mesh import MeshConfig
