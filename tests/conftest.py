@@ -7,10 +7,13 @@ import importlib.metadata
 import os
 import tempfile
 
+from flaxmill.sharding.processes.processor import spare_threads
+
 _ON_GPU = os.environ.get("JAX_PLATFORMS", "").startswith(("cuda", "gpu"))
 if not _ON_GPU:
     os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+spare_threads(os.environ)
 _CACHE = tempfile.TemporaryDirectory(prefix="flaxmill-tests-")
 os.environ["FLAXMILL_CACHE"] = _CACHE.name
 # LLVM does less work, and fusions are plain loops: the same programs compile in a quarter of the time.

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
+from flaxmill.sharding.processes.processor import spare_threads
 from flaxmill.sharding.processes.stop_signal import EXIT_BY_SIGNAL, StopSignal
 from flaxmill.train.commands.terminal import plain_logging, take_streams, write_failure
 from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, RunError
@@ -123,6 +124,7 @@ def _run_command(arguments: list[str], is_program: bool) -> int:
     if command not in COMMANDS:
         raise ValueError(_unknown_command(command))
     choose_platform()
+    spare_threads(os.environ)
     if command == "train":
         return _train(rest, is_program)
     # The commands import JAX and more; help and mistakes need not wait for that.

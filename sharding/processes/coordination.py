@@ -19,7 +19,7 @@ from jax._src import distributed  # the key-value store that all processes share
 from flaxmill.sharding.processes.door import Reader, Writer
 from flaxmill.sharding.processes.greetings import TOKEN, GreetedJob, Member
 from flaxmill.sharding.processes.launch import Environment, Launch, find_launch, split_address
-from flaxmill.sharding.processes.processor import count_threads, limit_threads
+from flaxmill.sharding.processes.processor import count_threads, limit_threads, spare_threads
 from flaxmill.sharding.processes.relay import Connect, Relay
 from flaxmill.sharding.processes.rendezvous import Guest, Host, MeetingStoppedError
 
@@ -221,6 +221,7 @@ def take_equal_threads(say: Callable[[str], None]) -> None:
     counts = [int(text) for text in texts_of_all(str(count_threads(os.environ)))]
     least, most = min(counts), max(counts)
     if least == most:
+        spare_threads(os.environ, len(counts))
         return
     limit_threads(os.environ, least)
     if any_process(count_threads(os.environ) > least):

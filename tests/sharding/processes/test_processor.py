@@ -3,7 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from flaxmill.sharding.processes.processor import count_threads, limit_threads, processor_kind
+from flaxmill.sharding.processes.processor import (
+    count_threads,
+    limit_threads,
+    processor_kind,
+    spare_threads,
+)
 
 
 @pytest.fixture
@@ -42,6 +47,25 @@ def test_a_limit_is_what_is_counted_then(four_cores: None) -> None:
     environ = {"NPROC": "3"}
     limit_threads(environ, 2)
     assert count_threads(environ) == 2
+
+
+def test_devices_that_wait_for_each_other_have_threads_to_wait_in(four_cores: None) -> None:
+    environ = {"JAX_NUM_CPU_DEVICES": "8"}
+    spare_threads(environ)
+    assert int(environ["PJRT_NPROC"]) >= 8 * 8
+    assert count_threads(environ) == 4  # programs are divided as before
+    of_a_job: dict[str, str] = {}
+    spare_threads(of_a_job, num_processes=2)
+    assert int(of_a_job["PJRT_NPROC"]) >= 8
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"JAX_NUM_CPU_DEVICES": "1"}, {"JAX_NUM_CPU_DEVICES": "8", "NPROC": "2"}]
+)
+def test_one_device_and_a_user_s_own_number_stay_as_they_are(environ: dict[str, str]) -> None:
+    before = dict(environ)
+    spare_threads(environ)
+    assert environ == before
 
 
 X86 = "vendor_id: A\nmodel name: {model}\ncpu MHz: {mhz}\nflags: fpu sse{more}\n"
