@@ -1,10 +1,10 @@
 """What a device does with its own rows: it gathers the weights that it needs, and gives back gradients.
 
-The loss of a step runs inside `on_local_rows`. There the axes `data`, `fsdp` and `context` are the program's
-own: an array is what one device holds of it, and nothing is sent but by the functions of this file and of
-local_tokens.py. Gathers and reductions have the dtype, the place and the number that are written here,
-whatever compiler comes after. The axis `tensor` stays the compiler's, which divides the work by the table of
-rules.py.
+The loss of a step runs inside `on_local_rows`. There the axes `data`, `fsdp`, `expert` and `context` are
+the program's own: an array is what one device holds of it, and nothing is sent but by the functions of this
+file, of local_tokens.py and of local_experts.py. Gathers and reductions have the dtype, the place and the
+number that are written here, whatever compiler comes after. The axis `tensor` stays the compiler's, which
+divides the work by the table of rules.py.
 """
 
 import contextlib
@@ -88,12 +88,13 @@ def gradient_dtype(x: jax.Array) -> Any:
 
 
 def gather(shard: jax.Array, axes: LogicalAxes, dtype: Any) -> jax.Array:
-    """A weight as its products need it: in the compute dtype, and whole along the axes of the rows.
+    """A weight as its products need it: in the compute dtype, and whole along the axes of the rows,
+    of experts the device's own.
 
     It takes no gradient: a product gives the gradient to the shard, by `scatter`.
     """
     x = jax.lax.stop_gradient(shard).astype(dtype)
-    for dim, name in _split_dims(axes):
+    for dim, name in _gathered_dims(axes):
         whole = functools.partial(all_gather, name=name, dim=dim)
         x = _on_shards(whole, axes)(x)
     return x
@@ -105,14 +106,17 @@ def scatter(gradient: jax.Array, axes: LogicalAxes) -> jax.Array:
     It is summed over the devices that hold the other shards, and not yet over those that hold the same one:
     `sum_gradients` does that once a step.
     """
-    for dim, name in _split_dims(axes):
+    for dim, name in _gathered_dims(axes):
         share = functools.partial(reduce_scatter, name=name, dim=dim)
         gradient = _on_shards(share, axes)(gradient)
     return gradient
 
 
 def sum_gradients(gradients: Any, axes: Any) -> Any:
-    """Gradients summed over the devices that hold the same shards of weights with these logical axes."""
+    """Gradients summed over the devices that hold the same shards of weights with these logical axes.
+
+    Those of experts are complete over the axis that divides them: its rows have come to them.
+    """
     mesh = jax.sharding.get_abstract_mesh()
 
     def sum_one(gradient: jax.Array, axes: LogicalAxes) -> jax.Array:
@@ -151,6 +155,11 @@ def _split_dims(axes: LogicalAxes) -> Sequence[tuple[int, str]]:
     """The dimensions of a weight that are split along the axes of the rows, here, and the axis of each."""
     own = _own(jax.sharding.get_abstract_mesh())
     return [(dim, name) for dim, axis in enumerate(axes) for name in _split_names(axis, own)]
+
+
+def _gathered_dims(axes: LogicalAxes) -> Sequence[tuple[int, str]]:
+    """The dimensions of a weight that a device has whole when it computes, and how they are split else."""
+    return [(dim, name) for dim, name in _split_dims(axes) if axes[dim] != "experts"]
 
 
 def _own(mesh: AbstractMesh) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jax.sharding import Mesh
 
-AXES = ("data", "fsdp", "context", "tensor")
+AXES = ("data", "fsdp", "expert", "context", "tensor")
 """The axes of a mesh in their order: those that send least come first, over the slowest wires."""
 
 _USUAL = ("data", "fsdp", "tensor")
@@ -31,6 +31,9 @@ class MeshConfig:
     32 or less."""
     tensor: int | None = 1
     """Shards of heads, MLP and vocabulary within a layer."""
+    expert: int | None = 1
+    """Groups into which a layer's experts are divided, each on other devices; also splits the rows, which are
+    sent to the experts that they need. Other weights are whole in each group."""
     context: int | None = 1
     """Parts of each row, whose tokens attend to each other across devices: for rows too long for one."""
     slices: int = 1

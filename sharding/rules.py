@@ -15,6 +15,7 @@ LogicalAxes = Sequence[str | None]
 # The axes of a mesh:
 #   data    each device has other rows, and all parameters; gradients are summed over it
 #   fsdp    each device has other rows too, and a part of the parameters, gathered before each use
+#   expert  each device has other rows too, and other experts of each layer: rows go to the experts they need
 #   context each device has other tokens of the same rows, and all parameters; gradients are summed over it
 #   tensor  each device computes a part of every layer: some heads, some of the MLP, some of the vocabulary
 
@@ -26,15 +27,15 @@ PARAMETER_RULES: Mapping[str, MeshAxes] = {
     "kv_heads": "tensor",  # with its queries
     "head_dim": None,  # a head is whole
     "mlp": "tensor",  # each hidden unit is computed by itself; the second product sums them
-    "experts": None,  # a device has all experts
-    "expert_mlp": "tensor",  # and some hidden units of each
+    "experts": "expert",  # never gathered: rows are sent to them (local_experts.py)
+    "expert_mlp": "tensor",  # some hidden units of each
     "positions": None,  # a table of positions is small
     "segments": None,  # as is one of segments
     "features": None,  # small vectors and second dimensions that stay whole
 }
 
 ACTIVATION_RULES: Mapping[str, MeshAxes] = {
-    "batch": ("data", "fsdp"),  # both axes have rows of their own
+    "batch": ("data", "fsdp", "expert"),  # all three have rows of their own
     "row_tokens": "context",  # of a batch; whoever computes with parts of rows knows it (`local_rows.py`)
     "tokens": None,  # else a row is whole: every token may attend to every other
     "residual_tokens": None,  # between blocks; `tensor` splits them there inside `splits_residual`

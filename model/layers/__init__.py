@@ -9,6 +9,7 @@ mlp                  the feed-forward half of a layer
 moe                  experts in place of it
 router               which experts a token goes to, and how evenly
 expert_slots         tokens sorted by expert
+expert_exchange      tokens and experts on different devices
 norms                layer normalisation and RMS normalisation
 tables               vectors by their ids: look-up, gathering and gradients
 embeddings           tokens, learned positions and segments

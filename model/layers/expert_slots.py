@@ -18,6 +18,15 @@ rounded up to whole blocks. buffers: each expert has as many."""
 MOST_BLOCK_ROWS = 512
 
 
+class Groups(NamedTuple):
+    """Which slots belong to which expert; neither is given: each expert has as many."""
+
+    sizes: jax.Array | None = None
+    """[E], ragged: the slots of each expert; those after them are empty."""
+    experts: jax.Array | None = None
+    """[N], blocks: the expert of each block."""
+
+
 class Slots(NamedTuple):
     """Where each choice of a token is computed. A number past the end stands for none."""
 
@@ -27,23 +36,23 @@ class Slots(NamedTuple):
     """[S]: the choice of each slot, counted through all tokens: token * k + choice."""
     places: jax.Array
     """[M,k]: the slot of each choice."""
-    sizes: jax.Array | None = None
-    """[E], ragged: the slots of each expert; those after them are empty."""
-    experts: jax.Array | None = None
-    """[N], blocks: the expert of each block."""
+    groups: Groups = Groups()
 
 
-def make_slots(experts_BTk: jax.Array, num_experts: int, capacity: float | None) -> Slots:
-    """Slots for the choices of tokens; E is the expert of none. `capacity` is `model.expert_capacity`."""
+def make_slots(experts_BTk: jax.Array, num_experts: int, capacity: int | None) -> Slots:
+    """Slots for the choices of tokens; E is the expert of none. `capacity` is that of `buffer_slots`."""
     if capacity is not None:
-        return buffer_slots(experts_BTk, num_experts, row_capacity(experts_BTk.shape, num_experts, capacity))
+        return buffer_slots(experts_BTk, num_experts, capacity)
     # XLA:CPU computes a ragged product as one of all rows with every expert.
     make = block_slots if platform() == "cpu" else ragged_slots
     return make(experts_BTk, num_experts)
 
 
-def row_capacity(shape: tuple[int, ...], num_experts: int, capacity: float) -> int:
-    """The most tokens of one row that an expert takes, for choices of this shape [B,T,k]."""
+def row_capacity(shape: tuple[int, ...], num_experts: int, capacity: float | None) -> int | None:
+    """The most tokens of one row that an expert takes, for choices of this shape [B,T,k] among all experts
+    of a layer. `capacity` is `model.expert_capacity`; None: experts take all that come."""
+    if capacity is None:
+        return None
     return min(shape[1], math.ceil(capacity * shape[1] * shape[2] / num_experts))
 
 
@@ -54,7 +63,7 @@ def ragged_slots(experts_BTk: jax.Array, num_experts: int) -> Slots:
     starts_E = jnp.cumsum(sizes_E) - sizes_E
     slots_P = starts_E.at[experts_P].get(mode="fill", fill_value=len(experts_P)) + ranks_P
     slots_P = jnp.where(experts_P < num_experts, slots_P, len(experts_P))
-    return _slots(experts_BTk, slots_P, len(experts_P), sizes=sizes_E)
+    return _slots(experts_BTk, slots_P, len(experts_P), Groups(sizes=sizes_E))
 
 
 def block_slots(experts_BTk: jax.Array, num_experts: int) -> Slots:
@@ -68,7 +77,8 @@ def block_slots(experts_BTk: jax.Array, num_experts: int) -> Slots:
     starts_P = (ends_E - blocks_E).at[experts_P].get(mode="fill", fill_value=num_blocks) * rows
     slots_P = jnp.where(experts_P < num_experts, starts_P + ranks_P, num_blocks * rows)
     experts_N = jnp.searchsorted(ends_E, jnp.arange(num_blocks), side="right")
-    return _slots(experts_BTk, slots_P, num_blocks * rows, experts=jnp.minimum(experts_N, num_experts - 1))
+    groups = Groups(experts=jnp.minimum(experts_N, num_experts - 1))
+    return _slots(experts_BTk, slots_P, num_blocks * rows, groups)
 
 
 def buffer_slots(experts_BTk: jax.Array, num_experts: int, capacity: int) -> Slots:
@@ -87,7 +97,7 @@ def buffer_slots(experts_BTk: jax.Array, num_experts: int, capacity: int) -> Slo
     num_slots = num_experts * num_rows * capacity
     slots_BkT = (experts_BkT * num_rows + rows_B11) * capacity + ranks_BkT
     slots_BkT = jnp.where(has_expert_BkT & (ranks_BkT < capacity), slots_BkT, num_slots)
-    return _slots(experts_BTk, slots_BkT.swapaxes(1, 2).reshape(-1), num_slots)
+    return _slots(experts_BTk, slots_BkT.swapaxes(1, 2).reshape(-1), num_slots, Groups())
 
 
 @jax.custom_vjp
@@ -113,11 +123,11 @@ def of_slots(values_Mk: jax.Array, slots: Slots) -> jax.Array:
     return values_Mk.reshape(-1).at[slots.choices].get(mode="fill", fill_value=0)
 
 
-def _slots(experts_BTk: jax.Array, slots_P: jax.Array, num_slots: int, **groups: jax.Array) -> Slots:
+def _slots(experts_BTk: jax.Array, slots_P: jax.Array, num_slots: int, groups: Groups) -> Slots:
     k = experts_BTk.shape[-1]
     choices_S = jnp.full(num_slots, len(slots_P), jnp.int32)
     choices_S = choices_S.at[slots_P].set(jnp.arange(len(slots_P), dtype=jnp.int32), mode="drop")
-    return Slots(choices_S // k, choices_S, slots_P.reshape(-1, k), **groups)
+    return Slots(choices_S // k, choices_S, slots_P.reshape(-1, k), groups)
 
 
 def _ranks(groups_P: jax.Array, num_groups: int) -> tuple[jax.Array, jax.Array]:

@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layers.dtypes import sum_dtype
-from flaxmill.model.layers.expert_slots import collect, make_slots, of_slots, spread
+from flaxmill.model.layers.expert_exchange import run_experts, run_own_experts
+from flaxmill.model.layers.expert_slots import Groups
 from flaxmill.model.layers.initializers import Initializer, kernel_initializer, make_parameter
 from flaxmill.model.layers.mlp import MLP, activation
 from flaxmill.model.layers.router import Router, Routing, RoutingSums
+from flaxmill.sharding.local_experts import num_groups
 from flaxmill.sharding.local_rows import gather, gradient_dtype, scatter
 from flaxmill.sharding.rules import (
     ACTIVATION_RULES,
@@ -78,89 +80,112 @@ class MixtureOfExperts(nnx.Module):
     def _routed(self, x_BTD: jax.Array, routing: Routing) -> jax.Array:
         shards = {"up": self.up.kernel[...], "down": self.down.kernel[...]}
         shards |= {} if self.gate is None else {"gate": self.gate.kernel[...]}
-        kernels = {
-            name: Kernel(gather(shard, _AXES[name], x_BTD.dtype), shard) for name, shard in shards.items()
+        given = {
+            name: _Shards(gather(shard, _AXES[name], x_BTD.dtype), shard) for name, shard in shards.items()
         }
-        run = functools.partial(_run_experts, self.config, x_BTD.dtype)
-        return _on_devices(run, x_BTD, routing, kernels).astype(x_BTD.dtype)
+        run = functools.partial(_run, self.config, x_BTD.dtype)
+        return _on_devices(run, x_BTD, routing, given).astype(x_BTD.dtype)
 
 
 class Kernel(NamedTuple):
-    """The matrices of one projection as its products need them."""
+    """The matrices of one projection as its products need them, of the device's own experts."""
 
     whole: jax.Array
     """In the compute dtype, and whole along the model's width. It takes no gradient."""
+    gradient: jax.Array
+    """Zeros like `whole`, which take its gradient in the dtype that is sent. Products do not read them."""
+
+
+class _Shards(NamedTuple):
+    """A projection on its way into the program of a device."""
+
+    whole: jax.Array
     shard: jax.Array
-    """What a device holds of the parameter. It takes the gradient."""
-
-
-Kernels = dict[str, Kernel]
+    """What a device holds of the parameter."""
 
 
 def _on_devices(
-    run: Callable[..., jax.Array], x_BTD: jax.Array, routing: Routing, kernels: Kernels
+    run: Callable[..., jax.Array], x_BTD: jax.Array, routing: Routing, shards: dict[str, _Shards]
 ) -> jax.Array:
-    """`run` on the rows of each device, with its hidden units of every expert; their sum over hidden units.
+    """`run` on the rows of each device, with its hidden units of its experts; their sum over hidden units.
 
     Products of groups are not left to the compiler, which would not know how to divide them.
     """
     mesh = jax.sharding.get_abstract_mesh()
     free = {name for name, size in mesh.shape.items() if size > 1 and is_free(name, mesh)}
     if not free:
-        return run(x_BTD, routing, kernels)
+        return run(x_BTD, routing, shards)
     rows = partition_spec(("batch", "tokens", None), ACTIVATION_RULES, mesh)
-    if len(x_BTD) % num_shards(rows[0], mesh):
-        rows = PartitionSpec(None, *rows[1:])
-    hidden = mesh_axes("expert_mlp", PARAMETER_RULES, mesh)
-    specs_of: Any = Kernel  # a tree of specs has the form of its arrays
-    of_kernels = {
+    parts_over = _names("expert_mlp", mesh)
+    if len(x_BTD) % num_shards(rows[0], mesh):  # all devices have all rows
+        rows, parts_over = PartitionSpec(None, *rows[1:]), parts_over + _names("experts", mesh)
+        run = functools.partial(run, same_rows=True)
+    specs_of: Any = _Shards  # a tree of specs has the form of its arrays
+    of_shards = {
         name: specs_of(
-            PartitionSpec(*(hidden if axis == "expert_mlp" else None for axis in _AXES[name])),
+            PartitionSpec(*(None if axis == "embed" else _names(axis, mesh) for axis in _AXES[name])),
             partition_spec(_AXES[name], PARAMETER_RULES, mesh),
         )
-        for name in kernels
+        for name in shards
     }
-    # The gradient of x is summed over `hidden` in its dtype, which XLA:CPU cannot do in bfloat16.
+    # The gradient of x is summed over hidden units in its dtype, which XLA:CPU cannot do in bfloat16.
     wide_BTD = x_BTD.astype(sum_dtype(x_BTD)) if platform() == "cpu" else x_BTD
     of_parts = jax.shard_map(
         lambda *given: run(*given)[None].astype(wide_BTD.dtype),
-        in_specs=(rows, rows, of_kernels),
-        out_specs=PartitionSpec(hidden, *rows),
+        in_specs=(rows, rows, of_shards),
+        out_specs=PartitionSpec(parts_over, *rows),
         axis_names=free,
         check_vma=False,  # the parts are summed below
     )
-    parts = of_parts(wide_BTD, routing, kernels)
+    parts = of_parts(wide_BTD, routing, shards)
     # Unlike `sum`, this stays in the dtype of the parts, in which devices then send them.
     y_BTD = jax.lax.reduce(parts, np.zeros((), parts.dtype), jax.lax.add, (0,))
     return constrain(y_BTD, "batch", "tokens", None)
 
 
-def _run_experts(
-    config: ModelConfig, dtype: jnp.dtype, x_BTD: jax.Array, routing: Routing, kernels: Kernels
+def _names(axis: str, mesh: AbstractMesh) -> tuple[str, ...]:
+    """The mesh axes that the compiler splits a parameter's dimension along."""
+    name = mesh_axes(axis, PARAMETER_RULES, mesh)
+    assert name is None or isinstance(name, str)
+    return () if name is None else (name,)
+
+
+def _run(
+    config: ModelConfig,
+    dtype: jnp.dtype,
+    x_BTD: jax.Array,
+    routing: Routing,
+    shards: dict[str, _Shards],
+    same_rows: bool = False,
 ) -> jax.Array:
-    """[B,T,D]: the weighted sum of the outputs of each token's experts."""
+    """[B,T,D]: the weighted sum of the outputs of each token's experts; `same_rows`: of the device's own."""
     assert config.num_experts is not None
-    act = activation(config.activation)
-    slots = make_slots(routing.experts, config.num_experts, config.expert_capacity)
-    groups = Groups(slots.sizes, slots.experts)
-    x_SD = spread(x_BTD.astype(dtype).reshape(-1, x_BTD.shape[-1]), slots)
-    up_SF = checkpoint_name(expert_product(x_SD, kernels["up"], WIDEN, groups), "mlp_up")
+    run = run_own_experts if same_rows and num_groups() > 1 else run_experts
+    kernels = {
+        name: Kernel(whole, _take_gradient(_Static(_AXES[name], shard.dtype), whole, shard))
+        for name, (whole, shard) in shards.items()
+    }
+    compute = functools.partial(_compute, activation(config.activation), kernels)
+    return run(compute, x_BTD.astype(dtype), routing, config.num_experts, config.expert_capacity)
+
+
+def _compute(
+    act: Callable[[jax.Array], jax.Array],
+    kernels: dict[str, Kernel],
+    x_SD: jax.Array,
+    weights_S: jax.Array,
+    groups: Groups,
+) -> jax.Array:
+    """[S,D]: the weighted output of each slot's expert."""
+    up_SF = checkpoint_name(_product(x_SD, groups, *kernels["up"]), "mlp_up")
     if "gate" in kernels:
-        gate_SF = checkpoint_name(expert_product(x_SD, kernels["gate"], WIDEN, groups), "mlp_gate")
+        gate_SF = checkpoint_name(_product(x_SD, groups, *kernels["gate"]), "mlp_gate")
         hidden_SF = act(gate_SF) * up_SF
     else:
         hidden_SF = act(up_SF)
     # Weighted before the last product, so that its result need not be kept for the weights' gradient.
-    weights_S = of_slots(routing.weights, slots)
-    hidden_SF = checkpoint_name((hidden_SF * weights_S[:, None]).astype(dtype), "mlp_hidden")
-    return collect(expert_product(hidden_SF, kernels["down"], NARROW, groups), slots).reshape(x_BTD.shape)
-
-
-class Groups(NamedTuple):
-    """Which slots belong to which expert, as `Slots` has it; neither: each expert has as many."""
-
-    sizes: jax.Array | None
-    experts: jax.Array | None
+    hidden_SF = checkpoint_name((hidden_SF * weights_S[:, None]).astype(x_SD.dtype), "mlp_hidden")
+    return _product(hidden_SF, groups, *kernels["down"])
 
 
 class _Static(NamedTuple):
@@ -168,34 +193,40 @@ class _Static(NamedTuple):
     parameter_dtype: np.dtype
 
 
-def expert_product(x_SD: jax.Array, kernel: Kernel, axes: LogicalAxes, groups: Groups) -> jax.Array:
-    """[S,F]: each slot times the matrix of its expert. The gradient goes to the shard, as in `dense`.
-
-    Slots after the last group hold anything.
-    """
-    return _product(_Static(tuple(axes), kernel.shard.dtype), x_SD, groups, *kernel)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(
-    static: _Static, x_SD: jax.Array, groups: Groups, whole_EDF: jax.Array, shard: jax.Array
-) -> jax.Array:
-    del static, shard  # is here for its gradient
+def _take_gradient(static: _Static, whole_EDF: jax.Array, shard: jax.Array) -> jax.Array:
+    """Zeros whose gradient goes to the shard: once, where products are repeated in chunks."""
+    del static, shard
+    return jnp.zeros(whole_EDF.shape, gradient_dtype(whole_EDF))
+
+
+def _take_gradient_forward(static: _Static, whole_EDF: jax.Array, shard: jax.Array):
+    return _take_gradient(static, whole_EDF, shard), whole_EDF
+
+
+def _take_gradient_backward(static: _Static, whole_EDF: jax.Array, dw_EDF: jax.Array):
+    return jnp.zeros_like(whole_EDF), scatter(dw_EDF, static.axes).astype(static.parameter_dtype)
+
+
+_take_gradient.defvjp(_take_gradient_forward, _take_gradient_backward)
+
+
+@jax.custom_vjp
+def _product(x_SD: jax.Array, groups: Groups, whole_EDF: jax.Array, gradient_EDF: jax.Array) -> jax.Array:
+    """[S,F]: each slot times the matrix of its expert. Slots after the last group hold anything."""
+    del gradient_EDF  # is here to take the gradient
     return _multiply(x_SD, whole_EDF, groups)
 
 
-def _product_forward(
-    static: _Static, x_SD: jax.Array, groups: Groups, whole_EDF: jax.Array, shard: jax.Array
-):
-    return _product(static, x_SD, groups, whole_EDF, shard), (x_SD, groups, whole_EDF)
+def _product_forward(x_SD: jax.Array, groups: Groups, whole_EDF: jax.Array, gradient_EDF: jax.Array):
+    return _product(x_SD, groups, whole_EDF, gradient_EDF), (x_SD, groups, whole_EDF)
 
 
-def _product_backward(static: _Static, saved: tuple[jax.Array, Groups, jax.Array], g_SF: jax.Array):
+def _product_backward(saved: tuple[jax.Array, Groups, jax.Array], g_SF: jax.Array):
     x_SD, groups, whole_EDF = saved
     dx_SD = _multiply(g_SF, whole_EDF.swapaxes(1, 2), groups)
     dw_EDF = _multiply_transposed(x_SD, g_SF, groups, len(whole_EDF), gradient_dtype(x_SD))
-    dshard = scatter(dw_EDF, static.axes).astype(static.parameter_dtype)
-    return dx_SD, None, jnp.zeros_like(whole_EDF), dshard
+    return dx_SD, None, jnp.zeros_like(whole_EDF), dw_EDF
 
 
 _product.defvjp(_product_forward, _product_backward)

@@ -14,7 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import period_length
 from flaxmill.model.layers.attention import LEAST_TOKENS_FOR_BLOCKS
-from flaxmill.model.layers.expert_slots import make_slots
+from flaxmill.model.layers.expert_slots import make_slots, row_capacity
 from flaxmill.model.stack import Stack
 
 TOKENS, ENCODED = 127, 113
@@ -86,9 +86,8 @@ def _num_slots(model: ModelConfig, platform: str) -> int | None:
         return None
     choices = jax.ShapeDtypeStruct((1, TOKENS, model.experts_per_token), jnp.int32)
     with jax.sharding.use_abstract_mesh(_one_device(platform)):
-        slots = jax.eval_shape(
-            lambda x: make_slots(x, model.num_experts or 0, model.expert_capacity), choices
-        )
+        capacity = row_capacity(choices.shape, model.num_experts, model.expert_capacity)
+        slots = jax.eval_shape(lambda x: make_slots(x, model.num_experts or 0, capacity), choices)
     return len(slots.tokens)
 
 

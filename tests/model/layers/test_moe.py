@@ -74,7 +74,7 @@ def split(config):
     ids=["normalised", "not normalised", "not gated, one expert"],
 )
 def test_each_form_equals_all_tokens_times_all_experts(form, changes, monkeypatch):
-    monkeypatch.setattr("flaxmill.model.layers.moe.make_slots", FORMS[form])
+    monkeypatch.setattr("flaxmill.model.layers.expert_exchange.make_slots", FORMS[form])
     config, (x_BTD, is_real_BT, _) = config_of(**changes), inputs()
     merge, params = split(config)
     expected = value_and_gradients(lambda p, x: dense_reference(config, p, x, is_real_BT), params, x_BTD)
