@@ -28,6 +28,7 @@ from flaxmill.sharding.rules import (
     PARAMETER_RULES,
     LogicalAxes,
     constrain,
+    divides_work,
     is_free,
     mesh_axes,
     num_shards,
@@ -112,9 +113,9 @@ def _on_devices(
     Products of groups are not left to the compiler, which would not know how to divide them.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    free = {name for name, size in mesh.shape.items() if size > 1 and is_free(name, mesh)}
-    if not free:
+    if not divides_work(mesh):
         return run(x_BTD, routing, shards)
+    free = {name for name in mesh.shape if is_free(name, mesh)}
     rows = partition_spec(("batch", "tokens", None), ACTIVATION_RULES, mesh)
     parts_over = _names("expert_mlp", mesh)
     if len(x_BTD) % num_shards(rows[0], mesh):  # all devices have all rows

@@ -30,9 +30,14 @@ def test_parameters_are_split_over_fsdp_and_tensor_and_copied_over_data(mesh):
     assert partition_spec(("vocab", "embed"), PARAMETER_RULES, mesh) == PartitionSpec("tensor", "fsdp")
 
 
-def test_rows_are_split_over_data_and_fsdp(mesh):
+def test_rows_are_split_over_data_fsdp_and_expert(mesh):
     spec = partition_spec(("batch", "tokens", None), ACTIVATION_RULES, mesh)
-    assert spec == PartitionSpec(("data", "fsdp"), None, None)
+    assert spec == PartitionSpec(("data", "fsdp", "expert"), None, None)
+
+
+def test_experts_lie_on_devices_of_their_own(mesh):
+    spec = partition_spec(("layers", "experts", "embed", "expert_mlp"), PARAMETER_RULES, mesh)
+    assert spec == PartitionSpec(None, "expert", "fsdp", "tensor")
 
 
 def test_mesh_axes_that_the_mesh_lacks_are_left_out():

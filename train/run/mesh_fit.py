@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
-    """Check that rows, tokens, heads, MLP, vocabulary (once it is known) and width divide over the mesh.
+    """Check that rows, tokens, heads, MLP, experts, vocabulary (once it is known) and width divide over the
+    mesh.
 
     Raises:
       ValueError: naming the size, the mesh axes that do not divide it, and what would.
@@ -27,8 +28,16 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
     _check_divides(
         "batch_size",
         experiment.batch_size,
-        {"accumulate": experiment.accumulate, **{f"mesh.{axis}": axes[axis] for axis in row_axes}},
+        {"accumulate": experiment.accumulate}
+        | {f"mesh.{axis}": axes[axis] for axis in row_axes if axis != "expert" or axes[axis] > 1},
     )
+    if axes["expert"] > 1:
+        require(
+            model.num_experts is not None,
+            f"mesh.expert={axes['expert']} divides experts over devices, but model.num_experts is None: set "
+            "it, or use mesh.expert=1",
+        )
+        _check_divides("model.num_experts", model.num_experts or 0, {"mesh.expert": axes["expert"]})
     for name, size in (
         ("model.num_heads", model.num_heads),
         ("model.num_kv_heads", model.kv_heads),

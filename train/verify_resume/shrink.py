@@ -26,7 +26,10 @@ def shrink(experiment: Experiment, meshes: Sequence[dict[str, int]]) -> Experime
     """
     tensor = math.lcm(*(axes["tensor"] for axes in meshes))
     fsdp = math.lcm(*(axes["fsdp"] for axes in meshes))
-    shards = math.lcm(*(experiment.accumulate * axes["data"] * axes["fsdp"] for axes in meshes))
+    row_axes = ("data", "fsdp", "expert")
+    shards = math.lcm(
+        *(experiment.accumulate * math.prod(axes.get(axis, 1) for axis in row_axes) for axes in meshes)
+    )
     rows = shards * -(-MIN_ROWS // shards)
     length = min(experiment.data.sequence_length, MAX_SEQUENCE_LENGTH)
     try:

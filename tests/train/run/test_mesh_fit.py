@@ -47,6 +47,21 @@ def resolved(**fields: Any) -> Experiment:
             r"model.expert_capacity=1.5 is by whole rows; use mesh.context=1, or None",
         ),
         (
+            {"data": 1, "expert": 4},
+            {"model": ModelConfig(num_experts=6)},
+            "model.num_experts=6 does not divide over mesh.expert=4; use a multiple of 4",
+        ),
+        (
+            {"data": 2, "expert": 4},
+            {"model": ModelConfig(num_experts=8), "batch_size": 12},
+            r"batch_size=12 .* mesh.expert = 1 \* 2 \* 1 \* 4 = 8; use a multiple of 8",
+        ),
+        (
+            {"data": 1, "expert": 2},
+            {},
+            "mesh.expert=2 divides experts over devices, but model.num_experts is None: set it, or use",
+        ),
+        (
             {"data": 1, "tensor": 3},
             {"model": ModelConfig(num_heads=3, embed_dim=96)},
             "padded model.vocab_size=512",
