@@ -31,7 +31,7 @@ def experiment_of(name, mesh, rows=1, model=(), optimizer=(), **changes):
     assert mesh.fsdp is not None
     return dataclasses.replace(
         config,
-        batch_size=rows * mesh.data * mesh.fsdp,
+        batch_size=rows * mesh.data * mesh.fsdp * (mesh.expert or 1),
         model=dataclasses.replace(config.model, **{**sizes, "attention": "xla", **dict(model)}),
         data=dataclasses.replace(config.data, sequence_length=512),
         optimizer=dataclasses.replace(config.optimizer, **dict(optimizer)),

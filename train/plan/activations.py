@@ -40,7 +40,12 @@ class Kept(NamedTuple):
 
 @functools.cache
 def kept_by_layer(
-    model: ModelConfig, platform: str, num_tokens: int, crosses: bool = False, on_host: bool = False
+    model: ModelConfig,
+    platform: str,
+    num_tokens: int,
+    crosses: bool = False,
+    on_host: bool = False,
+    slots: float = 1,
 ) -> Kept:
     """What one layer keeps for its gradient, by `model.remat`, in the memory of the device.
 
@@ -49,6 +54,7 @@ def kept_by_layer(
       num_tokens: of a row; fused kernels refuse some lengths.
       crosses: the layers also attend to an encoder's output.
       on_host: what it keeps in the memory of the host instead.
+      slots: of experts, for each that a device alone would have.
     """
     fused = attention_is_fused(model, platform, num_tokens) and not crosses
     period = period_length(model)
@@ -62,7 +68,10 @@ def kept_by_layer(
         and is_on_host == on_host
         and ({TOKENS, ENCODED} & {*array.shape} or array.shape[1:2] == (num_slots,))
     ]
-    kept = [Kept(0, 0, 0), *(_measure(array, model.embed_dim, fused) for array in stacked)]
+    kept = [Kept(0, 0, 0)]
+    for array in stacked:
+        factor = slots if array.shape[1] == num_slots else 1
+        kept.append(Kept(*(factor * size for size in _measure(array, model.embed_dim, fused))))
     return Kept(*(sum(sizes) / period for sizes in zip(*kept, strict=True)))
 
 

@@ -17,7 +17,7 @@ from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics.flops import StepFlops, head_flops, recomputed_flops, step_flops
 from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
-from flaxmill.train.plan.design import Planned, Rows, itemsize, list_collectives
+from flaxmill.train.plan.design import Planned, Rows, exchange_of, itemsize, list_collectives
 from flaxmill.train.plan.roofline import Roofline, make_roofline
 from flaxmill.train.plan.weights import (
     HostMemory,
@@ -115,7 +115,7 @@ def estimate(
 
 def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:
     """The rows of a device in one microbatch, and its part of their tokens."""
-    shards = experiment.accumulate * mesh_shape["data"] * mesh_shape["fsdp"]
+    shards = experiment.accumulate * math.prod(mesh_shape.get(axis, 1) for axis in ("data", "fsdp", "expert"))
     bound = experiment.definition.data.max_predictions
     has_encoder = experiment.model.encoder_layers is not None
     target = target_length(experiment) if has_encoder else None
@@ -124,7 +124,10 @@ def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:
     places = last if bound is None else find_function(bound)(experiment.data)
     parts = mesh_shape.get("context", 1)
     places = min(places, last // parts)
-    return Rows(experiment.batch_size // shards, length // parts, target, places, experiment.accumulate)
+    groups = mesh_shape.get("expert", 1)
+    return Rows(
+        experiment.batch_size // shards, length // parts, target, places, experiment.accumulate, groups
+    )
 
 
 def _flops(experiment: Experiment, rows: Rows, platform: str, num_chunks: int) -> tuple[StepFlops, float]:
@@ -198,11 +201,17 @@ def _offloaded_bytes(model: ModelConfig, rows: Rows, platform: str, tensor: int,
 
 
 def _stacks(
-    model: ModelConfig, rows: Rows, platform: str, on_host: bool = False
+    model: ModelConfig, rows: Rows, platform: str, on_host: bool = False, is_working: bool = False
 ) -> list[tuple[ModelConfig, int, Kept]]:
-    """Each stack of layers, its tokens, and what a layer keeps in the memory of the device or its host."""
+    """Each stack of layers, its tokens, and what a layer keeps in the memory of the device or its host.
+
+    Args:
+      is_working: the layer's own backward pass keeps it, and not that of the stack.
+    """
     if rows.target_tokens is None:
-        return [(model, rows.num_tokens, kept_by_layer(model, platform, rows.num_tokens, on_host=on_host))]
+        exchange, T = exchange_of(model, rows), rows.num_tokens
+        slots = exchange.working if is_working else exchange.kept
+        return [(model, T, kept_by_layer(model, platform, T, on_host=on_host, slots=slots))]
     encoder, T = encoder_config(model), rows.target_tokens
     return [
         (encoder, rows.num_tokens, kept_by_layer(encoder, platform, rows.num_tokens, on_host=on_host)),
@@ -240,9 +249,11 @@ def _temporary(
     layer = sum(w.size for w in weights if w.num_layers) // _num_groups(weights)
     computed_again = [Kept(0, 0, 0)] * 2
     if model.remat == "full":
-        computed_again = [kept for _, _, kept in _stacks(_keeping_products(model), rows, platform)]
+        products = _keeping_products(model)
+        computed_again = [kept for _, _, kept in _stacks(products, rows, platform, is_working=True)]
+    slots = exchange_of(model, rows).working
     working = rows.rows * max(
-        _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again)
+        _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again, slots)
         for (stack, T, _), again in zip(_stacks(model, rows, platform), computed_again, strict=False)
     )
     more = state.trained if rows.accumulate > 1 else 0
@@ -257,14 +268,21 @@ def _temporary(
     }
 
 
-def _working_bytes(model: ModelConfig, num_tokens: int, tensor: int, fused: bool, again: Kept) -> float:
+def _working_bytes(
+    model: ModelConfig, num_tokens: int, tensor: int, fused: bool, again: Kept, slots: float
+) -> float:
     """Bytes of one row in the backward pass of a layer: what is computed again, and gradients of the MLP's
-    hidden units, of [T,D] and of attention's pairs."""
+    hidden units, of [T,D] and of attention's pairs.
+
+    Args:
+      slots: of experts, for each that a device alone would have.
+    """
     low = itemsize(model.dtype)
     width, hidden = model.embed_dim, model.hidden_dim
     if model.num_experts is not None:  # each token has a slot with each of its experts
-        width *= 1 + model.experts_per_token
-        hidden = max(hidden * (model.moe_every > 1), model.experts_per_token * model.expert_hidden_dim)
+        width *= 1 + slots * model.experts_per_token
+        of_experts = slots * model.experts_per_token * model.expert_hidden_dim
+        hidden = max(hidden * (model.moe_every > 1), of_experts)
     gradients = 2 * low * num_tokens * (width + hidden / tensor)
     pairs = 0 if fused else 2 * FLOAT * num_tokens**2 * model.num_heads / tensor
     return again.row_bytes(num_tokens, tensor) + gradients + pairs

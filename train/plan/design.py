@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxmill.model.config import ModelConfig, encoder_config
+from flaxmill.model.layer_plan import layers_with_experts
+from flaxmill.model.layers.expert_exchange import num_chunks, sends_choices
+from flaxmill.model.layers.expert_slots import row_capacity
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.weights import Mesh, Weight, list_weights
 
@@ -27,6 +30,8 @@ class Rows(NamedTuple):
     places: int
     """Places of a row that the head reads."""
     accumulate: int
+    expert_groups: int = 1
+    """Devices that divide the experts of a layer."""
 
 
 class Planned(NamedTuple):
@@ -53,6 +58,7 @@ def list_collectives(experiment: Experiment, mesh: Mesh, rows: Rows) -> list[Pla
         *_of_weights(experiment, mesh, rows.accumulate),
         *_over_tensor(experiment.model, rows, experiment.mesh.sequence_parallel),
         *_around_ring(experiment.model, rows, dict(mesh)),
+        *_to_experts(experiment.model, rows),
     ]
     several = {axis for axis, size in mesh if size > 1}
     found = [each._replace(axes=tuple(axis for axis in each.axes if axis in several)) for each in found]
@@ -78,11 +84,19 @@ def _of_weights(experiment: Experiment, mesh: Mesh, accumulate: int) -> Iterator
     yield _gather("other weights", model.dtype, sum(w.size for w in others), accumulate)
     trained = sum(weight.size for weight in others if weight.is_trained)
     yield _scatter("gradients of other weights", gradient, trained, accumulate)
-    fsdp = dict(mesh)["fsdp"]
-    shards = sum(_count(w) // fsdp for w in weights if w.is_split and w.is_trained)
-    yield _reduce("gradients, shard by shard", gradient, shards, 1, ("data", "context"))
-    whole = sum(_count(weight) for weight in weights if weight.is_trained and not weight.is_split)
-    yield _reduce("gradients that are not split", gradient, whole, 1, ("data", "fsdp", "context"))
+    yield from _over_copies("gradients", gradient, [w for w in weights if not w.is_apart], mesh, ("expert",))
+    yield from _over_copies("gradients of experts", gradient, [w for w in weights if w.is_apart], mesh, ())
+
+
+def _over_copies(
+    what: str, dtype: str, weights: list[Weight], mesh: Mesh, others: tuple[str, ...]
+) -> Iterator[Planned]:
+    """Sums of gradients over the devices that hold the same weights, once a step."""
+    fsdp, trained = dict(mesh)["fsdp"], [weight for weight in weights if weight.is_trained]
+    shards = sum(_count(weight) // fsdp for weight in trained if weight.is_split)
+    yield _reduce(f"{what}, shard by shard", dtype, shards, 1, ("data", *others, "context"))
+    whole = sum(_count(weight) for weight in trained if not weight.is_split)
+    yield _reduce(f"{what} that are not split", dtype, whole, 1, ("data", "fsdp", *others, "context"))
 
 
 def _over_tensor(model: ModelConfig, rows: Rows, splits: bool) -> Iterator[Planned]:
@@ -123,6 +137,52 @@ def _around_ring(model: ModelConfig, rows: Rows, mesh: dict[str, int]) -> Iterat
         ("gradients of keys and values", "float32", parts),
     ):
         yield Planned(what, "collective-permute", dtype, size * itemsize(dtype), times * turns, axes, True)
+
+
+class Exchange(NamedTuple):
+    """How the tokens of a layer meet experts on other devices, as model/layers/expert_exchange.py has it."""
+
+    num_sent: int
+    """Vectors of one collective: slots, or tokens of all devices."""
+    num_chunks: int
+    sends_choices: bool
+    kept: float = 1
+    """Slots that are kept for the backward pass, for each that a device alone would have."""
+    working: float = 1
+    """Slots that are computed at a time, for each that a device alone would have."""
+
+
+def exchange_of(model: ModelConfig, rows: Rows) -> Exchange:
+    """The exchange of a model; without experts, or with all on one device, nothing is sent."""
+    groups, num_tokens = rows.expert_groups, rows.rows * rows.num_tokens
+    if model.num_experts is None or groups == 1:
+        return Exchange(0, 1, False)
+    shape = rows.rows, rows.num_tokens, model.experts_per_token
+    capacity = row_capacity(shape, model.num_experts, model.expert_capacity)
+    if capacity is not None:
+        if sends_choices(shape, model.num_experts, capacity, groups):
+            return Exchange(rows.rows * model.num_experts * capacity, 1, True)
+        return Exchange(groups * num_tokens, 1, False)
+    token_bytes = groups * model.experts_per_token * model.embed_dim * itemsize(model.dtype)
+    chunks = num_chunks(num_tokens, token_bytes)
+    # Any device may get all choices of all; what is computed in chunks is computed again.
+    kept = groups if chunks == 1 else 0
+    return Exchange(groups * num_tokens // chunks, chunks, False, kept, groups / chunks)
+
+
+def _to_experts(model: ModelConfig, rows: Rows) -> Iterator[Planned]:
+    """Tokens on their way to experts of other devices and back, and their gradients. What says which experts
+    they go to is small, and left out."""
+    exchange, axes, low = exchange_of(model, rows), ("expert",), model.dtype
+    again = model.remat != "none" or exchange.num_chunks > 1  # sent again to be computed again
+    times = layers_with_experts(model) * rows.accumulate * exchange.num_chunks
+    size = exchange.num_sent * model.embed_dim
+    if exchange.sends_choices:
+        num_bytes = size * itemsize(low)
+        yield Planned("slots of experts", "all-to-all", low, num_bytes, (4 + again) * times, axes, True)
+    else:
+        yield _gather("tokens for experts, and gradients", low, size, (2 + again) * times, True, axes)
+        yield _scatter("outputs of experts, and gradients", low, size, 2 * times, True, axes)
 
 
 def _by_depth(weights: list[Weight]) -> dict[int, int]:

@@ -50,7 +50,7 @@ def list_layouts(
     near = domain or chip.link_domain or num_devices // num_slices
     tried = (
         _try(experiment, chip, mesh, remat, count, num_slices, near)
-        for mesh in _meshes(num_devices, num_slices, near)
+        for mesh in _meshes(num_devices, num_slices, near, experiment.model.num_experts)
         for remat in REMATS
         for count in _counts(experiment)
     )
@@ -83,14 +83,18 @@ def _judge(one: Candidate, chip: Chip, factor: float) -> Candidate:
     return one._replace(fits=False, reasons=f"needs {share:.2f} of the memory; {one.reasons}")
 
 
-def _meshes(num_devices: int, num_slices: int, near: int) -> Iterator[dict[str, int]]:
-    for tensor in _divisors(num_devices):
-        if tensor > MOST_TENSOR or near % tensor:
-            continue  # sums of activations stay on the fast links
-        for fsdp in _divisors(num_devices // tensor):
-            data = num_devices // tensor // fsdp
+def _meshes(
+    num_devices: int, num_slices: int, near: int, num_experts: int | None
+) -> Iterator[dict[str, int]]:
+    inner = ((expert, tensor) for expert in _divisors(num_experts or 1) for tensor in _divisors(num_devices))
+    for expert, tensor in inner:
+        if tensor > MOST_TENSOR or near % (expert * tensor) or num_devices % (expert * tensor):
+            continue  # activations stay on the fast links
+        for fsdp in _divisors(num_devices // tensor // expert):
+            data = num_devices // tensor // expert // fsdp
             if data % num_slices == 0:
-                yield {"data": data, "fsdp": fsdp, "tensor": tensor}
+                divided = {"expert": expert} if num_experts else {}
+                yield {"data": data, "fsdp": fsdp, **divided, "tensor": tensor}
 
 
 def _counts(experiment: Experiment) -> list[int]:
@@ -111,7 +115,7 @@ def _try(
     num_slices: int,
     near: int,
 ) -> Candidate | None:
-    if experiment.batch_size % (accumulate * mesh["data"] * mesh["fsdp"]):
+    if experiment.batch_size % (accumulate * mesh["data"] * mesh["fsdp"] * mesh.get("expert", 1)):
         return None
     overrides = {f"mesh.{axis}": size for axis, size in mesh.items()}
     overrides |= {"model.remat": remat, "accumulate": accumulate}

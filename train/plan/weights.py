@@ -54,12 +54,14 @@ class Weight(NamedTuple):
     num_layers: int | None
     """Layers that it holds; None: it belongs to no layer."""
     shape: tuple[int, ...]
-    """What a device has once it is gathered over fsdp, of one layer."""
+    """What a device has once it is gathered over fsdp, of one layer; of experts its own."""
     is_split: bool
     """Whether fsdp splits it."""
     is_trained: bool
     is_table: bool
     """Whether its rows are the vocabulary's."""
+    is_apart: bool = False
+    """Whether each device along `expert` has others of its experts, which are never gathered."""
 
     @property
     def size(self) -> int:
@@ -101,7 +103,10 @@ def list_weights(model: ModelConfig, freeze: tuple[str, ...], mesh: Mesh) -> tup
         num_layers = leaf.shape[0] if group_of(path) else None
         shape = shape if num_layers is None else shape[1:]
         is_split = "fsdp" in entries and dict(mesh)["fsdp"] > 1
-        weights.append(Weight(path, num_layers, shape, is_split, path not in frozen, "vocab" in axes))
+        is_apart = "expert" in entries and dict(mesh)["expert"] > 1
+        weights.append(
+            Weight(path, num_layers, shape, is_split, path not in frozen, "vocab" in axes, is_apart)
+        )
     return tuple(weights)
 
 
