@@ -187,6 +187,48 @@ def test_experts_send_as_much_over_tensor_as_an_mlp(topology):
     assert experts <= dense
 
 
+TOKENS_OF_ROWS = 512 * 1024 * 2  # bytes of a device's row of hidden states in bfloat16
+
+
+@pytest.mark.parametrize("topology", ["h100:1x8", "v5e:2x4"])
+def test_tokens_are_gathered_for_experts_and_their_outputs_scattered_back(topology):
+    """Gathered forward, to be computed again, and as gradients; scattered forward and as gradients."""
+    step, collectives = compiled("experts", topology, (("data", 1), ("fsdp", 2), ("expert", 4)))
+    gathers, scatters = (
+        of(collectives, kind, "expert", inside=True) for kind in ("all-gather", "reduce-scatter")
+    )
+    assert {each.dtype for each in gathers + scatters} == {"bf16"}
+    assert sent(scatters) == 4 * 2 * 4 * TOKENS_OF_ROWS
+    # On GPU what says where tokens go is in the same gathers.
+    assert sent(gathers) == pytest.approx(4 * 3 * 4 * TOKENS_OF_ROWS, rel=0.02)
+    _check_experts_stay(step, collectives)
+
+
+@pytest.mark.parametrize("topology", ["h100:1x8", "v5e:2x4"])
+def test_choices_are_sent_where_capacity_makes_them_few(topology):
+    """There and back forward, there to be computed again, and both ways as gradients."""
+    mesh = (("data", 1), ("fsdp", 2), ("expert", 4))
+    step, collectives = compiled("experts", topology, mesh, model=(("expert_capacity", 1.0),))
+    sends = of(collectives, "all-to-all", "expert", inside=True)
+    assert {each.dtype for each in sends} == {"bf16"}
+    assert sent(sends) == 4 * 5 * 2 * TOKENS_OF_ROWS  # two slots a token
+    assert not of(collectives, "all-gather", "expert", inside=True)
+    assert not of(collectives, "reduce-scatter", "expert", inside=True)
+    _check_experts_stay(step, collectives)
+
+
+def _check_experts_stay(step, collectives):
+    """Along `expert` gradients of all other weights are summed once a step, those of experts never."""
+    sums = [each for each in collectives if each.axes == ("expert",) and each.kind == "all-reduce"]
+    config = step.experiment.model
+    shapes, axes = flatten(abstract_params(config)), flatten(logical_axes(config))
+    others = sum(math.prod(shape.shape) for path, shape in shapes.items() if "experts" not in axes[path])
+    assert sum(each.num_bytes * each.times for each in sums) == pytest.approx(4 * others / 2, rel=0.01)
+    experts = 3 * config.num_layers * config.num_experts * config.embed_dim * config.expert_hidden_dim
+    state = state_bytes(config, step.experiment.optimizer, tuple(step.mesh.shape.items()))
+    assert state.parameters == pytest.approx(4 * (experts / 4 + others) / 2, rel=0.01)
+
+
 EIGHT_BILLION = dict(num_layers=32, embed_dim=4096, num_heads=32, num_kv_heads=8, mlp_dim=14_336)
 
 

@@ -91,6 +91,14 @@ def recomputed_flops(
     return StepFlops(again + full, again + causal)
 
 
+def chunked_flops(config: ModelConfig, batch_size: int, num_tokens: int) -> float:
+    """FLOPs that experts spend on computing chunks of tokens again, beyond `recomputed_flops`: of a chunk
+    nothing is kept (model/layers/expert_exchange.py)."""
+    tokens, again = num_tokens * config.experts_per_token, _made_again(config)
+    products = _mlp_products(config, layers_with_experts(config), tokens, config.expert_hidden_dim)
+    return 2 * batch_size * sum(_weights(one) for one in products if one.name not in {"down", *again})
+
+
 def head_flops(config: ModelConfig, batch_size: int, places: int) -> float:
     """FLOPs of the head's forward pass on `places` of each row."""
     D = config.embed_dim

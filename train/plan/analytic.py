@@ -14,7 +14,13 @@ from flaxmill.data.objectives import find_function
 from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.metrics.flops import StepFlops, head_flops, recomputed_flops, step_flops
+from flaxmill.train.metrics.flops import (
+    StepFlops,
+    chunked_flops,
+    head_flops,
+    recomputed_flops,
+    step_flops,
+)
 from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
 from flaxmill.train.plan.design import Planned, Rows, exchange_of, itemsize, list_collectives
@@ -105,6 +111,8 @@ def estimate(
     memory, moved = _memory(experiment, mesh, rows, platform, chip)
     collectives = list_collectives(experiment, mesh, rows)
     flops, hardware = _flops(experiment, whole, platform, _num_chunks(experiment.model, rows, mesh_shape))
+    if exchange_of(experiment.model, rows).num_chunks > 1:
+        hardware += chunked_flops(experiment.model, experiment.batch_size, whole.num_tokens)
     num_tokens = experiment.batch_size * (whole.num_tokens + (whole.target_tokens or 0))
     roofline = None
     if chip is not None:
