@@ -53,6 +53,7 @@ CASES = (
         "--mesh.context 8 --batch-size 8",
         "rows of 131,072 tokens",
     ),
+    Case("mixtral_8x7b", "v5p:4x4x8", "--mesh.expert 8"),
     Case("llama3_70b", "v5p:8x8x8", "--accumulate 2"),
     Case("llama3_70b", "v6e:16x16", "--mesh.data 2 --mesh.fsdp 32 --mesh.tensor 4 --accumulate 16"),
     Case("llama31_405b", "v5p:16x16x16", "--slices 4 --mesh.data 64 --mesh.fsdp 32 --mesh.tensor 8"),

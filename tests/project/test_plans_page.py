@@ -26,6 +26,7 @@ MESHES = {
     "llama3_8b on v5p:4x4x4": (2, 32, 1),
     "llama3_8b on h100:8x8": (8, 8, 1),
     "llama3_8b on v5p:4x4x4, rows of 131,072 tokens": (1, 8, 1, 8),
+    "mixtral_8x7b on v5p:4x4x8": (1, 16, 1, 1, 8),
     "llama3_70b on v5p:8x8x8": (16, 32, 1),
     "llama3_70b on v6e:16x16": (2, 32, 4),
     "llama31_405b on v5p:16x16x16": (64, 32, 8),
@@ -42,7 +43,7 @@ def planned(case):
     """The experiment of a case, its mesh and its chip."""
     words = case.flags.split()
     flags = dict(zip(words[::2], words[1::2], strict=True))
-    axes = ("data", "fsdp", "tensor", "context")
+    axes = ("data", "fsdp", "tensor", "context", "expert")
     mesh: dict[str, int] = dict(zip(axes, MESHES[case.title], strict=False))
     for axis, size in mesh.items():
         assert flags.get(f"--mesh.{axis}", str(size)) == str(size)

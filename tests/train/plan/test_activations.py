@@ -84,3 +84,11 @@ def test_layers_with_experts_and_without_are_counted_as_their_mean():
 
     every, none = split(num_experts=4), split()
     assert abs(split(num_experts=4, moe_every=2) - (every + none) / 2) < 1e-6
+
+
+def test_slots_for_the_tokens_of_other_devices_are_kept_too():
+    model = dataclasses.replace(MODEL, remat="dots", num_experts=8, experts_per_token=2)
+    alone, four, none = (kept_by_layer(model, "tpu", 8192, slots=slots) for slots in (1, 4, 0))
+    assert four.split - none.split == 4 * (alone.split - none.split)
+    assert alone.split - none.split == 2 * 2 * F * LOW
+    assert four.whole == alone.whole

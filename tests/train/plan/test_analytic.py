@@ -20,15 +20,14 @@ from flaxmill.train.state import abstract_state
 from flaxmill.train.step import make_train_step
 
 FSDP = {"data": 1, "fsdp": 8, "tensor": 1}
+EXPERTS = {"data": 1, "fsdp": 2, "expert": 4, "tensor": 1}
 
 
 def compile_step(experiment: Experiment, mesh_shape: dict[str, int]) -> Any:
     """XLA's account of the memory of the train step, a device."""
-    mesh = make_mesh(
-        MeshConfig(data=mesh_shape["data"], fsdp=mesh_shape["fsdp"], tensor=mesh_shape["tensor"])
-    )
+    mesh = make_mesh(MeshConfig(**mesh_shape))
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp", "expert")))
     shape = experiment.batch_size, experiment.data.sequence_length
     names = ("tokens", "mask", "positions", "documents", "targets")
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows) for name in names}
@@ -48,8 +47,13 @@ def compile_step(experiment: Experiment, mesh_shape: dict[str, int]) -> Any:
         (small_llama(remat="none"), FSDP),
         (small_llama(remat="dots"), {"data": 1, "fsdp": 4, "tensor": 2}),
         (small_llama(remat="full", accumulate=2), {"data": 2, "fsdp": 4, "tensor": 1}),
+        (small_llama(remat="full", num_experts=8, expert_capacity=1.5), EXPERTS),
+        (small_llama(remat="dots", num_experts=8, expert_capacity=1.5), EXPERTS),
     ],
-    ids=["gpt, all kept", "gpt, full", "llama, all kept", "llama, dots, tensor", "llama, accumulated"],
+    ids=[
+        *("gpt, all kept", "gpt, full", "llama, all kept", "llama, dots, tensor", "llama, accumulated"),
+        *("experts, full", "experts, dots"),
+    ],
 )
 def test_memory_is_within_a_quarter_of_what_the_compiler_reports(experiment, mesh_shape):
     compiled = compile_step(experiment, mesh_shape)

@@ -96,3 +96,53 @@ def test_one_device_sends_nothing():
     experiment = small_gpt()
     assert collectives(experiment) == {}
     assert collectives(dataclasses.replace(experiment, accumulate=2)) == {}
+
+
+MIXTRAL_EXPERTS = 32 * 8 * 3 * 4096 * 14_336
+
+
+def with_experts(fsdp=1, expert=8, **changes):
+    """What a step of Mixtral sends, a row a device unless said."""
+    fields = dict(batch_size=fsdp * expert) | changes
+    mesh = {"data": 1, "fsdp": fsdp, "expert": expert, "tensor": 1}
+    experiment = named("mixtral_8x7b", **fields)
+    found = list_collectives(experiment, tuple(mesh.items()), rows_of(experiment, mesh))
+    return {collective.what: collective for collective in found}
+
+
+def test_tokens_go_to_experts_in_chunks_and_come_back():
+    """Slots for 2 choices of 8 x 8,192 tokens would take 1 GiB, eight times what a chunk may."""
+    found = with_experts()
+    gather, scatter = found["tokens for experts, and gradients"], found["outputs of experts, and gradients"]
+    size = 2 * 8 * 8192 * 4096 // 8
+    assert gather[1:6] == ("all-gather", "bfloat16", size, 8 * 32 * 3, ("expert",))
+    assert scatter[1:6] == ("reduce-scatter", "bfloat16", size, 8 * 32 * 2, ("expert",))
+    assert not any(one.kind == "all-to-all" for one in found.values())
+
+
+def test_choices_are_sent_where_a_capacity_makes_them_few():
+    found = with_experts(model__expert_capacity=1.0)
+    assert found["slots of experts"][1:6] == (
+        "all-to-all",
+        "bfloat16",
+        2 * 16_384 * 4096,
+        32 * 5,
+        ("expert",),
+    )
+    assert "tokens for experts, and gradients" not in found
+    kept = with_experts(model__expert_capacity=1.0, model__remat="none")
+    assert kept["slots of experts"].times == 32 * 4
+    many = with_experts(model__expert_capacity=4.0)  # 8 slots a token, as many as devices
+    assert many["tokens for experts, and gradients"].times == 32 * 3
+
+
+def test_gradients_of_experts_are_not_summed_over_the_devices_that_divide_them():
+    total = 46_702_792_704
+    found = with_experts()
+    assert found["gradients that are not split"].num_bytes == 4 * (total - MIXTRAL_EXPERTS)
+    assert not any("of experts" in what and one.kind == "all-reduce" for what, one in found.items())
+    assert found["gradients that are not split"].axes == ("expert",)
+    split = with_experts(fsdp=4, expert=2)
+    assert "gradients of experts, shard by shard" not in split  # nor are there copies of them
+    layer = 4096 * (2 * 4096 + 2 * 1024 + 8) + MIXTRAL_EXPERTS // 32 // 2
+    assert split["weights of a layer"].num_bytes == 2 * layer

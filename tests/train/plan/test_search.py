@@ -1,6 +1,7 @@
 """The search finds the layouts that people choose by hand, and says why."""
 
 import dataclasses
+import math
 
 from planned_runs import named
 
@@ -51,3 +52,17 @@ def test_slices_are_copies_and_every_device_is_used():
         sizes = [one.overrides[f"mesh.{axis}"] for axis in ("data", "fsdp", "tensor")]
         assert sizes[0] % 4 == 0
         assert sizes[0] * sizes[1] * sizes[2] == 256
+
+
+def test_experts_are_divided_where_a_model_has_some():
+    found = candidates(named("mixtral_8x7b"), CHIPS["v5p"], 128, most=300)
+    sizes = {one.overrides["mesh.expert"] for one in found}
+    assert sizes == {1, 2, 4, 8}
+    # Chunks are computed again whatever is kept; where all is, experts that are not gathered come first.
+    full = [one for one in found if one.overrides["model.remat"] == "full"]
+    assert full[0].overrides["mesh.expert"] > 1
+    for one in found:
+        assert (
+            math.prod(one.overrides[f"mesh.{axis}"] for axis in ("data", "fsdp", "expert", "tensor")) == 128
+        )
+    assert "mesh.expert" not in candidates(named("llama3_8b"), CHIPS["v5p"], 64)[0].overrides
