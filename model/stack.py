@@ -20,8 +20,10 @@ from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import RelativeBias, Turns, document_lengths, rotary_turns
 from flaxmill.model.layers.router import RoutingSums, no_routing, tell_routing
 from flaxmill.model.layers.visibility import Visibility
+from flaxmill.model.pipeline import Rows, run_pipeline, schedule
 from flaxmill.model.rematerialisation import remat_policy
 from flaxmill.sharding.local_rows import weights_are_split
+from flaxmill.sharding.local_stages import num_stages
 from flaxmill.sharding.local_tokens import num_parts, places_in_row
 from flaxmill.sharding.rules import from_residual
 
@@ -68,7 +70,7 @@ class Stack(nnx.Module):
     ) -> jax.Array:
         """Hidden states [B,T,D] of embedded tokens; `batch` holds their documents and positions."""
         inputs = self.attention_inputs(batch, encoded_BSD, encoded_documents_BS)
-        x_BTD, routed = self._run_layers(x_BTD, inputs, keys_B)
+        x_BTD, routed = self._run_layers(x_BTD, inputs, batch, keys_B)
         if routed is not None:
             tell_routing(routed)
         return from_residual(x_BTD if self.final_norm is None else self.final_norm(x_BTD))
@@ -95,7 +97,9 @@ class Stack(nnx.Module):
         }
         return AttentionInputs(visible, turns, encoded_BSD, encoded_documents_BS)
 
-    def _run_layers(self, x_BTD: jax.Array, inputs: AttentionInputs, keys_B: jax.Array | None) -> Carry:
+    def _run_layers(
+        self, x_BTD: jax.Array, inputs: AttentionInputs, batch: Batch, keys_B: jax.Array | None
+    ) -> Carry:
         config, plan = self.config, plan_layers(self.config)
         first = repeated = last = None
         if keys_B is not None:
@@ -105,11 +109,33 @@ class Stack(nnx.Module):
         carry: Carry = x_BTD, no_routing(config, sum_dtype(x_BTD))
         carry = unroll(carry, (self.first_layers, self.first_layers), first, plan.first)
         stacks = self._stacks(self.dense_layers, self.layers)
-        if config.scan_layers and plan.num_periods:
-            carry = _scan_periods(config, inputs, carry, stacks, repeated, plan.period)
+        if num_stages() > 1 and plan.num_periods:
+            carry = self._run_stages(carry, batch, stacks, keys_B)
+        elif config.scan_layers and plan.num_periods:
+            carry = _scan_periods(config, inputs, carry, stacks, repeated, plan.num_periods)
         else:
             carry = unroll(carry, stacks, repeated, plan.period * plan.num_periods)
         return unroll(carry, self._stacks(self.last_dense_layers, self.last_layers), last, plan.last)
+
+    def _run_stages(self, carry: Carry, batch: Batch, stacks: Stacks, keys_B: jax.Array | None) -> Carry:
+        """The repeated layers as a pipeline, in which each device has some of them."""
+        config, plan = self.config, plan_layers(self.config)
+        num_turns = num_stages() * schedule().num_rounds
+        num_layers = len(plan.period) * plan.num_periods // num_turns
+
+        def run_turn(x_bTD: jax.Array, rows: Rows, layers: Stacks, turn: jax.Array) -> Carry:
+            keys = None
+            if rows.keys is not None:
+                first = len(plan.first) + turn * num_layers
+                keys = stacked_keys(rows.keys, config.num_layers)
+                keys = jax.lax.dynamic_slice_in_dim(keys, first, num_layers)
+            inputs = self.attention_inputs(rows.batch, None, None)
+            start = x_bTD, no_routing(config, sum_dtype(x_bTD))
+            return _scan_periods(config, inputs, start, layers, keys, plan.num_periods // num_turns)
+
+        x_BTD, routed = carry
+        x_BTD, sums = run_pipeline(run_turn, x_BTD, Rows(batch, keys_B), stacks, config.dtype)
+        return x_BTD, None if routed is None else jax.tree.map(jnp.add, routed, sums)
 
     def _stacks(self, dense: Layer | None, layers: Layer | None) -> Stacks:
         return (layers, None) if self.config.num_experts is None else (dense, layers)
@@ -149,14 +175,14 @@ def _scan_periods(
     carry: Carry,
     stacks: Stacks,
     keys: jax.Array | None,
-    period: tuple[PlannedLayer, ...],
+    num_periods: int,
 ) -> Carry:
     """Loop over periods: the compiled program does not grow with depth, and windows stay static."""
+    period = plan_layers(config).period
 
     def run(carry: Carry, stacks_and_keys: tuple[Stacks, jax.Array | None]):
         return _run_each(config, inputs, carry, *stacks_and_keys, period, in_scan=True), None
 
-    num_periods = plan_layers(config).num_periods
     split = lambda leaf: leaf.reshape(num_periods, -1, *leaf.shape[1:])  # noqa: E731
     return jax.lax.scan(run, carry, jax.tree.map(split, (stacks, keys)))[0]
 

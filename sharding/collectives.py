@@ -28,6 +28,12 @@ def reduce_scatter(x: jax.Array, name: str, dim: int) -> jax.Array:
     return x
 
 
+def all_to_all(x: jax.Array, name: str, split: int, join: int) -> jax.Array:
+    """Parts of x along the dimension `split`, one for each device along a mesh axis, and those that it gets,
+    one after another along `join`."""
+    return jax.lax.all_to_all(x, name, split_axis=split, concat_axis=join, tiled=True)
+
+
 def device_sum(x: jax.Array, names: str | Sequence[str]) -> jax.Array:
     """The sum of x over the devices along these mesh axes."""
     return _reduce(lambda x: jax.lax.psum(x, names), x)

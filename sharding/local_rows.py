@@ -1,10 +1,10 @@
 """What a device does with its own rows: it gathers the weights that it needs, and gives back gradients.
 
-The loss of a step runs inside `on_local_rows`. There the axes `data`, `fsdp`, `expert` and `context` are
-the program's own: an array is what one device holds of it, and nothing is sent but by the functions of this
-file, of local_tokens.py and of local_experts.py. Gathers and reductions have the dtype, the place and the
-number that are written here, whatever compiler comes after. The axis `tensor` stays the compiler's, which
-divides the work by the table of rules.py.
+The loss of a step runs inside `on_local_rows`. There all axes but `tensor` are the program's own: an array
+is what one device holds of it, and nothing is sent but by the functions of this file and of the other files
+that are named local_. Gathers and reductions have the dtype, the place and the number that are written here,
+whatever compiler comes after. The axis `tensor` stays the compiler's, which divides the work by the table of
+rules.py.
 """
 
 import contextlib
@@ -87,28 +87,31 @@ def gradient_dtype(x: jax.Array) -> Any:
     return x.dtype if x.dtype == jnp.float64 else _gradient_dtype.get()
 
 
-def gather(shard: jax.Array, axes: LogicalAxes, dtype: Any) -> jax.Array:
+def gather(shard: jax.Array, axes: LogicalAxes, dtype: Any, *, but: str | None = None) -> jax.Array:
     """A weight as its products need it: in the compute dtype, and whole along the axes of the rows,
     of experts the device's own.
 
     It takes no gradient: a product gives the gradient to the shard, by `scatter`.
+
+    Args:
+      but: a mesh axis along which it stays as it is.
     """
     x = jax.lax.stop_gradient(shard).astype(dtype)
-    for dim, name in _gathered_dims(axes):
-        whole = functools.partial(all_gather, name=name, dim=dim)
-        x = _on_shards(whole, axes)(x)
+    for dim, name in reversed(_gathered_dims(axes)):  # the last axis splits what the others have split
+        if name != but:
+            x = on_shards(functools.partial(all_gather, name=name, dim=dim), axes)(x)
     return x
 
 
-def scatter(gradient: jax.Array, axes: LogicalAxes) -> jax.Array:
-    """A device's share of a weight's gradient.
+def scatter(gradient: jax.Array, axes: LogicalAxes, *, but: str | None = None) -> jax.Array:
+    """A device's share of a weight's gradient; the way back of `gather`.
 
     It is summed over the devices that hold the other shards, and not yet over those that hold the same one:
     `sum_gradients` does that once a step.
     """
     for dim, name in _gathered_dims(axes):
-        share = functools.partial(reduce_scatter, name=name, dim=dim)
-        gradient = _on_shards(share, axes)(gradient)
+        if name != but:
+            gradient = on_shards(functools.partial(reduce_scatter, name=name, dim=dim), axes)(gradient)
     return gradient
 
 
@@ -125,7 +128,7 @@ def sum_gradients(gradients: Any, axes: Any) -> Any:
         if not others:
             return gradient
         low = gradient.astype(_gradient_dtype.get())
-        return _on_shards(lambda x: device_sum(x, others), axes)(low).astype(gradient.dtype)
+        return on_shards(lambda x: device_sum(x, others), axes)(low).astype(gradient.dtype)
 
     return jax.tree.map(sum_one, gradients, axes)
 
@@ -141,14 +144,20 @@ def weights_are_split() -> bool:
     return bool(_split_dims(("embed",)))
 
 
-def _on_shards(run: Callable[[jax.Array], jax.Array], axes: LogicalAxes) -> Callable[[jax.Array], jax.Array]:
-    """`run` on the parts of a weight that the compiler's axes divide; else it would join them first."""
+def on_shards(
+    run: Callable[[jax.Array], jax.Array], axes: LogicalAxes, out_axes: LogicalAxes | None = None
+) -> Callable[[jax.Array], jax.Array]:
+    """`run` on the parts of a weight that the compiler's axes divide; else it would join them first.
+
+    Args:
+      out_axes: logical axes of its result, if they are others.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if not divides_work(mesh):
         return run
-    spec = partition_spec(axes, PARAMETER_RULES, mesh)
+    spec, out_spec = (partition_spec(each, PARAMETER_RULES, mesh) for each in (axes, out_axes or axes))
     free = {name for name in mesh.shape if is_free(name, mesh)}
-    return jax.shard_map(run, in_specs=spec, out_specs=spec, axis_names=free, check_vma=False)
+    return jax.shard_map(run, in_specs=spec, out_specs=out_spec, axis_names=free, check_vma=False)
 
 
 def _split_dims(axes: LogicalAxes) -> Sequence[tuple[int, str]]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jax.sharding import Mesh
 
-AXES = ("data", "fsdp", "expert", "context", "tensor")
+AXES = ("data", "stage", "fsdp", "expert", "context", "tensor")
 """The axes of a mesh in their order: those that send least come first, over the slowest wires."""
 
 _USUAL = ("data", "fsdp", "tensor")
@@ -36,6 +36,9 @@ class MeshConfig:
     sent to the experts that they need. Other weights are whole in each group."""
     context: int | None = 1
     """Parts of each row, whose tokens attend to each other across devices: for rows too long for one."""
+    stage: int | None = 1
+    """Stages of a pipeline, each with layers of its own, through which microbatches pass: for more layers
+    than fsdp carries well."""
     slices: int = 1
     """Groups of devices with slow wires between them, such as TPU slices. `data` is split over them first, so
     that they exchange gradients alone."""

@@ -22,7 +22,7 @@ LogicalAxes = Sequence[str | None]
 PARAMETER_RULES: Mapping[str, MeshAxes] = {
     "layers": None,  # layers run one after the other, on all devices
     "vocab": "tensor",  # the largest matrix; its logits are never whole on a device
-    "embed": "fsdp",  # what every matrix has, so that all of them are stored in parts
+    "embed": ("fsdp", "stage"),  # what every matrix has, so that all of them are stored in parts
     "heads": "tensor",  # a head attends by itself
     "kv_heads": "tensor",  # with its queries
     "head_dim": None,  # a head is whole
@@ -35,7 +35,7 @@ PARAMETER_RULES: Mapping[str, MeshAxes] = {
 }
 
 ACTIVATION_RULES: Mapping[str, MeshAxes] = {
-    "batch": ("data", "fsdp", "expert"),  # all three have rows of their own
+    "batch": ("data", "stage", "fsdp", "expert"),  # each of these axes has rows of its own
     "row_tokens": "context",  # of a batch; whoever computes with parts of rows knows it (`local_rows.py`)
     "tokens": None,  # else a row is whole: every token may attend to every other
     "residual_tokens": None,  # between blocks; `tensor` splits them there inside `splits_residual`

@@ -60,6 +60,12 @@ class Experiment:
     """Rows of an update over all devices, accumulation included."""
     accumulate: int = 1
     """Microbatches of an update: more need less memory and change nothing else."""
+    pipeline_microbatches: int | None = None
+    """With mesh.stage: parts into which the stages' rows are divided. More let a stage wait less; None: the
+    largest divisor of a group's rows up to 2 x stage."""
+    pipeline_rounds: int = 1
+    """With mesh.stage: how often a microbatch goes through all stages. A stage then has that many runs of
+    layers, and waits less."""
     seed: int = 0
     """Draws the initial weights, the order of the rows, the masks and dropout."""
     init_from: str | None = None
@@ -95,10 +101,10 @@ class Experiment:
     best: BestConfig = field(default_factory=BestConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps", "pipeline_rounds"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
         require(self.steps <= MAX_STEPS, f"steps={self.steps} is above {MAX_STEPS}; use that or less")
-        for name in ("eval_every", "eval_batches"):
+        for name in ("eval_every", "eval_batches", "pipeline_microbatches"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
         require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be in [0, {MAX_SEED}]")

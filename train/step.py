@@ -2,6 +2,7 @@
 
 # A microbatches, B batch, b rows of a microbatch
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from flaxmill.model.functional import abstract_params, logical_axes
 from flaxmill.model.layers.dropout import row_keys
 from flaxmill.model.params import Params, merge
+from flaxmill.model.pipeline import scheduled
 from flaxmill.model.transformer import Batch
 from flaxmill.sharding.hardware.compiler_options import compiler_options
 from flaxmill.sharding.local_rows import (
@@ -138,7 +140,7 @@ def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | No
     param_specs = _param_specs(experiment, mesh)
 
     def on_device(params: Params, rows: Batch) -> Sums:
-        with splits_residual(experiment.mesh.sequence_parallel):
+        with splits_residual(experiment.mesh.sequence_parallel), _scheduled(experiment):
             sums = numerators(
                 experiment.objective, experiment.model, params, rows, max_predictions=max_predictions
             )
@@ -153,6 +155,10 @@ def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | No
         return sums_of(params, batch), denominators(experiment.objective, batch), agreed
 
     return jax.jit(eval_step, compiler_options=compiler_options(platform(mesh)) or None)
+
+
+def _scheduled(experiment: Experiment) -> contextlib.AbstractContextManager[None]:
+    return scheduled(experiment.pipeline_microbatches, experiment.pipeline_rounds)
 
 
 def _param_specs(experiment: Experiment, mesh: Mesh) -> Params:
@@ -173,7 +179,7 @@ def _make_gradients(
     def on_device(trained: Params, frozen: Params, batch: Batch, totals: Sums, keys_B: jax.Array):
         loss_of = _make_loss(experiment, totals, max_predictions, frozen)
         sends = gradients_sent_as(experiment.optimizer.gradient_dtype)
-        with sends, splits_residual(experiment.mesh.sequence_parallel):
+        with sends, splits_residual(experiment.mesh.sequence_parallel), _scheduled(experiment):
             gradients, sums = _accumulate(loss_of, trained, batch, experiment, keys_B)
             return sum_gradients(gradients, axes), sum_over_rows(sums)
 

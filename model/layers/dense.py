@@ -14,7 +14,8 @@ from flax import nnx
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.initializers import Initializer, Parameter, make_parameter, uniform_by_fan_in
 from flaxmill.model.layers.lora import Lora
-from flaxmill.sharding.local_rows import gather, gradient_dtype, scatter
+from flaxmill.sharding.local_rows import gradient_dtype, scatter
+from flaxmill.sharding.open_weights import OpenWeight, operand
 from flaxmill.sharding.rules import LogicalAxes, platform
 
 NARROW = "features"  # the dimension between the factors of an adapter
@@ -66,14 +67,16 @@ def _make_factors(
     return make_parameter(a, (*axes[:num_in], NARROW)), make_parameter(b, (NARROW, *axes[num_in:]))
 
 
-def dense(x: jax.Array, kernel: jax.Array, axes: LogicalAxes, num_in: int = 1) -> jax.Array:
+def dense(x: jax.Array, kernel: jax.Array | OpenWeight, axes: LogicalAxes, num_in: int = 1) -> jax.Array:
     """Contract the last `num_in` dimensions of x with the first of the kernel, in the dtype of x.
 
     The kernel is what this device holds of it: it is cast first and gathered then (`local_rows.py`), and its
-    gradient is given back in the dtype of `gradients_sent_as`, float32 unless told otherwise.
+    gradient is given back in the dtype of `gradients_sent_as`, float32 unless told otherwise. Or it is open
+    already.
     """
-    static = _Static(tuple(axes), num_in, kernel.dtype)
-    return _product(static, x, gather(kernel, axes, x.dtype), kernel)
+    weight = operand(kernel, axes, x.dtype)
+    static = _Static(weight.axes, num_in, weight.receiver.dtype)
+    return _product(static, x, weight.whole, weight.receiver)
 
 
 class _Static(NamedTuple):

@@ -14,13 +14,16 @@ Initializer = Callable[[jax.Array, tuple[int, ...], int], jax.Array]
 
 
 class Parameter(nnx.Param):
-    """A float32 array with `logical_axes`, a name for each dimension, for the table in sharding/rules.py."""
+    """A float32 array with `logical_axes`, a name for each dimension, for the table in sharding/rules.py; and
+    `is_wide`: whether products with it are in float32 too."""
 
 
-def make_parameter(value: jax.Array, axes: tuple[str | None, ...]) -> Parameter:
+def make_parameter(
+    value: jax.Array, axes: tuple[str | None, ...], *, is_wide: bool = False
+) -> Parameter:
     """A float32 parameter. Raises AssertionError where names and dimensions differ in number."""
     assert len(axes) == jnp.ndim(value), f"{axes} does not name the dimensions of shape {jnp.shape(value)}"
-    return Parameter(value.astype(jnp.float32), logical_axes=axes)
+    return Parameter(value.astype(jnp.float32), logical_axes=axes, is_wide=is_wide)
 
 
 def kernel_initializer(config: ModelConfig, *, residual: bool = False) -> Initializer:

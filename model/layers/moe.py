@@ -4,7 +4,7 @@
 # N blocks, R slots of a block
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,8 @@ from flaxmill.model.layers.initializers import Initializer, kernel_initializer, 
 from flaxmill.model.layers.mlp import MLP, activation
 from flaxmill.model.layers.router import Router, Routing, RoutingSums
 from flaxmill.sharding.local_experts import num_groups
-from flaxmill.sharding.local_rows import gather, gradient_dtype, scatter
+from flaxmill.sharding.local_rows import gradient_dtype, scatter
+from flaxmill.sharding.open_weights import operand
 from flaxmill.sharding.rules import (
     ACTIVATION_RULES,
     PARAMETER_RULES,
@@ -81,10 +82,10 @@ class MixtureOfExperts(nnx.Module):
     def _routed(self, x_BTD: jax.Array, routing: Routing) -> jax.Array:
         shards = {"up": self.up.kernel[...], "down": self.down.kernel[...]}
         shards |= {} if self.gate is None else {"gate": self.gate.kernel[...]}
-        given = {
-            name: _Shards(gather(shard, _AXES[name], x_BTD.dtype), shard) for name, shard in shards.items()
-        }
-        run = functools.partial(_run, self.config, x_BTD.dtype)
+        operands = {name: operand(shard, _AXES[name], x_BTD.dtype) for name, shard in shards.items()}
+        given = {name: _Shards(weight.whole, weight.receiver) for name, weight in operands.items()}
+        axes = {name: weight.axes for name, weight in operands.items()}
+        run = functools.partial(_run, self.config, x_BTD.dtype, axes)
         return _on_devices(run, x_BTD, routing, given).astype(x_BTD.dtype)
 
 
@@ -101,8 +102,8 @@ class _Shards(NamedTuple):
     """A projection on its way into the program of a device."""
 
     whole: jax.Array
-    shard: jax.Array
-    """What a device holds of the parameter."""
+    receiver: jax.Array
+    """What a device holds of the parameter, or what stands for it."""
 
 
 def _on_devices(
@@ -154,17 +155,22 @@ def _names(axis: str, mesh: AbstractMesh) -> tuple[str, ...]:
 def _run(
     config: ModelConfig,
     dtype: jnp.dtype,
+    axes: Mapping[str, LogicalAxes],
     x_BTD: jax.Array,
     routing: Routing,
     shards: dict[str, _Shards],
     same_rows: bool = False,
 ) -> jax.Array:
-    """[B,T,D]: the weighted sum of the outputs of each token's experts; `same_rows`: of the device's own."""
+    """[B,T,D]: the weighted sum of the outputs of each token's experts; `same_rows`: of the device's own.
+
+    Args:
+      axes: those along which gradients are scattered.
+    """
     assert config.num_experts is not None
     run = run_own_experts if same_rows and num_groups() > 1 else run_experts
     kernels = {
-        name: Kernel(whole, _take_gradient(_Static(_AXES[name], shard.dtype), whole, shard))
-        for name, (whole, shard) in shards.items()
+        name: Kernel(whole, _take_gradient(_Static(axes[name], receiver.dtype), whole, receiver))
+        for name, (whole, receiver) in shards.items()
     }
     compute = functools.partial(_compute, activation(config.activation), kernels)
     return run(compute, x_BTD.astype(dtype), routing, config.num_experts, config.expert_capacity)

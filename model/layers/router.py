@@ -46,7 +46,7 @@ class Router(nnx.Module):
         assert config.num_experts is not None
         self.config = config
         sizes = config.embed_dim, config.num_experts
-        self.kernel = make_parameter(kernel_initializer(config)(key, sizes, 1), _AXES)
+        self.kernel = make_parameter(kernel_initializer(config)(key, sizes, 1), _AXES, is_wide=True)
 
     def __call__(self, x_BTD: jax.Array, is_real_BT: jax.Array) -> tuple[Routing, RoutingSums]:
         config, real_BT1 = self.config, is_real_BT[..., None]

@@ -48,7 +48,7 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
         ("padded model.vocab_size", model.padded_vocab_size if model.vocab_size else 0),
     ):
         _check_divides(name, size, {"mesh.tensor": axes["tensor"]})
-    _check_divides("model.embed_dim", model.embed_dim, {"mesh.fsdp": axes["fsdp"]})
+    _check_divides("model.embed_dim", model.embed_dim, {f"mesh.{axis}": axes[axis] for axis in ("fsdp", "stage")})
     if experiment.mesh.sequence_parallel:
         _check_one_length("mesh.sequence_parallel=True", "leave it False", model)
     parts = {"mesh.tensor": axes["tensor"]} if experiment.mesh.sequence_parallel else {}
