@@ -24,6 +24,7 @@ from flaxmill.sharding.local_stages import (
     pass_on,
     stage_number,
 )
+from flaxmill.sharding.schedule import microbatches, ticks
 
 
 class Schedule(NamedTuple):
@@ -61,17 +62,6 @@ def scheduled(num_microbatches: int | None, num_rounds: int) -> Iterator[None]:
 def schedule() -> Schedule:
     """The schedule in use."""
     return _schedule.get()
-
-
-def microbatches(num_rows: int, num_stages: int) -> int:
-    """The largest divisor of a group's rows up to twice its stages: more would wait less, and compute on
-    fewer rows at once."""
-    return max(size for size in range(1, min(num_rows, 2 * num_stages) + 1) if num_rows % size == 0)
-
-
-def bubble(num_microbatches: int, num_stages: int, num_rounds: int) -> float:
-    """The share of its time in which a stage has nothing to do."""
-    return (num_stages - 1) / (num_microbatches * num_rounds + num_stages - 1)
 
 
 def run_pipeline(
@@ -118,7 +108,7 @@ def run_pipeline(
     shapes = jax.eval_shape(run, x_bTD, stage, stage)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     start = waiting_MbTD, x_bTD, sums
-    (waiting_MbTD, _, sums), _ = jax.lax.scan(tick, start, jnp.arange(num_turns + size - 1))
+    (waiting_MbTD, _, sums), _ = jax.lax.scan(tick, start, jnp.arange(ticks(num_microbatches, size, num_rounds)))
     return own_rows(jnp.where(stage == 0, _join_rows(waiting_MbTD), 0)), sums
 
 

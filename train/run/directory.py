@@ -30,7 +30,7 @@ FREE_FIELDS = frozenset(
     {
         *("name", "run_dir", "log_every", "log_digests", "eval_every", "eval_batches", "trackers", "prompt"),
         *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
-        "optimizer.offload",
+        *("optimizer.offload", "pipeline_microbatches", "pipeline_rounds"),
         "objective_file",  # its digest says what it computes
         *("data.framing", "data.markup"),  # if they change rows, they change the dataset's fingerprint
     }

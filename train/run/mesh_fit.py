@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from flaxmill.data.messages import require
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.layer_plan import plan_layers
+from flaxmill.sharding.schedule import bubble, microbatches
 from flaxmill.sharding.mesh import AXES
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.table import OBJECTIVES
@@ -24,12 +26,14 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
     from flaxmill.sharding.rules import ACTIVATION_RULES  # here, so that no config waits for JAX
 
     model, axes = experiment.model, dict.fromkeys(AXES, 1) | dict(mesh.shape)
+    if axes["stage"] > 1:
+        _check_stages(experiment, axes)
     row_axes = ACTIVATION_RULES["batch"] or ()
     _check_divides(
         "batch_size",
         experiment.batch_size,
         {"accumulate": experiment.accumulate}
-        | {f"mesh.{axis}": axes[axis] for axis in row_axes if axis != "expert" or axes[axis] > 1},
+        | {f"mesh.{axis}": axes[axis] for axis in row_axes if axis in ("data", "fsdp") or axes[axis] > 1},
     )
     if axes["expert"] > 1:
         require(
@@ -48,7 +52,8 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
         ("padded model.vocab_size", model.padded_vocab_size if model.vocab_size else 0),
     ):
         _check_divides(name, size, {"mesh.tensor": axes["tensor"]})
-    _check_divides("model.embed_dim", model.embed_dim, {f"mesh.{axis}": axes[axis] for axis in ("fsdp", "stage")})
+    parts_of_weights = {"mesh.fsdp": axes["fsdp"]} | ({"mesh.stage": axes["stage"]} if axes["stage"] > 1 else {})
+    _check_divides("model.embed_dim", model.embed_dim, parts_of_weights)
     if experiment.mesh.sequence_parallel:
         _check_one_length("mesh.sequence_parallel=True", "leave it False", model)
     parts = {"mesh.tensor": axes["tensor"]} if experiment.mesh.sequence_parallel else {}
@@ -68,6 +73,65 @@ def in_zigzag(experiment: Experiment) -> bool:
     if causal is None:  # not resolved yet
         causal = experiment.definition.causal
     return causal is True and experiment.model.dropout == 0 and not experiment.definition.is_task
+
+
+def describe_pipeline(experiment: Experiment, mesh: "jax.sharding.Mesh") -> str | None:
+    """The schedule of the stages in one line, and how much of their time they wait; None: there is one."""
+    num_stages, num_rounds = mesh.shape["stage"], experiment.pipeline_rounds
+    if num_stages == 1:
+        return None
+    num_microbatches = _microbatches(experiment, mesh.shape)
+    rounds = f" in {num_rounds} rounds" if num_rounds > 1 else ""
+    share = bubble(num_microbatches, num_stages, num_rounds)
+    return (
+        f"{num_stages} stages, {num_microbatches} microbatches{rounds}: a stage waits {share:.0%} of its time"
+    )
+
+
+def _microbatches(experiment: Experiment, axes: Mapping[str, int]) -> int:
+    rows = _rows_of_stages(experiment, axes)
+    return experiment.pipeline_microbatches or microbatches(rows, axes["stage"])
+
+
+def _rows_of_stages(experiment: Experiment, axes: Mapping[str, int]) -> int:
+    """The rows that pass through a group of stages in a microbatch of `accumulate`."""
+    groups = math.prod(size for axis, size in axes.items() if axis in ("data", "fsdp", "expert"))
+    return experiment.batch_size // (experiment.accumulate * groups)
+
+
+def _check_stages(experiment: Experiment, axes: Mapping[str, int]) -> None:
+    """What `mesh.stage` cannot do."""
+    model, num_stages, num_rounds = experiment.model, axes["stage"], experiment.pipeline_rounds
+    setting = f"mesh.stage={num_stages}"
+    require(
+        model.encoder_layers is None,
+        f"{setting} is a pipeline of one stack of layers, but an encoder-decoder has two; use mesh.stage=1",
+    )
+    require(
+        model.scan_layers,
+        f"{setting} gives each stage a loop over its layers, and model.scan_layers=False has none; use "
+        "mesh.stage=1, or True",
+    )
+    plan = plan_layers(model)
+    turns, period = num_stages * num_rounds, len(plan.period)
+    layers = "layers" if period == 1 else f"periods of {period} layers"
+    require(
+        plan.num_periods > 0 and plan.num_periods % turns == 0,
+        f"{plan.num_periods} {layers} (model.num_layers={model.num_layers}) do not divide over mesh.stage * "
+        f"pipeline_rounds = {num_stages} * {num_rounds} = {turns}; use a multiple of {turns}, or other stages "
+        "or rounds",
+    )
+    rows, found = _rows_of_stages(experiment, axes), _microbatches(experiment, axes)
+    require(
+        found >= num_stages,
+        f"{found} microbatches (pipeline_microbatches={experiment.pipeline_microbatches}) are fewer than "
+        f"{setting}, so that some stages would never work; a group of stages has {rows} rows: use "
+        f"{num_stages} or more, and a batch_size for them",
+    )
+    require(
+        rows % found == 0,
+        f"the {rows} rows of a group of stages do not divide into pipeline_microbatches={found}; use a divisor",
+    )
 
 
 def _check_context(experiment: Experiment, num_parts: int) -> None:

@@ -25,8 +25,10 @@ def shrink(experiment: Experiment, meshes: Sequence[dict[str, int]]) -> Experime
       ValueError: the config refuses the smaller model.
     """
     tensor = math.lcm(*(axes["tensor"] for axes in meshes))
-    fsdp = math.lcm(*(axes["fsdp"] for axes in meshes))
-    row_axes = ("data", "fsdp", "expert")
+    stages = [axes.get("stage", 1) for axes in meshes]
+    turns = math.lcm(*(number * experiment.pipeline_rounds for number in stages if number > 1), 1)
+    fsdp = math.lcm(*(axes["fsdp"] * number for axes, number in zip(meshes, stages, strict=True)))
+    row_axes = ("data", "stage", "fsdp", "expert")
     shards = math.lcm(
         *(experiment.accumulate * math.prod(axes.get(axis, 1) for axis in row_axes) for axes in meshes)
     )
@@ -37,7 +39,7 @@ def shrink(experiment: Experiment, meshes: Sequence[dict[str, int]]) -> Experime
             experiment,
             batch_size=min(experiment.batch_size, rows),
             data=dataclasses.replace(experiment.data, sequence_length=length),
-            model=_shrink_model(experiment.model, tensor, fsdp),
+            model=_shrink_model(experiment.model, tensor, fsdp, turns),
         )
     except ValueError as error:
         raise ValueError(
@@ -45,9 +47,15 @@ def shrink(experiment: Experiment, meshes: Sequence[dict[str, int]]) -> Experime
         ) from None
 
 
-def _shrink_model(model: ModelConfig, tensor: int, fsdp: int) -> ModelConfig:
-    """One period of the layers and a layer more, at least two; heads that divide over `tensor`."""
-    num_layers = max(2, period_length(model) + 1) + (0 if model.first_attention_norm else 1)
+def _shrink_model(model: ModelConfig, tensor: int, fsdp: int, turns: int) -> ModelConfig:
+    """Periods of the layers for so many turns of a pipeline, and a layer more; heads that divide over
+    `tensor`.
+
+    Without a pipeline one period, and at least two layers.
+    """
+    period = period_length(model)
+    num_layers = max(2, period * turns + (1 if period > 1 or turns == 1 else 0))
+    num_layers += 0 if model.first_attention_norm else 1
     num_heads, kv_heads = _few_heads(model, tensor)
     head_dim = _small_head_dim(model, num_heads, fsdp)
     embed_dim = num_heads * head_dim
