@@ -43,8 +43,17 @@ class Rows(NamedTuple):
     keys: jax.Array | None
 
 
-RunTurn = Callable[[jax.Array, Rows, Any, jax.Array], tuple[jax.Array, Any]]
-"""(hidden states [b,T,D], their rows, the layers of a turn, its number) -> (hidden states, sums that add up)."""
+class Turn(NamedTuple):
+    """Which layers a microbatch goes through: those of one stage in one round."""
+
+    round: jax.Array
+    """The index of its layers among those of the stage [R,l,...]."""
+    number: jax.Array
+    """How many turns come before it."""
+
+
+RunTurn = Callable[[jax.Array, Rows, Any, Turn], tuple[jax.Array, Any]]
+"""(hidden states [b,T,D], their rows, the layers of the stage, a turn) -> (hidden states, sums that add up)."""
 
 _schedule: contextvars.ContextVar[Schedule] = contextvars.ContextVar("schedule", default=Schedule())
 
@@ -86,7 +95,7 @@ def run_pipeline(
 
     def run(x_bTD: jax.Array, place: jax.Array, number: jax.Array) -> tuple[jax.Array, Any]:
         own = _with_keys(_pick(rows_of, place))
-        return run_turn(x_bTD, own, _pick(layers, number), number * size + stage)
+        return run_turn(x_bTD, own, layers, Turn(number, number * size + stage))
 
     def tick(carry: tuple[jax.Array, jax.Array, Any], time: jax.Array):
         waiting_MbTD, x_bTD, sums = carry

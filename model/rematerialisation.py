@@ -15,10 +15,10 @@ def remat_policy(config: ModelFields) -> Policy:
     """What `jax.checkpoint` asks of each operation: is its result kept?
 
     Gathered weights are never kept, which would undo their division over devices: the backward pass gathers
-    them again.
+    them again. Nor is a layer's part of a stack, which is there anyway.
     """
     if config.remat == "none":
-        return _everything_but_gathers
+        return _everything_but_weights
     of_tensors = dict(entry.split("=") for entry in config.remat_tensors)
     kept = {*(DENSE_TENSORS if config.remat == "dots" else ())} - {*of_tensors}
     kept |= {name for name, how in of_tensors.items() if how == "save"}
@@ -30,5 +30,8 @@ def remat_policy(config: ModelFields) -> Policy:
     )
 
 
-def _everything_but_gathers(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name != "all_gather"
+_ONLY_MOVES = frozenset({"all_gather", "slice", "dynamic_slice", "squeeze"})
+
+
+def _everything_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name not in _ONLY_MOVES

@@ -20,7 +20,7 @@ from flaxmill.model.layers.norms import Norm
 from flaxmill.model.layers.positions import RelativeBias, Turns, document_lengths, rotary_turns
 from flaxmill.model.layers.router import RoutingSums, no_routing, tell_routing
 from flaxmill.model.layers.visibility import Visibility
-from flaxmill.model.pipeline import Rows, run_pipeline, schedule
+from flaxmill.model.pipeline import Rows, Turn, run_pipeline, schedule
 from flaxmill.model.rematerialisation import remat_policy
 from flaxmill.sharding.local_rows import weights_are_split
 from flaxmill.sharding.local_stages import num_stages
@@ -120,18 +120,18 @@ class Stack(nnx.Module):
     def _run_stages(self, carry: Carry, batch: Batch, stacks: Stacks, keys_B: jax.Array | None) -> Carry:
         """The repeated layers as a pipeline, in which each device has some of them."""
         config, plan = self.config, plan_layers(self.config)
-        num_turns = num_stages() * schedule().num_rounds
-        num_layers = len(plan.period) * plan.num_periods // num_turns
+        num_periods = plan.num_periods // (num_stages() * schedule().num_rounds)
+        num_layers = len(plan.period) * num_periods
 
-        def run_turn(x_bTD: jax.Array, rows: Rows, layers: Stacks, turn: jax.Array) -> Carry:
+        def run_turn(x_bTD: jax.Array, rows: Rows, layers: Stacks, turn: Turn) -> Carry:
             keys = None
             if rows.keys is not None:
-                first = len(plan.first) + turn * num_layers
+                first = len(plan.first) + turn.number * num_layers
                 keys = stacked_keys(rows.keys, config.num_layers)
                 keys = jax.lax.dynamic_slice_in_dim(keys, first, num_layers)
             inputs = self.attention_inputs(rows.batch, None, None)
             start = x_bTD, no_routing(config, sum_dtype(x_bTD))
-            return _scan_periods(config, inputs, start, layers, keys, plan.num_periods // num_turns)
+            return _scan_turn(config, inputs, start, layers, keys, turn.round, num_periods)
 
         x_BTD, routed = carry
         x_BTD, sums = run_pipeline(run_turn, x_BTD, Rows(batch, keys_B), stacks, config.dtype)
@@ -148,6 +148,10 @@ def _places(batch: Batch, num_tokens: int) -> jax.Array | None:
     return places_in_row(num_tokens) if num_parts() > 1 else None
 
 
+def _at(stack: Layer, index: int) -> Layer:
+    return jax.tree.map(lambda leaf: leaf[index], stack)
+
+
 def _run_each(
     config: ModelConfig,
     inputs: AttentionInputs,
@@ -156,15 +160,24 @@ def _run_each(
     keys: jax.Array | None,
     planned: tuple[PlannedLayer, ...],
     in_scan: bool = False,
+    pick: Callable[[Layer, int], Layer] = _at,
 ) -> Carry:
-    """Run the layers one after another, each compiled separately."""
+    """Run the layers one after another, each compiled separately.
+
+    Args:
+      pick: takes a layer, by its index among these layers of its kind, from its stack.
+    """
     (x_BTD, routed), taken = carry, [0, 0]
     for number, (kind, has_experts) in enumerate(planned):
-        layer = jax.tree.map(lambda leaf, index=taken[has_experts]: leaf[index], stacks[has_experts])
+        take = functools.partial(pick, index=taken[has_experts])
         taken[has_experts] += 1
         key = jax.tree.map(lambda leaf, number=number: leaf[number], keys)
-        run = _remat(lambda layer, x, key, kind=kind: layer(x, inputs, kind, key), config, in_scan)
-        x_BTD, sums = run(layer, x_BTD, key)
+
+        # Taken inside, so that the backward pass keeps the stack that is there anyway, and no copies.
+        def run(stack: Layer, x_BTD: jax.Array, key: jax.Array | None, take=take, kind=kind):
+            return take(stack)(x_BTD, inputs, kind, key)
+
+        x_BTD, sums = _remat(run, config, in_scan)(stacks[has_experts], x_BTD, key)
         routed = routed if sums is None else jax.tree.map(jnp.add, routed, sums)
     return x_BTD, routed
 
@@ -185,6 +198,31 @@ def _scan_periods(
 
     split = lambda leaf: leaf.reshape(num_periods, -1, *leaf.shape[1:])  # noqa: E731
     return jax.lax.scan(run, carry, jax.tree.map(split, (stacks, keys)))[0]
+
+
+def _scan_turn(
+    config: ModelConfig,
+    inputs: AttentionInputs,
+    carry: Carry,
+    stacks: Stacks,
+    keys: jax.Array | None,
+    number: jax.Array,
+    num_periods: int,
+) -> Carry:
+    """Loop over the periods of one round of a pipeline; stacks are [R,l,...]."""
+    period = plan_layers(config).period
+    keys = None if keys is None else keys.reshape(num_periods, -1, *keys.shape[1:])
+
+    def run(carry: Carry, place_and_keys: tuple[jax.Array, jax.Array | None]):
+        place, keys = place_and_keys
+
+        def pick(stack: Layer, index: int) -> Layer:
+            at = lambda leaf: leaf[number, place * (leaf.shape[1] // num_periods) + index]  # noqa: E731
+            return jax.tree.map(at, stack)
+
+        return _run_each(config, inputs, carry, stacks, keys, period, True, pick), None
+
+    return jax.lax.scan(run, carry, (jnp.arange(num_periods), keys))[0]
 
 
 def _remat(run: Callable[..., Any], config: ModelConfig, in_scan: bool) -> Callable[..., Any]:
