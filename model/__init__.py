@@ -5,6 +5,7 @@ config         ModelConfig, which checks them
 config_checks  what it refuses
 transformer    embeddings, an encoder if there is one, the stack, and the heads: read this first
 stack          a stack of layers, run as its plan says
+pipeline       layers as stages through which microbatches go
 layer_plan     how a stack is cut for compiling
 layer          one layer
 rematerialisation  what of a layer is kept for its gradient

@@ -1,10 +1,11 @@
 """Layers as a circular pipeline: stages hold some layers each, and microbatches go from one to the next.
 
 With R rounds a stage has R runs of layers in place of one, and each microbatch goes round R times; the fewer
-layers a turn has, the less devices wait at the start and at the end (Narayanan et al. 2021, section 2.2).
+layers a turn has, the less stages wait at both ends (Narayanan et al. 2021, section 2.2).
 """
 
-# S stages, R rounds, M microbatches, L layers, B rows of all stages, b rows of a microbatch, T tokens, D model
+# S stages, R rounds, M microbatches, L layers, N rows of a device, B of all stages, b of a microbatch, T tokens,
+# D model
 
 import contextlib
 import contextvars
@@ -53,9 +54,10 @@ class Turn(NamedTuple):
 
 
 RunTurn = Callable[[jax.Array, Rows, Any, Turn], tuple[jax.Array, Any]]
-"""(hidden states [b,T,D], their rows, the layers of the stage, a turn) -> (hidden states, sums that add up)."""
+"""(hidden states [b,T,D], their rows, the stage's layers, a turn) -> (hidden states, sums that add up)."""
 
-_schedule: contextvars.ContextVar[Schedule] = contextvars.ContextVar("schedule", default=Schedule())
+_SIMPLE = Schedule()
+_schedule: contextvars.ContextVar[Schedule] = contextvars.ContextVar("schedule", default=_SIMPLE)
 
 
 @contextlib.contextmanager
@@ -107,17 +109,19 @@ def run_pipeline(
         sums = jax.tree.map(lambda total, new: total + jnp.where(has_work, new, 0), sums, found)
         passed_bTD = pass_on(x_bTD)
         done = time - (size - 1)  # the turn that the last stage has ended
-        kept_bTD = jnp.where((stage == 0) & (done >= 0), passed_bTD, _pick(waiting_MbTD, done % num_microbatches))
-        waiting_MbTD = jax.lax.dynamic_update_index_in_dim(
-            waiting_MbTD, kept_bTD, done % num_microbatches, 0
+        kept_bTD = jnp.where(
+            (stage == 0) & (done >= 0), passed_bTD, _pick(waiting_MbTD, done % num_microbatches)
         )
+        waiting_MbTD = jax.lax.dynamic_update_index_in_dim(waiting_MbTD, kept_bTD, done % num_microbatches, 0)
         return (waiting_MbTD, passed_bTD, sums), None
 
     x_bTD = jnp.zeros_like(waiting_MbTD[0])
     shapes = jax.eval_shape(run, x_bTD, stage, stage)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     start = waiting_MbTD, x_bTD, sums
-    (waiting_MbTD, _, sums), _ = jax.lax.scan(tick, start, jnp.arange(ticks(num_microbatches, size, num_rounds)))
+    (waiting_MbTD, _, sums), _ = jax.lax.scan(
+        tick, start, jnp.arange(ticks(num_microbatches, size, num_rounds))
+    )
     return own_rows(jnp.where(stage == 0, _join_rows(waiting_MbTD), 0)), sums
 
 

@@ -34,6 +34,27 @@ def all_to_all(x: jax.Array, name: str, split: int, join: int) -> jax.Array:
     return jax.lax.all_to_all(x, name, split_axis=split, concat_axis=join, tiled=True)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def rows_of_all(x_N: jax.Array, name: str) -> jax.Array:
+    """[D*N,...]: the rows [N,...] of all D devices along a mesh axis. Gradients are summed in the dtype of x."""
+    return all_gather(x_N, name, 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def sum_of_own_rows(x_DN: jax.Array, name: str) -> jax.Array:
+    """[N,...]: a device's own rows in the sum over the devices; the way back of `rows_of_all`."""
+    return reduce_scatter(x_DN, name, 0)
+
+
+# Each is the other's transpose, in the form that the platform's compiler takes.
+rows_of_all.defvjp(
+    lambda x, name: (rows_of_all(x, name), None), lambda name, _, g: (sum_of_own_rows(g, name),)
+)
+sum_of_own_rows.defvjp(
+    lambda x, name: (sum_of_own_rows(x, name), None), lambda name, _, g: (rows_of_all(g, name),)
+)
+
+
 def device_sum(x: jax.Array, names: str | Sequence[str]) -> jax.Array:
     """The sum of x over the devices along these mesh axes."""
     return _reduce(lambda x: jax.lax.psum(x, names), x)

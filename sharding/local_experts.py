@@ -8,7 +8,7 @@ has all experts, and nothing here does anything.
 import jax
 import jax.numpy as jnp
 
-from flaxmill.sharding.collectives import all_gather, reduce_scatter
+from flaxmill.sharding.collectives import all_to_all, rows_of_all, sum_of_own_rows
 from flaxmill.sharding.rules import PARAMETER_RULES
 
 
@@ -25,35 +25,19 @@ def own_choices(experts: jax.Array, num_experts: int) -> jax.Array:
 
 
 def gather_rows(x_B: jax.Array) -> jax.Array:
-    """[G*B,...]: the rows [B,...] of all devices of the group. Gradients are summed in the dtype of x."""
-    is_float = jnp.issubdtype(x_B.dtype, jnp.floating)
-    return _gather(x_B) if is_float else all_gather(x_B, _axis(), dim=0)
+    """[G*B,...]: the rows [B,...] of all devices of the group."""
+    return rows_of_all(x_B, _axis())
 
 
 def sum_rows(x_B: jax.Array) -> jax.Array:
     """[B,...]: this device's own rows in the sum of what each device of the group has for all [G*B,...]."""
-    return _sum(x_B)
+    return sum_of_own_rows(x_B, _axis())
 
 
 def exchange_parts(x_S: jax.Array) -> jax.Array:
     """[S,...]: an array of one part for each device of the group in their order, with what each of them has
     for this one in its place."""
-    return jax.lax.all_to_all(x_S, _axis(), split_axis=0, concat_axis=0, tiled=True)
-
-
-@jax.custom_vjp
-def _gather(x_B: jax.Array) -> jax.Array:
-    return all_gather(x_B, _axis(), dim=0)
-
-
-@jax.custom_vjp
-def _sum(x_B: jax.Array) -> jax.Array:
-    return reduce_scatter(x_B, _axis(), dim=0)
-
-
-# Each is the other's transpose, in the form that the platform's compiler takes.
-_gather.defvjp(lambda x: (_gather(x), None), lambda _, g: (_sum(g),))
-_sum.defvjp(lambda x: (_sum(x), None), lambda _, g: (_gather(g),))
+    return all_to_all(x_S, _axis(), split=0, join=0)
 
 
 def _axis() -> str:

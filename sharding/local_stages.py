@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxmill.sharding.collectives import all_gather, all_to_all, reduce_scatter
+from flaxmill.sharding.collectives import all_to_all, rows_of_all, sum_of_own_rows
 from flaxmill.sharding.local_rows import gather, gradient_dtype, on_shards, scatter
 from flaxmill.sharding.open_weights import OpenWeight
 from flaxmill.sharding.rules import LogicalAxes
@@ -38,20 +38,14 @@ def pass_on(x: jax.Array) -> jax.Array:
     return jax.lax.ppermute(x, STAGE, [(stage, (stage + 1) % size) for stage in range(size)])
 
 
-@jax.custom_vjp
 def all_rows(x_N: jax.Array) -> jax.Array:
     """[B,...]: the rows of all stages, from each one's [N,...]."""
-    return all_gather(x_N, STAGE, 0)
+    return rows_of_all(x_N, STAGE)
 
 
-@jax.custom_vjp
 def own_rows(x_B: jax.Array) -> jax.Array:
     """[N,...]: each stage's rows of the sum over stages; the way back of `all_rows`."""
-    return reduce_scatter(x_B, STAGE, 0)
-
-
-all_rows.defvjp(lambda x_N: (all_rows(x_N), None), lambda _, g_B: (own_rows(g_B),))
-own_rows.defvjp(lambda x_B: (own_rows(x_B), None), lambda _, g_N: (all_rows(g_N),))
+    return sum_of_own_rows(x_B, STAGE)
 
 
 def own_layers(shard: jax.Array, axes: LogicalAxes, num_rounds: int, dtype: Any) -> Any:

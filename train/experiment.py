@@ -101,7 +101,14 @@ class Experiment:
     best: BestConfig = field(default_factory=BestConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "max_skipped_steps", "pipeline_rounds"):
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "max_skipped_steps",
+            "pipeline_rounds",
+        ):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
         require(self.steps <= MAX_STEPS, f"steps={self.steps} is above {MAX_STEPS}; use that or less")
         for name in ("eval_every", "eval_batches", "pipeline_microbatches"):

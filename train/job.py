@@ -50,7 +50,7 @@ from flaxmill.train.run.directory import (
     differences,
     lock_run_directory,
 )
-from flaxmill.train.run.mesh_fit import check_mesh
+from flaxmill.train.run.mesh_fit import check_mesh, describe_pipeline
 from flaxmill.train.run.provenance import versions
 from flaxmill.train.run.restoring import Start
 from flaxmill.train.run.source import adopt_source
@@ -85,8 +85,9 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     check_run_directory(experiment, allowed)  # before the data is prepared, which may take long
     _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
     log = print if is_main() else say_nothing
-    if line := describe_free_axis(experiment.mesh, mesh):
-        log(line)
+    for line in (describe_free_axis(experiment.mesh, mesh), describe_pipeline(experiment, mesh)):
+        if line:
+            log(line)
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)

@@ -18,9 +18,7 @@ class Parameter(nnx.Param):
     `is_wide`: whether products with it are in float32 too."""
 
 
-def make_parameter(
-    value: jax.Array, axes: tuple[str | None, ...], *, is_wide: bool = False
-) -> Parameter:
+def make_parameter(value: jax.Array, axes: tuple[str | None, ...], *, is_wide: bool = False) -> Parameter:
     """A float32 parameter. Raises AssertionError where names and dimensions differ in number."""
     assert len(axes) == jnp.ndim(value), f"{axes} does not name the dimensions of shape {jnp.shape(value)}"
     return Parameter(value.astype(jnp.float32), logical_axes=axes, is_wide=is_wide)

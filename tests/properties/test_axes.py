@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 TOKENS, STEPS = 32, 10
 # float32 sums have another order on every mesh, and ten updates carry that on.
 TOLERANCE = 1e-5
+SLOWLY = OptimizerConfig(learning_rate=5e-4)  # for eight layers, which carry it on faster
 
 ALONE: list[dict[str, Any]] = [
     *({"context": size} for size in (2, 4, 8)),
@@ -30,6 +31,17 @@ TOGETHER: list[dict[str, Any]] = [
     {"context": 2, "tensor": 2, "sequence_parallel": True},
     {"data": 2, "context": 4, "slices": 2},
 ]
+STAGES: list[dict[str, Any]] = [
+    *({"stage": size} for size in (2, 4, 8)),
+    {"stage": 4, "data": 2},
+    {"stage": 4, "fsdp": 2},
+    {"stage": 2, "context": 4},
+    {"stage": 2, "fsdp": 2, "context": 2},
+    {"stage": 2, "context": 2, "tensor": 2},
+    {"stage": 2, "fsdp": 2, "tensor": 2},
+    {"stage": 2, "data": 2, "slices": 2},
+    {"stage": 2, "tensor": 2, "sequence_parallel": True},
+]
 SMALL: dict[str, Any] = dict(
     vocab_size=VOCABULARY, max_positions=TOKENS, num_layers=2, embed_dim=32, num_heads=4
 )
@@ -37,6 +49,7 @@ GPT: dict[str, Any] = dict(**SMALL, causal=True, head="lm", positions="rotary", 
 BERT: dict[str, Any] = dict(
     **SMALL, causal=False, head="mlm_nsp", norm_position="post", embedding_norm=True, num_segments=2
 )
+EXPERTS: dict[str, Any] = dict(num_experts=4, moe_every=2, shared_experts=1, expert_dim=16)
 TASK: dict[str, Any] = dict(**SMALL, causal=False, num_labels=3)
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt": ("causal", GPT),
@@ -46,6 +59,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         GPT | dict(layer_pattern=("global", "local"), window=7, positions="learned", remat="full"),
     ),
     "bert": ("mlm_nsp", BERT | dict(dropout=0.1, attention_dropout=0.0)),
+    "deep gpt": ("causal", GPT | dict(num_layers=8)),
+    "deep bert": ("mlm_nsp", BERT | dict(num_layers=8, dropout=0.1, attention_dropout=0.0)),
+    "deep experts": (
+        "causal",
+        GPT | EXPERTS | dict(num_layers=16, load_balance_loss=0.01, router_z_loss=0.001),
+    ),
+    "layers before and after": (
+        "causal",
+        GPT
+        | dict(num_layers=6, first_attention_norm=False, layer_pattern=("global", "local"), window=7)
+        | dict(dropout=0.1, remat="dots"),
+    ),
     "prefix": ("prefix_lm", GPT | dict(bidirectional_prefix=True)),
     "hybrid": ("hybrid", GPT | dict(causal=False)),
     "first token": ("classification", TASK | dict(head="classification", pooling="first")),
@@ -101,11 +126,13 @@ def _wanted(objective: str, draw: np.random.Generator, mask: np.ndarray) -> dict
     return {}
 
 
-def steps_on(name: str, mesh: dict[str, Any], **changes: Any) -> list[dict[str, float]]:
+def steps_on(
+    name: str, mesh: dict[str, Any], optimizer: OptimizerConfig, **changes: Any
+) -> list[dict[str, float]]:
     objective, fields = MODELS[name]
     taken = take_steps(
         ModelConfig(**fields),
-        OptimizerConfig(learning_rate=3e-3),
+        optimizer,
         STEPS,
         mesh=MeshConfig(**{"data": 1, **mesh}),
         make_rows=_maker(objective),
@@ -121,8 +148,11 @@ def _maker(objective: str):
     return functools.partial(rows_of, objective)
 
 
-def assert_same_steps(name: str, mesh: dict[str, Any], **changes: Any) -> None:
-    found, wanted = steps_on(name, mesh, **changes), steps_on(name, {"data": 1}, **changes)
+def assert_same_steps(name: str, mesh: dict[str, Any], schedule: Any = None, **changes: Any) -> None:
+    depth = MODELS[name][1]["num_layers"]
+    optimizer = SLOWLY if depth > 2 else OptimizerConfig(learning_rate=3e-3)
+    found = steps_on(name, mesh, optimizer, **changes, **(schedule or {}))
+    wanted = steps_on(name, {"data": 1}, optimizer, **changes)
     assert len({step["loss"] for step in wanted}) == STEPS  # it trained
     for one, other in zip(found, wanted, strict=True):
         assert one["batch_digest"] == other["batch_digest"]
@@ -137,7 +167,38 @@ def test_losses_and_gradient_norms_are_those_of_one_device(name, mesh):
     assert_same_steps(name, mesh)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("gpt", "bert")])
+@pytest.mark.parametrize("mesh", STAGES, ids=str)
+@pytest.mark.parametrize("name", ["deep gpt", "deep bert", "deep experts"])
+def test_stages_of_layers_make_the_steps_of_one_device(name, mesh):
+    assert_same_steps(name, mesh)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "schedule"),
+    [
+        ({"stage": 2}, dict(pipeline_rounds=2)),
+        ({"stage": 2, "fsdp": 2}, dict(pipeline_rounds=4, pipeline_microbatches=2)),
+        ({"stage": 4}, dict(pipeline_rounds=2, pipeline_microbatches=8)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["deep bert", "deep experts"])
+def test_rounds_and_microbatches_change_nothing(name, mesh, schedule):
+    assert_same_steps(name, mesh, schedule)
+
+
+def test_layers_that_do_not_repeat_run_before_and_after_the_pipeline():
+    assert_same_steps("layers before and after", {"stage": 2, "fsdp": 2, "tensor": 2})
+
+
+def test_a_pipeline_runs_for_each_microbatch_of_an_update():
+    assert_same_steps("deep bert", {"stage": 2, "data": 2}, accumulate=2)
+
+
+IN_PARTS = [name for name in MODELS if name not in ("gpt", "bert") and MODELS[name][1]["num_layers"] == 2]
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
 def test_every_objective_trains_on_parts_of_rows(name):
     assert_same_steps(name, {"fsdp": 2, "context": 4})
 

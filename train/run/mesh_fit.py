@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from flaxmill.data.messages import require
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import plan_layers
-from flaxmill.sharding.schedule import bubble, microbatches
 from flaxmill.sharding.mesh import AXES
+from flaxmill.sharding.schedule import bubble, microbatches
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.table import OBJECTIVES
 
@@ -52,7 +52,9 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
         ("padded model.vocab_size", model.padded_vocab_size if model.vocab_size else 0),
     ):
         _check_divides(name, size, {"mesh.tensor": axes["tensor"]})
-    parts_of_weights = {"mesh.fsdp": axes["fsdp"]} | ({"mesh.stage": axes["stage"]} if axes["stage"] > 1 else {})
+    parts_of_weights = {"mesh.fsdp": axes["fsdp"]} | (
+        {"mesh.stage": axes["stage"]} if axes["stage"] > 1 else {}
+    )
     _check_divides("model.embed_dim", model.embed_dim, parts_of_weights)
     if experiment.mesh.sequence_parallel:
         _check_one_length("mesh.sequence_parallel=True", "leave it False", model)
@@ -84,7 +86,8 @@ def describe_pipeline(experiment: Experiment, mesh: "jax.sharding.Mesh") -> str 
     rounds = f" in {num_rounds} rounds" if num_rounds > 1 else ""
     share = bubble(num_microbatches, num_stages, num_rounds)
     return (
-        f"{num_stages} stages, {num_microbatches} microbatches{rounds}: a stage waits {share:.0%} of its time"
+        f"pipeline of {num_stages} stages, {num_microbatches} microbatches{rounds}: each stage waits "
+        f"{share:.0%} of its time"
     )
 
 
@@ -118,8 +121,8 @@ def _check_stages(experiment: Experiment, axes: Mapping[str, int]) -> None:
     require(
         plan.num_periods > 0 and plan.num_periods % turns == 0,
         f"{plan.num_periods} {layers} (model.num_layers={model.num_layers}) do not divide over mesh.stage * "
-        f"pipeline_rounds = {num_stages} * {num_rounds} = {turns}; use a multiple of {turns}, or other stages "
-        "or rounds",
+        f"pipeline_rounds = {num_stages} * {num_rounds} = {turns}; use a multiple of {turns}, or other "
+        "stages or rounds",
     )
     rows, found = _rows_of_stages(experiment, axes), _microbatches(experiment, axes)
     require(
@@ -130,7 +133,8 @@ def _check_stages(experiment: Experiment, axes: Mapping[str, int]) -> None:
     )
     require(
         rows % found == 0,
-        f"the {rows} rows of a group of stages do not divide into pipeline_microbatches={found}; use a divisor",
+        f"the {rows} rows of a group of stages do not divide into pipeline_microbatches={found}; use a "
+        f"divisor of {rows}",
     )
 
 

@@ -9,7 +9,7 @@ from flaxmill.data.config import DataConfig
 from flaxmill.model import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.run.mesh_fit import check_mesh, in_zigzag
+from flaxmill.train.run.mesh_fit import check_mesh, describe_pipeline, in_zigzag
 
 
 def resolved(**fields: Any) -> Experiment:
@@ -133,3 +133,55 @@ def test_causal_rows_without_dropout_lie_in_zigzag():
     assert in_zigzag(Experiment())  # before its model's direction is filled in
     assert not in_zigzag(resolved(model=ModelConfig(dropout=0.1, attention_dropout=0.0)))
     assert not in_zigzag(resolved(objective="mlm"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"model": ModelConfig(num_layers=6)},
+            r"6 layers \(model.num_layers=6\) do not divide over mesh.stage \* .* = 4 \* 1 = 4; use",
+        ),
+        (
+            {"model": ModelConfig(num_layers=12), "pipeline_rounds": 2},
+            r"12 layers .* = 4 \* 2 = 8; use a multiple of 8, or other stages or rounds",
+        ),
+        (
+            {"model": ModelConfig(num_layers=12, layer_pattern=("global", "local"), window=8)},
+            r"6 periods of 2 layers \(model.num_layers=12\) do not divide",
+        ),
+        (
+            {"batch_size": 8, "pipeline_microbatches": 2},
+            r"2 microbatches \(pipeline_microbatches=2\) are fewer than mesh.stage=4, .* 8 rows: use 4",
+        ),
+        ({"batch_size": 3}, r"3 microbatches \(pipeline_microbatches=None\) are fewer than mesh.stage=4"),
+        (
+            {"batch_size": 12, "pipeline_microbatches": 8},
+            "12 rows of a group of stages do not divide into pipeline_microbatches=8; use a divisor of 12",
+        ),
+        ({"batch_size": 6}, r"batch_size=6 does not divide over accumulate \* .* \* mesh.stage .* = 4"),
+        (
+            {"model": ModelConfig(num_layers=4, encoder_layers=2)},
+            "but an encoder-decoder has two; use mesh.stage=1",
+        ),
+        ({"model": ModelConfig(num_layers=4, scan_layers=False)}, "model.scan_layers=False has none"),
+        (
+            {"model": ModelConfig(num_layers=4, embed_dim=126, num_heads=2, head_dim=64)},
+            r"model.embed_dim=126 does not divide over mesh.fsdp \* mesh.stage = 1 \* 4 = 4",
+        ),
+    ],
+)
+def test_what_no_pipeline_can_run_is_refused(fields, message):
+    fields = {"model": ModelConfig(num_layers=4)} | fields
+    mesh = make_mesh(MeshConfig(data=1, stage=4))
+    with pytest.raises(ValueError, match=message):
+        check_mesh(resolved(**fields), mesh)
+
+
+def test_a_pipeline_is_described_with_the_share_in_which_a_stage_waits():
+    experiment = resolved(batch_size=16, accumulate=2, pipeline_rounds=2, model=ModelConfig(num_layers=8))
+    mesh = make_mesh(MeshConfig(data=2, stage=4))
+    assert describe_pipeline(experiment, mesh) == (
+        "pipeline of 4 stages, 4 microbatches in 2 rounds: each stage waits 27% of its time"
+    )
+    assert describe_pipeline(experiment, make_mesh(MeshConfig(data=2))) is None

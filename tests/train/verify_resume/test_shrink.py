@@ -73,3 +73,11 @@ def test_a_model_that_cannot_be_shrunk_is_a_mistake_in_one_line():
     )
     with pytest.raises(ValueError, match=r"--shrink makes an experiment that is refused .*must be even"):
         shrink(dataclasses.replace(config, model=model), [ONE])
+
+
+def test_layers_and_rows_suffice_for_the_stages_of_a_pipeline():
+    config = dataclasses.replace(load_config("llama3_8b"), pipeline_rounds=2)
+    small = shrink(config, [ONE, {"data": 2, "stage": 4, "fsdp": 2, "tensor": 1}])
+    assert small.model.num_layers == 8
+    assert small.model.embed_dim % 8 == 0
+    assert small.batch_size % 16 == 0
