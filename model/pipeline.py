@@ -4,8 +4,8 @@ With R rounds a stage has R runs of layers in place of one, and each microbatch 
 layers a turn has, the less stages wait at both ends (Narayanan et al. 2021, section 2.2).
 """
 
-# S stages, R rounds, M microbatches, L layers, N rows of a device, B of all stages, b of a microbatch, T tokens,
-# D model
+# S stages, R rounds, M microbatches, L layers, T tokens, D model
+# N rows of a device, B of all stages, b of a microbatch
 
 import contextlib
 import contextvars

@@ -36,7 +36,7 @@ def all_to_all(x: jax.Array, name: str, split: int, join: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def rows_of_all(x_N: jax.Array, name: str) -> jax.Array:
-    """[D*N,...]: the rows [N,...] of all D devices along a mesh axis. Gradients are summed in the dtype of x."""
+    """[D*N,...]: the rows [N,...] of all D devices along a mesh axis. Gradients are summed in their dtype."""
     return all_gather(x_N, name, 0)
 
 

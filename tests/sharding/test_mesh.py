@@ -10,6 +10,7 @@ from flaxmill.sharding.mesh import MeshConfig, axis_sizes, describe_free_axis, f
 def test_the_free_axis_takes_the_remaining_devices():
     assert dict(make_mesh(MeshConfig()).shape) == {
         "data": 8,
+        "stage": 1,
         "fsdp": 1,
         "expert": 1,
         "context": 1,
@@ -17,20 +18,21 @@ def test_the_free_axis_takes_the_remaining_devices():
     }
     assert dict(make_mesh(MeshConfig(fsdp=2)).shape) == {
         "data": 4,
+        "stage": 1,
         "fsdp": 2,
         "expert": 1,
         "context": 1,
         "tensor": 1,
     }
     mesh = make_mesh(MeshConfig(data=1, fsdp=None, tensor=2))
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "expert": 1, "context": 1, "tensor": 2}
+    assert dict(mesh.shape) == {"data": 1, "stage": 1, "fsdp": 4, "expert": 1, "context": 1, "tensor": 2}
 
 
 def test_axes_come_in_mesh_order_and_are_automatic():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    assert mesh.axis_names == ("data", "fsdp", "expert", "context", "tensor")
-    assert mesh.axis_types == (AxisType.Auto,) * 5
-    assert tuple(axis_sizes(MeshConfig(data=2, fsdp=3, tensor=4)).values()) == (2, 3, 1, 1, 4)
+    assert mesh.axis_names == ("data", "stage", "fsdp", "expert", "context", "tensor")
+    assert mesh.axis_types == (AxisType.Auto,) * 6
+    assert tuple(axis_sizes(MeshConfig(data=2, fsdp=3, tensor=4)).values()) == (2, 1, 3, 1, 1, 4)
 
 
 def test_a_small_mesh_uses_the_first_devices():
@@ -43,7 +45,7 @@ def test_two_free_axes_are_refused_by_name():
         MeshConfig(data=None, tensor=None)
 
 
-@pytest.mark.parametrize("axis", ["data", "fsdp", "expert", "tensor"])
+@pytest.mark.parametrize("axis", ["data", "stage", "fsdp", "expert", "tensor"])
 @pytest.mark.parametrize("size", [0, -1])
 def test_an_axis_below_one_is_refused_with_its_value(axis, size):
     with pytest.raises(ValueError, match=rf"mesh\.{axis}={size} must be at least 1"):
@@ -72,7 +74,7 @@ def test_a_job_of_many_processes_must_use_every_device(monkeypatch):
 
 def test_slices_are_the_outer_part_of_data():
     mesh = make_mesh(MeshConfig(data=4, fsdp=2, slices=2))
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "expert": 1, "context": 1, "tensor": 1}
+    assert dict(mesh.shape) == {"data": 4, "stage": 1, "fsdp": 2, "expert": 1, "context": 1, "tensor": 1}
     assert list(mesh.devices[:2].flat) == jax.devices()[:4]
 
 

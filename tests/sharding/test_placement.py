@@ -33,7 +33,7 @@ def test_each_device_holds_its_own_rows_and_the_tensor_axis_shares_them(rows):
     mesh = mesh_of((2, 2, 2))
     tokens = place_rows(mesh, rows, 16)["tokens"]
     held = {shard.device: np.asarray(shard.data) for shard in tokens.addressable_shards}
-    for (data, fsdp, *_), device in np.ndenumerate(mesh.devices):
+    for (data, _, fsdp, *_), device in np.ndenumerate(mesh.devices):
         first = 4 * (2 * data + fsdp)
         np.testing.assert_array_equal(held[device], rows["tokens"][first : first + 4])
 

@@ -24,20 +24,21 @@ def mesh():
     return make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 
 
-def test_parameters_are_split_over_fsdp_and_tensor_and_copied_over_data(mesh):
+def test_parameters_are_split_over_fsdp_stage_and_tensor_and_copied_over_data(mesh):
     spec = partition_spec(("layers", "embed", "heads", "head_dim"), PARAMETER_RULES, mesh)
-    assert spec == PartitionSpec(None, "fsdp", "tensor", None)
-    assert partition_spec(("vocab", "embed"), PARAMETER_RULES, mesh) == PartitionSpec("tensor", "fsdp")
+    assert spec == PartitionSpec(None, ("fsdp", "stage"), "tensor", None)
+    table = partition_spec(("vocab", "embed"), PARAMETER_RULES, mesh)
+    assert table == PartitionSpec("tensor", ("fsdp", "stage"))
 
 
-def test_rows_are_split_over_data_fsdp_and_expert(mesh):
+def test_rows_are_split_over_data_stage_fsdp_and_expert(mesh):
     spec = partition_spec(("batch", "tokens", None), ACTIVATION_RULES, mesh)
-    assert spec == PartitionSpec(("data", "fsdp", "expert"), None, None)
+    assert spec == PartitionSpec(("data", "stage", "fsdp", "expert"), None, None)
 
 
 def test_experts_lie_on_devices_of_their_own(mesh):
     spec = partition_spec(("layers", "experts", "embed", "expert_mlp"), PARAMETER_RULES, mesh)
-    assert spec == PartitionSpec(None, "expert", "fsdp", "tensor")
+    assert spec == PartitionSpec(None, "expert", ("fsdp", "stage"), "tensor")
 
 
 def test_mesh_axes_that_the_mesh_lacks_are_left_out():

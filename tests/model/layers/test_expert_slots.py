@@ -28,10 +28,11 @@ def random_choices(rows=3, tokens=7, k=2):
 
 def experts_of_slots(slots, num_slots):
     """The expert that owns each slot, NUM_EXPERTS where none does."""
-    if slots.sizes is not None:
-        owners = np.repeat(np.arange(NUM_EXPERTS), slots.sizes)
+    if slots.groups.sizes is not None:
+        owners = np.repeat(np.arange(NUM_EXPERTS), slots.groups.sizes)
         return np.append(owners, np.full(num_slots - len(owners), NUM_EXPERTS))
-    experts_N = np.arange(NUM_EXPERTS) if slots.experts is None else np.asarray(slots.experts)
+    experts = slots.groups.experts
+    experts_N = np.arange(NUM_EXPERTS) if experts is None else np.asarray(experts)
     return np.repeat(experts_N, num_slots // len(experts_N))
 
 
