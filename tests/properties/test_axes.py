@@ -187,6 +187,20 @@ def test_rounds_and_microbatches_change_nothing(name, mesh, schedule):
     assert_same_steps(name, mesh, schedule)
 
 
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"stage": 2, "expert": 4},
+        {"stage": 2, "expert": 2, "tensor": 2},
+        {"stage": 2, "fsdp": 2, "expert": 2},
+        {"stage": 2, "expert": 2, "context": 2},
+    ],
+    ids=str,
+)
+def test_stages_may_divide_their_experts(mesh):
+    assert_same_steps("deep experts", mesh)
+
+
 def test_layers_that_do_not_repeat_run_before_and_after_the_pipeline():
     assert_same_steps("layers before and after", {"stage": 2, "fsdp": 2, "tensor": 2})
 
