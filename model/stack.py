@@ -91,6 +91,7 @@ class Stack(nnx.Module):
             prefix=batch.get("prefix"),
             bias=self.relative_bias(num_tokens, num_tokens) if self.relative_bias else None,
             places=_places(batch, num_tokens),
+            zigzag="places" in batch,
         )
         turns: dict[LayerKind, Turns] = {
             kind: rotary_turns(config, kind, positions_BT, lengths_BT) for kind in sorted(kinds)

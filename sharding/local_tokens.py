@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxmill.sharding.collectives import device_sum
+from flaxmill.sharding.collectives import all_gather, device_sum, reduce_scatter
 from flaxmill.sharding.rules import ACTIVATION_RULES
 
 
@@ -32,10 +32,29 @@ def take_part(x_BT: jax.Array, num_tokens: int) -> jax.Array:
 
 
 def join_parts(x_BT: jax.Array) -> jax.Array:
-    """Whole rows [B,T,...] from the parts [B,t,...] of all devices, which follow one another; float32."""
-    if num_parts() == 1:
-        return x_BT
-    return jax.lax.all_gather(x_BT, _axis(), axis=1, tiled=True)
+    """Whole rows [B,T,...] from the parts [B,t,...] of all devices, which follow one another. Their gradients
+    are summed in float32."""
+    return x_BT if num_parts() == 1 else _join(x_BT)
+
+
+@jax.custom_vjp
+def _join(x_BT: jax.Array) -> jax.Array:
+    return all_gather(x_BT, _axis(), dim=1)
+
+
+def _join_backward(saved: None, g_BT: jax.Array) -> tuple[jax.Array]:
+    del saved
+    wide_BT = g_BT.astype(jnp.promote_types(g_BT.dtype, jnp.float32))
+    return (reduce_scatter(wide_BT, _axis(), dim=1).astype(g_BT.dtype),)
+
+
+_join.defvjp(lambda x_BT: (_join(x_BT), None), _join_backward)
+
+
+def own_part_of(x: jax.Array, dim: int) -> jax.Array:
+    """This device's part along a dimension of what all that share a row have."""
+    size = x.shape[dim] // num_parts()
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(_axis()) * size, size, dim)
 
 
 def token_at(x_BT: jax.Array, places_B: jax.Array) -> jax.Array:

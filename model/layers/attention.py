@@ -24,6 +24,8 @@ from flaxmill.sharding.rules import platform
 LOGGER = logging.getLogger("flaxmill.attention")
 LEAST_TOKENS_FOR_BLOCKS = 512
 """Of a row, on CPU: blocks are faster from here on (docs/benchmarks.md)."""
+LEAST_TOKENS_FOR_RING = 8192
+"""Of a row on one TPU: with fewer, a turn of the ring is too short to hide what it sends."""
 BLOCK_ON_CPU, BLOCK_ON_ACCELERATORS = 256, 512
 MASKED = -1e30  # finite, so that a row without any key gives numbers and not NaN
 
@@ -99,7 +101,9 @@ def block_size() -> int:
 def _choose_backend(requested: str, q_BTNH: jax.Array, visible: Visibility, *, dropping: bool) -> str:
     if num_parts() > 1:
         assert not _refusal_of_pairs(visible, dropping=dropping), "check_mesh refuses it"
-        return "blocks"  # around the ring of devices that share the rows
+        has_one_rule = isinstance(visible.causal, bool) and visible.prefix is None
+        may_gather = requested == "auto" and has_one_rule and splash_refusal(q_BTNH) is None
+        return "splash" if may_gather and gathers_keys(platform(), q_BTNH.shape[1]) else "blocks"
     wanted = _preferred(q_BTNH.shape[1]) if requested == "auto" else requested
     if wanted == "xla":
         return "xla"
@@ -113,6 +117,12 @@ def _choose_backend(requested: str, q_BTNH: jax.Array, visible: Visibility, *, d
     if requested != "auto" or wanted != "blocks":
         _log_fallback(wanted, reason)
     return "xla"
+
+
+def gathers_keys(platform: str, num_tokens: int) -> bool:
+    """Whether devices with so many tokens of each row gather its keys for their kernel; else keys go around a
+    ring of devices, in blocks: a row's keys are then never on one device."""
+    return platform == "tpu" and num_tokens < LEAST_TOKENS_FOR_RING
 
 
 def _preferred(num_tokens: int) -> str:

@@ -7,8 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxmill.model.layers.visibility import Visibility, reach
+from flaxmill.sharding.local_tokens import join_parts, num_parts, own_part_of
+from flaxmill.sharding.placement import zigzag_order
 from flaxmill.sharding.rules import (
     ACTIVATION_RULES,
     device_kind,
@@ -84,37 +87,79 @@ def splash_attention(
     scale: float,
     interpret: bool = False,
 ) -> jax.Array:
-    """TPU splash attention with document numbers as its segment ids; `interpret` runs it without a TPU."""
+    """TPU splash attention with document numbers as its segment ids; `interpret` runs it without a TPU.
+
+    Devices that share rows gather keys and values of whole rows.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
+
+    def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
+        k, v, key_documents = (_whole_rows(x, visible.zigzag) for x in (k, v, documents))
+        kernel = _splash_kernel(visible, q.shape[1], q.shape[2], interpret)
+
+        def one_row(
+            q_TNH: jax.Array,
+            k_SKH: jax.Array,
+            v_SKH: jax.Array,
+            documents_T: jax.Array,
+            documents_S: jax.Array,
+        ) -> jax.Array:
+            segments = splash_attention_kernel.SegmentIds(documents_T, documents_S)
+            heads_first = (x.swapaxes(0, 1) for x in (q_TNH * scale, k_SKH, v_SKH))
+            mixed_NTH: Any = kernel(*heads_first, segment_ids=segments)
+            return mixed_NTH.swapaxes(0, 1)
+
+        return jax.vmap(one_row)(q, k, v, documents, key_documents)
+
+    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, visible.documents)
+
+
+def _splash_kernel(visible: Visibility, num_tokens: int, num_heads: int, interpret: bool) -> Any:
+    """The kernel for this device's tokens of a row, of whose keys it has all."""
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel,
         splash_attention_mask,
     )
 
-    causal, window = visible.causal, visible.window
+    size, parts = num_parts() * num_tokens, num_parts()
+    causal, shape = bool(visible.causal), (size, size)
+    mask: Any = splash_attention_mask.CausalMask(shape) if causal else None
+    if visible.window is not None:
+        mask = splash_attention_mask.LocalMask(shape, reach(causal, visible.window), 0)
+    if mask is None:  # it is the same for all tokens
+        mask, parts = splash_attention_mask.FullMask((num_tokens, size)), 1
+    if visible.zigzag:
+        assert causal, "only causal rows are in zigzag"
+        mask.q_sequence = zigzag_order(size, parts)
+    kernel = splash_attention_kernel.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([mask] * num_heads),
+        head_shards=1,
+        q_seq_shards=parts,
+        block_sizes=_splash_blocks(num_tokens),
+        interpret=interpret,
+    )
+    if parts == 1:
+        return kernel
 
-    def on_device(q: jax.Array, k: jax.Array, v: jax.Array, documents: jax.Array) -> jax.Array:
-        T, N = q.shape[1:3]
-        full = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
-        mask = full((T, T))
-        if window is not None:
-            mask = splash_attention_mask.LocalMask((T, T), reach(bool(causal), window), 0)
-        kernel = splash_attention_kernel.make_splash_mha(
-            splash_attention_mask.MultiHeadMask([mask] * N),
-            head_shards=1,
-            q_seq_shards=1,
-            block_sizes=_splash_blocks(T),
-            interpret=interpret,
-        )
+    def of_device(info: Any) -> Any:
+        rows_of_blocks = {name: getattr(info, name) for name in ("data_next", "mask_next", "block_mask")}
+        own = {name: x if x is None else own_part_of(x, 1) for name, x in rows_of_blocks.items()}
+        places = info.q_sequence if info.q_sequence is None else own_part_of(info.q_sequence, 0)
+        return info._replace(**own, q_sequence=places)
 
-        def one_row(q_TNH: jax.Array, k_TKH: jax.Array, v_TKH: jax.Array, documents_T: jax.Array):
-            segments = splash_attention_kernel.SegmentIds(documents_T, documents_T)
-            heads_first = (x.swapaxes(0, 1) for x in (q_TNH * scale, k_TKH, v_TKH))
-            mixed_NTH: Any = kernel(*heads_first, segment_ids=segments)
-            return mixed_NTH.swapaxes(0, 1)
+    infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+    return splash_attention_kernel.SplashAttentionKernel(*map(of_device, infos), **kernel.kwargs)
 
-        return jax.vmap(one_row)(q, k, v, documents)
 
-    return _on_each_device(on_device, q_BTNH, k_BTKH, v_BTKH, visible.documents)
+def _whole_rows(x_BT: jax.Array, zigzag: bool) -> jax.Array:
+    """The tokens of all devices that share the rows, in order."""
+    x_BT = join_parts(x_BT)
+    if not zigzag:
+        return x_BT
+    # By chunks, which are moved as they are.
+    chunks = x_BT.reshape(len(x_BT), 2 * num_parts(), -1, *x_BT.shape[2:])
+    order = np.argsort(zigzag_order(2 * num_parts(), num_parts()))
+    return jnp.concatenate([chunks[:, place] for place in order], axis=1)
 
 
 def _splash_blocks(num_tokens: int) -> Any:

@@ -43,6 +43,8 @@ class Visibility(NamedTuple):
     """int32 [B,S]: the documents of the keys of cross-attention; None: the keys are the queries' tokens."""
     places: jax.Array | None = None
     """int32 [T]: which token of its row each query is; None: they stand in their order."""
+    zigzag: bool = False
+    """Devices share each row, and its tokens are in the order of `zigzag_order`."""
 
     @property
     def rule(self) -> Rule:

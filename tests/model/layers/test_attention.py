@@ -12,6 +12,8 @@ from flaxmill.model.layers.attention import attention, xla_attention
 from flaxmill.model.layers.dropout import row_keys
 from flaxmill.model.layers.fused_attention import splash_attention
 from flaxmill.model.layers.visibility import Visibility, attention_mask
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.sharding.placement import zigzag_order
 
 B, T, N, K, H = 2, 128, 4, 2, 64
 
@@ -116,6 +118,38 @@ def test_splash_attention_equals_xla_with_packed_documents(arrays, causal, windo
     got = splash_attention(q, k, v, visible, scale=H**-0.5, interpret=True)
     expected = xla_attention(q, k, v, visible, scale=H**-0.5)
     np.testing.assert_allclose(got, expected, atol=2e-5)  # blockwise softmax rescales its sums
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("causal", "zigzag", "window"),
+    [(True, True, None), (True, True, 150), (True, False, None), (False, False, None), (False, False, 300)],
+)
+def test_splash_with_gathered_keys_equals_attention_on_one_device(causal, zigzag, window):
+    """Values, and gradients of queries, keys and values."""
+    parts, T = 2, 512
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(2, T, 4, 16), (2, T, 2, 16), (2, T, 2, 16), (2, T, 4, 16)]
+    q, k, v, g = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    documents = jnp.repeat(jnp.array([[1, 2, 3, 0], [1, 1, 1, 2]]), T // 4, axis=1)
+    order = zigzag_order(T, parts) if zigzag else np.arange(T)
+    mesh = make_mesh(MeshConfig(data=1, context=parts))
+
+    def local(q, k, v, documents):
+        visible = Visibility(documents, causal, window, zigzag=zigzag)
+        return splash_attention(q, k, v, visible, scale=0.25, interpret=True)
+
+    split = jax.P(None, "context")
+    shared = jax.shard_map(local, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+
+    def alone(q, k, v, documents):
+        return xla_attention(q, k, v, Visibility(documents, causal, window), scale=0.25)
+
+    moved = [x[:, order] for x in (q, k, v, documents, g)]
+    found, pull_found = jax.vjp(lambda *x: shared(*x, moved[3]), *moved[:3])
+    wanted, pull_wanted = jax.vjp(lambda *x: alone(*x, documents), q, k, v)
+    for one, other in zip((found, *pull_found(moved[4])), (wanted, *pull_wanted(g)), strict=True):
+        np.testing.assert_allclose(one, other[:, order], atol=5e-5)  # blockwise softmax rescales its sums
 
 
 def test_fused_backend_gives_way_with_a_logged_reason(arrays, caplog):
