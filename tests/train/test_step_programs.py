@@ -249,6 +249,21 @@ def test_offloaded_moments_make_room_for_a_model_that_does_not_fit():
     assert not [each for each in collectives if "update" in each.operation and each.num_bytes > SMALL]
 
 
+def test_tpu_devices_that_share_shorter_rows_gather_keys_for_their_kernel():
+    mesh = (("data", 1), ("fsdp", 4), ("context", 2))
+    step, collectives = compiled("llama", "v5e:2x4", mesh, model=(("attention", "auto"),))
+    assert "splash" in step.text
+    assert not of(collectives, "collective-permute", "context", inside=True)
+    heads, config = 2, step.experiment.model
+    one = 512 * config.kv_heads * config.dim_per_head  # keys of a row
+    gathered = of(collectives, "all-gather", "context", inside=True)
+    assert {each.dtype for each in gathered} == {"bf16"}
+    assert sent(gathered) == heads * 2 * one * 2 * config.num_layers  # forward, and computed again
+    scattered = of(collectives, "reduce-scatter", "context", inside=True)
+    assert {each.dtype for each in scattered} == {"f32"}
+    assert sent(scattered) == heads * 4 * one * config.num_layers
+
+
 @pytest.mark.parametrize(("context", "most_mib"), [(2, 1100), (4, 520), (8, 200)])
 def test_attention_over_131072_tokens_takes_the_memory_of_a_device_s_own(context, most_mib):
     """Forward and backward for a row with 8 query and 2 key-value heads of 128, on v5e."""
