@@ -12,6 +12,7 @@ from flaxmill.model.layers.blockwise_attention import blockwise_attention
 from flaxmill.model.layers.dropout import dropout
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.fused_attention import (
+    LANES,
     cudnn_attention,
     cudnn_refusal,
     splash_attention,
@@ -102,7 +103,7 @@ def _choose_backend(requested: str, q_BTNH: jax.Array, visible: Visibility, *, d
     if num_parts() > 1:
         assert not _refusal_of_pairs(visible, dropping=dropping), "check_mesh refuses it"
         has_one_rule = isinstance(visible.causal, bool) and visible.prefix is None
-        may_gather = requested == "auto" and has_one_rule and splash_refusal(q_BTNH) is None
+        may_gather = requested == "auto" and has_one_rule
         return "splash" if may_gather and gathers_keys(platform(), q_BTNH.shape[1]) else "blocks"
     wanted = _preferred(q_BTNH.shape[1]) if requested == "auto" else requested
     if wanted == "xla":
@@ -122,7 +123,7 @@ def _choose_backend(requested: str, q_BTNH: jax.Array, visible: Visibility, *, d
 def gathers_keys(platform: str, num_tokens: int) -> bool:
     """Whether devices with so many tokens of each row gather its keys for their kernel; else keys go around a
     ring of devices, in blocks: a row's keys are then never on one device."""
-    return platform == "tpu" and num_tokens < LEAST_TOKENS_FOR_RING
+    return platform == "tpu" and num_tokens < LEAST_TOKENS_FOR_RING and num_tokens % LANES == 0
 
 
 def _preferred(num_tokens: int) -> str:

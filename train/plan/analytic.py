@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh
 
 from flaxmill.data.objectives import find_function
 from flaxmill.model.config import ModelConfig, encoder_config
+from flaxmill.model.layers.attention import gathers_keys
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics.flops import (
@@ -106,8 +107,10 @@ def estimate(
     check_mesh(experiment, AbstractMesh(tuple(mesh_shape.values()), tuple(mesh_shape)))  # type: ignore[arg-type]
     platform = platform or (chip.platform if chip else "cpu")
     whole, rows = rows_of(experiment, {**mesh_shape, "context": 1}), rows_of(experiment, mesh_shape)
-    if rows.num_tokens < whole.num_tokens:  # no kernel serves devices that share rows
-        experiment = replace(experiment, model=replace(experiment.model, attention="blocks"))
+    if rows.num_tokens < whole.num_tokens:
+        rows = rows._replace(gathers_keys=_gathers_keys(experiment, platform, rows.num_tokens))
+        if not rows.gathers_keys:  # no kernel serves a ring of devices
+            experiment = replace(experiment, model=replace(experiment.model, attention="blocks"))
     memory, moved = _memory(experiment, mesh, rows, platform, chip)
     collectives = list_collectives(experiment, mesh, rows)
     flops, hardware = _flops(experiment, whole, platform, _num_chunks(experiment.model, rows, mesh_shape))
@@ -119,6 +122,11 @@ def estimate(
         near = domain or chip.link_domain or math.prod(mesh_shape.values()) // num_slices
         roofline = make_roofline(flops, hardware, moved, collectives, chip, mesh_shape, num_tokens, near)
     return Estimate(mesh, memory, collectives, flops, hardware, moved, num_tokens, roofline)
+
+
+def _gathers_keys(experiment: Experiment, platform: str, num_tokens: int) -> bool:
+    has_one_rule = experiment.objective not in ("hybrid", "prefix_lm")
+    return experiment.model.attention == "auto" and has_one_rule and gathers_keys(platform, num_tokens)
 
 
 def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:

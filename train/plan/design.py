@@ -32,6 +32,8 @@ class Rows(NamedTuple):
     accumulate: int
     expert_groups: int = 1
     """Devices that divide the experts of a layer."""
+    gathers_keys: bool = False
+    """Devices that share rows gather their keys."""
 
 
 class Planned(NamedTuple):
@@ -57,7 +59,7 @@ def list_collectives(experiment: Experiment, mesh: Mesh, rows: Rows) -> list[Pla
     found = [
         *_of_weights(experiment, mesh, rows.accumulate),
         *_over_tensor(experiment.model, rows, experiment.mesh.sequence_parallel),
-        *_around_ring(experiment.model, rows, dict(mesh)),
+        *_of_shared_rows(experiment.model, rows, dict(mesh)),
         *_to_experts(experiment.model, rows),
     ]
     several = {axis for axis, size in mesh if size > 1}
@@ -126,12 +128,17 @@ def _over_tensor(model: ModelConfig, rows: Rows, splits: bool) -> Iterator[Plann
     yield _reduce("gradient before the head", low, head, rows.accumulate, tensor)
 
 
-def _around_ring(model: ModelConfig, rows: Rows, mesh: dict[str, int]) -> Iterator[Planned]:
-    """Keys and values that devices which share rows pass on, and the gradients that travel with them."""
+def _of_shared_rows(model: ModelConfig, rows: Rows, mesh: dict[str, int]) -> Iterator[Planned]:
+    """Keys and values that devices which share rows gather, or pass on in a ring with their gradients."""
     parts, axes = mesh.get("context", 1), ("context",)
     heads = 2 * model.kv_heads * model.dim_per_head // mesh["tensor"]
     size, times = rows.rows * rows.num_tokens * heads, model.num_layers * rows.accumulate
     forward = 1 if model.remat == "none" else 2
+    if rows.gathers_keys:
+        yield _gather("keys and values of a layer", model.dtype, parts * size, times * forward, True, axes)
+        gradients = "gradients of keys and values"
+        yield _scatter(gradients, "float32", parts * size, times, True, axes)
+        return
     for what, dtype, turns in (
         ("keys and values of a layer", model.dtype, (forward + 1) * (parts - 1)),
         ("gradients of keys and values", "float32", parts),
