@@ -267,9 +267,10 @@ def _temporary(
     if model.remat == "full":
         products = _keeping_products(model)
         computed_again = [kept for _, _, kept in _stacks(products, rows, platform, is_working=True)]
-    slots = exchange_of(model, rows).working
+    exchange = exchange_of(model, rows)
+    sent = 2 * low * exchange.num_sent * model.embed_dim  # on the way to experts, and back
     working = rows.rows * max(
-        _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again, slots)
+        _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again, exchange.working)
         for (stack, T, _), again in zip(_stacks(model, rows, platform), computed_again, strict=False)
     )
     more = state.trained if rows.accumulate > 1 else 0
@@ -279,7 +280,8 @@ def _temporary(
         "a layer": more
         + table * low
         + layer * (low + itemsize(experiment.optimizer.gradient_dtype))
-        + working,
+        + working
+        + sent,
         "the gradient of the embedding": more + table * (low + 2 * FLOAT) + 2 * low * hidden,
     }
 
