@@ -118,8 +118,9 @@ def _send_choices(
     2021, section 3.2)."""
     slots = buffer_slots(routing.experts, num_experts, most)
     x_SD = spread(x_BTD.reshape(-1, x_BTD.shape[-1]), slots)
-    given = (_to_experts(x, num_experts) for x in (x_SD, of_slots(routing.weights, slots)))
-    y_SD = _from_experts(compute(*given, slots.groups), num_experts)
+    own_SD = _to_experts(x_SD, num_experts)
+    own_S = _to_experts(of_slots(routing.weights, slots), num_experts)
+    y_SD = _from_experts(compute(own_SD, own_S, slots.groups), num_experts)
     return collect(y_SD, slots).reshape(x_BTD.shape)
 
 

@@ -89,6 +89,11 @@ def test_other_models_train_as_on_one_device(name, mesh):
     assert_same_steps(name, mesh)
 
 
+def test_microbatches_change_nothing_but_the_balance_of_each():
+    """A sum of products is not the product of sums, so that loss is of a microbatch, on every mesh."""
+    assert_same_steps("all tokens", {"expert": 4}, accumulate=2)
+
+
 @pytest.mark.parametrize("mesh", [{"fsdp": 2, "expert": 4}, {"expert": 4, "tensor": 2}], ids=str)
 def test_chunks_of_tokens_change_no_step(mesh, monkeypatch):
     wanted = steps_on("all tokens", mesh)

@@ -23,7 +23,7 @@ FSDP = {"data": 1, "fsdp": 8, "tensor": 1}
 EXPERTS = {"data": 1, "fsdp": 2, "expert": 4, "tensor": 1}
 
 
-def compile_step(experiment: Experiment, mesh_shape: dict[str, int]) -> Any:
+def compile_step(experiment: Experiment, mesh_shape: dict[str, Any]) -> Any:
     """XLA's account of the memory of the train step, a device."""
     mesh = make_mesh(MeshConfig(**mesh_shape))
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))

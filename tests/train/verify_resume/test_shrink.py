@@ -81,3 +81,10 @@ def test_layers_and_rows_suffice_for_the_stages_of_a_pipeline():
     assert small.model.num_layers == 8
     assert small.model.embed_dim % 8 == 0
     assert small.batch_size % 16 == 0
+
+
+def test_rows_and_experts_still_divide_over_expert():
+    config = dataclasses.replace(load_config("moe_tiny"), batch_size=64)
+    small = shrink(config, [ONE, {"data": 1, "fsdp": 2, "expert": 8, "tensor": 1}])
+    assert small.batch_size == 16
+    assert small.model.num_experts == 8
