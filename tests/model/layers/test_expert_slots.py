@@ -28,10 +28,10 @@ def random_choices(rows=3, tokens=7, k=2):
 
 def experts_of_slots(slots, num_slots):
     """The expert that owns each slot, NUM_EXPERTS where none does."""
-    if slots.groups.sizes is not None:
-        owners = np.repeat(np.arange(NUM_EXPERTS), slots.groups.sizes)
+    sizes, experts = slots.groups
+    if sizes is not None:
+        owners = np.repeat(np.arange(NUM_EXPERTS), sizes)
         return np.append(owners, np.full(num_slots - len(owners), NUM_EXPERTS))
-    experts = slots.groups.experts
     experts_N = np.arange(NUM_EXPERTS) if experts is None else np.asarray(experts)
     return np.repeat(experts_N, num_slots // len(experts_N))
 
@@ -70,6 +70,7 @@ def test_a_full_buffer_keeps_likelier_choices_and_then_earlier_tokens():
 )
 def test_capacity_is_a_multiple_of_an_even_share_of_the_row(tokens, capacity, expected):
     assert row_capacity((3, tokens, 2), NUM_EXPERTS, capacity) == expected
+    assert row_capacity((3, tokens, 2), NUM_EXPERTS, None) is None
 
 
 def test_spread_and_collect_are_each_others_transposes():
