@@ -149,7 +149,7 @@ def _places(batch: Batch, num_tokens: int) -> jax.Array | None:
     return places_in_row(num_tokens) if num_parts() > 1 else None
 
 
-def _at(stack: Layer, index: int) -> Layer:
+def _take(stack: Layer | None, index: int) -> Layer:
     return jax.tree.map(lambda leaf: leaf[index], stack)
 
 
@@ -161,26 +161,34 @@ def _run_each(
     keys: jax.Array | None,
     planned: tuple[PlannedLayer, ...],
     in_scan: bool = False,
-    pick: Callable[[Layer, int], Layer] = _at,
+    take: Callable[..., Layer] = _take,
 ) -> Carry:
     """Run the layers one after another, each compiled separately.
 
     Args:
-      pick: takes a layer, by its index among these layers of its kind, from its stack.
+      take: takes a layer, by its index among these layers of its kind, from its stack.
     """
     (x_BTD, routed), taken = carry, [0, 0]
     for number, (kind, has_experts) in enumerate(planned):
-        take = functools.partial(pick, index=taken[has_experts])
-        taken[has_experts] += 1
         key = jax.tree.map(lambda leaf, number=number: leaf[number], keys)
-
-        # Taken inside, so that the backward pass keeps the stack that is there anyway, and no copies.
-        def run(stack: Layer, x_BTD: jax.Array, key: jax.Array | None, take=take, kind=kind):
-            return take(stack)(x_BTD, inputs, kind, key)
-
+        run = functools.partial(_run_one, inputs, kind, functools.partial(take, index=taken[has_experts]))
+        taken[has_experts] += 1
         x_BTD, sums = _remat(run, config, in_scan)(stacks[has_experts], x_BTD, key)
         routed = routed if sums is None else jax.tree.map(jnp.add, routed, sums)
     return x_BTD, routed
+
+
+def _run_one(
+    inputs: AttentionInputs,
+    kind: LayerKind,
+    take: Callable[[Layer | None], Layer],
+    stack: Layer | None,
+    x_BTD: jax.Array,
+    key: jax.Array | None,
+) -> Carry:
+    """Run a layer of a stack. It is taken here, inside of what is computed again: the backward pass then
+    keeps the stack, which is there anyway, and no copies of layers."""
+    return take(stack)(x_BTD, inputs, kind, key)
 
 
 def _scan_periods(
@@ -217,11 +225,11 @@ def _scan_turn(
     def run(carry: Carry, place_and_keys: tuple[jax.Array, jax.Array | None]):
         place, keys = place_and_keys
 
-        def pick(stack: Layer, index: int) -> Layer:
+        def take(stack: Layer | None, index: int) -> Layer:
             at = lambda leaf: leaf[number, place * (leaf.shape[1] // num_periods) + index]  # noqa: E731
             return jax.tree.map(at, stack)
 
-        return _run_each(config, inputs, carry, stacks, keys, period, True, pick), None
+        return _run_each(config, inputs, carry, stacks, keys, period, True, take), None
 
     return jax.lax.scan(run, carry, (jnp.arange(num_periods), keys))[0]
 

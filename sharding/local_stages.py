@@ -59,8 +59,8 @@ def own_layers(shard: jax.Array, axes: LogicalAxes, num_rounds: int, dtype: Any)
     """
     if "embed" not in axes:
         return _of_rounds(shard, num_rounds)[:, stage_number()]
-    whole, receiver = _open(_Static(tuple(axes), num_rounds, dtype), shard)
-    return OpenWeight(whole, receiver)
+    opened: Any = _open(_Static(tuple(axes), num_rounds, dtype), shard)
+    return OpenWeight(*opened)
 
 
 class _Static(NamedTuple):

@@ -25,7 +25,8 @@ def check_mesh(experiment: Experiment, mesh: "jax.sharding.Mesh") -> None:
     """
     from flaxmill.sharding.rules import ACTIVATION_RULES  # here, so that no config waits for JAX
 
-    model, axes = experiment.model, dict.fromkeys(AXES, 1) | dict(mesh.shape)
+    model = experiment.model
+    axes: dict[str, int] = {axis: mesh.shape.get(axis, 1) for axis in AXES}
     if axes["stage"] > 1:
         _check_stages(experiment, axes)
     row_axes = ACTIVATION_RULES["batch"] or ()

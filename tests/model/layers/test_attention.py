@@ -146,8 +146,8 @@ def test_splash_with_gathered_keys_equals_attention_on_one_device(causal, zigzag
         return xla_attention(q, k, v, Visibility(documents, causal, window), scale=0.25)
 
     moved = [x[:, order] for x in (q, k, v, documents, g)]
-    found, pull_found = jax.vjp(lambda *x: shared(*x, moved[3]), *moved[:3])
-    wanted, pull_wanted = jax.vjp(lambda *x: alone(*x, documents), q, k, v)
+    found, pull_found = jax.vjp(lambda q, k, v: shared(q, k, v, moved[3]), *moved[:3])
+    wanted, pull_wanted = jax.vjp(lambda q, k, v: alone(q, k, v, documents), q, k, v)
     for one, other in zip((found, *pull_found(moved[4])), (wanted, *pull_wanted(g)), strict=True):
         np.testing.assert_allclose(one, other[:, order], atol=5e-5)  # blockwise softmax rescales its sums
 
