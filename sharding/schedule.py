@@ -2,6 +2,24 @@
 
 # S stages, R rounds, M microbatches
 
+from typing import NamedTuple
+
+
+class Pipeline(NamedTuple):
+    """A schedule; the default one has one stage, and no other waits for it."""
+
+    num_stages: int = 1
+    num_microbatches: int = 1
+    num_rounds: int = 1
+
+    @property
+    def ticks(self) -> int:
+        return ticks(self.num_microbatches, self.num_stages, self.num_rounds)
+
+    @property
+    def bubble(self) -> float:
+        return bubble(self.num_microbatches, self.num_stages, self.num_rounds)
+
 
 def microbatches(num_rows: int, num_stages: int) -> int:
     """The largest divisor of a group's rows up to twice its stages: with more, stages would wait less, and

@@ -85,7 +85,7 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     check_run_directory(experiment, allowed)  # before the data is prepared, which may take long
     _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
     log = print if is_main() else say_nothing
-    for line in (describe_free_axis(experiment.mesh, mesh), describe_pipeline(experiment, mesh)):
+    for line in (describe_free_axis(experiment.mesh, mesh), describe_pipeline(experiment, mesh.shape)):
         if line:
             log(line)
     dataset = prepare_data(experiment, cache, log)

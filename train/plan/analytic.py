@@ -12,10 +12,13 @@ from jax.sharding import AbstractMesh
 
 from flaxmill.data.objectives import find_function
 from flaxmill.model.config import ModelConfig, encoder_config
+from flaxmill.model.layer_plan import plan_layers
 from flaxmill.model.layers.attention import gathers_keys
 from flaxmill.sharding.hardware.chips import Chip
+from flaxmill.sharding.schedule import Pipeline
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.metrics.flops import (
+    BACKWARD,
     StepFlops,
     chunked_flops,
     head_flops,
@@ -36,7 +39,7 @@ from flaxmill.train.plan.weights import (
     without_remat,
 )
 from flaxmill.train.resolution import target_length
-from flaxmill.train.run.mesh_fit import check_mesh
+from flaxmill.train.run.mesh_fit import check_mesh, pipeline_of
 
 FLOAT = 4  # bytes of a float32
 
@@ -76,13 +79,15 @@ class Estimate(NamedTuple):
     flops: StepFlops
     """Of the model."""
     hardware_flops: float
-    """With what is computed again; fused kernels skip the half of causal attention that is masked."""
+    """With what is computed again, and what stages compute while they wait; fused kernels skip the half of
+    causal attention that is masked."""
     moved_bytes: float
     """That a device reads and writes in its memory at least."""
     num_tokens: int
     """Tokens of a step."""
     roofline: Roofline | None
     """None: the chip is unknown."""
+    pipeline: Pipeline
 
 
 def estimate(
@@ -113,7 +118,8 @@ def estimate(
             experiment = replace(experiment, model=replace(experiment.model, attention="blocks"))
     memory, moved = _memory(experiment, mesh, rows, platform, chip)
     collectives = list_collectives(experiment, mesh, rows)
-    flops, hardware = _flops(experiment, whole, platform, _num_chunks(experiment.model, rows, mesh_shape))
+    num_chunks = _num_chunks(experiment.model, rows, mesh_shape)
+    flops, hardware = _flops(experiment, whole, platform, num_chunks, rows.pipeline)
     if exchange_of(experiment.model, rows).num_chunks > 1:
         hardware += chunked_flops(experiment.model, experiment.batch_size, whole.num_tokens)
     num_tokens = experiment.batch_size * (whole.num_tokens + (whole.target_tokens or 0))
@@ -121,7 +127,7 @@ def estimate(
     if chip is not None:
         near = domain or chip.link_domain or math.prod(mesh_shape.values()) // num_slices
         roofline = make_roofline(flops, hardware, moved, collectives, chip, mesh_shape, num_tokens, near)
-    return Estimate(mesh, memory, collectives, flops, hardware, moved, num_tokens, roofline)
+    return Estimate(mesh, memory, collectives, flops, hardware, moved, num_tokens, roofline, rows.pipeline)
 
 
 def _gathers_keys(experiment: Experiment, platform: str, num_tokens: int) -> bool:
@@ -131,7 +137,8 @@ def _gathers_keys(experiment: Experiment, platform: str, num_tokens: int) -> boo
 
 def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:
     """The rows of a device in one microbatch, and its part of their tokens."""
-    shards = experiment.accumulate * math.prod(mesh_shape.get(axis, 1) for axis in ("data", "fsdp", "expert"))
+    axes = [mesh_shape.get(axis, 1) for axis in ("data", "stage", "fsdp", "expert")]
+    shards = experiment.accumulate * math.prod(axes)
     bound = experiment.definition.data.max_predictions
     has_encoder = experiment.model.encoder_layers is not None
     target = target_length(experiment) if has_encoder else None
@@ -140,20 +147,33 @@ def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:
     places = last if bound is None else find_function(bound)(experiment.data)
     parts = mesh_shape.get("context", 1)
     places = min(places, last // parts)
-    groups = mesh_shape.get("expert", 1)
     return Rows(
-        experiment.batch_size // shards, length // parts, target, places, experiment.accumulate, groups
+        experiment.batch_size // shards,
+        length // parts,
+        target,
+        places,
+        experiment.accumulate,
+        mesh_shape.get("expert", 1),
+        pipeline=pipeline_of(experiment, mesh_shape),
     )
 
 
-def _flops(experiment: Experiment, rows: Rows, platform: str, num_chunks: int) -> tuple[StepFlops, float]:
+def _flops(
+    experiment: Experiment, rows: Rows, platform: str, num_chunks: int, pipeline: Pipeline
+) -> tuple[StepFlops, float]:
     model, size = experiment.model, experiment.batch_size
     lengths = rows.num_tokens, rows.target_tokens
     flops = step_flops(model, size, rows.num_tokens, rows.places, rows.target_tokens)
     again = recomputed_flops(model, size, *lengths)
-    logits = head_flops(model, size, rows.places) if num_chunks > 1 else 0.0
+    head = head_flops(model, size, rows.places)
+    logits = head if num_chunks > 1 else 0.0
     skips = attention_is_fused(model, platform, rows.num_tokens)
-    return flops, logits + (flops.causal + again.causal if skips else flops.full + again.full)
+    found = flops.causal + again.causal if skips else flops.full + again.full
+    if pipeline.num_stages > 1:  # a stage that waits runs its layers too, on rows that do not count
+        plan = plan_layers(model)
+        share = len(plan.period) * plan.num_periods / model.num_layers
+        found += share * (found - (1 + BACKWARD) * head) * pipeline.bubble / (1 - pipeline.bubble)
+    return flops, logits + found
 
 
 def _num_chunks(model: ModelConfig, rows: Rows, mesh_shape: Mapping[str, int]) -> int:
@@ -188,7 +208,7 @@ def _memory(
         (phase, int(temporary)),
         HostMemory(state.on_host, int(offloaded)),
     )
-    gathered = sum(w.size * (w.num_layers or 1) for w in weights) * itemsize(model.dtype)
+    gathered = sum(w.size * _num_read(w, rows) for w in weights) * itemsize(model.dtype)
     passes = 2 * (state.parameters + state.optimizer + state.on_host) + rows.accumulate * (
         2 * state.trained + 4 * gathered + 2 * (kept + offloaded)
     )
@@ -202,7 +222,8 @@ def _kept_bytes(
     num_bytes = 0.0
     for stack, tokens, kept in _stacks(model, rows, platform):
         ends = tokens * model.embed_dim * (2 * itemsize(model.dtype) + FLOAT)  # embedded, normed, hidden
-        num_bytes += rows.rows * (stack.num_layers * kept.row_bytes(tokens, tensor, sequence) + ends)
+        inside = sum(math.prod(run) for run in rows.runs(stack))
+        num_bytes += inside * kept.row_bytes(tokens, tensor, sequence) + rows.rows * ends
     return num_bytes + (_logits_bytes(model, rows, tensor) if num_chunks == 1 else 0)
 
 
@@ -211,7 +232,7 @@ def _offloaded_bytes(model: ModelConfig, rows: Rows, platform: str, tensor: int,
     if not any(entry.endswith("=offload") for entry in model.remat_tensors):
         return 0.0
     return sum(
-        rows.rows * stack.num_layers * kept.row_bytes(tokens, tensor, sequence)
+        sum(math.prod(run) for run in rows.runs(stack)) * kept.row_bytes(tokens, tensor, sequence)
         for stack, tokens, kept in _stacks(model, rows, platform, on_host=True)
     )
 
@@ -269,14 +290,25 @@ def _temporary(
         computed_again = [kept for _, _, kept in _stacks(products, rows, platform, is_working=True)]
     exchange = exchange_of(model, rows)
     sent = 2 * low * exchange.num_sent * model.embed_dim  # on the way to experts, and back
-    working = rows.rows * max(
+    working = max(rows.rows, rows.in_a_turn) * max(
         _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again, exchange.working)
         for (stack, T, _), again in zip(_stacks(model, rows, platform), computed_again, strict=False)
     )
     more = state.trained if rows.accumulate > 1 else 0
     logits = _logits_bytes(model, rows, tensor) / num_chunks
+    # A stage holds its layers whole until their gradients are complete, and the rows of all stages.
+    open_layers = (
+        sum(w.size * (w.num_layers or 1) for w in weights if w.in_stages) // rows.pipeline.num_stages
+    )
+    if open_layers:
+        group = rows.rows * rows.num_tokens * model.embed_dim * rows.pipeline.num_stages
+        layer, working = 0, working + open_layers * (low + FLOAT) + 2 * low * group
     return {
-        "the loss": more + logits * (2 + low / FLOAT) + table * (low + FLOAT) + 2 * low * hidden,
+        "the loss": more
+        + low * open_layers
+        + logits * (2 + low / FLOAT)
+        + table * (low + FLOAT)
+        + 2 * low * hidden,
         "a layer": more
         + table * low
         + layer * (low + itemsize(experiment.optimizer.gradient_dtype))
@@ -311,3 +343,11 @@ def _num_groups(weights: tuple[Weight, ...]) -> int:
     return max(
         1, len({(w.path[0], w.path[1] if w.path[0] == "encoder" else "") for w in weights if w.num_layers})
     )
+
+
+def _num_read(weight: Weight, rows: Rows) -> int:
+    """How many layers of a weight the forward pass of a device reads, each as often as it runs."""
+    if not weight.in_stages:
+        return weight.num_layers or 1
+    pipeline = rows.pipeline
+    return pipeline.ticks * (weight.num_layers or 1) // (pipeline.num_stages * pipeline.num_rounds)

@@ -117,7 +117,8 @@ def mesh_on(experiment: Experiment, topology: Topology) -> Mesh:
     config = dataclasses.replace(experiment.mesh, slices=topology.num_slices)
     mesh = make_mesh(config, topology.devices)
     if mesh.size != len(topology.devices):
-        axes = " * ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
+        several = {axis: size for axis, size in mesh.shape.items() if size > 1 or axis in ("data", "fsdp")}
+        axes = " * ".join(f"mesh.{axis}={size}" for axis, size in several.items())
         raise ValueError(
             f"{axes} is {mesh.size}, and {topology.name} has {len(topology.devices)} devices; change an "
             "axis, or set one to None: it takes the remaining devices"

@@ -1,7 +1,7 @@
 """What a compiled step sends that the design does not want: a warning for each kind of it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from jax.sharding import Mesh
@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.memory import in_words
-from flaxmill.train.plan.weights import Form, form_of, list_weights
+from flaxmill.train.plan.weights import GATHERED, Form, Weight, form_of, list_weights
 
 FLOAT = 4  # bytes of a float32
 _SMALL = 64 * 1024
@@ -22,13 +22,16 @@ class _Weights(NamedTuple):
     """The parameters of an experiment, as the products of a device need them."""
 
     split: frozenset[int]
-    """Elements of each that fsdp splits, of one layer; routers, which compute in float32, are left out."""
+    """Elements of each that fsdp splits, of one layer and of what a stage has; routers, which compute in
+    float32, are left out."""
     stacked: frozenset[int]
     """Elements of those that hold several layers, for all layers at once."""
     stacks: frozenset[Form]
     """The forms of those stacks that no single layer's weight has."""
     whole_bytes: int
     """Of all that fsdp does not split."""
+    in_stages: frozenset[int]
+    """Elements of those of a pipeline, of one layer."""
 
 
 class _Rule(NamedTuple):
@@ -58,7 +61,7 @@ def _rules(experiment: Experiment, weights: _Weights) -> list[_Rule]:
             lambda each: (
                 each.kind == "all-reduce"
                 and not each.is_padded
-                and "fsdp" in each.axes
+                and _crosses(each)
                 and each.num_bytes > weights.whole_bytes + _SMALL
             ),
             "what fsdp splits is summed whole on every device, where a reduce-scatter would send half",
@@ -67,7 +70,7 @@ def _rules(experiment: Experiment, weights: _Weights) -> list[_Rule]:
             lambda each: (
                 casts
                 and each.kind == "all-gather"
-                and "fsdp" in each.axes
+                and _crosses(each)
                 and each.dtype == "f32"
                 and each.num_bytes > _SMALL
                 and math.prod(each.shape) in weights.split | weights.stacked
@@ -78,13 +81,28 @@ def _rules(experiment: Experiment, weights: _Weights) -> list[_Rule]:
         _Rule(
             lambda each: (
                 each.kind == "all-gather"
-                and "fsdp" in each.axes
+                and _crosses(each)
                 and each.num_bytes > _SMALL
                 and form_of(each.shape) in weights.stacks
             ),
             "a weight is gathered for all layers at once, and held whole",
         ),
+        _Rule(
+            lambda each: (
+                each.kind in ("all-gather", "all-to-all")
+                and _crosses(each)
+                and each.inside_layers
+                and each.num_bytes > _SMALL
+                and math.prod(each.shape) in weights.in_stages
+            ),
+            "layers of a stage are gathered at each turn, where once before the pipeline would do",
+        ),
     ]
+
+
+def _crosses(each: Collective) -> bool:
+    """Whether it joins devices that have parts of weights."""
+    return any(axis in each.axes for axis in GATHERED)
 
 
 def _describe(found: list[Collective], reason: str) -> str | None:
@@ -101,9 +119,11 @@ def _describe(found: list[Collective], reason: str) -> str | None:
 
 
 def _storms(collectives: Sequence[Collective], experiment: Experiment) -> list[str]:
-    # Keys and values that go around a ring are few and large.
+    # Keys and values that go around a ring are few and large, and so are rows on to the next stage.
     permutes = [
-        each for each in collectives if each.kind == "collective-permute" and each.axes != ("context",)
+        each
+        for each in collectives
+        if each.kind == "collective-permute" and each.axes not in (("context",), ("stage",))
     ]
     runs = sum(each.times for each in permutes)
     if runs <= _MANY_PERMUTES * experiment.model.num_layers * experiment.accumulate:
@@ -122,8 +142,19 @@ def _weights(experiment: Experiment, mesh: Mesh) -> _Weights:
     stacks = [(count, *weight.shape) for weight in split if (count := weight.num_layers or 1) > 1]
     whole = [weight.size * (weight.num_layers or 1) for weight in weights if not weight.is_split]
     return _Weights(
-        frozenset(weight.size for weight in split if "router" not in weight.path),
+        frozenset(size for weight in split if "router" not in weight.path for size in _sizes(weight, mesh)),
         frozenset(map(math.prod, stacks)),
         frozenset({*map(form_of, stacks)} - {form_of(weight.shape) for weight in split}),
         FLOAT * sum(whole),
+        frozenset(weight.size for weight in split if weight.in_stages),
     )
+
+
+def _sizes(weight: Weight, mesh: Mesh) -> Iterator[int]:
+    """Elements of a weight as collectives over its parts have it."""
+    num_stages = mesh.shape.get("stage", 1)
+    if weight.in_stages:
+        yield weight.size * (weight.num_layers or 1) // num_stages
+    elif num_stages > 1:  # gathered over the stages first
+        yield weight.size // mesh.shape["fsdp"]
+    yield weight.size

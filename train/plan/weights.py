@@ -21,6 +21,10 @@ from flaxmill.train.state import state_shardings
 Mesh = tuple[tuple[str, int], ...]
 """Names and sizes of a mesh's axes, outermost first."""
 
+GATHERED = ("fsdp", "stage")
+"""Axes that split parameters which products need whole."""
+PERIODS = (("dense_layers",), ("layers",))
+"""Where the layers are that repeat, which are those of a pipeline."""
 
 Form = tuple[int, ...]
 
@@ -54,14 +58,16 @@ class Weight(NamedTuple):
     num_layers: int | None
     """Layers that it holds; None: it belongs to no layer."""
     shape: tuple[int, ...]
-    """What a device has once it is gathered over fsdp, of one layer; of experts its own."""
+    """What a device has once it is gathered over fsdp and stage, of one layer; of experts its own."""
     is_split: bool
-    """Whether fsdp splits it."""
+    """Whether fsdp or stage splits it."""
     is_trained: bool
     is_table: bool
     """Whether its rows are the vocabulary's."""
     is_apart: bool = False
     """Whether each device along `expert` has others of its experts, which are never gathered."""
+    in_stages: bool = False
+    """Whether each stage of a pipeline has some of its layers whole."""
 
     @property
     def size(self) -> int:
@@ -98,15 +104,18 @@ def list_weights(model: ModelConfig, freeze: tuple[str, ...], mesh: Mesh) -> tup
         axes = axes_of[path]
         partition_spec(axes, PARAMETER_RULES, abstract, leaf.shape)  # refuses what does not divide
         entries = [None if axis is None else mesh_axes(axis, PARAMETER_RULES, abstract) for axis in axes]
-        shards = [1 if entry == "fsdp" else num_shards(entry, abstract) for entry in entries]
+        names = [(entry,) if isinstance(entry, str) else entry or () for entry in entries]
+        shards = [
+            num_shards(tuple(name for name in each if name not in GATHERED), abstract) for each in names
+        ]
         shape = tuple(length // parts for length, parts in zip(leaf.shape, shards, strict=True))
         num_layers = leaf.shape[0] if group_of(path) else None
         shape = shape if num_layers is None else shape[1:]
-        is_split = "fsdp" in entries and dict(mesh)["fsdp"] > 1
-        is_apart = "expert" in entries and dict(mesh)["expert"] > 1
-        weights.append(
-            Weight(path, num_layers, shape, is_split, path not in frozen, "vocab" in axes, is_apart)
-        )
+        is_split = any(abstract.shape[name] > 1 for each in names for name in each if name in GATHERED)
+        in_stages = group_of(path) in PERIODS and abstract.shape.get("stage", 1) > 1
+        is_apart = ("expert",) in names and abstract.shape["expert"] > 1
+        is_table, is_trained = "vocab" in axes, path not in frozen
+        weights.append(Weight(path, num_layers, shape, is_split, is_trained, is_table, is_apart, in_stages))
     return tuple(weights)
 
 

@@ -8,7 +8,7 @@ from flaxmill.data.messages import require
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import plan_layers
 from flaxmill.sharding.mesh import AXES
-from flaxmill.sharding.schedule import bubble, microbatches
+from flaxmill.sharding.schedule import Pipeline, microbatches
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.objectives.table import OBJECTIVES
 
@@ -78,23 +78,25 @@ def in_zigzag(experiment: Experiment) -> bool:
     return causal is True and experiment.model.dropout == 0 and not experiment.definition.is_task
 
 
-def describe_pipeline(experiment: Experiment, mesh: "jax.sharding.Mesh") -> str | None:
+def describe_pipeline(experiment: Experiment, axes: Mapping[str, int]) -> str | None:
     """The schedule of the stages in one line, and how much of their time they wait; None: there is one."""
-    num_stages, num_rounds = mesh.shape["stage"], experiment.pipeline_rounds
-    if num_stages == 1:
+    found = pipeline_of(experiment, axes)
+    if found.num_stages == 1:
         return None
-    num_microbatches = _microbatches(experiment, mesh.shape)
-    rounds = f" in {num_rounds} rounds" if num_rounds > 1 else ""
-    share = bubble(num_microbatches, num_stages, num_rounds)
+    rounds = f" in {found.num_rounds} rounds" if found.num_rounds > 1 else ""
     return (
-        f"pipeline of {num_stages} stages, {num_microbatches} microbatches{rounds}: each stage waits "
-        f"{share:.0%} of its time"
+        f"pipeline of {found.num_stages} stages, {found.num_microbatches} microbatches{rounds}: each stage "
+        f"waits {found.bubble:.0%} of its time"
     )
 
 
-def _microbatches(experiment: Experiment, axes: Mapping[str, int]) -> int:
-    rows = _rows_of_stages(experiment, axes)
-    return experiment.pipeline_microbatches or microbatches(rows, axes["stage"])
+def pipeline_of(experiment: Experiment, axes: Mapping[str, int]) -> Pipeline:
+    """The schedule on a mesh of these sizes."""
+    num_stages = axes.get("stage", 1)
+    if num_stages == 1:
+        return Pipeline()
+    found = experiment.pipeline_microbatches or microbatches(_rows_of_stages(experiment, axes), num_stages)
+    return Pipeline(num_stages, found, experiment.pipeline_rounds)
 
 
 def _rows_of_stages(experiment: Experiment, axes: Mapping[str, int]) -> int:
@@ -125,7 +127,7 @@ def _check_stages(experiment: Experiment, axes: Mapping[str, int]) -> None:
         f"pipeline_rounds = {num_stages} * {num_rounds} = {turns}; use a multiple of {turns}, or other "
         "stages or rounds",
     )
-    rows, found = _rows_of_stages(experiment, axes), _microbatches(experiment, axes)
+    rows, found = _rows_of_stages(experiment, axes), pipeline_of(experiment, axes).num_microbatches
     require(
         found >= num_stages,
         f"{found} microbatches (pipeline_microbatches={experiment.pipeline_microbatches}) are fewer than "

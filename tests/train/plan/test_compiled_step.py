@@ -108,7 +108,7 @@ def test_a_mesh_must_use_every_device(make_experiment):
 def test_slices_of_the_topology_are_slices_of_the_mesh(make_experiment):
     experiment = make_experiment(mesh=MeshConfig(data=1, fsdp=None))
     step = compile_step(experiment, find_topology("cpu:4", num_slices=2))
-    assert dict(step.mesh.shape) == {"data": 2, "fsdp": 4, "expert": 1, "context": 1, "tensor": 1}
+    assert dict(step.mesh.shape) == {"data": 2, "stage": 1, "fsdp": 4, "expert": 1, "context": 1, "tensor": 1}
 
 
 def test_a_tokenizer_of_unknown_size_needs_a_stated_vocabulary(make_experiment):
