@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Pipeline(NamedTuple):
-    """A schedule; the default one has one stage, and no other waits for it."""
+    """A schedule; the default has one stage, which waits for nobody."""
 
     num_stages: int = 1
     num_microbatches: int = 1
@@ -14,10 +14,12 @@ class Pipeline(NamedTuple):
 
     @property
     def ticks(self) -> int:
+        """As the function of this name has it."""
         return ticks(self.num_microbatches, self.num_stages, self.num_rounds)
 
     @property
     def bubble(self) -> float:
+        """As the function of this name has it."""
         return bubble(self.num_microbatches, self.num_stages, self.num_rounds)
 
 

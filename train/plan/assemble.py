@@ -69,6 +69,7 @@ def make_plan(
         effects=list_effects(experiment, mesh_shape, chip, num_slices, domain),
         devices_a_host=devices_a_host,
         is_compiled=collectives is not None,
+        pipeline=found.pipeline,
     )
 
 

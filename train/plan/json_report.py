@@ -20,6 +20,8 @@ def json_of(plan: Plan) -> dict[str, Any]:
         "host_memory": memory.host._asdict() | {"devices_a_host": plan.devices_a_host},
         "collectives": [_plain(each._asdict()) for each in plan.collectives],
         "warnings": list(plan.warnings),
+        "pipeline": plan.pipeline._asdict(),
+        "bubble": plan.pipeline.bubble,
         "flops": {"full": plan.flops.full, "causal": plan.flops.causal, "hardware": plan.hardware_flops},
         "roofline": None if roofline is None else roofline_json(roofline),
         "chip": None

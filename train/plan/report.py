@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.sharding.mesh import describe_shape
+from flaxmill.sharding.schedule import Pipeline
 from flaxmill.train.metrics.flops import StepFlops
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import Cost, published_runs
@@ -14,6 +15,7 @@ from flaxmill.train.plan.proposals import Proposal
 from flaxmill.train.plan.roofline import Roofline
 from flaxmill.train.plan.search import Candidate
 from flaxmill.train.plan.weights import HostMemory
+from flaxmill.train.run.mesh_fit import describe_schedule
 
 GIB, MIB = 2**30, 2**20
 KINDS = ("parameters", "optimizer", "gradients", "activations", "temporary")
@@ -70,7 +72,7 @@ class Plan(NamedTuple):
     flops: StepFlops
     """Of the model in one step, on all devices."""
     hardware_flops: float
-    """With what is computed again."""
+    """With what is computed again, and what waiting stages compute."""
     cost: Cost
     roofline: Roofline | None
     compile_cpu_seconds: float
@@ -84,6 +86,7 @@ class Plan(NamedTuple):
     """None: nobody knows."""
     is_compiled: bool = True
     """False: the compiler gave up, so that activations and times are the estimate's."""
+    pipeline: Pipeline = Pipeline()
 
 
 def verdict_of(plan: Plan) -> str:
@@ -204,6 +207,8 @@ def _work(plan: Plan) -> Iterator[str]:
         ("hardware", f"{plan.hardware_flops:.4e} FLOPs", "with what is computed again in the backward pass"),
     ]
     yield from table(("", "", ""), rows)[1:]
+    if (words := describe_schedule(plan.pipeline)) is not None:
+        yield f"  {words[0].upper()}{words[1:]}, and computes then on rows that do not count."
     yield ""
 
 

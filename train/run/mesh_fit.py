@@ -80,7 +80,11 @@ def in_zigzag(experiment: Experiment) -> bool:
 
 def describe_pipeline(experiment: Experiment, axes: Mapping[str, int]) -> str | None:
     """The schedule of the stages in one line, and how much of their time they wait; None: there is one."""
-    found = pipeline_of(experiment, axes)
+    return describe_schedule(pipeline_of(experiment, axes))
+
+
+def describe_schedule(found: Pipeline) -> str | None:
+    """The same of a schedule that is known."""
     if found.num_stages == 1:
         return None
     rounds = f" in {found.num_rounds} rounds" if found.num_rounds > 1 else ""

@@ -26,7 +26,7 @@ def test_json_is_one_object_with_what_programs_read(flaxmill):
     assert (code, err) == (0, "")
     assert {"memory", "collectives", "flops", "roofline", "fits"} <= set(plan)
     assert plan["fits"] is True
-    assert plan["mesh"] == {"data": 1, "fsdp": 8, "expert": 1, "context": 1, "tensor": 1}
+    assert plan["mesh"] == {"data": 1, "stage": 1, "fsdp": 8, "expert": 1, "context": 1, "tensor": 1}
     assert {row["kind"] for row in plan["collectives"]} <= {
         *("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute", "send")
     }
@@ -38,7 +38,7 @@ def test_slices_set_the_mesh(flaxmill):
     code, out, _ = flaxmill("plan", "gpt_tiny", *SMALL, *arguments)
     assert code == 0
     plan = json.loads(out)
-    assert plan["mesh"] == {"data": 2, "fsdp": 4, "expert": 1, "context": 1, "tensor": 1}
+    assert plan["mesh"] == {"data": 2, "stage": 1, "fsdp": 4, "expert": 1, "context": 1, "tensor": 1}
     assert {(*row["axes"], row["across_slices"]) for row in plan["collectives"]} >= {("fsdp", False)}
     assert all(row["across_slices"] == ("data" in row["axes"]) for row in plan["collectives"])
 

@@ -27,7 +27,7 @@ def compile_step(experiment: Experiment, mesh_shape: dict[str, Any]) -> Any:
     """XLA's account of the memory of the train step, a device."""
     mesh = make_mesh(MeshConfig(**mesh_shape))
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp", "expert")))
+    rows = NamedSharding(mesh, PartitionSpec(("data", "stage", "fsdp", "expert")))
     shape = experiment.batch_size, experiment.data.sequence_length
     names = ("tokens", "mask", "positions", "documents", "targets")
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows) for name in names}
@@ -49,10 +49,11 @@ def compile_step(experiment: Experiment, mesh_shape: dict[str, Any]) -> Any:
         (small_llama(remat="full", accumulate=2), {"data": 2, "fsdp": 4, "tensor": 1}),
         (small_llama(remat="full", num_experts=8, expert_capacity=1.5), EXPERTS),
         (small_llama(remat="dots", num_experts=8, expert_capacity=1.5), EXPERTS),
+        (small_llama(remat="full", num_layers=8), {"data": 1, "stage": 4, "fsdp": 2, "tensor": 1}),
     ],
     ids=[
         *("gpt, all kept", "gpt, full", "llama, all kept", "llama, dots, tensor", "llama, accumulated"),
-        *("experts, full", "experts, dots"),
+        *("experts, full", "experts, dots", "llama, stages"),
     ],
 )
 def test_memory_is_within_a_quarter_of_what_the_compiler_reports(experiment, mesh_shape):
@@ -137,3 +138,15 @@ def test_masked_words_pay_for_their_head_alone():
     pooled = 3 * 2 * rows * 1024 * 1024
     layers = 3 * 2 * rows * 128 * 24 * 12 * 1024**2 + 3 * 4 * rows * 24 * 128 * 128 * 1024
     assert found.flops.full == pytest.approx(head + pooled + layers, rel=0.01)
+
+
+def test_waiting_stages_compute_and_the_models_flops_stay():
+    experiment = named("llama3_8b", batch_size=32)
+    one, four = ({"data": 1, "stage": size, "fsdp": 8 // size, "tensor": 1} for size in (1, 4))
+    plain, piped = (estimate(experiment, mesh, CHIPS["h100"]) for mesh in (one, four))
+    assert piped.pipeline == (4, 8, 1)
+    assert piped.flops == plain.flops
+    head = 3 * 2 * 32 * 8192 * 4096 * 128_256
+    again = plain.hardware_flops - plain.flops.causal  # the logits are among it, which no stage computes
+    layers = plain.flops.causal - head + again - head / 3
+    assert piped.hardware_flops == pytest.approx(plain.hardware_flops + layers * 3 / 8)

@@ -92,6 +92,37 @@ def test_frozen_weights_send_no_gradient():
     assert "gradients of a layer" not in found
 
 
+def of_stages(**changes):
+    """LLaMA-3-8B on stage 4 x fsdp 2 x tensor 2: 16 rows in 8 microbatches."""
+    experiment = named("llama3_8b", batch_size=32, **changes)
+    mesh = {"data": 1, "stage": 4, "fsdp": 2, "tensor": 2}
+    return list_collectives(experiment, tuple(mesh.items()), rows_of(experiment, mesh))
+
+
+def test_layers_of_stages_change_hands_and_are_gathered_once_whatever_the_ticks():
+    found = {one.what: one for one in of_stages()}
+    layers = 32 * LAYER // 2 // 4  # of a stage, divided by tensor
+    assert found["layers change hands"][1:6] == ("all-to-all", "bfloat16", 2 * layers // 2, 1, ("stage",))
+    assert found["weights of a stage"][1:6] == ("all-gather", "bfloat16", 2 * layers, 1, ("fsdp",))
+    assert found["gradients of a stage"][1:6] == ("reduce-scatter", "float32", 4 * layers, 1, ("fsdp",))
+    assert found["gradients change hands"][1:6] == ("all-to-all", "float32", 4 * layers // 2, 1, ("stage",))
+    assert "weights of a layer" not in found
+
+
+def test_microbatches_pass_on_at_each_tick_and_layers_sum_as_often():
+    found = {one.what: one for one in of_stages(pipeline_microbatches=8, pipeline_rounds=2)}
+    ticks, rows = 8 * 2 + 3, 16 // 8
+    size = 2 * rows * 8192 * 4096
+    assert found["rows on to the next stage"][3:6] == (size, 2 * ticks, ("stage",))
+    assert found["rows of all stages, and gradients"][3:6] == (8 * size, 2, ("stage",))
+    assert found["activations of a layer"][3:6] == (size, 3 * ticks * 32 // 4 // 2, ("tensor",))
+
+
+def test_tables_are_gathered_over_stages_while_they_are_small():
+    tables = [one for one in of_stages() if one.what == "table embed"]
+    assert [(one.axes, one.num_bytes) for one in tables] == [(("stage",), TABLE // 2), (("fsdp",), TABLE)]
+
+
 def test_one_device_sends_nothing():
     experiment = small_gpt()
     assert collectives(experiment) == {}

@@ -181,7 +181,7 @@ def test_what_no_pipeline_can_run_is_refused(fields, message):
 def test_a_pipeline_is_described_with_the_share_in_which_a_stage_waits():
     experiment = resolved(batch_size=16, accumulate=2, pipeline_rounds=2, model=ModelConfig(num_layers=8))
     mesh = make_mesh(MeshConfig(data=2, stage=4))
-    assert describe_pipeline(experiment, mesh) == (
+    assert describe_pipeline(experiment, mesh.shape) == (
         "pipeline of 4 stages, 4 microbatches in 2 rounds: each stage waits 27% of its time"
     )
-    assert describe_pipeline(experiment, make_mesh(MeshConfig(data=2))) is None
+    assert describe_pipeline(experiment, {"data": 2}) is None

@@ -33,7 +33,7 @@ def test_provenance_survives_json_and_names_data_versions_and_devices(make_exper
     assert found["dataset"] == dataset.fingerprint
     assert found["versions"]["jax"] == jax.__version__
     assert found["versions"]["numpy"] == np.__version__
-    assert found["mesh"] == {"data": 2, "fsdp": 4, "expert": 1, "context": 1, "tensor": 1}
+    assert found["mesh"] == {"data": 2, "stage": 1, "fsdp": 4, "expert": 1, "context": 1, "tensor": 1}
     assert found["num_processes"] == 1
     assert from_dict(found["config"]) == experiment
     assert datetime.datetime.fromisoformat(found["saved_at"]).tzinfo is not None
