@@ -1,7 +1,7 @@
 """Runs `flaxmill plan` for published models on large machines and writes docs/plans.md.
 
     python docs/make_plans.py            # all of them: much of an hour on two cores
-    python docs/make_plans.py llama3_8b  # those of one experiment; the other sections stay
+    python docs/make_plans.py llama3_8b  # those of one experiment or title; the other sections stay
 
 The script needs the extra `plan`, and no accelerator.
 """
@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxmill.model.layer_plan import plan_layers
 from flaxmill.sharding.mesh import describe_shape
+from flaxmill.sharding.schedule import Pipeline
+from flaxmill.train.named_configs import load_config
 from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import published_runs
 from flaxmill.train.plan.report import GIB, KINDS, MIB, merge_collectives
+from flaxmill.train.run.mesh_fit import describe_schedule
 
 PAGE = Path(__file__).parent / "plans.md"
 MAIN = "from flaxmill.train.command_line import main; main()"
@@ -56,6 +60,13 @@ CASES = (
     Case("mixtral_8x7b", "v5p:4x4x8", "--mesh.expert 8"),
     Case("llama3_70b", "v5p:8x8x8", "--accumulate 2"),
     Case("llama3_70b", "v6e:16x16", "--mesh.data 2 --mesh.fsdp 32 --mesh.tensor 4 --accumulate 16"),
+    Case(
+        "llama3_70b",
+        "h100:32x8",
+        "--mesh.data 1 --mesh.stage 4 --mesh.fsdp 8 --mesh.tensor 8 --mesh.sequence-parallel --accumulate 4 "
+        "--pipeline-microbatches 32",
+        "a pipeline of four stages",
+    ),
     Case("llama31_405b", "v5p:16x16x16", "--slices 4 --mesh.data 64 --mesh.fsdp 32 --mesh.tensor 8"),
 )
 INTRODUCTION = """# Plans of published models
@@ -68,12 +79,12 @@ which of them are estimates. The least time of a step is a ceiling: {shares}.
 
 def main() -> None:
     asked = sys.argv[1:]
-    unknown = set(asked) - {case.experiment for case in CASES}
+    unknown = set(asked) - {name for case in CASES for name in (case.experiment, case.title)}
     if unknown:
         sys.exit(f"{', '.join(sorted(unknown))}: no plan is made of it; use one of the names in CASES")
     sections = _read_sections()
     for case in CASES:
-        if not asked or case.experiment in asked:
+        if not asked or {case.experiment, case.title} & {*asked}:
             sections[case.title] = _section(case, _run(case))
             _write(sections)
             print(f"wrote {case.title}", flush=True)
@@ -111,11 +122,29 @@ def _section(case: Case, plan: dict[str, Any]) -> str:
     share = plan["memory"]["total"] / plan["memory"]["limit"]
     facts = [
         f"{plan['description']}. Mesh: {mesh}. It takes {share:.0%} of the memory, {_work(plan)}",
+        *_stages(plan),
         *(f"Replaced: {line}." for line in plan["replaced"]),
         *(f"Warning: {line}." for line in plan["warnings"]),
     ]
     tables = [_memory_table(plan["memory"]), _roofline_table(plan), _collectives_table(plan["collectives"])]
     return "\n\n".join([f"```\nflaxmill {case.command}\n```", *facts, *tables])
+
+
+def _stages(plan: dict[str, Any]) -> list[str]:
+    """How long stages wait, and how evenly the layers lie on them."""
+    words = describe_schedule(Pipeline(**plan["pipeline"]))
+    if words is None:
+        return []
+    model = load_config(plan["experiment"]).model
+    layers = plan_layers(model)
+    num_piped = len(layers.period) * layers.num_periods
+    outside = model.num_layers - num_piped
+    line = (
+        f"{words[0].upper()}{words[1:]}. Each stage has {num_piped // plan['pipeline']['num_stages']} of "
+        f"{model.num_layers} layers; {f'{outside} layers, ' if outside else ''}embeddings and the loss are "
+        "outside the pipeline, where every device has rows of its own."
+    )
+    return [line]
 
 
 def _work(plan: dict[str, Any]) -> str:

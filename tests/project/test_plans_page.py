@@ -29,6 +29,7 @@ MESHES = {
     "mixtral_8x7b on v5p:4x4x8": (1, 16, 1, 1, 8),
     "llama3_70b on v5p:8x8x8": (16, 32, 1),
     "llama3_70b on v6e:16x16": (2, 32, 4),
+    "llama3_70b on h100:32x8, a pipeline of four stages": (1, 8, 8, 1, 1, 4),
     "llama31_405b on v5p:16x16x16": (64, 32, 8),
 }
 FIELDS = {
@@ -36,19 +37,25 @@ FIELDS = {
     "--batch-size": "batch_size",
     "--data.sequence-length": "data__sequence_length",
     "--model.max-positions": "model__max_positions",
+    "--pipeline-microbatches": "pipeline_microbatches",
 }
 
 
 def planned(case):
     """The experiment of a case, its mesh and its chip."""
-    words = case.flags.split()
+    words = case.flags.replace("--mesh.sequence-parallel", "--mesh.sequence-parallel True").split()
     flags = dict(zip(words[::2], words[1::2], strict=True))
-    axes = ("data", "fsdp", "tensor", "context", "expert")
+    axes = ("data", "fsdp", "tensor", "context", "expert", "stage")
     mesh: dict[str, int] = dict(zip(axes, MESHES[case.title], strict=False))
     for axis, size in mesh.items():
         assert flags.get(f"--mesh.{axis}", str(size)) == str(size)
     changes = {field: int(flags[flag]) for flag, field in FIELDS.items() if flag in flags}
-    return named(case.experiment, **changes), mesh, CHIPS[case.topology.partition(":")[0]]
+    splits = "--mesh.sequence-parallel" in flags
+    return (
+        named(case.experiment, mesh__sequence_parallel=splits, **changes),
+        mesh,
+        CHIPS[case.topology.partition(":")[0]],
+    )
 
 
 @pytest.mark.parametrize("case", make_plans.CASES, ids=lambda case: case.title)
