@@ -29,9 +29,10 @@ def experiment_of(name, mesh, rows=1, model=(), optimizer=(), **changes):
     mesh = MeshConfig(**dict(mesh))
     assert mesh.data is not None
     assert mesh.fsdp is not None
+    assert mesh.stage is not None
     return dataclasses.replace(
         config,
-        batch_size=rows * mesh.data * mesh.fsdp * (mesh.expert or 1),
+        batch_size=rows * mesh.data * mesh.stage * mesh.fsdp * (mesh.expert or 1),
         model=dataclasses.replace(config.model, **{**sizes, "attention": "xla", **dict(model)}),
         data=dataclasses.replace(config.data, sequence_length=512),
         optimizer=dataclasses.replace(config.optimizer, **dict(optimizer)),
@@ -299,3 +300,36 @@ def test_attention_over_131072_tokens_takes_the_memory_of_a_device_s_own(context
         options: Any = compiler_options("tpu")
         analysis: Any = lowered.compile(compiler_options=options).memory_analysis()
     assert analysis.temp_size_in_bytes <= most_mib * 2**20
+
+
+PIPELINES = [
+    (topology, (("data", 1), *mesh))
+    for topology in ("h100:1x8", "v5e:2x4")
+    for mesh in ((("stage", 4), ("fsdp", 2)), (("stage", 2), ("fsdp", 2), ("tensor", 2)))
+]
+
+
+@pytest.mark.parametrize(("topology", "mesh"), PIPELINES)
+def test_a_pipeline_sends_what_it_is_designed_to(topology, mesh):
+    """Layers change hands and are gathered once, in the compute dtype, and nothing is gathered at a tick."""
+    from flaxmill.train.plan.analytic import rows_of
+    from flaxmill.train.plan.design import list_collectives
+    from flaxmill.train.plan.findings import find_warnings
+
+    step, collectives = compiled("llama", topology, mesh, rows=4)
+    experiment, shape = step.experiment, dict(step.mesh.shape)
+    designed: dict[tuple, int] = {}
+    for one in list_collectives(experiment, tuple(shape.items()), rows_of(experiment, shape)):
+        if {*one.axes} & {"stage", "fsdp"} and one.num_bytes > SMALL:
+            dtype = {"bfloat16": "bf16", "float32": "f32"}[one.dtype]
+            key = one.kind, dtype, one.axes
+            designed[key] = designed.get(key, 0) + one.num_bytes * one.times
+    found: dict[tuple, int] = {}
+    for each in collectives:
+        if {*each.axes} & {"stage", "fsdp"} and each.num_bytes > SMALL and each.dtype != "s32":
+            key = each.kind, each.dtype, each.axes
+            found[key] = found.get(key, 0) + each.num_bytes * each.times
+    assert found.keys() == designed.keys()
+    for key, num_bytes in designed.items():
+        assert found[key] == pytest.approx(num_bytes, rel=0.01), key  # documents go beside the rows
+    assert not find_warnings(collectives, experiment, step.mesh)

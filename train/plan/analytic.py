@@ -290,7 +290,7 @@ def _temporary(
         computed_again = [kept for _, _, kept in _stacks(products, rows, platform, is_working=True)]
     exchange = exchange_of(model, rows)
     sent = 2 * low * exchange.num_sent * model.embed_dim  # on the way to experts, and back
-    working = max(rows.rows, rows.in_a_turn) * max(
+    working = max(num_rows for num_rows, times in rows.runs(model) if times) * max(
         _working_bytes(stack, T, tensor, attention_is_fused(stack, platform, T), again, exchange.working)
         for (stack, T, _), again in zip(_stacks(model, rows, platform), computed_again, strict=False)
     )
