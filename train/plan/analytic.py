@@ -13,7 +13,6 @@ from jax.sharding import AbstractMesh
 from flaxmill.data.objectives import find_function
 from flaxmill.model.config import ModelConfig, encoder_config
 from flaxmill.model.layer_plan import plan_layers
-from flaxmill.model.layers.attention import gathers_keys
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.sharding.schedule import Pipeline
 from flaxmill.train.experiment import Experiment
@@ -39,7 +38,7 @@ from flaxmill.train.plan.weights import (
     without_remat,
 )
 from flaxmill.train.resolution import target_length
-from flaxmill.train.run.mesh_fit import check_mesh, pipeline_of
+from flaxmill.train.run.mesh_fit import check_mesh, does_gather_keys, pipeline_of
 
 FLOAT = 4  # bytes of a float32
 
@@ -113,7 +112,7 @@ def estimate(
     platform = platform or (chip.platform if chip else "cpu")
     whole, rows = rows_of(experiment, {**mesh_shape, "context": 1}), rows_of(experiment, mesh_shape)
     if rows.num_tokens < whole.num_tokens:
-        rows = rows._replace(gathers_keys=_gathers_keys(experiment, platform, rows.num_tokens))
+        rows = rows._replace(gathers_keys=does_gather_keys(experiment, platform, rows.num_tokens))
         if not rows.gathers_keys:  # no kernel serves a ring of devices
             experiment = replace(experiment, model=replace(experiment.model, attention="blocks"))
     memory, moved = _memory(experiment, mesh, rows, platform, chip)
@@ -128,11 +127,6 @@ def estimate(
         near = domain or chip.link_domain or math.prod(mesh_shape.values()) // num_slices
         roofline = make_roofline(flops, hardware, moved, collectives, chip, mesh_shape, num_tokens, near)
     return Estimate(mesh, memory, collectives, flops, hardware, moved, num_tokens, roofline, rows.pipeline)
-
-
-def _gathers_keys(experiment: Experiment, platform: str, num_tokens: int) -> bool:
-    has_one_rule = experiment.objective not in ("hybrid", "prefix_lm")
-    return experiment.model.attention == "auto" and has_one_rule and gathers_keys(platform, num_tokens)
 
 
 def rows_of(experiment: Experiment, mesh_shape: Mapping[str, int]) -> Rows:

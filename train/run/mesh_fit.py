@@ -78,6 +78,14 @@ def in_zigzag(experiment: Experiment) -> bool:
     return causal is True and experiment.model.dropout == 0 and not experiment.definition.is_task
 
 
+def does_gather_keys(experiment: Experiment, platform: str, num_tokens: int) -> bool:
+    """Whether devices that have so many tokens of each row gather keys, and pass none around a ring."""
+    from flaxmill.model.layers.attention import gathers_keys  # here, so that no config waits for JAX
+
+    has_one_rule = experiment.objective not in ("hybrid", "prefix_lm")
+    return experiment.model.attention == "auto" and has_one_rule and gathers_keys(platform, num_tokens)
+
+
 def describe_pipeline(experiment: Experiment, axes: Mapping[str, int]) -> str | None:
     """The schedule of the stages in one line, and how much of their time they wait; None: there is one."""
     return describe_schedule(pipeline_of(experiment, axes))
