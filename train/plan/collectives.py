@@ -103,16 +103,30 @@ def _kind_of(instruction: Instruction) -> str | None:
 
 def _without_repeats(program: Program, found: list[_Found]) -> list[_Found]:
     """Each collective once: TPU programs overlap one with arithmetic by repeating it in a chain of fusions,
-    from AsyncCollectiveStart to AsyncCollectiveDone."""
+    from AsyncCollectiveStart to AsyncCollectiveDone. Those between may be in a loop that runs meanwhile."""
+    chains = [_chain(each.instruction) for each in found]
+    starts = [chain is not None and _starts(program, each) for chain, each in zip(chains, found, strict=True)]
+    started = {chain for chain, is_start in zip(chains, starts, strict=True) if is_start}
     kept, seen = [], set()
-    for each in found:
-        chain = re.search(r'chain_id="(\d+)"', each.instruction.attributes)
-        key = (chain and chain[1], _channel(each.instruction), each.site.host)
-        if chain and key in seen:
+    for each, chain, is_start in zip(found, chains, starts, strict=True):
+        key = chain, each.site.host
+        if chain is not None and (key in seen or (chain in started and not is_start)):
             continue
         seen.add(key)
         kept.append(each)
     return kept
+
+
+def _chain(instruction: Instruction) -> tuple[str, str] | None:
+    """The chain that a collective is a part of, and its channel."""
+    found = re.search(r'chain_id="(\d+)"', instruction.attributes)
+    return (found[1], _channel(instruction)) if found else None
+
+
+def _starts(program: Program, found: _Found) -> bool:
+    """Whether a collective is the first of its chain."""
+    beside = program.computations[found.computation_name].values()
+    return any('custom_call_target="AsyncCollectiveStart"' in each.attributes for each in beside)
 
 
 def _channel(instruction: Instruction) -> str:

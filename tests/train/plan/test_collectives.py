@@ -162,6 +162,26 @@ def test_a_tpu_gather_beside_arithmetic_is_one_gather_though_three_fusions_name_
     assert only(*lines, computations=fusions).times == 1
 
 
+def test_a_tpu_gather_that_goes_on_beside_a_loop_runs_once():
+    def fused(name: str, more: str = "") -> str:
+        gather = f"%g.{name} = bf16[1024,1024] all-gather(%p), channel_id=1, {GROUPS}"
+        return (
+            f"%fused.{name} (p: bf16[256,1024]) -> bf16[1024,1024] {{\n"
+            "  %p = bf16[256,1024]{1,0} parameter(0)\n"
+            f'  {gather}, frontend_attributes={{chain_id="0"}}\n{more}}}\n\n'
+        )
+
+    start = '  %s = bf16[] custom-call(%g.first), custom_call_target="AsyncCollectiveStart"\n'
+    call = "%f.NAME = bf16[1024,1024] fusion(%x), kind=kOutput, calls=%fused.NAME"
+    loop = looped("body", call.replace("NAME", "between"))
+    found = only(
+        call.replace("NAME", "first"),
+        run_loop("body"),
+        computations=fused("first", start) + fused("between") + loop,
+    )
+    assert found.times == 1
+
+
 ZEROS = (
     "%zero = bf16[] constant(0)",
     "%zeros = bf16[1024,1024] broadcast(%zero), dimensions={}",
