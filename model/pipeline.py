@@ -25,7 +25,8 @@ from flaxmill.sharding.local_stages import (
     pass_on,
     stage_number,
 )
-from flaxmill.sharding.schedule import microbatches, ticks
+from flaxmill.sharding.rules import on_activations
+from flaxmill.sharding.schedule import Pipeline, microbatches
 
 
 class Schedule(NamedTuple):
@@ -91,8 +92,10 @@ def run_pipeline(
     num_rows = size * len(x_NTD)
     num_microbatches = schedule().num_microbatches or microbatches(num_rows, size)
     num_turns = num_microbatches * num_rounds
-    split = lambda x: _split_rows(all_rows(x), num_microbatches)  # noqa: E731
-    waiting_MbTD, rows_of = split(x_NTD), jax.tree.map(split, _without_keys(rows))
+    split = lambda x: _split_rows(x, num_microbatches)  # noqa: E731
+    hidden = "batch", "residual_tokens", None
+    waiting_MbTD = split(on_activations(all_rows, *hidden)(x_NTD))
+    rows_of = jax.tree.map(lambda x: split(all_rows(x)), _without_keys(rows))
     layers = _own_layers(layers, num_rounds, dtype)
 
     def run(x_bTD: jax.Array, place: jax.Array, number: jax.Array) -> tuple[jax.Array, Any]:
@@ -120,9 +123,10 @@ def run_pipeline(
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     start = waiting_MbTD, x_bTD, sums
     (waiting_MbTD, _, sums), _ = jax.lax.scan(
-        tick, start, jnp.arange(ticks(num_microbatches, size, num_rounds))
+        tick, start, jnp.arange(Pipeline(size, num_microbatches, num_rounds).ticks)
     )
-    return own_rows(jnp.where(stage == 0, _join_rows(waiting_MbTD), 0)), sums
+    x_BTD = jnp.where(stage == 0, _join_rows(waiting_MbTD), 0)
+    return on_activations(own_rows, *hidden)(x_BTD), sums
 
 
 def _own_layers(layers: Any, num_rounds: int, dtype: Any) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -102,8 +102,22 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if not divides_work(mesh):
         return x
+    return jax.lax.with_sharding_constraint(x, _activation_spec(axes, mesh))
+
+
+def on_activations(run: Callable[[jax.Array], jax.Array], *axes: str | None) -> Callable[..., jax.Array]:
+    """`run` on the parts of an activation that the compiler's axes divide; else it would join them first."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not divides_work(mesh):
+        return run
+    spec = _activation_spec(axes, mesh)
+    free = {name for name in mesh.shape if is_free(name, mesh)}
+    return jax.shard_map(run, in_specs=spec, out_specs=spec, axis_names=free, check_vma=False)
+
+
+def _activation_spec(axes: Sequence[str | None], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     rules = {**ACTIVATION_RULES, "residual_tokens": "tensor"} if _splits_residual.get() else ACTIVATION_RULES
-    return jax.lax.with_sharding_constraint(x, partition_spec(axes, rules, mesh))
+    return partition_spec(axes, rules, mesh)
 
 
 @contextlib.contextmanager

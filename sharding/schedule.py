@@ -14,27 +14,17 @@ class Pipeline(NamedTuple):
 
     @property
     def ticks(self) -> int:
-        """As the function of this name has it."""
-        return ticks(self.num_microbatches, self.num_stages, self.num_rounds)
+        """How often each stage runs its layers of a round: for each microbatch and round, and while the
+        others fill and empty the pipeline."""
+        return self.num_microbatches * self.num_rounds + self.num_stages - 1
 
     @property
     def bubble(self) -> float:
-        """As the function of this name has it."""
-        return bubble(self.num_microbatches, self.num_stages, self.num_rounds)
+        """The share of its time in which a stage has nothing to do (Narayanan et al. 2021, section 2.2)."""
+        return (self.num_stages - 1) / self.ticks
 
 
 def microbatches(num_rows: int, num_stages: int) -> int:
     """The largest divisor of a group's rows up to twice its stages: with more, stages would wait less, and
     compute on fewer rows at once."""
     return max(size for size in range(1, min(num_rows, 2 * num_stages) + 1) if num_rows % size == 0)
-
-
-def ticks(num_microbatches: int, num_stages: int, num_rounds: int) -> int:
-    """How often each stage runs its layers of a round: for each microbatch and round, and while the others
-    fill and empty the pipeline."""
-    return num_microbatches * num_rounds + num_stages - 1
-
-
-def bubble(num_microbatches: int, num_stages: int, num_rounds: int) -> float:
-    """The share of its time in which a stage has nothing to do (Narayanan et al. 2021, section 2.2)."""
-    return (num_stages - 1) / ticks(num_microbatches, num_stages, num_rounds)

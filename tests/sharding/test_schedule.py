@@ -1,6 +1,6 @@
 import pytest
 
-from flaxmill.sharding.schedule import bubble, microbatches, ticks
+from flaxmill.sharding.schedule import Pipeline, microbatches
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ def test_a_group_s_rows_divide_into_up_to_twice_as_many_parts_as_stages(num_rows
 
 
 def test_stages_wait_while_the_pipeline_fills_and_empties():
-    assert ticks(8, 4, 1) == 11
-    assert bubble(8, 4, 1) == pytest.approx(3 / 11)
-    assert ticks(8, 4, 2) == 19
-    assert bubble(8, 4, 2) == pytest.approx(3 / 19)
-    assert bubble(8, 1, 1) == 0
+    assert Pipeline(4, 8).ticks == 11
+    assert Pipeline(4, 8).bubble == pytest.approx(3 / 11)
+    assert Pipeline(4, 8, 2).ticks == 19
+    assert Pipeline(4, 8, 2).bubble == pytest.approx(3 / 19)
+    assert Pipeline().bubble == 0
