@@ -1,6 +1,8 @@
 """Opens and checks what a run is made of: data, mesh, run directory, and where its rows go."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +14,7 @@ from jax.sharding import Mesh
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
 from flaxmill.sharding.memory import HOST_MEMORY
-from flaxmill.sharding.mesh import describe_free_axis, describe_shape, make_mesh
+from flaxmill.sharding.mesh import MeshConfig, describe_free_axis, describe_shape, make_mesh
 from flaxmill.sharding.processes.coordination import (
     agree_on,
     any_process,
@@ -55,6 +57,9 @@ from flaxmill.train.run.provenance import versions
 from flaxmill.train.run.restoring import Start
 from flaxmill.train.run.source import adopt_source
 
+ChooseMesh = Callable[[Experiment], MeshConfig]
+"""Chooses a mesh once JAX knows the devices of all processes; all of them must choose the same."""
+
 
 class Job(NamedTuple):
     """What stays the same from the first step of a run to its last."""
@@ -70,7 +75,9 @@ class Job(NamedTuple):
     peers: Peers
 
 
-def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, Mesh, AnyDataset]:
+def prepare_all(
+    experiment: Experiment, allowed: Allowed, choose_mesh: ChooseMesh | None = None
+) -> tuple[Experiment, Mesh, AnyDataset]:
     """The resolved experiment with its mesh and data, each check made as early as it can be."""
     take_equal_threads(warn)
     check_installed(experiment.trackers)
@@ -79,6 +86,8 @@ def prepare_all(experiment: Experiment, allowed: Allowed) -> tuple[Experiment, M
     enable_compilation_cache(cache)
     set_float32_products(experiment.model.dtype)
     _warn_of_unlike_processors()
+    if choose_mesh is not None:
+        experiment = dataclasses.replace(experiment, mesh=choose_mesh(experiment))
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     check_host_memory(experiment, mesh)

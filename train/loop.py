@@ -27,7 +27,7 @@ from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
 from flaxmill.train.inference.samples import sample_text
 from flaxmill.train.input_pipeline import HeldOut, make_held_out, make_train_batches, read_ahead
-from flaxmill.train.job import Job, describe_job, open_outputs, prepare_all, say_nothing
+from flaxmill.train.job import ChooseMesh, Job, describe_job, open_outputs, prepare_all, say_nothing
 from flaxmill.train.metrics.progress import ProgressLine, warn
 from flaxmill.train.optimizer.optimizers import make_optimizer
 from flaxmill.train.optimizer.schedule import describe_jump
@@ -61,6 +61,7 @@ def train(
     stop: Stop | None = None,
     peers: Peers | None = None,
     heading: str = "",
+    choose_mesh: ChooseMesh | None = None,
 ) -> TrainResult:
     """Train, or continue, one experiment; all processes of a job call it in the same way.
 
@@ -71,6 +72,7 @@ def train(
       stop: asked after every step; when it says so the run saves and returns with `preempted`.
       peers: is told how far this process has come.
       heading: printed first, once the experiment has passed its checks.
+      choose_mesh: gives the mesh, in place of the experiment's own.
 
     Raises:
       ValueError: the user's mistake, before anything is trained.
@@ -79,7 +81,7 @@ def train(
     """
     peers = peers or Peers(heartbeat_seconds=60, stall_seconds=1800)
     allowed = Allowed(extend, allow_other_data, allow_other_objective)
-    experiment, mesh, dataset = prepare_all(experiment, allowed)
+    experiment, mesh, dataset = prepare_all(experiment, allowed, choose_mesh)
     directory = Path(agree_on(str(open_run_directory(experiment)) if is_main() else ""))
     experiment = dataclasses.replace(experiment, run_dir=str(directory))
     with ExitStack() as stack:

@@ -1,6 +1,7 @@
 """One module for each command, and what commands share.
 
 train_command          `flaxmill train`
+auto_mesh              a mesh for the devices at hand
 seeds                  the same experiment under several seeds
 data_command           `flaxmill data`
 tokenizer_command      `flaxmill tokenizer`

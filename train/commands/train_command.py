@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from flaxmill.data.files.local_paths import local_path
+from flaxmill.sharding.mesh import AXES, MeshConfig
 from flaxmill.sharding.processes.launch import find_launch
 from flaxmill.sharding.processes.stop_signal import EXIT_PREEMPTED
 from flaxmill.train.checkpoint.directory import find_steps
@@ -19,6 +20,7 @@ from flaxmill.train.run.directory import CHECKPOINTS, describe_differences, diff
 if TYPE_CHECKING:
     from flaxmill.sharding.processes.stop_signal import StopSignal
     from flaxmill.sharding.processes.watch import Peers
+    from flaxmill.train.job import ChooseMesh
 
 DESCRIPTION = f"""Trains CONFIG, a name that `flaxmill configs` lists, or FILE.py, which defines `config`;
 if neither is given, the config of the run in --run-dir, or {DEFAULT_CONFIG}. CONFIG comes first; its fields
@@ -36,6 +38,8 @@ class TrainArguments:
     """Let the run in --run-dir continue on a text or tokenizer other than its own."""
     allow_other_objective: bool = False
     """Let the run in --run-dir continue though the file that defines its objective has changed."""
+    auto_mesh: bool = False
+    """Choose the sizes of the mesh for the devices at hand, by the estimate of `flaxmill plan`."""
     num_seeds: int | None = None
     """Train this many runs, of seeds from --seed on, in folders of --run-dir; print means and deviations."""
     coordinator: str | None = None
@@ -66,6 +70,8 @@ def run(arguments: list[str], stop: "StopSignal") -> int:
         usage=CONFIG_USAGE,
         description=DESCRIPTION,
     )
+    if parsed.auto_mesh:
+        _refuse_sizes(rest, parsed.config.mesh)
     config, num_seeds = parsed.config, parsed.num_seeds
     experiments = [config] if num_seeds is None else seeded(config, num_seeds)
     stop.prepares(_looks_for_checkpoint(experiments[0]))
@@ -118,6 +124,7 @@ def _train_all(
             stop=stop,
             peers=peers,
             heading=_heading(named, experiment),
+            choose_mesh=_chooser() if parsed.auto_mesh else None,
         )
         if result.preempted:
             return EXIT_PREEMPTED
@@ -125,6 +132,23 @@ def _train_all(
     if len(results) > 1 and is_main():
         print(f"\n{describe_spread(results)}")
     return 0
+
+
+def _refuse_sizes(arguments: list[str], mesh: MeshConfig) -> None:
+    """Refuse sizes of the mesh beside --auto-mesh, even those that the config has too."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    for name in (*AXES, "slices"):
+        if f"--mesh.{name}" in given:
+            raise ValueError(
+                f"mesh.{name}={getattr(mesh, name)} is set beside --auto-mesh, which chooses all sizes; "
+                f"leave out --mesh.{name}, or --auto-mesh"
+            )
+
+
+def _chooser() -> "ChooseMesh":
+    from flaxmill.train.commands.auto_mesh import choose_mesh  # here, since it loads the planner
+
+    return choose_mesh
 
 
 def _looks_for_checkpoint(experiment: Experiment) -> Callable[[], bool]:

@@ -1,5 +1,6 @@
 """Meshes, remat policies and numbers of microbatches for the devices at hand, ranked by the estimate."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -47,12 +48,31 @@ def list_layouts(
     experiment: Experiment, chip: Chip, num_devices: int, num_slices: int = 1, domain: int | None = None
 ) -> list[Candidate]:
     """Every mesh, policy and number of microbatches, in no order."""
+    settings = itertools.product(REMATS, _counts(experiment))
+    return _list(experiment, chip, num_devices, num_slices, domain, list(settings))
+
+
+def list_meshes(
+    experiment: Experiment, chip: Chip, num_devices: int, num_slices: int = 1, domain: int | None = None
+) -> list[Candidate]:
+    """Every mesh, with the policy and the number of microbatches that the experiment has, in no order."""
+    own = [(experiment.model.remat, experiment.accumulate)]
+    return _list(experiment, chip, num_devices, num_slices, domain, own)
+
+
+def _list(
+    experiment: Experiment,
+    chip: Chip,
+    num_devices: int,
+    num_slices: int,
+    domain: int | None,
+    settings: Sequence[tuple[str, int]],
+) -> list[Candidate]:
     near = domain or chip.link_domain or num_devices // num_slices
     tried = (
         _try(experiment, chip, mesh, remat, count, num_slices, near)
-        for mesh in _meshes(num_devices, num_slices, near, experiment.model.num_experts)
-        for remat in REMATS
-        for count in _counts(experiment)
+        for mesh in mesh_shapes(num_devices, num_slices, near, experiment.model.num_experts)
+        for remat, count in settings
     )
     return [one for one in tried if one is not None]
 
@@ -83,9 +103,10 @@ def _judge(one: Candidate, chip: Chip, factor: float) -> Candidate:
     return one._replace(fits=False, reasons=f"needs {share:.2f} of the memory; {one.reasons}")
 
 
-def _meshes(
+def mesh_shapes(
     num_devices: int, num_slices: int, near: int, num_experts: int | None
 ) -> Iterator[dict[str, int]]:
+    """Meshes of all devices, of which so many are near each other: data, fsdp, expert and tensor."""
     inner = ((expert, tensor) for expert in _divisors(num_experts or 1) for tensor in _divisors(num_devices))
     for expert, tensor in inner:
         if tensor > MOST_TENSOR or near % (expert * tensor) or num_devices % (expert * tensor):
