@@ -1,13 +1,15 @@
 """--auto-mesh: what is chosen for known chips and simulated devices, how it is said, and what is refused."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import jax
 import pytest
 from planned_runs import named
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.hardware.chips import CHIPS, GIB
-from flaxmill.train.commands.auto_mesh import Devices, best_mesh, choose_mesh, describe_choice
+from flaxmill.train.commands.auto_mesh import Devices, best_mesh, choose_mesh, describe_choice, find_devices
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import load_config
 from flaxmill.train.plan.compiled_step import resolve_without_data
@@ -62,6 +64,21 @@ def test_what_is_no_size_stays():
     mesh = dataclasses.replace(experiment.mesh, sequence_parallel=True, fsdp=3, stage=2)
     found = choose_mesh(dataclasses.replace(experiment, mesh=mesh))
     assert found == dataclasses.replace(mesh, data=8, fsdp=1, stage=1)
+
+
+def test_a_chip_has_the_memory_that_programs_may_use(monkeypatch):
+    def found(kind: str, stats: dict[str, int] | None, last_slice: int = 0) -> Devices:
+        device = SimpleNamespace(device_kind=kind, memory_stats=lambda: stats, process_index=0, slice_index=0)
+        last = SimpleNamespace(**vars(device) | {"slice_index": last_slice})
+        monkeypatch.setattr(jax, "devices", lambda: [device] * 4 + [last] * 4)
+        monkeypatch.setattr(jax, "local_devices", lambda: [device])
+        return find_devices()
+
+    gpus = found("NVIDIA A100-SXM4-40GB", {"bytes_limit": 30 * GIB})
+    assert gpus.chip == dataclasses.replace(CHIPS["a100"], memory_bytes=30 * GIB)
+    assert (gpus.number, gpus.memory_bytes, gpus.num_slices, gpus.domain) == (8, 30 * GIB, 1, 8)
+    assert found("TPU v5 lite", None, last_slice=1) == on("v5e", 8)._replace(num_slices=2)
+    assert found("NVIDIA L4", {"bytes_limit": 16 * GIB}) == Devices(8, 16 * GIB)
 
 
 def test_a_small_model_on_a_known_chip_is_copied():
