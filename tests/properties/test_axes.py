@@ -31,6 +31,13 @@ TOGETHER: list[dict[str, Any]] = [
     {"context": 2, "tensor": 2, "sequence_parallel": True},
     {"data": 2, "context": 4, "slices": 2},
 ]
+WHOLE_ROWS: list[dict[str, Any]] = [
+    *({axis: size} for axis in ("data", "fsdp") for size in (2, 4, 8)),
+    {"tensor": 2},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    {"data": 2, "fsdp": 4},
+    {"fsdp": 4, "tensor": 2},
+]
 STAGES: list[dict[str, Any]] = [
     *({"stage": size} for size in (2, 4, 8)),
     {"stage": 4, "data": 2},
@@ -59,6 +66,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         GPT | dict(layer_pattern=("global", "local"), window=7, positions="learned", remat="full"),
     ),
     "bert": ("mlm_nsp", BERT | dict(dropout=0.1, attention_dropout=0.0)),
+    "experts": ("causal", GPT | EXPERTS | dict(dropout=0.1, attention_dropout=0.0, load_balance_loss=0.01)),
+    "encoder-decoder": (
+        "span_corruption",
+        SMALL
+        | dict(encoder_layers=2, causal=True, head="lm", positions="relative", dropout=0.1, norm="rmsnorm"),
+    ),
     "deep gpt": ("causal", GPT | dict(num_layers=8)),
     "deep bert": ("mlm_nsp", BERT | dict(num_layers=8, dropout=0.1, attention_dropout=0.0)),
     "deep experts": (
@@ -87,7 +100,13 @@ def rows_of(objective: str, seed: int) -> dict[str, np.ndarray]:
     shape = (ROWS, TOKENS)
     tokens = draw.integers(1, VOCABULARY, (ROWS, TOKENS + 1)).astype(np.int32)
     documents = np.sort(draw.integers(1, 4, shape), axis=1).astype(np.int32)
-    if objective in ("classification", "question_answering", "token_classification", "mlm_nsp"):
+    if objective in (
+        "classification",
+        "question_answering",
+        "token_classification",
+        "mlm_nsp",
+        "span_corruption",
+    ):
         documents = np.ones(shape, np.int32)
     documents[:, -3:] = 0
     mask = (documents > 0).astype(np.int32)
@@ -115,6 +134,13 @@ def _wanted(objective: str, draw: np.random.Generator, mask: np.ndarray) -> dict
             return {"weights": masked, "segments": segments, "nsp_labels": labels % 2}
         case "prefix_lm":
             return {"prefix": draw.integers(0, TOKENS, ROWS).astype(np.int32)}
+        case "span_corruption":
+            return {
+                "decoder_tokens": draw.integers(1, VOCABULARY, mask.shape).astype(np.int32),
+                "decoder_mask": mask,
+                "decoder_documents": mask,
+                "decoder_positions": np.tile(np.arange(TOKENS, dtype=np.int32), (ROWS, 1)),
+            }
         case "hybrid":
             return {"causal": (labels % 2).astype(np.int32)}
         case "classification":
@@ -167,6 +193,17 @@ def test_losses_and_gradient_norms_are_those_of_one_device(name, mesh):
     assert_same_steps(name, mesh)
 
 
+@pytest.mark.parametrize("mesh", [mesh for mesh in ALONE + TOGETHER if "context" in mesh], ids=str)
+def test_experts_compute_parts_of_rows(mesh):
+    assert_same_steps("experts", mesh)
+
+
+@pytest.mark.parametrize("mesh", WHOLE_ROWS, ids=str)
+@pytest.mark.parametrize("name", ["experts", "encoder-decoder"])
+def test_other_models_train_alike_on_whole_rows(name, mesh):
+    assert_same_steps(name, mesh)
+
+
 @pytest.mark.parametrize("mesh", STAGES, ids=str)
 @pytest.mark.parametrize("name", ["deep gpt", "deep bert", "deep experts"])
 def test_stages_of_layers_make_the_steps_of_one_device(name, mesh):
@@ -209,7 +246,10 @@ def test_a_pipeline_runs_for_each_microbatch_of_an_update():
     assert_same_steps("deep bert", {"stage": 2, "data": 2}, accumulate=2)
 
 
-IN_PARTS = [name for name in MODELS if name not in ("gpt", "bert") and MODELS[name][1]["num_layers"] == 2]
+IN_PARTS = [
+    *("gpt with dropout", "gpt with windows", "prefix", "hybrid"),
+    *("first token", "last token", "mean token", "tags", "answers"),
+]
 
 
 @pytest.mark.parametrize("name", IN_PARTS)
