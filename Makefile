@@ -58,12 +58,13 @@ beam: $(BEAM)
 $(AOT): pyproject.toml
 	$(PYTHON) -m venv .venv-aot
 	.venv-aot/bin/python -m pip install -qq --upgrade pip
-	.venv-aot/bin/python -m pip install -qq --editable '.[plan]' pytest
+	.venv-aot/bin/python -m pip install -qq --editable '.[plan]' pytest pytest-xdist
 	@touch $@
 
-# Programs for TPUs and GPUs, compiled and read. The files are named, since most other tests need more packages.
+# Programs for TPUs and GPUs, compiled and read. The files are named, since most other tests need more packages; each
+# has a process, with the programs that its tests share.
 aot: $(AOT)
-	.venv-aot/bin/python -m pytest -m aot tests/train/plan/test_absent_hardware.py tests/train/test_step_programs.py $(ARGS)
+	.venv-aot/bin/python -m pytest -n 2 --dist loadfile -m aot tests/train/plan/test_absent_hardware.py tests/train/test_step_programs.py $(ARGS)
 
 # The files in docs/launch start jobs, with a real Slurm and Open MPI on this machine.
 launch: $(TESTABLE) launchers

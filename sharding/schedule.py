@@ -25,6 +25,7 @@ class Pipeline(NamedTuple):
 
 
 def microbatches(num_rows: int, num_stages: int) -> int:
-    """The largest divisor of a group's rows up to twice its stages: with more, stages would wait less, and
-    compute on fewer rows at once."""
-    return max(size for size in range(1, min(num_rows, 2 * num_stages) + 1) if num_rows % size == 0)
+    """The largest divisor of a group's rows up to twice its stages; 0 for no rows. With more, stages would
+    wait less, and compute on fewer rows at once."""
+    sizes = range(1, min(num_rows, 2 * num_stages) + 1)
+    return max((size for size in sizes if num_rows % size == 0), default=0)

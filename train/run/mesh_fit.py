@@ -87,7 +87,8 @@ def does_gather_keys(experiment: Experiment, platform: str, num_tokens: int) -> 
 
 
 def describe_pipeline(experiment: Experiment, axes: Mapping[str, int]) -> str | None:
-    """The schedule of the stages in one line, and how much of their time they wait; None: there is one."""
+    """The schedule of the stages in one line, and how much of their time they wait; None: one device has all
+    layers."""
     return describe_schedule(pipeline_of(experiment, axes))
 
 

@@ -154,6 +154,7 @@ def test_causal_rows_without_dropout_lie_in_zigzag():
             {"batch_size": 8, "pipeline_microbatches": 2},
             r"2 microbatches \(pipeline_microbatches=2\) are fewer than mesh.stage=4, .* 8 rows: use 4",
         ),
+        ({"batch_size": 2, "accumulate": 2}, r"1 microbatches .* are fewer than mesh.stage=4"),
         ({"batch_size": 3}, r"3 microbatches \(pipeline_microbatches=None\) are fewer than mesh.stage=4"),
         (
             {"batch_size": 12, "pipeline_microbatches": 8},
