@@ -149,10 +149,6 @@ def _places(batch: Batch, num_tokens: int) -> jax.Array | None:
     return places_in_row(num_tokens) if num_parts() > 1 else None
 
 
-def _take(stack: Layer | None, index: int) -> Layer:
-    return jax.tree.map(lambda leaf: leaf[index], stack)
-
-
 def _run_each(
     config: ModelConfig,
     inputs: AttentionInputs,
@@ -161,19 +157,25 @@ def _run_each(
     keys: jax.Array | None,
     planned: tuple[PlannedLayer, ...],
     in_scan: bool = False,
-    take: Callable[..., Layer] = _take,
+    take: Callable[..., Layer] | None = None,
 ) -> Carry:
     """Run the layers one after another, each compiled separately.
 
     Args:
-      take: takes a layer, by its index among these layers of its kind, from its stack.
+      take: takes a layer from its stack, by its index among these layers of its kind, inside of what is
+        computed again; None: layers are stacked along the first dimension.
     """
     (x_BTD, routed), taken = carry, [0, 0]
     for number, (kind, has_experts) in enumerate(planned):
         key = jax.tree.map(lambda leaf, number=number: leaf[number], keys)
-        run = functools.partial(_run_one, inputs, kind, functools.partial(take, index=taken[has_experts]))
+        stack, index = stacks[has_experts], taken[has_experts]
         taken[has_experts] += 1
-        x_BTD, sums = _remat(run, config, in_scan)(stacks[has_experts], x_BTD, key)
+        if take is None:
+            given, find = jax.tree.map(lambda leaf, index=index: leaf[index], stack), lambda layer: layer
+        else:
+            given, find = stack, functools.partial(take, index=index)
+        run = functools.partial(_run_one, inputs, kind, find)
+        x_BTD, sums = _remat(run, config, in_scan)(given, x_BTD, key)
         routed = routed if sums is None else jax.tree.map(jnp.add, routed, sums)
     return x_BTD, routed
 
@@ -181,14 +183,13 @@ def _run_each(
 def _run_one(
     inputs: AttentionInputs,
     kind: LayerKind,
-    take: Callable[[Layer | None], Layer],
-    stack: Layer | None,
+    find: Callable[..., Layer],
+    given: Layer | None,
     x_BTD: jax.Array,
     key: jax.Array | None,
-) -> Carry:
-    """Run a layer of a stack. It is taken here, inside of what is computed again: the backward pass then
-    keeps the stack, which is there anyway, and no copies of layers."""
-    return take(stack)(x_BTD, inputs, kind, key)
+) -> tuple[jax.Array, RoutingSums | None]:
+    """Run the layer that is found in what is given."""
+    return find(given)(x_BTD, inputs, kind, key)
 
 
 def _scan_periods(
@@ -218,7 +219,11 @@ def _scan_turn(
     number: jax.Array,
     num_periods: int,
 ) -> Carry:
-    """Loop over the periods of one round of a pipeline; stacks are [R,l,...]."""
+    """Loop over the periods of one round of a pipeline; stacks are [R,l,...].
+
+    Layers are taken inside of what is computed again, so that the backward pass keeps the stacks, which are
+    there anyway, and not a copy of them for each turn.
+    """
     period = plan_layers(config).period
     keys = None if keys is None else keys.reshape(num_periods, -1, *keys.shape[1:])
 
