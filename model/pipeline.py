@@ -9,6 +9,7 @@ layers a turn has, the less stages wait at both ends (Narayanan et al. 2021, sec
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def run_pipeline(
     num_rows = size * len(x_NTD)
     num_microbatches = schedule().num_microbatches or microbatches(num_rows, size)
     num_turns = num_microbatches * num_rounds
-    split = lambda x: _split_rows(x, num_microbatches)  # noqa: E731
+    split = functools.partial(_split_rows, num_microbatches=num_microbatches)
     hidden = "batch", "residual_tokens", None
     waiting_MbTD = split(on_activations(all_rows, *hidden)(x_NTD))
     rows_of = jax.tree.map(lambda x: split(all_rows(x)), _without_keys(rows))

@@ -15,7 +15,7 @@ def remat_policy(config: ModelFields) -> Policy:
     """What `jax.checkpoint` asks of each operation: is its result kept?
 
     Gathered weights are never kept, which would undo their division over devices: the backward pass gathers
-    them again. Nor is a layer's part of a stack, which is there anyway.
+    them again. Nor is a layer's part of a stage's stack, which is there anyway.
     """
     if config.remat == "none":
         return _everything_but_weights

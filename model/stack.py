@@ -231,7 +231,9 @@ def _scan_turn(
         place, keys = place_and_keys
 
         def take(stack: Layer | None, index: int) -> Layer:
-            at = lambda leaf: leaf[number, place * (leaf.shape[1] // num_periods) + index]  # noqa: E731
+            def at(leaf: jax.Array) -> jax.Array:
+                return leaf[number, place * (leaf.shape[1] // num_periods) + index]
+
             return jax.tree.map(at, stack)
 
         return _run_each(config, inputs, carry, stacks, keys, period, True, take), None

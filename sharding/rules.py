@@ -17,6 +17,7 @@ LogicalAxes = Sequence[str | None]
 #   fsdp    each device has other rows too, and a part of the parameters, gathered before each use
 #   expert  each device has other rows too, and other experts of each layer: rows go to the experts they need
 #   context each device has other tokens of the same rows, and all parameters; gradients are summed over it
+#   stage   as fsdp, but for the layers of a pipeline: each device has some of them whole (local_stages.py)
 #   tensor  each device computes a part of every layer: some heads, some of the MLP, some of the vocabulary
 
 PARAMETER_RULES: Mapping[str, MeshAxes] = {

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
-import os
 from typing import Any
 
 import pytest
-from groups import Group
-from launching import environment, run_to_end, step_rows, values_of, write_experiment
-from small_runs import MESH_TOLERANCE, assert_resumes, in_directory
+from small_runs import (
+    MESH_TOLERANCE,
+    assert_processes_make_the_run_of_one,
+    assert_resumes,
+    assert_same_values,
+    in_directory,
+)
 
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.checkpoint.config import CheckpointConfig
@@ -37,10 +40,7 @@ def test_a_run_is_resumed_bit_for_bit_and_equals_that_of_one_device(
     experiment = make_experiment(objective, MODEL | model, mesh=SPLIT, eval_every=4)
     straight = assert_resumes(experiment, tmp_path, stop_after)
     alone = train(in_directory(experiment, tmp_path / "alone", mesh=MeshConfig(data=1)))
-    found, expected = values_of(straight.directory), values_of(alone.directory)
-    assert found.keys() == expected.keys()
-    for step, values in expected.items():
-        assert found[step] == pytest.approx(values, rel=MESH_TOLERANCE)
+    assert_same_values(straight.directory, alone.directory)
     for name in ("eval_loss", "eval_load_balance_loss", "eval_expert_load"):
         assert straight.metrics[name] == pytest.approx(alone.metrics[name], rel=MESH_TOLERANCE)
 
@@ -58,10 +58,7 @@ def test_a_run_moves_between_meshes_and_is_used_on_one_device(
     ):
         train(dataclasses.replace(experiment, mesh=mesh), stop=stop)
     train(in_directory(experiment, tmp_path / "alone", mesh=MeshConfig(data=1)))
-    found, expected = values_of(tmp_path / "run"), values_of(tmp_path / "alone")
-    assert found.keys() == expected.keys()
-    for step, values in expected.items():
-        assert found[step] == pytest.approx(values, rel=MESH_TOLERANCE)
+    assert_same_values(tmp_path / "run", tmp_path / "alone")
     for command in (
         ("eval", tmp_path / "run", "--mesh.data", 1, "--json"),
         ("export", tmp_path / "run", tmp_path / "exported"),
@@ -101,17 +98,6 @@ def test_evaluation_and_text_are_the_same_on_devices_with_different_experts(
     ids=["2 processes share experts", "4 processes, pairs share experts"],
 )
 def test_processes_with_different_experts_make_the_run_of_one(number, mesh, corpus, tmp_path):
-    settings: dict[str, Any] = dict(steps=6, batch_size=8, eval_every=3, eval_batches=2)
-    config = write_experiment(tmp_path / "job.py", "causal", corpus, checkpoint=dict(every=3), **settings)
-    model = ("--model.num-experts", 4, "--model.load-balance-loss", 0.01)
-    with Group(config, tmp_path / "split", number, *mesh, *model) as group:
-        assert group.wait() == [0] * number, group.errors
-    env = environment(tmp_path / "cache", XLA_FLAGS=os.environ["XLA_FLAGS"])
-    alone = ("train", config, "--run-dir", tmp_path / "alone", *model, "--log-digests")
-    run_to_end(*alone, output=tmp_path / "alone.out", env=env)
-    found, expected = step_rows(tmp_path / "split"), step_rows(tmp_path / "alone")
-    assert [row["step"] for row in found] == list(range(6))
-    for one, other in zip(found, expected, strict=True):
-        assert one["batch_digest"] == other["batch_digest"]
-        for name in ("loss", "grad_norm", "load_balance_loss", "expert_load"):
-            assert one[name] == pytest.approx(other[name], rel=MESH_TOLERANCE)
+    names = ("loss", "grad_norm", "load_balance_loss", "expert_load")
+    flags = ("--model.num-experts", 4, "--model.load-balance-loss", 0.01)
+    assert_processes_make_the_run_of_one(tmp_path, corpus, number, mesh, flags, names)
