@@ -52,11 +52,11 @@ def test_a_limit_is_what_is_counted_then(four_cores: None) -> None:
 def test_devices_that_wait_for_each_other_have_threads_to_wait_in(four_cores: None) -> None:
     environ = {"JAX_NUM_CPU_DEVICES": "8"}
     spare_threads(environ)
-    assert int(environ["PJRT_NPROC"]) >= 8 * 8
+    assert int(environ["PJRT_NPROC"]) >= 6 * 8
     assert count_threads(environ) == 4  # programs are divided as before
     of_a_job: dict[str, str] = {}
     spare_threads(of_a_job, num_processes=2)
-    assert int(of_a_job["PJRT_NPROC"]) >= 8
+    assert int(of_a_job["PJRT_NPROC"]) >= 6
 
 
 @pytest.mark.parametrize(
