@@ -7,6 +7,7 @@ local_tokens   what it does with its own tokens of rows that devices share
 local_experts  what it does with its own experts, for rows of several devices
 local_stages   what it does with its own layers, where others have the others
 open_weights   weights that are whole already, and what a product does with a weight
+mesh_shapes    sizes of a mesh that may serve, for so many devices
 schedule       when the stages of a pipeline work, and how long they wait
 collectives    what devices send each other along a mesh axis
 placement      host rows as global arrays

@@ -1,15 +1,15 @@
 """The mesh of `flaxmill train --auto-mesh`: chosen by the planner's estimate; nothing is compiled.
 
-Tried are all meshes of all devices over data, fsdp, expert and tensor over which the experiment divides.
-On a chip that is known, the fastest that fits is taken, as `flaxmill plan --search` ranks them. If others are
-as fast for all that the estimate can tell, the simplest of those that leave half of the memory free is taken.
+Tried are meshes of all devices over which the experiment divides (sharding/mesh_shapes.py), as
+`flaxmill plan --search` does. On a chip that is known, the fastest that fits is taken. If others are as fast
+for all that the estimate can tell, the simplest of those that leave half of the memory free is taken.
 Of other devices no speed is known, and simulated ones share their cores: the simplest that fits is taken.
-Simple is a large data, then a large fsdp, then a large expert. Where none fits, the least memory counts.
+Simple is a large data, then a large fsdp, expert, tensor, and at last context. Where none fits, the least
+memory counts.
 """
 
 import dataclasses
 import itertools
-import os
 import socket
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,14 +17,16 @@ from typing import NamedTuple
 import jax
 
 from flaxmill.sharding.hardware.chips import Chip, chip_of_kind
-from flaxmill.sharding.mesh import AXES, MeshConfig, describe_shape
+from flaxmill.sharding.hardware.host_memory import host_memory_bytes
+from flaxmill.sharding.mesh import MeshConfig, describe_shape
+from flaxmill.sharding.mesh_shapes import mesh_shapes, shares_in_vain
 from flaxmill.sharding.processes.coordination import is_main, texts_of_all
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import Estimate, estimate
 from flaxmill.train.plan.compiled_step import resolve_without_data
 from flaxmill.train.plan.memory import in_words
 from flaxmill.train.plan.proposals import SPARE
-from flaxmill.train.plan.search import choose, list_meshes, mesh_shapes
+from flaxmill.train.plan.search import choose, list_meshes
 
 NOT_TOLD = 0.02, 1e-3
 """A share of a step, and seconds, that the estimate does not tell apart: it counts no latency."""
@@ -67,8 +69,7 @@ def choose_mesh(experiment: Experiment) -> MeshConfig:
     choice = best_mesh(resolve_without_data(experiment), devices)
     if is_main():
         print(describe_choice(choice, devices))
-    sizes = {axis: choice.shape.get(axis, 1) for axis in AXES}
-    return dataclasses.replace(experiment.mesh, slices=devices.num_slices, **sizes)
+    return dataclasses.replace(experiment.mesh, slices=devices.num_slices, **choice.shape)
 
 
 def best_mesh(experiment: Experiment, devices: Devices) -> Choice:
@@ -114,7 +115,7 @@ def _memory_bytes(chip: Chip | None) -> int:
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", known)
     if limit is not None:
         return min(map(int, texts_of_all(str(limit))))
-    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    own = host_memory_bytes() // jax.local_device_count()
     found = texts_of_all(f"{own} {socket.gethostname()}")  # processes of one host share its memory
     return min(int(text.split()[0]) // found.count(text) for text in found)
 
@@ -151,12 +152,14 @@ def _simplest(experiment: Experiment, devices: Devices) -> Choice | None:
 
 def _simplicity(found: Estimate) -> list[int]:
     sizes = dict(found.mesh)
-    return [sizes.get(axis, 1) for axis in ("data", "fsdp", "expert")]
+    return [sizes[axis] for axis in ("data", "fsdp", "expert", "tensor", "context")]
 
 
 def _estimates(experiment: Experiment, num_devices: int) -> Iterator[Estimate]:
-    """Of the meshes that the experiment divides over."""
+    """Of the meshes that the experiment divides over; all wires are taken to be alike, so without stages."""
     for shape in mesh_shapes(num_devices, 1, num_devices, experiment.model.num_experts):
+        if shares_in_vain(experiment.batch_size, experiment.accumulate, shape):
+            continue
         try:
             yield estimate(experiment, shape, None)
         except ValueError:  # it does not divide
@@ -170,7 +173,6 @@ def _why_none(experiment: Experiment, devices: Devices) -> str:
         estimate(experiment, shape, devices.chip, devices.num_slices, devices.domain)
     except ValueError as error:
         return (
-            f"--auto-mesh finds no mesh of data, fsdp, expert and tensor for all {devices.number} devices: "
-            f"{error}; or set --mesh.* yourself"
+            f"--auto-mesh finds no mesh for all {devices.number} devices: {error}; or set --mesh.* yourself"
         )
     raise AssertionError(f"{shape} is a mesh that was not tried")

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmill.data.config import TRAINED
 from flaxmill.data.objectives import added_tokens
+from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.vocabulary.kinds import LEAST_SIZES
 from flaxmill.model.functional import abstract_params
 from flaxmill.sharding.hardware.compiler_options import compiler_options
@@ -136,10 +137,12 @@ def _vocab_size(experiment: Experiment) -> int:
     if model.vocab_size is not None:
         return model.vocab_size
     if data.tokenizer not in TRAINED:
-        raise ValueError(
-            f"no vocabulary size: model.vocab_size is None, and data.tokenizer={data.tokenizer} keeps its "
-            "own size, which is not read here; give --model.vocab-size"
-        )
+        if not os.path.exists(data.tokenizer):
+            raise ValueError(
+                f"no vocabulary size: model.vocab_size is None, and data.tokenizer={data.tokenizer}, which "
+                "has a size of its own, is not here; give --model.vocab-size"
+            )
+        return Tokenizer.load(data.tokenizer).vocab_size
     trained = LEAST_SIZES["bpe"][0] if data.tokenizer == "bytes" else data.vocab_size
     return trained + len(added_tokens(experiment.objective, data))
 

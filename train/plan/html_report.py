@@ -12,10 +12,10 @@ from flaxmill.train.plan.report import (
     MEANINGS,
     Plan,
     as_flags,
-    candidate_header,
-    candidate_row,
     describe_host,
     effect_row,
+    layout_flags,
+    layouts_table,
     merge_collectives,
     verdict_of,
 )
@@ -192,12 +192,11 @@ def _effects(plan: Plan) -> list[str]:
 def _candidates(plan: Plan) -> list[str]:
     if not plan.candidates:
         return []
-    rows = [(str(number), *candidate_row(one)) for number, one in enumerate(plan.candidates, 1)]
     caption = "The best first; memory and seconds by the estimate"
     return [
         "<h2>Layouts</h2>",
-        _table(caption, ("", *candidate_header(plan)), rows),
-        f"<p>Take the first with <code>{escape(as_flags(plan.candidates[0].overrides))}</code></p>",
+        _table(caption, *layouts_table(plan)),
+        f"<p>Take the first with <code>{escape(layout_flags(plan))}</code></p>",
     ]
 
 

@@ -28,6 +28,8 @@ MEANINGS = {
 }
 
 
+RARE = ("stage", "expert", "context")
+"""Axes that few meshes have."""
 GAVE_UP = "The compiler gave up. Activations, and the times below, are the estimate's; temporary is the rest."
 
 
@@ -275,26 +277,52 @@ def _candidates(plan: Plan) -> Iterator[str]:
     if not plan.candidates:
         return
     yield "Layouts, the best first (memory and seconds by the estimate)"
-    rows = [(str(number), *candidate_row(one)) for number, one in enumerate(plan.candidates, 1)]
-    yield from table(("", *candidate_header(plan)), rows)
+    yield from table(*layouts_table(plan))
     yield "  They are ranked by the least time, with a tenth of what is hidden behind it and 2% for each"
     yield "  doubling of the microbatches."
-    yield f"  Take the first with {as_flags(plan.candidates[0].overrides)}"
+    yield f"  Take the first with {layout_flags(plan)}"
     yield ""
 
 
-def candidate_header(plan: Plan) -> tuple[str, ...]:
-    """The names of `candidate_row`'s cells: settings are named by their last part."""
-    settings = (name.rpartition(".")[2] for name in plan.candidates[0].overrides)
-    return *settings, "", "memory", "least time", "ranked by", "why"
+def layouts_table(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: the layouts' numbers, their settings by the last part of the names, and the rest."""
+    settings = [
+        name
+        for name in plan.candidates[0].overrides
+        if any(name in _told(one.overrides, plan) for one in plan.candidates)
+    ]
+    names = (name.rpartition(".")[2].removeprefix("pipeline_") for name in settings)
+    header = ("", *names, "", "memory", "least time", "ranked by", "why")
+    return header, [(str(n), *_layout_row(one, settings, plan)) for n, one in enumerate(plan.candidates, 1)]
 
 
-def candidate_row(one: Candidate) -> tuple[str, ...]:
-    """A layout as cells of a table."""
-    least = "" if one.estimate.roofline is None else f"{one.estimate.roofline.seconds:.3f} s"
-    verdict = "fits" if one.fits else "too large"
-    memory = f"{_gib(one.estimate.memory.total)} GiB"
-    return *map(str, one.overrides.values()), verdict, memory, least, f"{one.seconds:.3f} s", one.reasons
+def _layout_row(one: Candidate, settings: list[str], plan: Plan) -> Iterator[str]:
+    told = _told(one.overrides, plan)
+    yield from (
+        str(told.get(name, one.overrides[name] if name.startswith("mesh.") else "")) for name in settings
+    )
+    yield "fits" if one.fits else "too large"
+    yield f"{_gib(one.estimate.memory.total)} GiB"
+    yield "" if one.estimate.roofline is None else f"{one.estimate.roofline.seconds:.3f} s"
+    yield from (f"{one.seconds:.3f} s", one.reasons)
+
+
+def layout_flags(plan: Plan) -> str:
+    """The first layout as it is typed."""
+    return as_flags(_told(plan.candidates[0].overrides, plan))
+
+
+def _told(overrides: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Without what need not be said: axes of one device that are so in the plan too, and the schedule of no
+    pipeline."""
+    has_stages = overrides["mesh.stage"] > 1
+    told = {}
+    for name, value in overrides.items():
+        axis = name.removeprefix("mesh.")
+        needed = value > 1 or plan.mesh.get(axis, 1) > 1 if axis in RARE else True
+        if has_stages if name.startswith("pipeline_") else needed:
+            told[name] = value
+    return told
 
 
 def as_flags(overrides: dict[str, Any]) -> str:
