@@ -6,6 +6,7 @@ import os
 import jax
 import numpy as np
 import pytest
+from small_tokenizers import directory_of, ours
 
 from flaxmill.sharding.hardware.topologies import find_topology
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
@@ -109,6 +110,13 @@ def test_slices_of_the_topology_are_slices_of_the_mesh(make_experiment):
     experiment = make_experiment(mesh=MeshConfig(data=1, fsdp=None))
     step = compile_step(experiment, find_topology("cpu:4", num_slices=2))
     assert dict(step.mesh.shape) == {"data": 2, "stage": 1, "fsdp": 4, "expert": 1, "context": 1, "tensor": 1}
+
+
+def test_the_size_of_a_tokenizer_that_is_here_is_read(make_experiment):
+    experiment = make_experiment()
+    data = dataclasses.replace(experiment.data, tokenizer=str(directory_of("gpt2") / "tokenizer.json"))
+    found = resolve_without_data(dataclasses.replace(experiment, data=data))
+    assert found.model.vocab_size == ours("gpt2").vocab_size
 
 
 def test_a_tokenizer_of_unknown_size_needs_a_stated_vocabulary(make_experiment):

@@ -135,6 +135,36 @@ def test_days_and_device_hours_follow_from_the_tokens():
     assert ceiling["device_hours"] == pytest.approx(ceiling["days"] * 24 * 64)
 
 
+def layouts(mesh: dict[str, int], *overrides: dict[str, Any]) -> Plan:
+    """A plan of this mesh with layouts of these settings."""
+    one = candidates(named("llama3_8b"), CHIPS["v5p"], 64, most=1)[0]
+    found = [one._replace(overrides=one.overrides | changed) for changed in overrides]
+    experiment = named("llama3_8b")
+    memory = estimate(experiment, mesh, CHIPS["v5p"]).memory
+    return plan(chip="v5p", candidates=found)._replace(mesh=mesh, memory=memory)
+
+
+def test_layouts_leave_out_axes_of_one_device_and_the_schedule_of_no_pipeline():
+    mesh = {"data": 4, "fsdp": 16, "tensor": 1}
+    plain = {"mesh.data": 2, "mesh.fsdp": 32, "mesh.tensor": 1}
+    text = text_of(layouts(mesh, plain))
+    assert "data  fsdp  tensor  remat  accumulate" in text
+    assert "Take the first with --mesh.data 2 --mesh.fsdp 32 --mesh.tensor 1 --model.remat " in text
+    assert "pipeline" not in text
+    staged = plain | {"mesh.stage": 4, "mesh.fsdp": 8, "pipeline_microbatches": 8, "pipeline_rounds": 2}
+    text = text_of(layouts(mesh, staged, plain))
+    assert "data  stage  fsdp  tensor  remat  accumulate  microbatches  rounds" in text
+    assert "--mesh.stage 4 --mesh.fsdp 8 " in text
+    assert " --pipeline-microbatches 8 --pipeline-rounds 2\n" in text
+    assert "<code>--mesh.data 2 --mesh.stage 4 " in page_of(layouts(mesh, staged, plain))
+
+
+def test_layouts_say_an_axis_that_the_plan_has_and_they_have_not():
+    mesh = {"data": 4, "fsdp": 8, "context": 2, "tensor": 1}
+    text = text_of(layouts(mesh, {"mesh.data": 2, "mesh.fsdp": 32, "mesh.tensor": 1}))
+    assert "--mesh.fsdp 32 --mesh.context 1 --mesh.tensor 1" in text
+
+
 def test_switches_are_typed_without_a_value():
     overrides = {"mesh.sequence_parallel": True, "model.scan_layers": False, "accumulate": 2}
     assert as_flags(overrides) == "--mesh.sequence-parallel --model.no-scan-layers --accumulate 2"
