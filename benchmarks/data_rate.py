@@ -99,11 +99,11 @@ def mixture_sides(folder: Path) -> tuple[dict[str, MakeBatch], MixedBatches]:
 def masking_sides(dataset: Dataset, config: DataConfig) -> dict[str, MakeBatch]:
     """Dynamic masking of the same rows in memory: sentence pairs by us, and by transformers if it is here."""
     source, numbers = BatchSource(dataset, "train", config, None), np.arange(BATCH_SIZE)
-    stored = dataset.read("train", numbers)
+    stored, whole = dataset.read("train", numbers), range(dataset.sequence_length)
     num_tokens = int((stored["first_length"] + stored["second_length"]).sum())
 
     def mask(step: int) -> int:
-        pairs(Rows(source, stored, numbers, numbers, bits(ROW_DRAWS, 0, step, numbers)))
+        pairs(Rows(source, stored, numbers, numbers, bits(ROW_DRAWS, 0, step, numbers), whole))
         return num_tokens
 
     try:

@@ -1,5 +1,6 @@
 """Makes the batch of a step: rows ordered, masked and collated as a pure function of (seed, step, row)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from flaxmill.data.special_tokens import lacking_tokens
 from flaxmill.data.stored_rows import BatchSource, NumpyBatch, Rows
 from flaxmill.data.text.held_out import Split
 
-# B rows of a batch, T tokens of a row, n rows read at once.
+# B rows of a batch, T tokens of a row, t of them that a host holds, n rows read at once.
 
 
 class _Located(NamedTuple):
@@ -55,6 +56,7 @@ class Batches:
         # The most places of a row that are predicted; None: every place may be.
         self.max_predictions: int | None = None if bound is None else find_function(bound)(config)
         self.batch_size = batch_size
+        self.num_tokens = dataset.sequence_length
         self.tokenizer = dataset.tokenizer
         self.label_names = dataset.label_names
         self._dataset = dataset
@@ -93,18 +95,30 @@ class Batches:
                                 encoder-decoder; targets and weights [n,T] for a decoder, weights 1 only
                                 on the target and its end token
         """
+        return self.parts(step, start, stop, [range(self.num_tokens)])[0]
+
+    def parts(self, step: int, start: int, stop: int, tokens: Sequence[range]) -> list[NumpyBatch]:
+        """`rows` of these tokens alone, a batch for each range: what one of hosts that share rows holds.
+
+        Arrays [n,T] become [n,t]; all others are those of whole rows. The rows are read once.
+        """
         assert 0 <= start < stop <= self.batch_size
-        return self.at(step * self.batch_size + np.arange(start, stop, dtype=np.int64))
+        return self._parts_at(step * self.batch_size + np.arange(start, stop, dtype=np.int64), tokens)
 
     def at(self, numbers: np.ndarray) -> NumpyBatch:
         """The rows with these numbers, int64 [n], as `rows` has them: row 0 is the first of the run."""
+        return self._parts_at(numbers, [range(self.num_tokens)])[0]
+
+    def _parts_at(self, numbers: np.ndarray, tokens: Sequence[range]) -> list[NumpyBatch]:
         exists = np.ones(len(numbers), bool) if self._split == "train" else numbers < self.num_rows
-        return self.make(self.read(np.where(exists, numbers, 0))._replace(numbers=numbers), exists)
+        rows = self.read(np.where(exists, numbers, 0))._replace(numbers=numbers)
+        return [self.make(rows._replace(tokens=part), exists) for part in tokens]
 
     def read(self, numbers: np.ndarray) -> Rows:
-        """The stored rows behind the rows with these numbers, int64 [n]."""
+        """The stored rows behind the rows with these numbers, int64 [n], with all their tokens."""
         places, keys = self._locate(numbers)
-        return Rows(self._source, self._dataset.read(self._split, places), places, numbers, keys)
+        stored = self._dataset.read(self._split, places)
+        return Rows(self._source, stored, places, numbers, keys, range(self.num_tokens))
 
     def make(self, rows: Rows, exists: np.ndarray) -> NumpyBatch:
         """The batch of these stored rows; rows that do not exist [n] are empty."""

@@ -8,7 +8,7 @@ import numpy as np
 from flaxmill.data.special_tokens import decoder_start
 from flaxmill.data.stored_rows import BatchSource, NumpyBatch, Rows
 
-# n rows, T tokens of a row, S of a source, U of a target
+# n rows, T tokens of a row, t of them that are made (`Rows.tokens`), S of a source, U of a target
 
 NO_EXAMPLE = -1
 """`example_numbers` of a row beyond the end of a held-out split."""
@@ -17,7 +17,7 @@ NO_EXAMPLE = -1
 def labelled(rows: Rows) -> NumpyBatch:
     """Texts, or pairs of texts, with their labels."""
     stored, source = rows.stored, rows.source
-    batch = _inputs(stored) | {"segments": stored["segments"], "labels": stored["label"]}
+    batch = _inputs(rows) | {"segments": rows.own(stored["segments"]), "labels": stored["label"]}
     batch["weights"] = _label_weights(stored["label"], source)
     if source.dataset.settings["pair_column"] is None:
         del batch["segments"]
@@ -26,16 +26,16 @@ def labelled(rows: Rows) -> NumpyBatch:
 
 def tagged(rows: Rows) -> NumpyBatch:
     """Words with their tags, each at the first piece of its word."""
-    tags = rows.stored["tags"]
-    batch = _inputs(rows.stored) | {"targets": np.where(tags >= 0, tags, 0), "weights": tags >= 0}
+    tags = rows.own(rows.stored["tags"])
+    batch = _inputs(rows) | {"targets": np.where(tags >= 0, tags, 0), "weights": tags >= 0}
     return _numbered(batch, rows)
 
 
 def answers(rows: Rows) -> NumpyBatch:
     """Questions, and windows over their contexts, with the answer's place in the window."""
     stored = rows.stored
-    batch = _inputs(stored) | {
-        "segments": stored["segments"],
+    batch = _inputs(rows) | {
+        "segments": rows.own(stored["segments"]),
         "starts": stored["start"],
         "ends": stored["end"],
         "weights": np.ones(len(stored["start"]), bool),
@@ -45,12 +45,12 @@ def answers(rows: Rows) -> NumpyBatch:
 
 def seq2seq(rows: Rows) -> NumpyBatch:
     """A source and its target: apart for an encoder-decoder, in one row for a decoder."""
-    stored = rows.stored
     if rows.source.dataset.layout == "prompts":
-        return _numbered(_prompts(stored), rows)
+        return _numbered(_prompts(rows), rows)
+    stored = rows.stored
     targets = stored["target"].astype(np.int32)
     written = decoder_inputs(targets, stored["target_length"], target_tokens(rows.source))
-    return _numbered(_inputs(stored) | written, rows)
+    return _numbered(_inputs(rows) | written, rows)
 
 
 class TargetTokens(NamedTuple):
@@ -83,9 +83,9 @@ def check_class_weights(weights: tuple[float, ...], labels: tuple[str, ...]) -> 
     return array * np.float32(2.0 ** math.ceil(-math.log2(least)))
 
 
-def read_left_to_right(tokens: np.ndarray, lengths: np.ndarray) -> NumpyBatch:
-    """Inputs [n,T] of right-padded rows with one document each."""
-    places = np.arange(tokens.shape[1])
+def read_left_to_right(tokens: np.ndarray, lengths: np.ndarray, first: int = 0) -> NumpyBatch:
+    """Inputs [n,t] of right-padded rows with one document each, from their token `first` on."""
+    places = np.arange(first, first + tokens.shape[1])
     mask = (places < lengths[:, None]).astype(np.int32)
     return {"tokens": tokens, "mask": mask, "positions": places * mask, "documents": mask}
 
@@ -104,8 +104,9 @@ def decoder_inputs(targets: np.ndarray, lengths: np.ndarray, decoder: TargetToke
     }
 
 
-def _inputs(stored: dict[str, np.ndarray]) -> NumpyBatch:
-    return read_left_to_right(stored["tokens"].astype(np.int32), stored["length"])
+def _inputs(rows: Rows) -> NumpyBatch:
+    tokens = rows.own(rows.stored["tokens"]).astype(np.int32)
+    return read_left_to_right(tokens, rows.stored["length"], rows.tokens.start)
 
 
 def _label_weights(labels: np.ndarray, source: BatchSource) -> np.ndarray:
@@ -118,16 +119,17 @@ def _label_weights(labels: np.ndarray, source: BatchSource) -> np.ndarray:
     return check_class_weights(source.config.class_weights, source.dataset.labels)[labels]
 
 
-def _prompts(stored: dict[str, np.ndarray]) -> NumpyBatch:
+def _prompts(rows: Rows) -> NumpyBatch:
     """A causal batch in which only targets after the prompt count. A row's prompt is its first p tokens,
     where p - 1 is the first place with a weight; if no place has one, it is all real tokens."""
-    tokens = stored["tokens"].astype(np.int32)
+    stored, first, stop = rows.stored, rows.tokens.start, rows.tokens.stop
+    tokens = stored["tokens"][:, first : stop + 1].astype(np.int32)
     length, prompt_length = stored["length"][:, None], stored["prompt_length"][:, None]
-    places = np.arange(tokens.shape[1] - 1)
+    places = np.arange(first, stop)
     counts = (places + 1 >= prompt_length) & (places + 1 < length)
     # The last token of a row with a target is only ever a target.
     is_known = length > prompt_length
-    batch = read_left_to_right(tokens[:, :-1], stored["length"] - is_known[:, 0])
+    batch = read_left_to_right(tokens[:, :-1], stored["length"] - is_known[:, 0], first)
     return batch | {"targets": np.where(counts, tokens[:, 1:], 0), "weights": counts}
 
 

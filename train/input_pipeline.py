@@ -23,7 +23,7 @@ from flaxmill.data.preparation.groups import MachineShard
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.text.held_out import Split
-from flaxmill.sharding.placement import local_rows, place_parts
+from flaxmill.sharding.placement import local_rows, local_tokens, place_parts
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import TOKENIZER_FILE
 
@@ -158,10 +158,11 @@ def read_ahead(
     reading.
     """
     start, stop = local_rows(mesh, batches.batch_size)
+    tokens = local_tokens(mesh, batches.num_tokens, zigzag=zigzag)
 
     def make(step: int) -> dict[str, jax.Array]:
-        rows = batches.rows(step + batch_offset, start, stop)
-        return place_parts(mesh, rows, batches.batch_size, zigzag=zigzag)
+        parts = batches.parts(step + batch_offset, start, stop, tokens)
+        return place_parts(mesh, parts, batches.batch_size, zigzag=zigzag)
 
     pool = ThreadPoolExecutor(_MOST_AHEAD, "batch")
     waiting: deque[Future[dict[str, jax.Array]]] = deque()

@@ -28,12 +28,14 @@ def move_middles(rows: Rows, tokens: np.ndarray, documents: np.ndarray) -> np.nd
     Half of them become <|fim_prefix|> prefix <|fim_suffix|> suffix <|fim_middle|> middle, the others
     <|fim_prefix|> <|fim_suffix|> suffix <|fim_middle|> prefix middle (PSM and SPM, section 3), cut at two
     random places. A text keeps its places in the row: its last three tokens give way to the marks. Special
-    tokens around a text stay where they are, and a text of three tokens or fewer stays as it is.
+    tokens around a text stay where they are, and a text of three tokens or fewer stays as it is. So does a
+    text that is nowhere in `rows.tokens`, nor follows them.
     """
     tokenizer = rows.source.tokenizer.inner
     marks = np.array([tokenizer.token_to_id(name) for name in INFILL_TOKENS], tokens.dtype)
     is_text = (documents > 0) & ~rows.source.is_special[tokens]
-    return infill(tokens, documents, is_text, rows.keys, rate=rows.source.config.fim_rate, marks=marks)
+    rate = rows.source.config.fim_rate
+    return infill(tokens, documents, is_text, rows.keys, rate=rate, marks=marks, part=rows.tokens)
 
 
 def infill(
@@ -44,6 +46,7 @@ def infill(
     *,
     rate: float,
     marks: np.ndarray,
+    part: range,
 ) -> np.ndarray:
     """As `move_middles`.
 
@@ -51,8 +54,11 @@ def infill(
       is_text: bool [n,W]: the places that hold text.
       keys: uint64 [n], one for each row's draws.
       marks: the ids of prefix, middle and suffix.
+      part: the tokens that are wanted, and the one after them.
     """
     texts = _find_texts(documents, is_text)
+    is_wanted = (texts.end > part.start) & (texts.start <= part.stop)
+    texts = _Texts(*(values[is_wanted] for values in texts))
     draws = to_uniform(bits(keys[texts.row, None], INFILL, texts.start[:, None], _DRAWS))
     kept = texts.end - texts.start - _NUM_MARKS
     is_chosen = (draws[:, 0] < rate) & (kept > 0)

@@ -3,6 +3,7 @@
 import threading
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -68,6 +69,7 @@ class MixedBatches:
         self.tokenizer = dataset.tokenizer
         self.label_names = dataset.label_names
         self.max_predictions = self._parts[0].max_predictions
+        self.num_tokens = self._parts[0].num_tokens
         self.num_rows = sum(part.num_rows for part in self._parts)
         self.num_batches = -(-self.num_rows // batch_size)
         self.schedule = _make_schedule(config, self._parts, batch_size)
@@ -81,12 +83,19 @@ class MixedBatches:
 
     def rows(self, step: int, start: int, stop: int) -> NumpyBatch:
         """Rows start..stop-1 of the batch at a step: the rows that one of several hosts reads."""
+        return self.parts(step, start, stop, [range(self.num_tokens)])[0]
+
+    def parts(self, step: int, start: int, stop: int, tokens: Sequence[range]) -> list[NumpyBatch]:
+        """`rows` of these tokens alone, a batch for each range; see `Batches.parts`."""
         assert 0 <= start < stop <= self.batch_size
         block = self._find_block(step, start, stop)
         size = stop - start
         place = (step - block.steps.start) * size
-        batch = self._parts[0].make(block.rows.cut(place, place + size), np.ones(size, bool))
-        return batch | {"sources": block.sources[place : place + size].astype(np.int32)}
+        rows, exists = block.rows.cut(place, place + size), np.ones(size, bool)
+        sources = block.sources[place : place + size].astype(np.int32)
+        return [
+            self._parts[0].make(rows._replace(tokens=part), exists) | {"sources": sources} for part in tokens
+        ]
 
     def _find_block(self, step: int, start: int, stop: int) -> "_Block":
         """The block of this step: threads that need the same one wait for the first, which reads it."""

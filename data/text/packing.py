@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# n rows, T tokens of a row as the model sees it; a stored row holds T+1.
+# n rows, T tokens of a row as the model sees it, t of these; a stored row holds T+1.
 
 
 class Packer:
@@ -51,22 +51,39 @@ class Packer:
 
 
 def unpack_rows(
-    stored: dict[str, np.ndarray], lengths: np.ndarray, sequence_length: int
+    stored: dict[str, np.ndarray], lengths: np.ndarray, tokens: range
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, document numbers and positions [n,T+1] of stored rows with these lengths [n].
+    """Tokens, document numbers and positions [n,t+1] of stored rows with these lengths [n].
 
     Documents count from 1 in each row and are 0 beyond its length, which may be more than T+1; positions
     restart in each document, also where it continues from the row before.
+
+    Args:
+      tokens: the tokens of each row, of which there are t; the one after them is their last one's target.
     """
-    width = sequence_length + 1
-    tokens = stored["tokens"].astype(np.int32)
-    starts = np.unpackbits(stored["starts"], axis=1, count=width)
+    first, end = tokens.start, tokens.stop + 1
+    starts = np.unpackbits(stored["starts"], axis=1, count=end)
     starts[:, 0] = 1
-    places = np.arange(width, dtype=np.int32)
+    places = np.arange(first, end, dtype=np.int32)
     is_real = places < lengths[:, None]
-    documents = np.where(is_real, np.cumsum(starts, axis=1, dtype=np.int32), 0)
-    first_places = np.maximum.accumulate(np.where(starts, places, 0), axis=1)
-    return tokens, documents, np.where(is_real, places - first_places, 0)
+    documents = np.cumsum(starts[:, first:], axis=1, dtype=np.int32)
+    first_places = np.where(starts[:, first:], places, 0)
+    if first:  # documents before these tokens, and the start of the one that they begin in
+        documents += np.count_nonzero(starts[:, :first], axis=1).astype(np.int32)[:, None]
+        first_places[:, 0] = first - np.argmax(starts[:, first::-1], axis=1)
+    first_places = np.maximum.accumulate(first_places, axis=1)
+    return (
+        stored["tokens"][:, first:end].astype(np.int32),
+        np.where(is_real, documents, 0),
+        np.where(is_real, places - first_places, 0),
+    )
+
+
+def unpack_bits(packed: np.ndarray, tokens: range) -> np.ndarray:
+    """Bool [n,t]: the bits [n,...] of these tokens, eight of a row's tokens in a byte."""
+    first = tokens.start // 8
+    bits = np.unpackbits(packed[:, first : -(-tokens.stop // 8)], axis=1)
+    return bits[:, tokens.start - 8 * first : tokens.stop - 8 * first] > 0
 
 
 def next_in_document(documents: np.ndarray) -> np.ndarray:

@@ -61,13 +61,14 @@ def test_a_run_moves_between_meshes_and_is_used_on_one_device(
 
 
 @pytest.mark.parametrize(
-    ("number", "mesh"),
+    ("number", "mesh", "flags"),
     [
-        (2, ("--mesh.data", 1, "--mesh.context", 4)),
-        (4, ("--mesh.data", 1, "--mesh.fsdp", 2, "--mesh.context", 4)),
+        (2, ("--mesh.context", 4), ("--model.dropout", 0)),
+        (4, ("--mesh.fsdp", 2, "--mesh.context", 4), ("--objective", "mlm", "--model.attention-dropout", 0)),
     ],
-    ids=["2 processes share rows", "4 processes, pairs share rows"],
+    ids=["2 processes share rows in zigzag", "4 processes, pairs share masked rows"],
 )
-def test_processes_that_share_rows_make_the_run_of_one(number, mesh, corpus, tmp_path):
-    flags = ("--model.dropout", "0")
+def test_processes_that_share_rows_make_the_run_of_one(number, mesh, flags, corpus, tmp_path):
+    """Each reads its tokens alone: the batches are the same to the bit."""
+    mesh = ("--mesh.data", 1, *mesh)
     assert_processes_make_the_run_of_one(tmp_path, corpus, number, mesh, flags)

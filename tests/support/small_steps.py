@@ -80,7 +80,7 @@ def take_steps(
         state = init_state(model, transformation, on_mesh, seed=0)
         before = jax.tree.map(np.array, state)
         for number in range(num_steps):
-            state, found = step(state, place_parts(on_mesh, make_rows(number), ROWS, zigzag=zigzag))
+            state, found = step(state, place_parts(on_mesh, [make_rows(number)], ROWS, zigzag=zigzag))
             metrics.append({name: value.tolist() for name, value in found.items()})
     return Taken(before, jax.tree.map(np.array, state), metrics)
 

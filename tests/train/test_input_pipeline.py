@@ -28,13 +28,13 @@ class Numbered:
 
     batch_size = 8
 
-    def __init__(self, num_places=4):
-        self.num_places = num_places
+    def __init__(self, num_tokens=4):
+        self.num_tokens = num_tokens
         self.asked: list[int] = []
 
-    def rows(self, step, start, stop):
+    def parts(self, step, start, stop, tokens):
         self.asked.append(step)
-        return {"tokens": np.full((stop - start, self.num_places), step, np.int32)}
+        return [{"tokens": np.full((stop - start, len(part)), step, np.int32)} for part in tokens]
 
 
 def ahead_of(batches: Any, mesh, first, last, batch_offset=0):
@@ -67,10 +67,10 @@ def test_batches_come_in_order_whatever_the_order_in_which_they_are_made(mesh):
             super().__init__()
             self.made = {step: threading.Event() for step in range(40)}
 
-        def rows(self, step, start, stop):
+        def parts(self, step, start, stop, tokens):
             if step % 2 == 0 and step:
                 assert self.made[step + 1].wait(SECONDS)
-            batch = super().rows(step, start, stop)
+            batch = super().parts(step, start, stop, tokens)
             self.made[step].set()
             return batch
 
@@ -84,10 +84,10 @@ def test_several_batches_are_read_at_the_same_time(mesh):
     together = threading.Barrier(4, timeout=SECONDS)
 
     class Meeting(Numbered):
-        def rows(self, step, start, stop):
+        def parts(self, step, start, stop, tokens):
             if step >= 4:
                 together.wait()  # broken, and an error, unless four are here at once
-            return super().rows(step, start, stop)
+            return super().parts(step, start, stop, tokens)
 
     assert len(list(ahead_of(Meeting(), mesh, 0, 12))) == 12
 
@@ -101,10 +101,10 @@ def test_step_s_reads_the_batch_beyond_those_that_were_skipped(mesh):
 
 def test_an_error_is_raised_at_the_step_whose_batch_failed_and_ends_the_reading(mesh):
     class Failing(Numbered):
-        def rows(self, step, start, stop):
+        def parts(self, step, start, stop, tokens):
             if step == 7:
                 raise OSError("shard 3 is damaged")
-            return super().rows(step, start, stop)
+            return super().parts(step, start, stop, tokens)
 
     batches = Failing()
     ahead = ahead_of(batches, mesh, 0, 1000)
@@ -131,11 +131,11 @@ def test_closing_does_not_wait_for_a_read_that_does_not_end(mesh):
     stuck, entered = threading.Event(), threading.Event()
 
     class Stuck(Numbered):
-        def rows(self, step, start, stop):
+        def parts(self, step, start, stop, tokens):
             if step == 2:
                 entered.set()
                 assert stuck.wait(SECONDS)
-            return super().rows(step, start, stop)
+            return super().parts(step, start, stop, tokens)
 
     ahead = ahead_of(Stuck(), mesh, 0, 1000)
     assert [next(ahead)[0] for _ in range(2)] == [0, 1]
@@ -148,7 +148,7 @@ def test_closing_does_not_wait_for_a_read_that_does_not_end(mesh):
 
 @pytest.mark.parametrize(("num_bytes", "most"), [(1, 16), (8 * 2**20, 8), (2**30, 2)])
 def test_large_batches_are_read_ahead_up_to_a_bound_of_memory(mesh, monkeypatch, num_bytes, most):
-    batches = Numbered(num_places=1)
+    batches = Numbered(num_tokens=1)
     a_batch = 8 * 4  # bytes, in the place of num_bytes
     monkeypatch.setattr(input_pipeline, "_BYTES_AHEAD", input_pipeline._BYTES_AHEAD * a_batch // num_bytes)
     found = []

@@ -33,7 +33,9 @@ def rows_of(lengths, width):
 
 
 def infilled(tokens, documents, rate=1.0, seed=0):
-    return infill(tokens, documents, tokens >= 10, bits(seed, np.arange(len(tokens))), rate=rate, marks=MARKS)
+    keys = bits(seed, np.arange(len(tokens)))
+    part = range(tokens.shape[1])
+    return infill(tokens, documents, tokens >= 10, keys, rate=rate, marks=MARKS, part=part)
 
 
 def put_back(text):
@@ -88,7 +90,8 @@ def test_a_row_is_changed_alike_in_any_company():
     tokens, documents = (np.repeat(values, 9, axis=0) for values in rows_of([20, 30, 5], 64))
     together = infilled(tokens, documents, rate=0.7)
     keys = bits(0, np.arange(9))
-    alone = infill(tokens[4:5], documents[4:5], tokens[4:5] >= 10, keys[4:5], rate=0.7, marks=MARKS)
+    tokens, documents, keys = tokens[4:5], documents[4:5], keys[4:5]
+    alone = infill(tokens, documents, tokens >= 10, keys, rate=0.7, marks=MARKS, part=range(64))
     np.testing.assert_array_equal(alone[0], together[4])
 
 

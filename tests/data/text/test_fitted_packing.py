@@ -25,7 +25,7 @@ def pack(documents, length, packing, open_rows=4, per_call=3):
     parts = [packer.add_parts(documents[i : i + per_call]) for i in range(0, len(documents), per_call)]
     parts.append(packer.finish())
     stored = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return stored, unpack_rows(stored, stored["length"], length)
+    return stored, unpack_rows(stored, stored["length"], range(length))
 
 
 @settings(max_examples=150, deadline=None)

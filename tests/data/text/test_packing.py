@@ -18,7 +18,7 @@ def _pack(documents, length, per_call=2):
 
 def _unpack(documents, length, per_call=2):
     stored, num_tokens = _pack(documents, length, per_call)
-    return unpack_rows(stored, num_tokens - length * np.arange(len(stored["tokens"])), length)
+    return unpack_rows(stored, num_tokens - length * np.arange(len(stored["tokens"])), range(length))
 
 
 def test_rows_hold_tokens_documents_and_positions_of_a_hand_made_stream():
