@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -97,15 +97,18 @@ def free_port() -> int:
 
 def poison(patch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Put a NaN into the weights of the batches of these steps."""
-    rows = Batches.rows
+    parts = Batches.parts
 
-    def poisoned(batches: Batches, step: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        batch = rows(batches, step, start, stop)
+    def poisoned(
+        batches: Batches, step: int, start: int, stop: int, tokens: Sequence[range]
+    ) -> list[dict[str, np.ndarray]]:
+        found = parts(batches, step, start, stop, tokens)
         if step in steps and batches._split == "train":
-            batch["weights"] = batch["weights"] * np.float32("nan")
-        return batch
+            for part in found:
+                part["weights"] = part["weights"] * np.float32("nan")
+        return found
 
-    patch.setattr(Batches, "rows", poisoned)
+    patch.setattr(Batches, "parts", poisoned)
 
 
 class Job:

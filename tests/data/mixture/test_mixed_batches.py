@@ -73,6 +73,9 @@ def test_hosts_that_read_their_rows_see_the_batch_of_one_host(texts, cache):
             parts = [batches.rows(step, host * rows, (host + 1) * rows) for host in range(num_hosts)]
             for name, values in whole.items():
                 assert (np.concatenate([part[name] for part in parts]) == values).all()
+        before, after = batches.parts(step, 3, 9, [range(0, 20), range(20, 32)])  # of rows that hosts share
+        assert (np.concatenate([before["targets"], after["targets"]], axis=1) == whole["targets"][3:9]).all()
+        assert (after["sources"] == whole["sources"][3:9]).all()
 
 
 def test_another_object_gives_the_same_batches_from_any_step(texts, cache):
