@@ -71,12 +71,11 @@ def unpack_rows(
     if first:  # documents before these tokens, and the start of the one that they begin in
         documents += np.count_nonzero(starts[:, :first], axis=1).astype(np.int32)[:, None]
         first_places[:, 0] = first - np.argmax(starts[:, first::-1], axis=1)
-    first_places = np.maximum.accumulate(first_places, axis=1)
-    return (
-        stored["tokens"][:, first:end].astype(np.int32),
-        np.where(is_real, documents, 0),
-        np.where(is_real, places - first_places, 0),
-    )
+    np.maximum.accumulate(first_places, axis=1, out=first_places)
+    positions = np.subtract(places, first_places, out=first_places)
+    documents *= is_real
+    positions *= is_real
+    return stored["tokens"][:, first:end].astype(np.int32), documents, positions
 
 
 def unpack_bits(packed: np.ndarray, tokens: range) -> np.ndarray:
