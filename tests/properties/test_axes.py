@@ -76,7 +76,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deep bert": ("mlm_nsp", BERT | dict(num_layers=8, dropout=0.1, attention_dropout=0.0)),
     "deep experts": (
         "causal",
-        GPT | EXPERTS | dict(num_layers=16, load_balance_loss=0.01, router_z_loss=0.001),
+        GPT | EXPERTS | dict(num_layers=8, moe_every=1, load_balance_loss=0.01, router_z_loss=0.001),
     ),
     "layers before and after": (
         "causal",

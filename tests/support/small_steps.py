@@ -17,7 +17,7 @@ from flaxmill.sharding.placement import place_parts
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
 from flaxmill.train.run.mesh_fit import check_mesh, in_zigzag
-from flaxmill.train.state import TrainState, init_state
+from flaxmill.train.state import TrainState, init_state, state_shardings
 from flaxmill.train.step import make_train_step
 
 ROWS, TOKENS, VOCABULARY = 8, 12, 101
@@ -77,12 +77,20 @@ def take_steps(
     step = make_train_step(experiment, transformation, on_mesh, max_predictions)
     zigzag, metrics = in_zigzag(experiment), []
     with jax.set_mesh(on_mesh):
-        state = init_state(model, transformation, on_mesh, seed=0)
-        before = jax.tree.map(np.array, state)
+        before = _fresh(model, optimizer)
+        # Copied, since the step writes its results where the state was.
+        state = jax.device_put(before, state_shardings(model, transformation, on_mesh), may_alias=False)
         for number in range(num_steps):
             state, found = step(state, place_parts(on_mesh, [make_rows(number)], ROWS, zigzag=zigzag))
             metrics.append({name: value.tolist() for name, value in found.items()})
     return Taken(before, jax.tree.map(np.array, state), metrics)
+
+
+@functools.cache  # one program makes it for all meshes
+def _fresh(model: ModelConfig, optimizer: OptimizerConfig) -> TrainState:
+    transformation = make_optimizer(optimizer, abstract_params(model))
+    state = init_state(model, transformation, make_mesh(MeshConfig(data=1)), seed=0)
+    return jax.tree.map(np.array, state)
 
 
 def random_rows(seed: int) -> dict[str, np.ndarray]:
