@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parameters import each, in_turn
 from small_steps import ROWS, VOCABULARY, take_steps
 
 from flaxmill.model.config import ModelConfig
@@ -18,12 +19,8 @@ TOKENS, STEPS = 32, 10
 TOLERANCE = 1e-5
 SLOWLY = OptimizerConfig(learning_rate=5e-4)  # for eight layers, which carry it on faster
 
-ALONE: list[dict[str, Any]] = [
-    *({"context": size} for size in (2, 4, 8)),
-    *({axis: size} for axis in ("data", "fsdp") for size in (2, 4, 8)),
-    {"tensor": 2},
-]
-TOGETHER: list[dict[str, Any]] = [
+PARTS: list[dict[str, Any]] = [{"context": size} for size in (2, 4, 8)]
+PARTS_TOGETHER: list[dict[str, Any]] = [
     {"data": 2, "context": 2, "tensor": 2},
     {"fsdp": 2, "context": 4},
     {"data": 2, "fsdp": 2, "context": 2},
@@ -31,15 +28,17 @@ TOGETHER: list[dict[str, Any]] = [
     {"context": 2, "tensor": 2, "sequence_parallel": True},
     {"data": 2, "context": 4, "slices": 2},
 ]
-WHOLE_ROWS: list[dict[str, Any]] = [
+WHOLE: list[dict[str, Any]] = [
     *({axis: size} for axis in ("data", "fsdp") for size in (2, 4, 8)),
     {"tensor": 2},
+]
+WHOLE_TOGETHER: list[dict[str, Any]] = [
     {"data": 2, "fsdp": 2, "tensor": 2},
     {"data": 2, "fsdp": 4},
     {"fsdp": 4, "tensor": 2},
 ]
-STAGES: list[dict[str, Any]] = [
-    *({"stage": size} for size in (2, 4, 8)),
+STAGES: list[dict[str, Any]] = [{"stage": size} for size in (2, 4, 8)]
+STAGES_TOGETHER: list[dict[str, Any]] = [
     {"stage": 4, "data": 2},
     {"stage": 4, "fsdp": 2},
     {"stage": 2, "context": 4},
@@ -49,6 +48,7 @@ STAGES: list[dict[str, Any]] = [
     {"stage": 2, "data": 2, "slices": 2},
     {"stage": 2, "tensor": 2, "sequence_parallel": True},
 ]
+DEEP = ("deep gpt", "deep bert", "deep experts")
 SMALL: dict[str, Any] = dict(
     vocab_size=VOCABULARY, max_positions=TOKENS, num_layers=2, embed_dim=32, num_heads=4
 )
@@ -187,39 +187,46 @@ def assert_same_steps(name: str, mesh: dict[str, Any], schedule: Any = None, **c
         )
 
 
-@pytest.mark.parametrize("mesh", ALONE + TOGETHER, ids=str)
-@pytest.mark.parametrize("name", ["gpt", "bert"])
-def test_losses_and_gradient_norms_are_those_of_one_device(name, mesh):
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        *each(["gpt", "bert"], PARTS + WHOLE),
+        *each(["experts"], PARTS),
+        *in_turn(["gpt", "bert", "experts"], PARTS_TOGETHER),
+    ],
+)
+def test_parts_of_rows_make_the_steps_of_one_device(name, mesh):
     assert_same_steps(name, mesh)
 
 
-@pytest.mark.parametrize("mesh", [mesh for mesh in ALONE + TOGETHER if "context" in mesh], ids=str)
-def test_experts_compute_parts_of_rows(mesh):
-    assert_same_steps("experts", mesh)
-
-
-@pytest.mark.parametrize("mesh", WHOLE_ROWS, ids=str)
-@pytest.mark.parametrize("name", ["experts", "encoder-decoder"])
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        *each(["experts", "encoder-decoder"], WHOLE),
+        *in_turn(["experts", "encoder-decoder"], WHOLE_TOGETHER),
+    ],
+)
 def test_other_models_train_alike_on_whole_rows(name, mesh):
     assert_same_steps(name, mesh)
 
 
-@pytest.mark.parametrize("mesh", STAGES, ids=str)
-@pytest.mark.parametrize("name", ["deep gpt", "deep bert", "deep experts"])
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [*each(DEEP, STAGES), *in_turn(DEEP, STAGES_TOGETHER)],
+)
 def test_stages_of_layers_make_the_steps_of_one_device(name, mesh):
     assert_same_steps(name, mesh)
 
 
 @pytest.mark.parametrize(
-    ("mesh", "schedule"),
+    ("name", "mesh", "schedule"),
     [
-        ({"stage": 2}, dict(pipeline_rounds=2)),
-        ({"stage": 2, "fsdp": 2}, dict(pipeline_rounds=4, pipeline_microbatches=2)),
-        ({"stage": 4}, dict(pipeline_rounds=2, pipeline_microbatches=8)),
+        ("deep experts", {"stage": 2}, dict(pipeline_rounds=2)),
+        ("deep bert", {"stage": 2, "fsdp": 2}, dict(pipeline_rounds=4, pipeline_microbatches=2)),
+        ("deep experts", {"stage": 4}, dict(pipeline_rounds=2, pipeline_microbatches=8)),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["deep bert", "deep experts"])
 def test_rounds_and_microbatches_change_nothing(name, mesh, schedule):
     assert_same_steps(name, mesh, schedule)
 

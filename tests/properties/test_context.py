@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from parameters import swept
 from small_runs import (
     MESH_TOLERANCE,
     assert_processes_make_the_run_of_one,
@@ -25,7 +26,7 @@ KINDS = {  # zigzag order, and tokens in their own order
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["causal", *swept("causal with dropout", "mlm_nsp")])
 def test_a_run_is_resumed_bit_for_bit_and_equals_that_of_one_device(
     kind, make_experiment, tmp_path, stop_after
 ):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parameters import each, in_turn
 from small_steps import random_rows, take_steps, tiny_model
 
 from flaxmill.model.layers import expert_exchange
@@ -69,8 +70,10 @@ def assert_same_steps(name, mesh, **changes):
     assert wanted[-1]["router_z_loss"] < 0.99 * wanted[0]["router_z_loss"]  # routers moved
 
 
-@pytest.mark.parametrize("mesh", ALONE + TOGETHER, ids=str)
-@pytest.mark.parametrize("name", ["all tokens", "capacity"])
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [*each(["all tokens", "capacity"], ALONE), *in_turn(["all tokens", "capacity"], TOGETHER)],
+)
 def test_losses_and_gradient_norms_are_those_of_one_device(name, mesh):
     assert_same_steps(name, mesh)
 

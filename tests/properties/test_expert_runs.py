@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from parameters import swept
 from small_runs import (
     MESH_TOLERANCE,
     assert_processes_make_the_run_of_one,
@@ -32,7 +33,7 @@ MIXTRAL: dict[str, Any] = dict(
 SPLIT = MeshConfig(data=1, fsdp=2, expert=4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["all tokens", *swept("capacity", "mlm_nsp")])
 def test_a_run_is_resumed_bit_for_bit_and_equals_that_of_one_device(
     kind, make_experiment, tmp_path, stop_after
 ):

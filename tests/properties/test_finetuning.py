@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 from launching import assert_same_end, values_of
+from parameters import swept
 from small_tasks import task_data, task_experiment
 
 from flaxmill.sharding.mesh import MeshConfig
@@ -34,7 +35,7 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["multi_label", "regression", "tagging", "answers", "translation", "prompts"]
+    "name", ["tagging", "translation", "prompts", *swept("multi_label", "regression", "answers")]
 )
 def test_a_run_that_stops_on_the_way_ends_as_one_that_does_not(name, straight, tmp_path, stop_after):
     data, directory = straight(name)
@@ -44,7 +45,7 @@ def test_a_run_that_stops_on_the_way_ends_as_one_that_does_not(name, straight, t
     assert_same_end(tmp_path / "stopped", directory, 8)
 
 
-@pytest.mark.parametrize("name", ["multi_label", "pairs", "answers", "translation"])
+@pytest.mark.parametrize("name", ["answers", "translation", *swept("multi_label", "pairs")])
 def test_losses_are_those_of_one_device_on_any_mesh(name, straight, tmp_path):
     data, directory = straight(name)
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
@@ -55,7 +56,7 @@ def test_losses_are_those_of_one_device_on_any_mesh(name, straight, tmp_path):
         assert found[step] == pytest.approx(values, rel=MESH_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["multi_label", "answers", "translation"])
+@pytest.mark.parametrize("name", ["answers", "translation", *swept("multi_label")])
 def test_microbatches_change_nothing(name, straight, tmp_path):
     data, _ = straight(name)
     no_dropout = {"model": {"dropout": 0.0}}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launching import Job, assert_same_end, count_rows, environment, values_of, write_experiment
+from parameters import swept
 
 from flaxmill.train.metrics.metrics_file import read_metrics
 
@@ -157,7 +158,7 @@ def _is_evaluating(run_dir: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["causal", "mlm_nsp"])
+@pytest.mark.parametrize("objective", ["causal", *swept("mlm_nsp")])
 def test_a_run_killed_a_few_times_equals_the_straight_one(objective, corpus, tmp_path):
     phases = Sweep(tmp_path, objective, corpus, steps=20).kill(4, seed=4)
     assert phases.total() == 4

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from parameters import swept
 from small_runs import assert_resumes, assert_same_on_a_mesh
 
 from flaxmill.train.checkpoint.config import CheckpointConfig
@@ -17,7 +18,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["infilled", "spans", *swept("order", "ngrams")])
 def experiment(request, make_experiment):
     objective, fields = KINDS[request.param]
     made = make_experiment(objective, checkpoint=CheckpointConfig(every=4))

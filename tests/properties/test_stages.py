@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from parameters import swept
 from small_runs import (
     MESH_TOLERANCE,
     assert_processes_make_the_run_of_one,
@@ -26,7 +27,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["mlm_nsp", *swept("causal", "experts")])
 def test_a_run_is_resumed_bit_for_bit_and_equals_that_of_one_device(
     kind, make_experiment, tmp_path, stop_after
 ):
