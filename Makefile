@@ -79,7 +79,8 @@ launchers:
 	    $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(LAUNCHERS); \
 	  } >/dev/null 2>&1 || { echo "apt cannot install $(LAUNCHERS): install them as root, then make launch again"; exit 1; }; }
 
-# Runs killed and signalled at hundreds of random moments, alone and as jobs of four: two hours.
+# Runs killed and signalled at hundreds of random moments, alone and as jobs of four, and every model on every mesh,
+# of which `make test` takes some: two hours.
 sweep: $(TESTABLE)
 	$(BIN)/python -m pytest -s -m sweep $(ARGS)
 
