@@ -40,6 +40,8 @@ class _Static(NamedTuple):
     use: TableUse
     num_chunks: int
     vocab_size: int
+    has_padding: bool
+    """Some rows of the table are no tokens."""
     label_smoothing: float
 
 
@@ -71,9 +73,8 @@ def cross_entropy(
         row_bytes = 4 * max(1, B * num_rows // _num_devices(use))
         chunk_tokens = max(1, CHUNK_BYTES // row_bytes)
     num_chunks = -(-T // chunk_tokens)
-    bias_V = jnp.zeros(num_rows) if bias_V is None else bias_V
     padding = [(0, 0), (0, -T % num_chunks)]  # chunks of equal length; the last places are cut off again
-    static = _Static(use, num_chunks, vocab_size, label_smoothing)
+    static = _Static(use, num_chunks, vocab_size, num_rows > vocab_size, label_smoothing)
     hidden_BTD, targets_BT = jnp.pad(hidden_BTD, [*padding, (0, 0)]), jnp.pad(targets_BT, padding)
     losses: Any = _losses(static, hidden_BTD, table.whole, table.shard, bias_V, targets_BT)
     return TokenLosses(*(values[:, :T] for values in losses))
@@ -109,7 +110,8 @@ def _losses_backward(static, saved, gradients):
     dhidden_BTD, dtable_VD, dbias_V = backward(*saved, gradients[0], gradients[1])
     whole_VD, bias_V = saved[1], saved[2]
     dshard_VD = give_gradient(static.use, dtable_VD)
-    return dhidden_BTD, jnp.zeros_like(whole_VD), dshard_VD, dbias_V.astype(bias_V.dtype), None
+    dbias_V = None if bias_V is None else dbias_V.astype(bias_V.dtype)
+    return dhidden_BTD, jnp.zeros_like(whole_VD), dshard_VD, dbias_V, None
 
 
 _losses.defvjp(_losses_forward, _losses_backward)
@@ -166,11 +168,11 @@ def _backward_on_device(
         dtable_VD += jax.lax.dot_general(
             low_MV, hidden_MD, (((0,), (0,)), ((), ())), preferred_element_type=dtable_VD.dtype
         )
-        dbias_V += dlogits_BtV.sum((0, 1))
+        dbias_V = None if bias_V is None else dbias_V + dlogits_BtV.sum((0, 1))
         dhidden_MD = _over(device_sum, low_MV @ table_VD, static.use.split)
         return (dtable_VD, dbias_V), dhidden_MD.reshape(hidden_BtD.shape)
 
-    zeros = (jnp.zeros(table_VD.shape, dnll_BT.dtype), jnp.zeros(bias_V.shape, dnll_BT.dtype))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, dnll_BT.dtype), (table_VD, bias_V))
     per_chunk = _chunks(num_chunks, (hidden_BTD, targets_BT, log_z_BT, dnll_BT, dlog_z_BT))
     (dtable_VD, dbias_V), dhidden = jax.lax.scan(chunk, zeros, (*per_chunk, logits))
     return _join(dhidden), dtable_VD, dbias_V
@@ -178,7 +180,11 @@ def _backward_on_device(
 
 def _logits(static, hidden_BtD, table_VD, bias_V):
     logits_BtV = jnp.einsum("BtD,VD->BtV", hidden_BtD, table_VD, preferred_element_type=sum_dtype(hidden_BtD))
-    return jnp.where(_is_used(static, table_VD.shape[0]), logits_BtV + bias_V, MASKED)
+    # One more pass over all logits, where there is anything to add.
+    if static.has_padding:
+        is_used_V = _is_used(static, table_VD.shape[0])
+        return logits_BtV + jnp.where(is_used_V, 0 if bias_V is None else bias_V, MASKED)
+    return logits_BtV if bias_V is None else logits_BtV + bias_V
 
 
 def _pick(static, logits_BtV, targets_Bt):
