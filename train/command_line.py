@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
+from flaxmill.sharding.processes.allocator import keep_freed_memory
 from flaxmill.sharding.processes.processor import spare_threads
 from flaxmill.sharding.processes.stop_signal import EXIT_BY_SIGNAL, StopSignal
 from flaxmill.train.commands.terminal import plain_logging, take_streams, write_failure
 from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, RunError
-from flaxmill.train.jax_environment import choose_platform, explain
+from flaxmill.train.jax_environment import choose_platform, computes_on_cpu, explain
 
 _MAX_CHARACTERS = 2000
 
@@ -30,6 +31,8 @@ COMMANDS = {
     "plan": "plan [CONFIG | FILE.py] --topology T [--json]      compile for hardware that is not here",
     "configs": "configs                                        list the experiments",
 }
+_COMPUTE = {"train", "eval", "verify-resume"}
+"""Commands that take many steps."""
 
 USAGE = """usage: flaxmill COMMAND ...
 
@@ -125,6 +128,8 @@ def _run_command(arguments: list[str], is_program: bool) -> int:
         raise ValueError(_unknown_command(command))
     choose_platform()
     spare_threads(os.environ)
+    if command in _COMPUTE and computes_on_cpu():
+        keep_freed_memory(os.environ)
     if command == "train":
         return _train(rest, is_program)
     # The commands import JAX and more; help and mistakes need not wait for that.

@@ -36,6 +36,12 @@ def choose_platform(devices: Path = Path("/dev")) -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
 
 
+def computes_on_cpu(devices: Path = Path("/dev")) -> bool:
+    """Whether JAX will compute on the CPU, as far as it can be told before JAX is imported."""
+    told = os.environ.get("JAX_PLATFORMS")
+    return told == "cpu" if told else not _has_accelerator(devices)
+
+
 def _has_compilers(names: Iterable[str]) -> bool:
     for name in names:
         try:

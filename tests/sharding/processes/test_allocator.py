@@ -1,0 +1,35 @@
+"""Freed memory is kept for the next program."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import resource
+from flaxmill.sharding.processes.allocator import keep_freed_memory
+import os
+keep_freed_memory(os.environ)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    b"x" * 2**26
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+_MANY = 4 * 2**26 // 4096
+"""Pages that half of the arrays take, where each of them gets new ones."""
+
+
+def count_faults(**told: str) -> int:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environ.pop("GLIBC_TUNABLES", None)
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], env=environ | told, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are glibc's")
+def test_large_arrays_get_the_pages_of_those_before_unless_the_user_told_otherwise():
+    assert count_faults() < _MANY < count_faults(MALLOC_TOP_PAD_="131072")
+    assert count_faults(GLIBC_TUNABLES="glibc.malloc.mmap_threshold=131072") > _MANY
