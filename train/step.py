@@ -86,8 +86,8 @@ def make_train_step(
         finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
         with jax.named_scope("update"):
             old = Learned(trained, state.optimizer)
-            new = _update(old, grads, grad_norm, learning_rate, finite, optimizer, trainable, experiment)
-            learned = jax.tree.map(lambda new, old: _choose(finite, new, old), new, old)
+            update = _make_update(grads, grad_norm, learning_rate, finite, optimizer, trainable, experiment)
+            learned = _where_finite(finite, update, old, offloads=experiment.optimizer.offload)
         params = merge(learned.params, frozen)
         new_state = TrainState(params, learned.optimizer, state.step + 1, state.skipped + ~finite)
 
@@ -246,8 +246,7 @@ def _split_rows(x: jax.Array, num_microbatches: int) -> jax.Array:
     return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
 
 
-def _update(
-    old: Learned,
+def _make_update(
     grads: Params,
     grad_norm: jax.Array,
     learning_rate: jax.Array,
@@ -255,13 +254,28 @@ def _update(
     optimizer: optax.GradientTransformation,
     trainable: Trainable,
     experiment: Experiment,
-) -> Learned:
+) -> Callable[[Learned], Learned]:
     """Clip by the global norm, and step; frozen layers of stacked arrays stay."""
-    grads = clip_gradients(grads, grad_norm, experiment.optimizer.clip_norm)
-    update = optax.with_extra_args_support(optimizer).update
-    updates, optimizer_state = update(grads, old.optimizer, old.params, finite=finite)
-    params = jax.tree.map(lambda p, u: p + learning_rate * u, old.params, updates)
-    return Learned(trainable.hold(params, old.params), optimizer_state)
+
+    def update(old: Learned) -> Learned:
+        clipped = clip_gradients(grads, grad_norm, experiment.optimizer.clip_norm)
+        transform = optax.with_extra_args_support(optimizer).update
+        updates, optimizer_state = transform(clipped, old.optimizer, old.params, finite=finite)
+        params = jax.tree.map(lambda p, u: p + learning_rate * u, old.params, updates)
+        return Learned(trainable.hold(params, old.params), optimizer_state)
+
+    return update
+
+
+def _where_finite(
+    finite: jax.Array, update: Callable[[Learned], Learned], old: Learned, *, offloads: bool
+) -> Learned:
+    """What is learned after the update where the step was finite, and as it was where not."""
+    # A branch reads and writes everything once less. Accelerators would wait for it, and arrays in the
+    # memory of the host cannot go through it.
+    if platform() == "cpu" and not offloads:
+        return jax.lax.cond(finite, update, lambda old: old, old)
+    return jax.tree.map(lambda new, old: _choose(finite, new, old), update(old), old)
 
 
 def _choose(finite: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxmill.sharding.rules import platform
+
 
 def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
     """mean / (sqrt(mean of squares) + epsilon), both corrected for their start at zero, as in torch.
@@ -55,7 +57,11 @@ def scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> opt
 
 def _moments(updates: Any, mu: Any, nu: Any, beta1: float, beta2: float) -> tuple[Any, Any]:
     mu = jax.tree.map(lambda g, m: beta1 * m + (1 - beta1) * g, updates, mu)
-    return mu, jax.tree.map(lambda g, v: beta2 * v + (1 - beta2) * jnp.square(g), updates, nu)
+    nu = jax.tree.map(lambda g, v: beta2 * v + (1 - beta2) * jnp.square(g), updates, nu)
+    if platform() != "cpu":
+        return mu, nu
+    # They are written before they are read: else XLA:CPU computes them twice, from copies of the old ones.
+    return jax.lax.optimization_barrier((mu, nu))
 
 
 def _correction(beta: float, count: jax.Array) -> jax.Array:
