@@ -4,12 +4,13 @@
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.initializers import Initializer, Parameter, make_parameter, uniform_by_fan_in
@@ -18,6 +19,7 @@ from flaxmill.sharding.local_rows import gradient_dtype, scatter
 from flaxmill.sharding.open_weights import OpenWeight, operand
 from flaxmill.sharding.rules import LogicalAxes, platform
 
+_MUCH_WIDER = 8
 NARROW = "features"  # the dimension between the factors of an adapter
 
 
@@ -92,7 +94,7 @@ def _product(static: _Static, x: jax.Array, whole: jax.Array, shard: jax.Array) 
     if platform() != "cpu":
         return jnp.tensordot(x, whole, num_in)
     x_MK, w_KF = _flat(x, num_in), _flat_kernel(whole, num_in)
-    return (x_MK @ w_KF).reshape(x.shape[: x.ndim - num_in] + whole.shape[num_in:])
+    return product(x_MK, w_KF, 1, 0).reshape(x.shape[: x.ndim - num_in] + whole.shape[num_in:])
 
 
 def _product_forward(static: _Static, x: jax.Array, whole: jax.Array, shard: jax.Array):
@@ -110,9 +112,8 @@ def _product_backward(static: _Static, saved: tuple[jax.Array, ...], g: jax.Arra
     if platform() == "cpu":
         num_out = whole.ndim - num_in
         x_MK, g_MF, w_KF = _flat(x, num_in), _flat(g, num_out), _flat_kernel(whole, num_in)
-        dx = jax.lax.dot_general(g_MF, w_KF, (((1,), (1,)), ((), ()))).reshape(x.shape)
-        dw_KF = jax.lax.dot_general(x_MK, g_MF, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
-        dw = dw_KF.reshape(whole.shape)
+        dx = product(g_MF, w_KF, 1, 1).reshape(x.shape)
+        dw = sum_over_rows(x_MK, g_MF, dtype).reshape(whole.shape)
     else:
         rows, outs = tuple(range(x.ndim - num_in)), range(num_in, whole.ndim)
         of_g = tuple(range(len(rows), g.ndim))
@@ -122,6 +123,40 @@ def _product_backward(static: _Static, saved: tuple[jax.Array, ...], g: jax.Arra
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+def product(x: jax.Array, y: jax.Array, of_x: int, of_y: int) -> jax.Array:
+    """The product of matrices, contracted over these dimensions of them, in the dtype of x."""
+    dims = (((of_x,), (of_y,)), ((), ()))
+    if platform() != "cpu":
+        return jax.lax.dot_general(x, y, dims)
+    # XLA:CPU multiplies bfloat16 as bfloat16, at twice the speed of float32, only for a float32 result.
+    return jax.lax.dot_general(x, y, dims, preferred_element_type=sum_dtype(x)).astype(x.dtype)
+
+
+def sum_over_rows(x_MK: jax.Array, g_MF: jax.Array, dtype: Any) -> jax.Array:
+    """x^T g [K,F] in this dtype."""
+    if platform() != "cpu" or x_MK.dtype == sum_dtype(x_MK):
+        return jax.lax.dot_general(x_MK, g_MF, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
+    # XLA:CPU multiplies bfloat16 as bfloat16 only where no factor is summed over its rows: one of them is
+    # transposed in memory, and with a table of many rows that is the other one.
+    if x_MK.shape[1] <= _MUCH_WIDER * g_MF.shape[1]:
+        return _summed_in_float32(_transposed(x_MK), g_MF).astype(dtype)
+    return _summed_in_float32(_transposed(g_MF), x_MK).T.astype(dtype)
+
+
+def _summed_in_float32(x: jax.Array, y: jax.Array) -> jax.Array:
+    # With a result by columns XLA:CPU has no such product, and the program would end there.
+    return _by_rows(jax.lax.dot(x, y, preferred_element_type=sum_dtype(x)))
+
+
+def _transposed(x_MK: jax.Array) -> jax.Array:
+    """x^T with rows one after the other in memory; XLA would leave the numbers where x has them."""
+    return _by_rows(x_MK.T)
+
+
+def _by_rows(x: jax.Array) -> jax.Array:
+    return with_layout_constraint(x, Layout(major_to_minor=(0, 1)))
 
 
 def _flat(x: jax.Array, num_last: int) -> jax.Array:

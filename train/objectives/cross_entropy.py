@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from flaxmill.model.layers.dense import product, sum_over_rows
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.tables import (
     Table,
@@ -165,11 +166,9 @@ def _backward_on_device(
         dlogits_BtV = probs_BtV * (dnll_Bt + dlog_z_Bt)[..., None] - wanted_BtV * dnll_Bt[..., None]
         low_MV = dlogits_BtV.reshape(-1, dlogits_BtV.shape[-1]).astype(hidden_BtD.dtype)
         hidden_MD = hidden_BtD.reshape(low_MV.shape[0], -1)
-        dtable_VD += jax.lax.dot_general(
-            low_MV, hidden_MD, (((0,), (0,)), ((), ())), preferred_element_type=dtable_VD.dtype
-        )
+        dtable_VD += sum_over_rows(low_MV, hidden_MD, dtable_VD.dtype)
         dbias_V = None if bias_V is None else dbias_V + dlogits_BtV.sum((0, 1))
-        dhidden_MD = _over(device_sum, low_MV @ table_VD, static.use.split)
+        dhidden_MD = _over(device_sum, product(low_MV, table_VD, 1, 0), static.use.split)
         return (dtable_VD, dbias_V), dhidden_MD.reshape(hidden_BtD.shape)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, dnll_BT.dtype), (table_VD, bias_V))
