@@ -8,11 +8,13 @@ import jax.numpy as jnp
 
 from flaxmill.sharding.local_tokens import num_parts, take_part
 
+_VALUES = 2**16  # of the random number that says whether an entry is kept
+
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
     """Zero entries of x with probability `rate`, and scale the rest to keep the mean.
 
-    x is [B,T,D], or has no tokens that devices share: [B,D], and [B,K,G,T,S].
+    x is [B,T,D], or has no tokens that devices share: [B,D].
 
     Srivastava et al. 2014.
     """
@@ -21,9 +23,30 @@ def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
     sizes = x.shape[1:]
     if has_tokens := x.ndim == 3:
         sizes = (num_parts() * sizes[0], *sizes[1:])  # a device draws for whole rows, and keeps its part
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, sizes))(keys_B)
+    keep = keep_mask(keys_B, rate, sizes)
     keep = take_part(keep, x.shape[1]) if has_tokens else keep
-    return jnp.where(keep, x / (1 - rate), 0)
+    return jnp.where(keep, x / share_kept(rate), 0)
+
+
+def keep_mask(keys_B: jax.Array, rate: float, sizes: tuple[int, ...]) -> jax.Array:
+    """bool [B,*sizes], False with probability `rate`, to the next 1 / 65536: an entry takes half a word."""
+    *others, last = sizes
+
+    def of_row(key: jax.Array) -> jax.Array:
+        words = jax.random.bits(key, (*others, -(-last // 2)), jnp.uint32)
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*others, -1)[..., :last]
+        return halves >= _dropped_values(rate)
+
+    return jax.vmap(of_row)(keys_B)
+
+
+def share_kept(rate: float) -> float:
+    """The probability with which `keep_mask` is True."""
+    return 1 - _dropped_values(rate) / _VALUES
+
+
+def _dropped_values(rate: float) -> int:
+    return min(round(rate * _VALUES), _VALUES - 1)
 
 
 def row_keys(key: jax.Array, num_rows: int) -> jax.Array:
