@@ -2,6 +2,7 @@
 
 attention            softmax attention, and the choice of a kernel
 visibility           who sees whom, as data
+all_pairs            softmax over all pairs of tokens, and its gradient
 blockwise_attention  without all pairs in memory, and around a ring of devices
 fused_attention      cuDNN on GPU and splash on TPU
 dense                the one matrix product

@@ -6,11 +6,10 @@ import functools
 import logging
 
 import jax
-import jax.numpy as jnp
 
+from flaxmill.model.layers.all_pairs import Mixing, Pairs, mix_values
 from flaxmill.model.layers.blockwise_attention import blockwise_attention
-from flaxmill.model.layers.dropout import dropout
-from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.dropout import keep_mask, share_kept
 from flaxmill.model.layers.fused_attention import (
     LANES,
     cudnn_attention,
@@ -28,7 +27,6 @@ LEAST_TOKENS_FOR_BLOCKS = 512
 LEAST_TOKENS_FOR_RING = 8192
 """Of a row on one TPU: with fewer, a turn of the ring is too short to hide what it sends."""
 BLOCK_ON_CPU, BLOCK_ON_ACCELERATORS = 256, 512
-MASKED = -1e30  # finite, so that a row without any key gives numbers and not NaN
 
 
 def attention(
@@ -77,20 +75,19 @@ def xla_attention(
 ) -> jax.Array:
     """The reference: materialises [B,N,T,S] logits, runs everywhere."""
     B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
+    S, K = k_BSKH.shape[1:3]
     # Heads are moved before tokens by hand: XLA:CPU does batched products well in that layout, and its
     # gradients then need no transposed copy (half the time of the einsum on [B,T,N,H]).
     q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
     k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
-    logits_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=sum_dtype(q_BTNH))
-    logits_BKGTS = logits_BKGTS * scale
-    if visible.bias is not None:
-        logits_BKGTS += visible.bias.reshape(K, N // K, *visible.bias.shape[1:])
-    mask_BTS = attention_mask(visible)
-    logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED)
-    probs_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(q_BTNH.dtype)
-    probs_BKGTS = dropout(probs_BKGTS, dropout_rate, keys_B)
-    mixed_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", probs_BKGTS, v_BKSH)
+    dropping = dropout_rate > 0 and keys_B is not None
+    pairs = Pairs(
+        attention_mask(visible),
+        None if visible.bias is None else visible.bias.reshape(K, N // K, T, S),
+        keep_mask(keys_B, dropout_rate, (K, N // K, T, S)) if dropping else None,
+    )
+    mixing = Mixing(scale, share_kept(dropout_rate), some_see_nothing=visible.key_documents is not None)
+    mixed_BKGTH = mix_values(mixing, q_BKGTH, k_BKSH, v_BKSH, pairs)
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
