@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.layers.attention import MASKED
+from flaxmill.model.layers.all_pairs import MASKED
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.sharding.rules import constrain
 

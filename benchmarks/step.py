@@ -1,0 +1,219 @@
+"""Measures training steps on one CPU core, beside PyTorch's and beside the matrix products that they need.
+
+    python benchmarks/step.py [--only CASE ...] [--dtype DTYPE ...] [--dropout RATE] [--rounds N] [--core N]
+
+A step is forward, backward, clipping and AdamW. Each side runs in a process of its own on one core, and they
+take turns; the medians of their CPU seconds are printed, and the most memory that each process has had.
+
+flaxmill      the step that `flaxmill train` compiles
+PyTorch       a short GPT with causal scaled_dot_product_attention, or transformers' BERT with sdpa,
+              whose head reads the masked places alone as flaxmill's does; fused AdamW, bfloat16 by autocast
+... memory    the same with the settings of memory that `flaxmill train` makes (allocator.py)
+products      flaxmill's matrix products alone, each shape on its own: no step of it can be faster
+
+It needs PyTorch and transformers (the extra `parity`).
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flaxmill.sharding.processes.allocator import keep_freed_memory  # before JAX is imported
+
+GPT_10M = dict(num_layers=6, embed_dim=384, num_heads=6)
+GPT_124M = dict(num_layers=12, embed_dim=768, num_heads=12)
+BERT = dict(
+    vocab_size=30_522,
+    num_layers=12,
+    embed_dim=768,
+    num_heads=12,
+    norm_position="post",
+    embedding_norm=True,
+    activation="gelu",
+    num_segments=2,
+    norm_epsilon=1e-12,
+)
+
+
+class Case(NamedTuple):
+    """A model and a batch."""
+
+    objective: str
+    batch_size: int
+    num_tokens: int
+    model: dict[str, Any]
+
+
+CASES = {
+    "gpt_10m": Case("causal", 4, 256, GPT_10M | {"vocab_size": 512}),
+    "gpt_30m": Case("causal", 4, 256, GPT_10M | {"vocab_size": 50_304}),
+    "gpt2_124m": Case("causal", 1, 1024, GPT_124M | {"vocab_size": 50_304}),
+    "bert_base": Case("mlm_nsp", 4, 128, BERT),
+}
+SIDES = ("flaxmill", "PyTorch", "PyTorch, memory", "products")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument(
+        "--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"]
+    )
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--side", choices=SIDES, help="run this side here")
+    arguments = parser.parse_args()
+    if arguments.side:
+        run_side(arguments)
+        return 0
+    for case in arguments.only:
+        for dtype in arguments.dtype:
+            compare(case, dtype, arguments)
+    return 0
+
+
+def compare(case: str, dtype: str, arguments: argparse.Namespace) -> None:
+    """All sides of a case in turns."""
+    common = ["--only", case, "--dtype", dtype, "--dropout", str(arguments.dropout)]
+    command = [sys.executable, __file__, *common, "--core", str(arguments.core), "--side"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    processes = {side: subprocess.Popen([*command, side], **pipes) for side in SIDES}
+    ask = lambda side: json.loads(_ask(processes[side]))  # noqa: E731
+    seconds = {side: [] for side in SIDES}
+    for turn in range(arguments.rounds + 1):
+        for side in SIDES:
+            answer = ask(side)
+            seconds[side] += [answer] if turn else []  # the first has loaded and compiled
+    median = {side: statistics.median(values) for side, values in seconds.items()}
+    print(f"{case}, {dtype}, dropout {arguments.dropout}; load {os.getloadavg()[0]:.1f}")
+    for side, process in processes.items():
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        peak = int(process.stdout.readline()) / 1e3
+        ratio = median[side] / median["flaxmill"]
+        print(
+            f"  {side:<16}{median[side] * 1e3:8.0f} ms  {ratio:5.2f} of flaxmill's  {peak:6.0f} MB",
+            flush=True,
+        )
+        process.wait()
+
+
+def _ask(process: subprocess.Popen) -> str:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        sys.exit("a side has ended early")
+    return line
+
+
+def run_side(arguments: argparse.Namespace) -> None:
+    """Answer each line with the CPU seconds of a step, and the last one with the peak memory in KB."""
+    os.sched_setaffinity(0, {arguments.core})
+    if arguments.side != "PyTorch":
+        keep_freed_memory({})
+    case = CASES[arguments.only[0]]
+    make = {"flaxmill": make_flaxmill, "products": make_products}.get(arguments.side, make_torch)
+    run = make(case, arguments.dtype[0], arguments.dropout)
+    for _ in sys.stdin:
+        print(json.dumps(run()), flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def make_experiment(case: Case, dtype: str, dropout: float) -> Any:
+    """What `flaxmill train` would be given."""
+    from flaxmill.data.config import DataConfig
+    from flaxmill.model.config import ModelConfig
+    from flaxmill.sharding.mesh import MeshConfig
+    from flaxmill.train.experiment import Experiment
+
+    is_causal = case.objective == "causal"
+    fields = case.model | dict(dtype=dtype, dropout=dropout, max_positions=case.num_tokens)
+    fields |= dict(head="lm" if is_causal else "mlm_nsp", causal=is_causal, scan_layers=False)
+    return Experiment(
+        objective=case.objective,
+        batch_size=case.batch_size,
+        model=ModelConfig(**fields),
+        data=DataConfig(sequence_length=case.num_tokens),
+        mesh=MeshConfig(data=1),
+    )
+
+
+def make_flaxmill(case: Case, dtype: str, dropout: float) -> Callable[[], float]:
+    """The compiled step."""
+    import jax
+    from accelerator import make_rows, num_predictions
+
+    from flaxmill.model.functional import abstract_params
+    from flaxmill.sharding.mesh import make_mesh
+    from flaxmill.sharding.placement import place_rows
+    from flaxmill.train.optimizer.optimizers import make_optimizer
+    from flaxmill.train.state import init_state
+    from flaxmill.train.step import make_train_step
+
+    experiment = make_experiment(case, dtype, dropout)
+    mesh = make_mesh(experiment.mesh)
+    optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
+    step = make_train_step(experiment, optimizer, mesh, num_predictions(experiment))
+    with jax.set_mesh(mesh):
+        batch = place_rows(mesh, make_rows(experiment), experiment.batch_size)
+        state = init_state(experiment.model, optimizer, mesh, experiment.seed)
+
+    def run() -> float:
+        nonlocal state
+        started = time.process_time()
+        with jax.set_mesh(mesh):
+            state, _ = step(state, batch)
+            jax.block_until_ready(state)
+        return time.process_time() - started
+
+    return run
+
+
+def make_torch(case: Case, dtype: str, dropout: float) -> Callable[[], float]:
+    """The same step in PyTorch."""
+    from accelerator import make_rows
+    from step_torch import make_torch_step
+
+    experiment = make_experiment(case, dtype, dropout)
+    step = make_torch_step(experiment, make_rows(experiment))
+
+    def run() -> float:
+        started = time.process_time()
+        step()
+        return time.process_time() - started
+
+    return run
+
+
+def make_products(case: Case, dtype: str, dropout: float) -> Callable[[], float]:
+    """The products of a step, by shape, as often as the step has them."""
+    from step_products import compile_products
+
+    products = compile_products(make_experiment(case, dtype, dropout))
+
+    def run() -> float:
+        return sum(number * seconds_of(product) for product, number in products)
+
+    def seconds_of(product: Callable[[], Any]) -> float:
+        started = time.process_time()
+        product()
+        return time.process_time() - started
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

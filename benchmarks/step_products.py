@@ -1,0 +1,62 @@
+"""The matrix products of a training step, for step.py: each shape compiled on its own."""
+
+# M rows, K inputs, F outputs, B batch, N heads, T query tokens, S key tokens, H head dim
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from accelerator import num_predictions
+
+from flaxmill.model.layers.attention import LEAST_TOKENS_FOR_BLOCKS, block_size
+from flaxmill.model.layers.dense import product, sum_over_rows
+from flaxmill.train.experiment import Experiment
+
+Counted = tuple[Callable[[], Any], int]
+"""A product, and how often a step has it."""
+
+
+def compile_products(experiment: Experiment) -> list[Counted]:
+    """The products of the layers, of attention and of the head, forward and backward."""
+    config, B, T = experiment.model, experiment.batch_size, experiment.data.sequence_length
+    D, L, dtype = config.embed_dim, config.num_layers, jnp.dtype(config.dtype)
+    predicted = B * (num_predictions(experiment) or T)
+    counted = [*_dense(B * T, D, D, 4 * L, dtype), *_dense(B * T, D, config.hidden_dim, L, dtype)]
+    counted += [*_dense(B * T, config.hidden_dim, D, L, dtype), *_attention(experiment)]
+    counted += _dense(predicted, D, config.vocab_size or 0, 1, dtype)
+    return counted if experiment.objective == "causal" else [*counted, *_dense(predicted, D, D, 1, dtype)]
+
+
+def _dense(M: int, K: int, F: int, number: int, dtype: Any) -> Iterator[Counted]:
+    """Of a weight: y = x w, dx = dy w^T, dw = x^T dy."""
+    x, w, dy = (jnp.ones(shape, dtype) for shape in ((M, K), (K, F), (M, F)))
+    yield _compiled(lambda x, w: product(x, w, 1, 0), x, w), number
+    yield _compiled(lambda dy, w: product(dy, w, 1, 1), dy, w), number
+    yield _compiled(lambda x, dy: sum_over_rows(x, dy, jnp.float32), x, dy), number
+
+
+def _attention(experiment: Experiment) -> Iterator[Counted]:
+    """Of all pairs of tokens; in long rows, of the blocks with visible pairs, whose logits are made twice."""
+    config, B, T = experiment.model, experiment.batch_size, experiment.data.sequence_length
+    size, blocks, logits = T, 1, 1
+    if T >= LEAST_TOKENS_FOR_BLOCKS:
+        size, across = block_size(), T // block_size()
+        blocks, logits = across * (across + 1) // 2 if config.causal else across**2, 2
+    shape, number = (B, config.num_heads, size), config.num_layers * blocks
+    vectors = jnp.ones((*shape, config.dim_per_head), config.dtype)
+    pairs = jnp.ones((*shape, size), config.dtype)
+    for equation, x, y, times in (
+        ("BNTH,BNSH->BNTS", vectors, vectors, logits + 1),  # logits, and gradients of probabilities
+        ("BNTS,BNSH->BNTH", pairs, vectors, 2),  # the mix, and gradients of queries
+        ("BNTH,BNTS->BNHS", vectors, pairs, 2),  # gradients of keys and values
+    ):
+        multiply = lambda x, y, equation=equation: jnp.einsum(  # noqa: E731
+            equation, x, y, preferred_element_type=jnp.float32
+        ).astype(x.dtype)
+        yield _compiled(multiply, x, y), number * times
+
+
+def _compiled(multiply: Callable[..., jax.Array], *arrays: jax.Array) -> Callable[[], Any]:
+    run = jax.jit(multiply).lower(*arrays).compile()
+    return lambda: jax.block_until_ready(run(*arrays))
