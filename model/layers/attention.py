@@ -80,13 +80,13 @@ def xla_attention(
     # gradients then need no transposed copy (half the time of the einsum on [B,T,N,H]).
     q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
     k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
-    dropping = dropout_rate > 0 and keys_B is not None
+    rate = 0.0 if keys_B is None else dropout_rate
     pairs = Pairs(
         attention_mask(visible),
         None if visible.bias is None else visible.bias.reshape(K, N // K, T, S),
-        keep_mask(keys_B, dropout_rate, (K, N // K, T, S)) if dropping else None,
+        keep_mask(keys_B, rate, (K, N // K, T, S)) if keys_B is not None and rate > 0 else None,
     )
-    mixing = Mixing(scale, share_kept(dropout_rate), some_see_nothing=visible.key_documents is not None)
+    mixing = Mixing(scale, share_kept(rate), some_see_nothing=visible.key_documents is not None)
     mixed_BKGTH = mix_values(mixing, q_BKGTH, k_BKSH, v_BKSH, pairs)
     return mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
