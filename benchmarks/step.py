@@ -84,7 +84,8 @@ def compare(case: str, dtype: str, arguments: argparse.Namespace) -> None:
     """All sides of a case in turns."""
     common = ["--only", case, "--dtype", dtype, "--dropout", str(arguments.dropout)]
     command = [sys.executable, __file__, *common, "--core", str(arguments.core), "--side"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    one = dict.fromkeys(("PJRT_NPROC", "NPROC", "OMP_NUM_THREADS"), "1")
+    environment = os.environ | one | {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
     pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     processes = {side: subprocess.Popen([*command, side], **pipes) for side in SIDES}
     ask = lambda side: json.loads(_ask(processes[side]))  # noqa: E731

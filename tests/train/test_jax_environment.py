@@ -9,7 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from flaxmill.train import jax_environment
-from flaxmill.train.jax_environment import choose_platform, explain, set_float32_products
+from flaxmill.train.jax_environment import (
+    choose_platform,
+    computes_on_cpu,
+    explain,
+    set_float32_products,
+)
 
 pytestmark = pytest.mark.slow  # it starts many processes, or waits for them
 
@@ -164,3 +169,12 @@ def test_without_compilers_and_with_other_plugins_nothing_is_chosen(fresh, monke
         assert fresh() is None
     monkeypatch.setattr(jax_environment, "_has_compilers", lambda names: False)
     assert fresh() is None
+
+
+def test_jax_computes_on_the_cpu_without_an_accelerator_or_where_it_is_told_to(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert computes_on_cpu(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert not computes_on_cpu(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert computes_on_cpu(tmp_path)

@@ -17,7 +17,8 @@ from flaxmill.train.experiment import FORMER_VALUES, Experiment, to_dict
 
 PACKAGES = ("flaxmill", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-MASKS_BY_ROW = "by row"
+MASKS_BY_ROW = "by row, of half words"
+"""How dropout draws; checkpoints of versions that drew otherwise have another text, or none."""
 
 
 def provenance(experiment: Experiment, dataset: AnyDataset, mesh: Mesh) -> dict[str, Any]:
@@ -71,8 +72,8 @@ def describe_other_masks(metadata: dict[str, Any], experiment: Experiment) -> st
     if metadata.get("dropout") == MASKS_BY_ROW or not (model.dropout or model.attention_dropout_rate):
         return None
     return (
-        "was trained by a version that drew dropout masks for whole batches; they are now drawn row by row, "
-        "so they differ from here on"
+        "was trained by a version that drew other dropout masks; they are now drawn row by row, of 16 bits an "
+        "entry, so they differ from here on"
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flaxmill.model.layers import dense as dense_module
-from flaxmill.model.layers.dense import dense
+from flaxmill.model.layers.dense import dense, sum_over_rows
 from flaxmill.sharding.local_rows import (
     gradients_sent_as,
     on_local_rows,
@@ -86,3 +86,15 @@ def test_a_weight_is_gathered_once_in_the_compute_dtype_and_its_gradient_scatter
     assert len(gathers) == 1
     assert "bf16" in gathers[0]
     assert "f32" not in gathers[0]
+
+
+@pytest.mark.parametrize(("num_in", "num_out"), [(6, 40), (3, 200), (200, 3), (1, 1)])
+def test_bfloat16_is_summed_in_float32_over_rows_of_any_shape(num_in, num_out):
+    keys = jax.random.split(jax.random.key(1), 2)
+    x, g = (
+        jax.random.normal(key, (512, n), jnp.bfloat16) for key, n in zip(keys, (num_in, num_out), strict=True)
+    )
+    found = jax.jit(lambda x, g: sum_over_rows(x, g, jnp.float32))(x, g)
+    wanted = np.asarray(x, np.float64).T @ np.asarray(g, np.float64)
+    # Roundings of float32 in 512 terms; a sum in bfloat16 would be off by 1e-2.
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())

@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxmill.model.layers.dropout import dropout, row_keys, split_keys, stacked_keys
+from flaxmill.model.layers.dropout import (
+    dropout,
+    keep_mask,
+    row_keys,
+    share_kept,
+    split_keys,
+    stacked_keys,
+)
 
 KEYS = row_keys(jax.random.key(3), 8)
 ONES = jnp.ones((8, 50, 40))
@@ -28,6 +35,15 @@ def test_the_mean_is_kept_and_the_rate_is_met():
     dropped = dropout(ONES, 0.3, KEYS)
     assert abs(float((dropped == 0).mean()) - 0.3) < 0.02
     assert abs(float(dropped.mean()) - 1) < 0.03
+
+
+def test_the_rate_is_exact_to_a_65536th_and_each_half_of_a_word_is_an_entry_of_its_own():
+    assert abs(share_kept(0.3) - 0.7) <= 2**-17
+    assert 0 < share_kept(0.999999) < 1e-4
+    odd = keep_mask(KEYS, 0.5, (50, 41))
+    assert odd.shape == (8, 50, 41)
+    pairs = np.asarray(odd)[..., :40].reshape(-1, 2)  # 8,000 pairs of coins
+    assert abs((pairs[:, 0] == pairs[:, 1]).mean() - 0.5) < 0.03
 
 
 def test_without_keys_or_rate_nothing_is_dropped():
