@@ -72,8 +72,8 @@ def describe_other_masks(metadata: dict[str, Any], experiment: Experiment) -> st
     if metadata.get("dropout") == MASKS_BY_ROW or not (model.dropout or model.attention_dropout_rate):
         return None
     return (
-        "was trained by a version that drew other dropout masks; they are now drawn row by row, of 16 bits an "
-        "entry, so they differ from here on"
+        "was trained by a version that drew other dropout masks; they are now drawn row by row, with 16 bits "
+        "for an entry, so they differ from here on"
     )
 
 
