@@ -89,7 +89,7 @@ def compare(case: str, dtype: str, arguments: argparse.Namespace) -> None:
     pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     processes = {side: subprocess.Popen([*command, side], **pipes) for side in SIDES}
     ask = lambda side: json.loads(_ask(processes[side]))  # noqa: E731
-    seconds = {side: [] for side in SIDES}
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(arguments.rounds + 1):
         for side in SIDES:
             answer = ask(side)
@@ -141,7 +141,7 @@ def make_experiment(case: Case, dtype: str, dropout: float) -> Any:
     from flaxmill.train.experiment import Experiment
 
     is_causal = case.objective == "causal"
-    fields = case.model | dict(dtype=dtype, dropout=dropout, max_positions=case.num_tokens)
+    fields: dict[str, Any] = case.model | dict(dtype=dtype, dropout=dropout, max_positions=case.num_tokens)
     fields |= dict(head="lm" if is_causal else "mlm_nsp", causal=is_causal, scan_layers=False)
     return Experiment(
         objective=case.objective,

@@ -62,7 +62,7 @@ def make_torch_step(experiment: Experiment, rows: dict[str, np.ndarray]) -> Call
     config, settings = experiment.model, experiment.optimizer
     arrays = {name: torch.from_numpy(np.array(value)) for name, value in rows.items()}
     if experiment.objective == "causal":
-        sizes = (config.vocab_size or 0, config.max_positions, config.embed_dim)
+        sizes = (config.vocab_size or 0, config.max_positions or 0, config.embed_dim)
         model: Any = GPT(*sizes, config.num_layers, config.num_heads, config.dropout)
         ids, targets = arrays["tokens"].long(), arrays["targets"].long()
         loss_of = lambda: model(ids, targets)  # noqa: E731

@@ -86,7 +86,8 @@ def _backward(mixing: Mixing, saved: Any, dout_BKGTH: jax.Array):
     dq_BKGTH = _product("BKGTS,BKSH->BKGTH", dlogits_BKGTS, k_BKSH).astype(dtype)
     dk_BKSH = _sum_over_queries(q_BKGTH, dlogits_BKGTS)
     dv_BKSH = _sum_over_queries(g_BKGTH, _kept(pairs, exps_BKGTS))
-    return dq_BKGTH, dk_BKSH, dv_BKSH, Pairs(None, dbias_KGTS, None)  # pyright: ignore[reportArgumentType]
+    nothing: Any = None  # is the gradient of what is not a number
+    return dq_BKGTH, dk_BKSH, dv_BKSH, Pairs(nothing, dbias_KGTS, nothing)
 
 
 _mix_by_hand.defvjp(_forward, _backward)
