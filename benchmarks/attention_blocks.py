@@ -1,7 +1,7 @@
 """Measures attention in blocks beside attention over all pairs, on a CPU: time and peak memory.
 
 Command: python benchmarks/attention_blocks.py
-Forward and backward of 4,096 tokens in rows of 256, 1,024 and 4,096, with 6 heads of 64, in float32. Both
+Forward and backward of 4,096 tokens in rows of 256 to 4,096, with 6 heads of 64, in float32. Both
 sides take turns in one run; medians of processor time are printed, and temporaries by the compiler's figures.
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.layers.attention import block_size, xla_attention
+from flaxmill.model.layers.attention import block_size, prefers_blocks, xla_attention
 from flaxmill.model.layers.blockwise_attention import blockwise_attention
 from flaxmill.model.layers.visibility import Visibility
 
 ROUNDS, TOKENS, HEADS, HEAD_DIM = 7, 4096, 6, 64
-LENGTHS = (256, 1024, 4096)
-BAR = 1.0  # of blocks, where they are the default: rows of 512 tokens and more
+LENGTHS = (256, 512, 1024, 2048, 4096)
+BAR = 1.0  # of blocks, where they are the default
 
 
 def main() -> None:
@@ -31,9 +31,10 @@ def main() -> None:
             sides = [gradient(attend, length, causal), gradient(xla_attention, length, causal)]
             blocks, pairs = take_turns(*sides)
             memory = [side.memory_analysis().temp_size_in_bytes / 2**20 for side, _ in sides]
+            bar = f" (bar {BAR:.2f})" if prefers_blocks(length, causal=causal) else ""
             print(
                 f"rows of {length}, {'causal' if causal else 'both ways'}: {blocks:.0f} / {pairs:.0f} ms, "
-                f"ratio {blocks / pairs:.2f} (bar {BAR:.2f}); {memory[0]:.0f} / {memory[1]:.0f} MiB",
+                f"ratio {blocks / pairs:.2f}{bar}; {memory[0]:.0f} / {memory[1]:.0f} MiB",
                 flush=True,
             )
 

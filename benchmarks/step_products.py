@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from accelerator import num_predictions
 
-from flaxmill.model.layers.attention import LEAST_TOKENS_FOR_BLOCKS, block_size
+from flaxmill.model.layers.attention import block_size, prefers_blocks
 from flaxmill.model.layers.dense import product, sum_over_rows
 from flaxmill.train.experiment import Experiment
 
@@ -40,7 +40,7 @@ def _attention(experiment: Experiment) -> Iterator[Counted]:
     """Of all pairs of tokens; in long rows, of the blocks with visible pairs, whose logits are made twice."""
     config, B, T = experiment.model, experiment.batch_size, experiment.data.sequence_length
     size, blocks, logits = T, 1, 1
-    if T >= LEAST_TOKENS_FOR_BLOCKS:
+    if prefers_blocks(T, causal=config.causal):
         size, across = block_size(), T // block_size()
         blocks, logits = across * (across + 1) // 2 if config.causal else across**2, 2
     shape, number = (B, config.num_heads, size), config.num_layers * blocks

@@ -196,8 +196,9 @@ class ModelFields:
     """Projections of attention (also to an encoder) and MLP that have factors, in every layer; (): query and
     value, as in the paper."""
     attention: Literal["auto", "xla", "blocks", "cudnn", "splash"] = "auto"
-    """auto: splash on TPU, cuDNN on GPU, blocks on CPU for rows of 512 tokens and more; XLA elsewhere and
-    where these cannot be used. The memory of blocks grows with the tokens, XLA's with their pairs."""
+    """auto: splash on TPU, cuDNN on GPU, blocks on CPU for causal rows of 512 tokens and others of 2,048; XLA
+    elsewhere and where these cannot be used. The memory of blocks grows with the tokens, XLA's with their
+    pairs."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass keeps of a layer: all, its matrix products, or only its input."""
     remat_tensors: tuple[str, ...] = ()

@@ -22,8 +22,8 @@ from flaxmill.sharding.local_tokens import num_parts
 from flaxmill.sharding.rules import platform
 
 LOGGER = logging.getLogger("flaxmill.attention")
-LEAST_TOKENS_FOR_BLOCKS = 512
-"""Of a row, on CPU: blocks are faster from here on (docs/benchmarks.md)."""
+LEAST_TOKENS_FOR_CAUSAL_BLOCKS, LEAST_TOKENS_FOR_BLOCKS = 512, 2048
+"""Of a row, on CPU: blocks are faster from here on (docs/benchmarks.md), earlier if half of them are skipped."""
 LEAST_TOKENS_FOR_RING = 8192
 """Of a row on one TPU: with fewer, a turn of the ring is too short to hide what it sends."""
 BLOCK_ON_CPU, BLOCK_ON_ACCELERATORS = 256, 512
@@ -102,7 +102,7 @@ def _choose_backend(requested: str, q_BTNH: jax.Array, visible: Visibility, *, d
         has_one_rule = isinstance(visible.causal, bool) and visible.prefix is None
         may_gather = requested == "auto" and has_one_rule
         return "splash" if may_gather and gathers_keys(platform(), q_BTNH.shape[1]) else "blocks"
-    wanted = _preferred(q_BTNH.shape[1]) if requested == "auto" else requested
+    wanted = _preferred(q_BTNH.shape[1], visible) if requested == "auto" else requested
     if wanted == "xla":
         return "xla"
     reason = _refusal_of_pairs(visible, dropping=dropping)
@@ -123,9 +123,14 @@ def gathers_keys(platform: str, num_tokens: int) -> bool:
     return platform == "tpu" and num_tokens < LEAST_TOKENS_FOR_RING and num_tokens % LANES == 0
 
 
-def _preferred(num_tokens: int) -> str:
+def prefers_blocks(num_tokens: int, *, causal: bool) -> bool:
+    """Whether a CPU takes blocks by itself for rows of so many tokens."""
+    return num_tokens >= (LEAST_TOKENS_FOR_CAUSAL_BLOCKS if causal else LEAST_TOKENS_FOR_BLOCKS)
+
+
+def _preferred(num_tokens: int, visible: Visibility) -> str:
     fused = {"tpu": "splash", "gpu": "cudnn"}.get(platform())
-    return fused or ("blocks" if num_tokens >= LEAST_TOKENS_FOR_BLOCKS else "xla")
+    return fused or ("blocks" if prefers_blocks(num_tokens, causal=visible.causal is True) else "xla")
 
 
 def _refusal_of_pairs(visible: Visibility, *, dropping: bool) -> str | None:

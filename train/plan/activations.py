@@ -13,7 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import period_length
-from flaxmill.model.layers.attention import LEAST_TOKENS_FOR_BLOCKS
+from flaxmill.model.layers.attention import prefers_blocks
 from flaxmill.model.layers.expert_slots import make_slots, row_capacity
 from flaxmill.model.stack import Stack
 
@@ -79,8 +79,10 @@ def attention_is_fused(model: ModelConfig, platform: str, num_tokens: int) -> bo
     """Whether attention runs without arrays over all pairs of tokens (model/layers/attention.py)."""
     if model.attention == "xla" or model.attention_dropout_rate or model.positions == "relative":
         return False
-    if model.attention == "blocks" or (platform == "cpu" and num_tokens >= LEAST_TOKENS_FOR_BLOCKS):
+    if model.attention == "blocks":
         return True
+    if platform == "cpu":
+        return prefers_blocks(num_tokens, causal=model.causal)
     if model.bidirectional_prefix:
         return False
     if platform == "tpu":

@@ -135,13 +135,13 @@ def test_layers_of_a_loop_keep_no_pairs_either(remat):
 
 
 def test_a_cpu_takes_blocks_for_long_rows_and_says_nothing(caplog):
-    least = attention_module.LEAST_TOKENS_FOR_BLOCKS
     choose = functools.partial(attention_module._choose_backend, "auto", dropping=False)
-    for num_tokens, wanted in ((least - 1, "xla"), (least, "blocks")):
-        documents = jnp.ones((1, num_tokens), jnp.int32)
-        assert choose(jnp.ones((1, num_tokens, N, H)), Visibility(documents, True)) == wanted
-        biased = Visibility(documents, True, bias=jnp.zeros((N, num_tokens, num_tokens)))
-        assert choose(jnp.ones((1, num_tokens, N, H)), biased) == "xla"
+    for causal, least in ((True, 512), (False, 2048), (jnp.ones(1, bool), 2048)):
+        for num_tokens, wanted in ((least - 1, "xla"), (least, "blocks")):
+            documents, q = jnp.ones((1, num_tokens), jnp.int32), jnp.ones((1, num_tokens, N, H))
+            assert choose(q, Visibility(documents, causal)) == wanted
+            biased = Visibility(documents, causal, bias=jnp.zeros((N, num_tokens, num_tokens)))
+            assert choose(q, biased) == "xla"
     assert not caplog.records
 
 
