@@ -23,7 +23,7 @@ from flaxmill.sharding.rules import platform
 
 LOGGER = logging.getLogger("flaxmill.attention")
 LEAST_TOKENS_FOR_CAUSAL_BLOCKS, LEAST_TOKENS_FOR_BLOCKS = 512, 2048
-"""Of a row, on CPU: blocks are faster from here on (docs/benchmarks.md), earlier if half of them are skipped."""
+"""Of a row, on CPU: from here on blocks are faster (docs/benchmarks.md); they skip half of causal rows."""
 LEAST_TOKENS_FOR_RING = 8192
 """Of a row on one TPU: with fewer, a turn of the ring is too short to hide what it sends."""
 BLOCK_ON_CPU, BLOCK_ON_ACCELERATORS = 256, 512
