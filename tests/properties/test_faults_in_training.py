@@ -28,7 +28,8 @@ def assert_one_step_skipped(job, number, seen):
     assert sorted(values) == list(range(STEPS))
     assert [n for n, row in values.items() if None in row] == [number]
     expected = values_of(job.straight)
-    assert all(values[n] == expected[n] for n in range(number))
+    # The poisoned step is another program, which may round otherwise.
+    assert all(values[n] == pytest.approx(expected[n], rel=1e-6) for n in range(number))
 
 
 def test_a_batch_with_nan_is_skipped(fresh, monkeypatch, fault_row):
