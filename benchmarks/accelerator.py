@@ -216,10 +216,8 @@ def make_rows(experiment: Experiment) -> dict[str, np.ndarray]:
     return rows
 
 
-def measure_flaxmill(case: str, side: str, experiment: Experiment, peak: float | None) -> None:
-    """The step of `flaxmill train`."""
-    import jax
-
+def start_step(experiment: Experiment) -> tuple[Any, Any, Any, Any]:
+    """The mesh, the step of `flaxmill train`, and a state and a batch for it."""
     from flaxmill.model.functional import abstract_params
     from flaxmill.sharding.mesh import make_mesh
     from flaxmill.sharding.placement import place_rows
@@ -229,11 +227,17 @@ def measure_flaxmill(case: str, side: str, experiment: Experiment, peak: float |
 
     mesh = make_mesh(experiment.mesh)
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
-    predictions = num_predictions(experiment)
-    step: Any = make_train_step(experiment, optimizer, mesh, predictions)
+    step = make_train_step(experiment, optimizer, mesh, num_predictions(experiment))
     batch = place_rows(mesh, make_rows(experiment), experiment.batch_size)
+    return mesh, step, init_state(experiment.model, optimizer, mesh, experiment.seed), batch
+
+
+def measure_flaxmill(case: str, side: str, experiment: Experiment, peak: float | None) -> None:
+    """The step of `flaxmill train`."""
+    import jax
+
+    mesh, step, state, batch = start_step(experiment)
     with jax.set_mesh(mesh):
-        state = init_state(experiment.model, optimizer, mesh, experiment.seed)
         started = time.perf_counter()
         lowered = step.lower(state, batch)
         kernel = "cudnn" if "cudnn$fmha" in lowered.as_text() else "xla"

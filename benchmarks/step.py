@@ -15,6 +15,8 @@ It needs PyTorch and transformers (the extra `parity`).
 """
 
 import argparse
+import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -28,34 +30,26 @@ from typing import Any, NamedTuple
 from flaxmill.sharding.processes.allocator import keep_freed_memory  # before JAX is imported
 
 GPT_10M = dict(num_layers=6, embed_dim=384, num_heads=6)
-GPT_124M = dict(num_layers=12, embed_dim=768, num_heads=12)
-BERT = dict(
-    vocab_size=30_522,
-    num_layers=12,
-    embed_dim=768,
-    num_heads=12,
-    norm_position="post",
-    embedding_norm=True,
-    activation="gelu",
-    num_segments=2,
-    norm_epsilon=1e-12,
-)
+VOCABULARY = 50_304
+"""GPT-2's, rounded up to a multiple of 64, as nanoGPT has it."""
 
 
 class Case(NamedTuple):
     """A model and a batch."""
 
-    objective: str
+    config: str
+    """A file in configs/."""
     batch_size: int
     num_tokens: int
-    model: dict[str, Any]
+    changes: dict[str, Any]
+    """Of its model."""
 
 
 CASES = {
-    "gpt_10m": Case("causal", 4, 256, GPT_10M | {"vocab_size": 512}),
-    "gpt_30m": Case("causal", 4, 256, GPT_10M | {"vocab_size": 50_304}),
-    "gpt2_124m": Case("causal", 1, 1024, GPT_124M | {"vocab_size": 50_304}),
-    "bert_base": Case("mlm_nsp", 4, 128, BERT),
+    "gpt_10m": Case("gpt2_124m", 4, 256, GPT_10M | {"vocab_size": 512}),
+    "gpt_30m": Case("gpt2_124m", 4, 256, GPT_10M | {"vocab_size": VOCABULARY}),
+    "gpt2_124m": Case("gpt2_124m", 1, 1024, {"vocab_size": VOCABULARY}),
+    "bert_base": Case("bert_base", 4, 128, {}),
 }
 SIDES = ("flaxmill", "PyTorch", "PyTorch, memory", "products")
 
@@ -88,11 +82,10 @@ def compare(case: str, dtype: str, arguments: argparse.Namespace) -> None:
     environment = os.environ | one | {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
     pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     processes = {side: subprocess.Popen([*command, side], **pipes) for side in SIDES}
-    ask = lambda side: json.loads(_ask(processes[side]))  # noqa: E731
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(arguments.rounds + 1):
         for side in SIDES:
-            answer = ask(side)
+            answer = json.loads(_ask(processes[side]))
             seconds[side] += [answer] if turn else []  # the first has loaded and compiled
     median = {side: statistics.median(values) for side, values in seconds.items()}
     print(f"{case}, {dtype}, dropout {arguments.dropout}; load {os.getloadavg()[0]:.1f}")
@@ -136,17 +129,17 @@ def run_side(arguments: argparse.Namespace) -> None:
 def make_experiment(case: Case, dtype: str, dropout: float) -> Any:
     """What `flaxmill train` would be given."""
     from flaxmill.data.config import DataConfig
-    from flaxmill.model.config import ModelConfig
     from flaxmill.sharding.mesh import MeshConfig
     from flaxmill.train.experiment import Experiment
 
-    is_causal = case.objective == "causal"
-    fields: dict[str, Any] = case.model | dict(dtype=dtype, dropout=dropout, max_positions=case.num_tokens)
-    fields |= dict(head="lm" if is_causal else "mlm_nsp", causal=is_causal, scan_layers=False)
+    named = importlib.import_module(f"flaxmill.configs.{case.config}").config
+    fields: dict[str, Any] = case.changes | dict(dtype=dtype, dropout=dropout, max_positions=case.num_tokens)
+    fields |= dict(head=named.definition.head, causal=bool(named.definition.causal))
+    fields |= dict(scan_layers=False, remat="none")
     return Experiment(
-        objective=case.objective,
+        objective=named.objective,
         batch_size=case.batch_size,
-        model=ModelConfig(**fields),
+        model=dataclasses.replace(named.model, **fields),
         data=DataConfig(sequence_length=case.num_tokens),
         mesh=MeshConfig(data=1),
     )
@@ -155,22 +148,9 @@ def make_experiment(case: Case, dtype: str, dropout: float) -> Any:
 def make_flaxmill(case: Case, dtype: str, dropout: float) -> Callable[[], float]:
     """The compiled step."""
     import jax
-    from accelerator import make_rows, num_predictions
+    from accelerator import start_step
 
-    from flaxmill.model.functional import abstract_params
-    from flaxmill.sharding.mesh import make_mesh
-    from flaxmill.sharding.placement import place_rows
-    from flaxmill.train.optimizer.optimizers import make_optimizer
-    from flaxmill.train.state import init_state
-    from flaxmill.train.step import make_train_step
-
-    experiment = make_experiment(case, dtype, dropout)
-    mesh = make_mesh(experiment.mesh)
-    optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
-    step = make_train_step(experiment, optimizer, mesh, num_predictions(experiment))
-    with jax.set_mesh(mesh):
-        batch = place_rows(mesh, make_rows(experiment), experiment.batch_size)
-        state = init_state(experiment.model, optimizer, mesh, experiment.seed)
+    mesh, step, state, batch = start_step(make_experiment(case, dtype, dropout))
 
     def run() -> float:
         nonlocal state

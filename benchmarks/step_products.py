@@ -2,6 +2,7 @@
 
 # M rows, K inputs, F outputs, B batch, N heads, T query tokens, S key tokens, H head dim
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ def _attention(experiment: Experiment) -> Iterator[Counted]:
     """Of all pairs of tokens; in long rows, of the blocks with visible pairs, whose logits are made twice."""
     config, B, T = experiment.model, experiment.batch_size, experiment.data.sequence_length
     size, blocks, logits = T, 1, 1
-    if prefers_blocks(T, causal=config.causal):
+    if prefers_blocks(T, causal=bool(config.causal)):
         size, across = block_size(), T // block_size()
         blocks, logits = across * (across + 1) // 2 if config.causal else across**2, 2
     shape, number = (B, config.num_heads, size), config.num_layers * blocks
@@ -51,10 +52,11 @@ def _attention(experiment: Experiment) -> Iterator[Counted]:
         ("BNTS,BNSH->BNTH", pairs, vectors, 2),  # the mix, and gradients of queries
         ("BNTH,BNTS->BNHS", vectors, pairs, 2),  # gradients of keys and values
     ):
-        multiply = lambda x, y, equation=equation: jnp.einsum(  # noqa: E731
-            equation, x, y, preferred_element_type=jnp.float32
-        ).astype(x.dtype)
-        yield _compiled(multiply, x, y), number * times
+        yield _compiled(functools.partial(_multiply, equation), x, y), number * times
+
+
+def _multiply(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
 def _compiled(multiply: Callable[..., jax.Array], *arrays: jax.Array) -> Callable[[], Any]:

@@ -2,6 +2,7 @@
 
 # B batch, T tokens, N heads, H head dim
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,7 @@ def make_torch_step(experiment: Experiment, rows: dict[str, np.ndarray]) -> Call
         sizes = (config.vocab_size or 0, config.max_positions or 0, config.embed_dim)
         model: Any = GPT(*sizes, config.num_layers, config.num_heads, config.dropout)
         ids, targets = arrays["tokens"].long(), arrays["targets"].long()
-        loss_of = lambda: model(ids, targets)  # noqa: E731
+        loss_of = functools.partial(model, ids, targets)
     else:
         model = make_torch_model(experiment)
         _set_dropout(model, config.dropout)

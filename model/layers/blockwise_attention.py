@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from flaxmill.model.layers.all_pairs import MASKED
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.visibility import Rule, Tokens, Visibility, may_see, sees
 from flaxmill.sharding.local_tokens import num_parts, pass_on
 
-MASKED = -1e30
 NO_DOCUMENT = -1
 """The document of tokens that fill up the last block."""
 

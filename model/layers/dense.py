@@ -20,6 +20,7 @@ from flaxmill.sharding.open_weights import OpenWeight, operand
 from flaxmill.sharding.rules import LogicalAxes, platform
 
 _MUCH_WIDER = 8
+"""From so many times as many inputs as outputs on, the outputs are what is cheaper to transpose."""
 NARROW = "features"  # the dimension between the factors of an adapter
 
 

@@ -31,7 +31,9 @@ def steps_on(name, mesh, **changes):
         mlp_dim=24, dropout=0.1, load_balance_loss=0.02, router_z_loss=0.002,
     )  # fmt: skip
     model = tiny_model(**fields | MODELS[name])
-    return take_steps(model, OptimizerConfig(learning_rate=5e-3), STEPS, mesh=mesh, **changes).metrics
+    # With the masks of seed 0 any rounding grows a hundredfold in these steps, whatever the mesh.
+    optimizer = OptimizerConfig(learning_rate=1e-2)
+    return take_steps(model, optimizer, STEPS, mesh=mesh, seed=2, **changes).metrics
 
 
 CUBE = MeshConfig(data=2, fsdp=2, tensor=2)

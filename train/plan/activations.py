@@ -82,7 +82,7 @@ def attention_is_fused(model: ModelConfig, platform: str, num_tokens: int) -> bo
     if model.attention == "blocks":
         return True
     if platform == "cpu":
-        return prefers_blocks(num_tokens, causal=model.causal)
+        return prefers_blocks(num_tokens, causal=bool(model.causal))
     if model.bidirectional_prefix:
         return False
     if platform == "tpu":

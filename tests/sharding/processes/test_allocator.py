@@ -1,6 +1,7 @@
 """Freed memory is kept for the next program."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -29,7 +30,7 @@ def count_faults(**told: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are glibc's")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_large_arrays_get_the_pages_of_those_before_unless_the_user_told_otherwise():
     assert count_faults() < _MANY < count_faults(MALLOC_TOP_PAD_="131072")
     assert count_faults(GLIBC_TUNABLES="glibc.malloc.mmap_threshold=131072") > _MANY
