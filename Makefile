@@ -1,31 +1,40 @@
-# `make train` and `make test` work on a fresh machine with Python 3.11 or later: they make .venv first.
-PYTHON ?= python3
-BIN := .venv/bin
+# `make train` and `make test` work on a fresh machine with Python 3.11 or later: they make their environments first.
+# Training takes the newest Python that runs here, since newer versions of JAX need one (0.11: Python 3.12). The tests
+# compare with PyTorch and have an environment of their own, with the oldest. Name another: make PYTHON=python3.12 train
+PYTHON ?= $(shell .ci/find_python 3.13 3.12 3.11)
+TEST_PYTHON ?= $(shell .ci/find_python 3.11 3.12 3.13)
+NEWEST_PYTHON ?= $(shell .ci/find_python 3.13 3.12)
+BIN := .venv-test/bin
 INSTALLED := .venv/.installed
-TESTABLE := .venv/.testable
+TESTABLE := .venv-test/.installed
+NEWEST := .venv-newest/.installed
 BEAM := .venv-beam/.installed
 AOT := .venv-aot/.installed
 
-.PHONY: install train test lint check quick beam aot launch launchers sweep fuzz gpu soak bench
+.PHONY: install train test lint check quick newest beam aot launch launchers sweep fuzz gpu soak bench
+
+# $(call environment,INTERPRETER,FOLDER,PACKAGES): the folder is an environment with these packages. The stamp in it
+# makes later calls instant, and a changed pyproject.toml install again.
+define environment
+@test -n '$(1)'
+@$(1) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flaxmill needs Python 3.11 or later")'
+$(1) -m venv $(2)
+$(2)/bin/python -m pip install -qq --upgrade pip
+$(2)/bin/python -m pip install -qq --editable $(3)
+@touch $@
+endef
 
 install: $(INSTALLED)
 
-# The stamps make later calls instant, and a changed pyproject.toml install again.
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set it as in: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --upgrade pip
-	$(BIN)/python -m pip install -qq --editable .
-	@touch $@
+	$(call environment,$(PYTHON),.venv,.)
 
-# Apart, since PyTorch, which the tests compare with, is larger than all the rest and training needs none of it.
-$(TESTABLE): $(INSTALLED)
-	$(BIN)/python -m pip install -qq --editable '.[test]'
-	@touch $@
+$(TESTABLE): pyproject.toml
+	$(call environment,$(TEST_PYTHON),.venv-test,'.[test]')
 
 # Fields are passed on: make train ARGS='bert_tiny --steps 100'
 train: $(INSTALLED)
-	$(BIN)/flaxmill train $(ARGS)
+	.venv/bin/flaxmill train $(ARGS)
 
 # A test module stays in one of the two processes, with the models that its tests share.
 test: $(TESTABLE)
@@ -40,15 +49,21 @@ lint: $(TESTABLE)
 check: $(TESTABLE)
 	$(MAKE) -j 2 lint quick
 
+QUICK := not slow and not sweep and not fuzz and not aot and not launch
 quick: $(TESTABLE)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not sweep and not fuzz and not aot and not launch'
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m '$(QUICK)' $(ARGS)
+
+# With the newest JAX, and without PyTorch, which might have no CPU build for that Python: what compares with it is
+# skipped by its missing import.
+newest: $(NEWEST)
+	.venv-newest/bin/python -m pytest -n 2 --dist loadscope -m '$(QUICK)' $(ARGS)
+
+$(NEWEST): pyproject.toml
+	$(call environment,$(NEWEST_PYTHON),.venv-newest,'.[test-without-torch]')
 
 # Apache Beam bounds many packages: it has an environment of its own, so that its bounds are nobody else's.
 $(BEAM): pyproject.toml
-	$(PYTHON) -m venv .venv-beam
-	.venv-beam/bin/python -m pip install -qq --upgrade pip
-	.venv-beam/bin/python -m pip install -qq --editable '.[beam]' pytest
-	@touch $@
+	$(call environment,$(TEST_PYTHON),.venv-beam,'.[beam]' pytest)
 
 # Preparation on Beam's local runner with two workers.
 beam: $(BEAM)
@@ -56,10 +71,7 @@ beam: $(BEAM)
 
 # The compilers of TPUs and GPUs that are absent: an environment of its own keeps them away from all other tests.
 $(AOT): pyproject.toml
-	$(PYTHON) -m venv .venv-aot
-	.venv-aot/bin/python -m pip install -qq --upgrade pip
-	.venv-aot/bin/python -m pip install -qq --editable '.[plan]' pytest pytest-xdist
-	@touch $@
+	$(call environment,$(TEST_PYTHON),.venv-aot,'.[plan]' pytest pytest-xdist)
 
 # Programs for TPUs and GPUs, compiled and read. The files are named, since most other tests need more packages; each
 # has a process, with the programs that its tests share.
@@ -89,14 +101,14 @@ sweep: $(TESTABLE)
 fuzz: $(TESTABLE)
 	$(BIN)/python -m pytest -s -m fuzz $(ARGS)
 
-# On a machine with an NVIDIA GPU and `pip install -e '.[cuda]'`: its kernels, models and runs on it. The processes
+# On a machine with an NVIDIA GPU and `.venv-test/bin/pip install -e '.[cuda]'`: its kernels, models and runs on it. The processes
 # share the GPU, so that none may take all of its memory first.
 gpu: $(TESTABLE)
 	JAX_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -n 4 -m gpu $(ARGS)
 
 # Twenty minutes of training, saving and evaluating: memory, files and step time stay flat.
 soak: $(INSTALLED)
-	$(BIN)/python benchmarks/soak.py $(ARGS)
+	.venv/bin/python benchmarks/soak.py $(ARGS)
 
 # All that need only this machine and some minutes: soak has a target of its own, finetuning reads texts that you
 # name, accelerator needs an accelerator, preparation_memory reads 5 GB, and what step and preparation are made of

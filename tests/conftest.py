@@ -4,6 +4,7 @@ JAX_PLATFORMS=cuda,cpu, as `make gpu` sets it, leaves the GPU in place of the si
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import tempfile
 
@@ -25,7 +26,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0" if _ON_GPU else 
 
 import dataclasses  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable, Generator, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -38,6 +39,41 @@ from flaxmill.train.experiment import Experiment  # noqa: E402
 from flaxmill.train.optimizer.optimizers import OptimizerConfig  # noqa: E402
 
 MakeExperiment = Callable[..., Experiment]
+
+_ABSENT = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
+"""Empty in `make test`. `make newest` has none of them: a test whose import of one fails is skipped there."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    for name in _ABSENT:
+        if report.failed and f"No module named '{name}'" in report.longreprtext:
+            report.outcome, report.longrepr = "skipped", (str(collector.path), 1, _reason(name))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, Any, Any]:
+    return (yield from _skip_without_comparison())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, Any, Any]:
+    return (yield from _skip_without_comparison())
+
+
+def _skip_without_comparison() -> Generator[None, Any, Any]:
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if error.name not in _ABSENT:
+            raise
+        pytest.skip(_reason(error.name))
+
+
+def _reason(name: str) -> str:
+    return f"compares with {name}, which is not installed"
 
 
 @pytest.fixture(autouse=True, scope="module")

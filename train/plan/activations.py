@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.layer_plan import period_length
@@ -140,4 +140,4 @@ def _kept_arrays(model: ModelConfig, platform: str, crosses: bool) -> list[tuple
 
 def _one_device(platform: str) -> AbstractMesh:
     device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
-    return AbstractMesh((1,), ("data",), abstract_device=device)
+    return AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=device)
