@@ -1,6 +1,6 @@
 # `make train` and `make test` work on a fresh machine with Python 3.11 or later: they make their environments first.
 # Training takes the newest Python that runs here, since newer versions of JAX need one (0.11: Python 3.12). The tests
-# compare with PyTorch and have an environment of their own, with the oldest. Name another: make PYTHON=python3.12 train
+# compare with PyTorch and have an environment of their own, with the oldest. Name another: make train PYTHON=python3.12
 PYTHON ?= $(shell .ci/find_python 3.13 3.12 3.11)
 TEST_PYTHON ?= $(shell .ci/find_python 3.11 3.12 3.13)
 NEWEST_PYTHON ?= $(shell .ci/find_python 3.13 3.12)
