@@ -200,7 +200,8 @@ def num_predictions(experiment: Experiment) -> int | None:
 
 
 def make_rows(experiment: Experiment) -> dict[str, np.ndarray]:
-    """Random tokens; each row is one text, and as many places have a weight as the head reads."""
+    """Random tokens; each row is one text, and as many places have a weight as the head reads. A row to
+    classify has one label, and a row of an encoder-decoder as many tokens to write as to read."""
     random = np.random.default_rng(0)
     B, T = experiment.batch_size, experiment.data.sequence_length
     tokens = random.integers(5, experiment.model.vocab_size or 0, (B, T + 1)).astype(np.int32)
@@ -213,6 +214,12 @@ def make_rows(experiment: Experiment) -> dict[str, np.ndarray]:
     if experiment.objective == "mlm_nsp":
         halves = (rows["positions"] >= T // 2).astype(np.int32)
         rows |= {"segments": halves, "nsp_labels": (np.arange(B) % 2).astype(np.int32)}
+    if experiment.objective == "classification":
+        del rows["targets"]
+        classes = experiment.model.num_classes or 1
+        rows |= {"labels": np.arange(B, dtype=np.int32) % classes, "weights": np.ones(B, np.float32)}
+    if experiment.objective == "seq2seq":
+        rows |= {"decoder_tokens": rows["tokens"][::-1].copy(), "decoder_mask": ones}
     return rows
 
 

@@ -8,6 +8,7 @@ import torch
 import transformers
 from accelerator import make_rows, median_seconds, report
 
+from flaxmill.model.config import ModelConfig
 from flaxmill.train.experiment import Experiment
 
 _SETTINGS: dict[str, Any] = {"attn_implementation": "sdpa", "use_cache": False}
@@ -64,17 +65,42 @@ def make_torch_model(experiment: Experiment) -> Any:
         dropping = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None)
         shape: Any = transformers.GPT2Config(**sizes, **dropping, **_SETTINGS)
         return transformers.GPT2LMHeadModel(shape)
+    if experiment.objective == "seq2seq":
+        return _make_encoder_decoder(config)
     sizes = dict(hidden_size=config.embed_dim, num_hidden_layers=config.num_layers)
     sizes |= dict(num_attention_heads=config.num_heads, intermediate_size=config.hidden_dim)
     sizes |= dict(vocab_size=config.vocab_size, max_position_embeddings=config.max_positions)
     dropping = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    if experiment.objective == "classification":
+        shape = transformers.BertConfig(**sizes, **dropping, num_labels=config.num_classes, **_SETTINGS)
+        return transformers.BertForSequenceClassification(shape)
     shape = transformers.BertConfig(**sizes, **dropping, **_SETTINGS)
     return transformers.BertForPreTraining(shape)
+
+
+def _make_encoder_decoder(config: ModelConfig) -> Any:
+    """The original Transformer."""
+    sizes: dict[str, Any] = dict(d_model=config.embed_dim, vocab_size=config.vocab_size, pad_token_id=0)
+    sizes |= dict(encoder_layers=config.encoder_layers, decoder_layers=config.num_layers)
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_attention_heads": config.num_heads, f"{side}_ffn_dim": config.hidden_dim}
+    sizes |= dict(
+        max_position_embeddings=config.max_positions, scale_embedding=True, decoder_start_token_id=0
+    )
+    dropping = dict(dropout=0.0, attention_dropout=0.0)
+    shape = transformers.MarianConfig(**sizes, **dropping, activation_function="relu", **_SETTINGS)
+    return transformers.MarianMTModel(shape)
 
 
 def make_loss(model: Any, rows: dict[str, Any]) -> Callable[[], torch.Tensor]:
     """The loss of these rows. A BERT's head reads the masked places alone, as flaxmill's does."""
     tokens = rows["tokens"].long()
+    if "labels" in rows:
+        labels = rows["labels"].long()
+        return lambda: model(input_ids=tokens, labels=labels).loss
+    if "decoder_tokens" in rows:
+        given = {"decoder_input_ids": rows["decoder_tokens"].long(), "labels": rows["targets"].long()}
+        return lambda: model(input_ids=tokens, **given).loss
     if "nsp_labels" not in rows:
         return lambda: model(input_ids=tokens, labels=tokens).loss  # it shifts the labels itself
     is_masked, segments, is_random = rows["weights"] > 0, rows["segments"].long(), rows["nsp_labels"].long()

@@ -1,9 +1,11 @@
-"""Measures training steps on one CPU core, beside PyTorch's and beside the matrix products that they need.
+"""Measures training steps on a CPU, beside PyTorch's and beside the matrix products that they need.
 
-    python benchmarks/step.py [--only CASE ...] [--dtype DTYPE ...] [--dropout RATE] [--rounds N] [--core N]
+    python benchmarks/step.py [--only CASE ...] [--dtype D ...] [--dropout RATE] [--rounds N] [--threads N]
 
-A step is forward, backward, clipping and AdamW. Each side runs in a process of its own on one core, and they
-take turns; the medians of their CPU seconds are printed, and the most memory that each process has had.
+A step is forward, backward, clipping and AdamW. Each side runs in a process of its own, and they take turns.
+With one thread they share one core, and the medians of their CPU seconds are printed; with more, the medians
+of what passed on the clock, which needs an idle machine. The most memory that each process has had is printed
+beside.
 
 flaxmill      the step that `flaxmill train` compiles
 PyTorch       a short GPT with causal scaled_dot_product_attention, or transformers' BERT with sdpa,
@@ -27,11 +29,23 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from flaxmill.sharding.processes.allocator import keep_freed_memory  # before JAX is imported
+from flaxmill.data.config import DataConfig
+from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.sharding.processes.allocator import keep_freed_memory
+from flaxmill.train.experiment import Experiment
+
+Clock = Callable[[], float]
 
 GPT_10M = dict(num_layers=6, embed_dim=384, num_heads=6)
 VOCABULARY = 50_304
 """GPT-2's, rounded up to a multiple of 64, as nanoGPT has it."""
+MINILM = dict(num_layers=6, embed_dim=384, num_heads=12, mlp_dim=1536, vocab_size=30_522, num_labels=8)
+MINILM |= dict(norm_position="post", embedding_norm=True, num_segments=2, initializer="bert")
+"""all-MiniLM-L6-v2 as a classifier."""
+TRANSFORMER = dict(num_layers=6, encoder_layers=6, embed_dim=512, num_heads=8, mlp_dim=2048, head_bias=True)
+TRANSFORMER |= dict(norm_position="post", positions="sinusoidal", scale_embeddings=True, activation="relu")
+TRANSFORMER |= dict(vocab_size=37_000)
+"""The base model of Vaswani et al. 2017, table 3; 37,000 entries in common, as for English to German."""
 
 
 class Case(NamedTuple):
@@ -50,6 +64,8 @@ CASES = {
     "gpt_30m": Case("gpt2_124m", 4, 256, GPT_10M | {"vocab_size": VOCABULARY}),
     "gpt2_124m": Case("gpt2_124m", 1, 1024, {"vocab_size": VOCABULARY}),
     "bert_base": Case("bert_base", 4, 128, {}),
+    "minilm": Case("classify", 16, 128, MINILM),
+    "transformer": Case("seq2seq", 8, 64, TRANSFORMER),
 }
 SIDES = ("flaxmill", "PyTorch", "PyTorch, memory", "products")
 
@@ -62,7 +78,7 @@ def main() -> int:
     )
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--side", choices=SIDES, help="run this side here")
     arguments = parser.parse_args()
     if arguments.side:
@@ -77,9 +93,9 @@ def main() -> int:
 def compare(case: str, dtype: str, arguments: argparse.Namespace) -> None:
     """All sides of a case in turns."""
     common = ["--only", case, "--dtype", dtype, "--dropout", str(arguments.dropout)]
-    command = [sys.executable, __file__, *common, "--core", str(arguments.core), "--side"]
-    one = dict.fromkeys(("PJRT_NPROC", "NPROC", "OMP_NUM_THREADS"), "1")
-    environment = os.environ | one | {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, __file__, *common, "--threads", str(arguments.threads), "--side"]
+    threads = dict.fromkeys(("PJRT_NPROC", "NPROC", "OMP_NUM_THREADS"), str(arguments.threads))
+    environment = os.environ | threads | {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
     pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     processes = {side: subprocess.Popen([*command, side], **pipes) for side in SIDES}
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -88,7 +104,8 @@ def compare(case: str, dtype: str, arguments: argparse.Namespace) -> None:
             answer = json.loads(_ask(processes[side]))
             seconds[side] += [answer] if turn else []  # the first has loaded and compiled
     median = {side: statistics.median(values) for side, values in seconds.items()}
-    print(f"{case}, {dtype}, dropout {arguments.dropout}; load {os.getloadavg()[0]:.1f}")
+    kind = "CPU ms" if arguments.threads == 1 else f"ms with {arguments.threads} threads"
+    print(f"{case}, {dtype}, dropout {arguments.dropout}, {kind}; load {os.getloadavg()[0]:.1f}")
     for side, process in processes.items():
         assert process.stdin is not None
         assert process.stdout is not None
@@ -114,24 +131,21 @@ def _ask(process: subprocess.Popen) -> str:
 
 
 def run_side(arguments: argparse.Namespace) -> None:
-    """Answer each line with the CPU seconds of a step, and the last one with the peak memory in KB."""
-    os.sched_setaffinity(0, {arguments.core})
+    """Answer each line with the seconds of a step, and the last one with the peak memory in KB."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.threads :])
     if arguments.side != "PyTorch":
-        keep_freed_memory({})
+        keep_freed_memory({})  # JAX is not imported yet
     case = CASES[arguments.only[0]]
     make = {"flaxmill": make_flaxmill, "products": make_products}.get(arguments.side, make_torch)
-    run = make(case, arguments.dtype[0], arguments.dropout)
+    experiment = make_experiment(case, arguments.dtype[0], arguments.dropout)
+    run = make(experiment, time.process_time if arguments.threads == 1 else time.perf_counter)
     for _ in sys.stdin:
         print(json.dumps(run()), flush=True)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-def make_experiment(case: Case, dtype: str, dropout: float) -> Any:
+def make_experiment(case: Case, dtype: str, dropout: float) -> Experiment:
     """What `flaxmill train` would be given."""
-    from flaxmill.data.config import DataConfig
-    from flaxmill.sharding.mesh import MeshConfig
-    from flaxmill.train.experiment import Experiment
-
     named = importlib.import_module(f"flaxmill.configs.{case.config}").config
     fields: dict[str, Any] = case.changes | dict(dtype=dtype, dropout=dropout, max_positions=case.num_tokens)
     fields |= dict(head=named.definition.head, causal=bool(named.definition.causal))
@@ -140,60 +154,50 @@ def make_experiment(case: Case, dtype: str, dropout: float) -> Any:
         objective=named.objective,
         batch_size=case.batch_size,
         model=dataclasses.replace(named.model, **fields),
-        data=DataConfig(sequence_length=case.num_tokens),
+        data=DataConfig(sequence_length=case.num_tokens, target_length=case.num_tokens),
         mesh=MeshConfig(data=1),
     )
 
 
-def make_flaxmill(case: Case, dtype: str, dropout: float) -> Callable[[], float]:
+def make_flaxmill(experiment: Experiment, clock: Clock) -> Callable[[], float]:
     """The compiled step."""
     import jax
     from accelerator import start_step
 
-    mesh, step, state, batch = start_step(make_experiment(case, dtype, dropout))
+    mesh, step, state, batch = start_step(experiment)
 
     def run() -> float:
         nonlocal state
-        started = time.process_time()
+        started = clock()
         with jax.set_mesh(mesh):
             state, _ = step(state, batch)
             jax.block_until_ready(state)
-        return time.process_time() - started
+        return clock() - started
 
     return run
 
 
-def make_torch(case: Case, dtype: str, dropout: float) -> Callable[[], float]:
+def make_torch(experiment: Experiment, clock: Clock) -> Callable[[], float]:
     """The same step in PyTorch."""
     from accelerator import make_rows
     from step_torch import make_torch_step
 
-    experiment = make_experiment(case, dtype, dropout)
     step = make_torch_step(experiment, make_rows(experiment))
-
-    def run() -> float:
-        started = time.process_time()
-        step()
-        return time.process_time() - started
-
-    return run
+    return lambda: seconds_of(step, clock)
 
 
-def make_products(case: Case, dtype: str, dropout: float) -> Callable[[], float]:
+def make_products(experiment: Experiment, clock: Clock) -> Callable[[], float]:
     """The products of a step, by shape, as often as the step has them."""
     from step_products import compile_products
 
-    products = compile_products(make_experiment(case, dtype, dropout))
+    products = compile_products(experiment)
+    return lambda: sum(number * seconds_of(product, clock) for product, number in products)
 
-    def run() -> float:
-        return sum(number * seconds_of(product) for product, number in products)
 
-    def seconds_of(product: Callable[[], Any]) -> float:
-        started = time.process_time()
-        product()
-        return time.process_time() - started
-
-    return run
+def seconds_of(run: Callable[[], Any], clock: Clock) -> float:
+    started = clock()
+    run()
+    return clock() - started
 
 
 if __name__ == "__main__":

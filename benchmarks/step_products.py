@@ -21,12 +21,19 @@ Counted = tuple[Callable[[], Any], int]
 def compile_products(experiment: Experiment) -> list[Counted]:
     """The products of the layers, of attention and of the head, forward and backward."""
     config, B, T = experiment.model, experiment.batch_size, experiment.data.sequence_length
-    D, L, dtype = config.embed_dim, config.num_layers, jnp.dtype(config.dtype)
+    D, dtype, causal = config.embed_dim, jnp.dtype(config.dtype), bool(config.causal)
     predicted = B * (num_predictions(experiment) or T)
-    counted = [*_dense(B * T, D, D, 4 * L, dtype), *_dense(B * T, D, config.hidden_dim, L, dtype)]
-    counted += [*_dense(B * T, config.hidden_dim, D, L, dtype), *_attention(experiment)]
-    counted += _dense(predicted, D, config.vocab_size or 0, 1, dtype)
-    return counted if experiment.objective == "causal" else [*counted, *_dense(predicted, D, D, 1, dtype)]
+    # An encoder-decoder reads as many tokens as it writes; its decoder attends twice.
+    encoders = config.encoder_layers or 0
+    L = config.num_layers + encoders
+    projections = 4 * (L + (config.num_layers if encoders else 0))
+    counted = [*_dense(B * T, D, D, projections, dtype), *_dense(B * T, D, config.hidden_dim, L, dtype)]
+    counted += _dense(B * T, config.hidden_dim, D, L, dtype)
+    counted += _attention(experiment, config.num_layers, causal)
+    counted += _attention(experiment, 2 * encoders, causal=False) if encoders else []
+    if config.head != "classification":
+        counted += _dense(predicted, D, config.vocab_size or 0, 1, dtype)
+    return [*counted, *_dense(predicted, D, D, 1, dtype)] if config.head == "mlm_nsp" else counted
 
 
 def _dense(M: int, K: int, F: int, number: int, dtype: Any) -> Iterator[Counted]:
@@ -37,14 +44,15 @@ def _dense(M: int, K: int, F: int, number: int, dtype: Any) -> Iterator[Counted]
     yield _compiled(lambda x, dy: sum_over_rows(x, dy, jnp.float32), x, dy), number
 
 
-def _attention(experiment: Experiment) -> Iterator[Counted]:
-    """Of all pairs of tokens; in long rows, of the blocks with visible pairs, whose logits are made twice."""
+def _attention(experiment: Experiment, number: int, causal: bool) -> Iterator[Counted]:
+    """Of so many layers: of all pairs of tokens; in long rows, of the blocks with visible pairs, whose logits
+    are made twice."""
     config, B, T = experiment.model, experiment.batch_size, experiment.data.sequence_length
     size, blocks, logits = T, 1, 1
-    if prefers_blocks(T, causal=bool(config.causal)):
+    if prefers_blocks(T, causal=causal):
         size, across = block_size(), T // block_size()
-        blocks, logits = across * (across + 1) // 2 if config.causal else across**2, 2
-    shape, number = (B, config.num_heads, size), config.num_layers * blocks
+        blocks, logits = across * (across + 1) // 2 if causal else across**2, 2
+    shape, number = (B, config.num_heads, size), number * blocks
     vectors = jnp.ones((*shape, config.dim_per_head), config.dtype)
     pairs = jnp.ones((*shape, size), config.dtype)
     for equation, x, y, times in (

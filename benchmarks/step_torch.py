@@ -1,4 +1,4 @@
-"""PyTorch's side of step.py: a short GPT of its own, or transformers' BERT."""
+"""PyTorch's side of step.py: a short GPT of its own, or transformers' BERT or Marian."""
 
 # B batch, T tokens, N heads, H head dim
 
@@ -59,7 +59,6 @@ class GPT(nn.Module):
 def make_torch_step(experiment: Experiment, rows: dict[str, np.ndarray]) -> Callable[[], None]:
     """One update on these rows, at each call."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     config, settings = experiment.model, experiment.optimizer
     arrays = {name: torch.from_numpy(np.array(value)) for name, value in rows.items()}
     if experiment.objective == "causal":
@@ -91,3 +90,5 @@ def _set_dropout(model: transformers.PreTrainedModel, rate: float) -> None:
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = rate
+        elif isinstance(getattr(part, "dropout", None), float):  # Marian's layers and attention hold the rate
+            part.dropout = rate

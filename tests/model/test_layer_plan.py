@@ -68,6 +68,7 @@ def test_layers_that_all_have_experts_are_one_group():
     assert layer_slots(config) == layer_slots(ModelConfig(num_layers=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_attention_norm", [True, False])
 def test_a_stack_in_a_scan_equals_its_layers_one_by_one(first_attention_norm):
     changes = {"first_attention_norm": first_attention_norm, "layer_pattern": ALTERNATING, "window": 4}

@@ -56,6 +56,7 @@ KEPT = 8 * 64 * CONFIG.hidden_dim * 4 * DEEP
 """Bytes of a tensor of the MLP's width in all layers."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("remat", "tensors"),
     [
@@ -72,10 +73,12 @@ def test_gradients_do_not_depend_on_what_is_kept(remat, tensors):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_saved_tensor_takes_its_memory_in_each_layer():
     assert memory("full", "mlp_hidden=save") - memory("full") == pytest.approx(KEPT, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_recomputed_tensor_gives_it_back():
     assert memory("dots") - memory("dots", "mlp_up=recompute") == pytest.approx(KEPT, rel=0.1)
 

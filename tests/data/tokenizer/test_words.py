@@ -77,6 +77,7 @@ def test_a_word_alone_is_one_word(kind):
             assert library_words(inner, word) == [word]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "gpt4"])
 def test_every_character_is_cut_as_the_library_cuts_it_or_left_to_it(kind):
     inner = byte_level(KINDS[kind])

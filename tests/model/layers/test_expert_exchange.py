@@ -49,6 +49,7 @@ def place(params):
     return {name: {"kernel": put(name, part["kernel"])} for name, part in params.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 @pytest.mark.parametrize(
     ("rows", "capacity"),

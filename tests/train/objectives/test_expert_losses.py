@@ -59,6 +59,7 @@ def test_tokens_spread_evenly_cost_as_many_as_each_token_chooses():
     np.testing.assert_array_equal(found["expert_load"], np.full(4, 0.25))
 
 
+@pytest.mark.slow
 def test_the_total_is_the_sum_of_the_weighted_parts():
     params, batch = init_params(CONFIG, jax.random.key(0)), batch_of()
     found = measured(CONFIG, params, batch)
@@ -71,6 +72,7 @@ def test_the_total_is_the_sum_of_the_weighted_parts():
     np.testing.assert_allclose(without["expert_load"].sum(), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_padding_changes_no_loss():
     params, batch = init_params(CONFIG, jax.random.key(0)), batch_of()
     other = batch | {"tokens": jnp.where(batch["mask"] > 0, batch["tokens"], 39)}
@@ -81,6 +83,7 @@ def test_padding_changes_no_loss():
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["load_balance_loss", "router_z_loss"])
 def test_each_loss_moves_the_router(name):
     params, batch = init_params(CONFIG, jax.random.key(0)), batch_of()

@@ -27,6 +27,7 @@ MESH = MeshConfig(data=2, fsdp=2)
 RELATIVE, ABSOLUTE = 1e-5, 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -47,6 +48,7 @@ def test_training_is_the_same(settings):
         np.testing.assert_allclose(found, expected, rtol=RELATIVE, atol=ABSOLUTE)
 
 
+@pytest.mark.slow
 def test_moments_alone_live_on_the_host_and_are_there_again_after_a_step():
     mesh, config, settings = make_mesh(MESH), tiny_model(), OptimizerConfig(offload=True)
     optimizer = make_optimizer(settings, abstract_params(config))
@@ -61,6 +63,7 @@ def test_moments_alone_live_on_the_host_and_are_there_again_after_a_step():
             state, _ = step(state, place_rows(mesh, random_rows(0), ROWS))
 
 
+@pytest.mark.slow
 def test_what_one_memory_saved_is_restored_into_the_other(tmp_path):
     mesh, config, settings = make_mesh(MESH), tiny_model(), OptimizerConfig()
     near, far = (
@@ -80,6 +83,7 @@ def test_what_one_memory_saved_is_restored_into_the_other(tmp_path):
                 assert found.sharding.memory_kind == place.sharding.memory_kind
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_leaves_moments_as_they_were():
     params = init_params(tiny_model(), jax.random.key(0))
     optimizer = make_optimizer(OptimizerConfig(offload=True), params)
@@ -90,6 +94,7 @@ def test_a_step_that_is_not_finite_leaves_moments_as_they_were():
     jax.tree.map(np.testing.assert_array_equal, kept, state)
 
 
+@pytest.mark.slow
 def test_a_step_on_a_bad_batch_saves_no_moments_on_the_host():
     """The step tells the optimizer, which alone sees the old ones."""
 

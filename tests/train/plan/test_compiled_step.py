@@ -37,6 +37,7 @@ def instructions(text: str) -> dict[str, list]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["causal", "mlm_nsp"])
 def test_the_planned_program_is_the_trained_one(objective, make_experiment):
     experiment = make_experiment(objective, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
@@ -61,6 +62,7 @@ def test_the_planned_program_is_the_trained_one(objective, make_experiment):
     assert planned.replaced == ()
 
 
+@pytest.mark.slow
 def test_the_state_of_a_plan_is_exact(make_experiment):
     experiment = make_experiment(mesh=MeshConfig(data=1, fsdp=8), model=dict(remat="full"))
     step = compile_step(experiment, find_topology("cpu:8"))
@@ -74,6 +76,7 @@ def test_the_state_of_a_plan_is_exact(make_experiment):
     assert largest_buffer(step.text).array.num_bytes <= found.total
 
 
+@pytest.mark.slow
 def test_state_on_the_host_is_the_hosts_whatever_the_compiler_counts_it_as(make_experiment, monkeypatch):
     step = compile_step(make_experiment(mesh=MeshConfig(data=1, fsdp=8)), find_topology("cpu:8"))
     plain = device_memory(step, None)
@@ -89,6 +92,7 @@ def test_state_on_the_host_is_the_hosts_whatever_the_compiler_counts_it_as(make_
     )
 
 
+@pytest.mark.slow
 def test_activations_are_what_the_layers_keep(make_experiment):
     """With full remat a layer keeps its input alone: [layers, rows, tokens, width]."""
     model = dict(num_layers=6, dtype="float32", dropout=0.0)
@@ -106,6 +110,7 @@ def test_a_mesh_must_use_every_device(make_experiment):
         compile_step(experiment, find_topology("cpu:8"))
 
 
+@pytest.mark.slow
 def test_slices_of_the_topology_are_slices_of_the_mesh(make_experiment):
     experiment = make_experiment(mesh=MeshConfig(data=1, fsdp=None))
     step = compile_step(experiment, find_topology("cpu:4", num_slices=2))
