@@ -111,9 +111,9 @@ soak: $(INSTALLED)
 	.venv/bin/python benchmarks/soak.py $(ARGS)
 
 # All that need only this machine and some minutes: soak has a target of its own, finetuning reads texts that you
-# name, accelerator needs an accelerator, preparation_memory reads 5 GB, and what step and preparation are made of
+# name, mfu needs an accelerator, preparation_memory reads 5 GB, and what step and preparation are made of
 # measures nothing.
-NOT_HERE := benchmarks/soak.py benchmarks/finetuning.py benchmarks/accelerator% benchmarks/preparation_memory.py \
+NOT_HERE := benchmarks/soak.py benchmarks/finetuning.py benchmarks/mfu% benchmarks/preparation_memory.py \
 	benchmarks/preparation_text.py benchmarks/step_%
 bench: $(TESTABLE)
 	set -e; for benchmark in $(filter-out $(NOT_HERE),$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done

@@ -162,7 +162,7 @@ def make_experiment(case: Case, dtype: str, dropout: float) -> Experiment:
 def make_flaxmill(experiment: Experiment, clock: Clock) -> Callable[[], float]:
     """The compiled step."""
     import jax
-    from accelerator import start_step
+    from mfu import start_step
 
     mesh, step, state, batch = start_step(experiment)
 
@@ -179,7 +179,7 @@ def make_flaxmill(experiment: Experiment, clock: Clock) -> Callable[[], float]:
 
 def make_torch(experiment: Experiment, clock: Clock) -> Callable[[], float]:
     """The same step in PyTorch."""
-    from accelerator import make_rows
+    from mfu import make_rows
     from step_torch import make_torch_step
 
     step = make_torch_step(experiment, make_rows(experiment))

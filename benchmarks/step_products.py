@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from accelerator import num_predictions
+from mfu import num_predictions
 
 from flaxmill.model.layers.attention import block_size, prefers_blocks
 from flaxmill.model.layers.dense import product, sum_over_rows

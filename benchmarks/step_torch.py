@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from accelerator_torch import make_loss, make_torch_model
+from mfu_torch import make_loss, make_torch_model
 from torch import nn
 from torch.nn import functional
 

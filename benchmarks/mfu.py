@@ -1,6 +1,6 @@
-"""Measures training steps on one accelerator: tokens a second, share of the peak, memory; beside PyTorch.
+"""Measures training steps on one accelerator: MFU, tokens a second, memory; beside PyTorch.
 
-    python benchmarks/accelerator.py [CASE ...] [--seconds N] [--peak FLOPS] [--tiny]
+    python benchmarks/mfu.py [CASE ...] [--seconds N] [--peak FLOPS] [--tiny]
 
 Each side of a case runs in a process of its own, one after the other, so that no side holds memory of
 another. A step is forward, backward, clipping and AdamW, on a batch that is already on the device;
@@ -14,6 +14,9 @@ causal model sees. --peak gives the peak of a device that the table lacks. PyTor
 model of the same shape with sdpa attention, bfloat16 autocast and fused AdamW, as it is and by
 torch.compile; its BERT's head, too, reads the masked places alone. Each row is one text: PyTorch needs no
 mask for it, and flaxmill masks all the same, since its rows may hold several. No side has dropout.
+
+It needs one GPU, with 80 GB for the larger cases, and the extras `cuda` and `parity` with a CUDA build of
+PyTorch; on a TPU flaxmill's sides run alone.
 
 No side starts after --seconds, and one that is then running is ended. --tiny makes the shapes small: it
 shows on a CPU that all sides run.
@@ -58,6 +61,10 @@ LLAMA_1B = ModelConfig(  # LLaMA 3.2 1B, 1,235,814,400 parameters
     initializer="normal",
     dtype="bfloat16",
 )
+# LLaMA 3 8B with 4 of its 32 layers: its matrices at its width, with a state that one GPU holds.
+LLAMA_8B_SLICE = dataclasses.replace(
+    LLAMA_1B, num_layers=4, embed_dim=4096, mlp_dim=14_336, tie_embeddings=False
+)
 
 
 class Case(NamedTuple):
@@ -72,17 +79,20 @@ class Case(NamedTuple):
 CASES = {
     "gpt2_124m": Case("gpt2_124m", 32, 1024),
     "llama_1b": Case(LLAMA_1B, 4, 4096),
+    "llama_8b_slice": Case(LLAMA_8B_SLICE, 2, 4096),
     "bert_base": Case("bert_base", 64, 512),
     "bert_large": Case("bert_large", 32, 512),
 }
 # In the order in which they run: what matters most comes first, in case time runs out.
 SIDES = (
     *(("gpt2_124m", side) for side in ("cudnn", "torch")),
-    ("llama_1b", "cudnn dots"),
+    *(("llama_1b", side) for side in ("cudnn dots", "torch")),
+    *(("llama_8b_slice", side) for side in ("cudnn dots", "torch")),
+    *(("bert_large", side) for side in ("cudnn dots", "torch")),
     *(("bert_base", side) for side in ("cudnn", "torch")),
     ("attention", "kernels"),
     *(("gpt2_124m", side) for side in ("xla dots", "cudnn dots")),
-    *(("bert_base", "xla dots"), ("llama_1b", "xla full"), ("bert_large", "cudnn dots")),
+    *(("bert_base", "xla dots"), ("llama_1b", "xla full")),
     ("gpt2_124m", "cudnn unrolled"),
 )
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -151,13 +161,13 @@ def start_side(case: str, side: str, seconds: float, rates: dict[tuple[str, str]
 def run_side(case: str, side: str, arguments: argparse.Namespace) -> int:
     """Measure here; an error is shown, and is only this side's."""
     if case == "attention":
-        from accelerator_kernels import measure_kernels
+        from mfu_kernels import measure_kernels
 
         measure_kernels(arguments.tiny)
         return 0
     experiment = make_experiment(CASES[case], side, arguments.tiny)
     if side == "torch":
-        from accelerator_torch import measure_torch
+        from mfu_torch import measure_torch
 
         measure_torch(case, experiment, arguments.peak)
     else:

@@ -1,4 +1,4 @@
-"""PyTorch's side of accelerator.py, which starts it: transformers' GPT-2 and BERT, plain and compiled."""
+"""PyTorch's side of mfu.py, which starts it: transformers' GPT-2, LLaMA and BERT, plain and compiled."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerator import make_rows, median_seconds, report
+from mfu import make_rows, median_seconds, report
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.train.experiment import Experiment
@@ -55,6 +55,8 @@ def measure_torch(case: str, experiment: Experiment, peak: float | None) -> None
 def make_torch_model(experiment: Experiment) -> Any:
     """The same shape in transformers, without dropout."""
     config = experiment.model
+    if config.positions == "rotary":
+        return _make_llama(config)
     if experiment.objective == "causal":
         sizes: dict[str, Any] = dict(
             n_embd=config.embed_dim, n_layer=config.num_layers, n_head=config.num_heads
@@ -76,6 +78,16 @@ def make_torch_model(experiment: Experiment) -> Any:
         return transformers.BertForSequenceClassification(shape)
     shape = transformers.BertConfig(**sizes, **dropping, **_SETTINGS)
     return transformers.BertForPreTraining(shape)
+
+
+def _make_llama(config: ModelConfig) -> Any:
+    sizes: dict[str, Any] = dict(hidden_size=config.embed_dim, num_hidden_layers=config.num_layers)
+    sizes |= dict(num_attention_heads=config.num_heads, num_key_value_heads=config.num_kv_heads)
+    sizes |= dict(intermediate_size=config.hidden_dim, vocab_size=config.vocab_size)
+    sizes |= dict(max_position_embeddings=config.max_positions, tie_word_embeddings=config.tie_embeddings)
+    rotary = {"rope_type": "default", "rope_theta": config.rope_theta}
+    shape: Any = transformers.LlamaConfig(**sizes, rope_parameters=rotary, **_SETTINGS)
+    return transformers.LlamaForCausalLM(shape)
 
 
 def _make_encoder_decoder(config: ModelConfig) -> Any:

@@ -1,4 +1,4 @@
-"""The kernels of accelerator.py, which starts it: attention by each backend, and products as the ceiling.
+"""The kernels of mfu.py, which starts it: attention by each backend, and products as the ceiling.
 
 cuDNN as flaxmill calls it reads a mask of [rows, tokens, tokens], since rows hold packed documents. Beside
 it stands cuDNN without a mask, which sees the whole row: the difference is what separating documents costs.
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from accelerator import median_seconds
+from mfu import median_seconds
 
 from flaxmill.model.layers.attention import attention
 from flaxmill.model.layers.visibility import Visibility
