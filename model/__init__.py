@@ -12,6 +12,7 @@ rematerialisation  what of a layer is kept for its gradient
 heads          heads, poolers and classifiers
 params         trees of parameters
 functional     the model as pure functions: initialise, count, describe, apply
+random_bits    JAX's random bits on CPUs, from a program that compiles quickly
 adapters       LoRA adapters, added and merged
 
 layers/       the parts of a layer

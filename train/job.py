@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
+from flaxmill.model.random_bits import unroll_random_bits
 from flaxmill.sharding.memory import HOST_MEMORY
 from flaxmill.sharding.mesh import MeshConfig, describe_free_axis, describe_shape, make_mesh
 from flaxmill.sharding.processes.coordination import (
@@ -84,6 +85,7 @@ def prepare_all(
     experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
     cache = cache_directory()
     enable_compilation_cache(cache)
+    unroll_random_bits()
     set_float32_products(experiment.model.dtype)
     _warn_of_unlike_processors()
     if choose_mesh is not None:

@@ -16,6 +16,7 @@ from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
 from flaxmill.model.params import Params
+from flaxmill.model.random_bits import unroll_random_bits
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.evaluation import compare_with_counting, evaluate_all
@@ -62,6 +63,7 @@ def evaluate_run(
     """
     cache = cache_directory()
     enable_compilation_cache(cache)
+    unroll_random_bits()
     experiment = _read_experiment(source, other, lengths or {})
     set_float32_products(experiment.model.dtype)
     devices = math.gcd(eval_batch_size(experiment), jax.device_count())

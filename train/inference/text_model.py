@@ -18,6 +18,7 @@ from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.model.params import Params
+from flaxmill.model.random_bits import unroll_random_bits
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.experiment import describe_changed_objective
@@ -60,6 +61,7 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
     """
     check_model_source(source)
     enable_compilation_cache(cache_directory())
+    unroll_random_bits()
     mesh = make_mesh(mesh_config or MeshConfig(data=1))
     is_run = not is_huggingface(source)
     settings = read_generation_settings(source / HUGGINGFACE if is_run else source)

@@ -19,6 +19,7 @@ from flaxmill.data.objectives import added_tokens
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.vocabulary.kinds import LEAST_SIZES
 from flaxmill.model.functional import abstract_params
+from flaxmill.model.random_bits import unroll_random_bits
 from flaxmill.sharding.hardware.compiler_options import compiler_options
 from flaxmill.sharding.hardware.topologies import Topology
 from flaxmill.sharding.mesh import make_mesh
@@ -93,6 +94,7 @@ def compile_step(experiment: Experiment, topology: Topology) -> CompiledStep:
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
     state = abstract_state(experiment.model, optimizer, mesh)
     batch = abstract_batch(experiment, mesh)
+    unroll_random_bits()
     started = time.process_time()
     with jax.set_mesh(mesh), _product_precision(experiment, topology):
         step: Any = make_train_step(experiment, optimizer, mesh, batch.max_predictions)
