@@ -27,6 +27,7 @@ objectives/     what is minimised
 optimizer/      from gradients to updates
 checkpoint/     checkpoints, written whole and checked when they are read
 run/            a run's directory: how it begins, and how it leaves
+compilation/    what a run compiles, and when
 metrics/        what a run measures, and where it says so
 inference/      evaluation and generation
 parity/         `flaxmill parity`

@@ -29,6 +29,7 @@ from flaxmill.sharding.processes.watch import Peers
 from flaxmill.train.best import check_best
 from flaxmill.train.caches import cache_directory, enable_compilation_cache
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
+from flaxmill.train.compilation.ahead import Ahead
 from flaxmill.train.evaluation import evaluation_names
 from flaxmill.train.experiment import (
     Experiment,
@@ -51,6 +52,7 @@ from flaxmill.train.run.directory import (
     check_run_directory,
     describe_differences,
     differences,
+    has_checkpoint,
     lock_run_directory,
 )
 from flaxmill.train.run.mesh_fit import check_mesh, describe_pipeline
@@ -77,9 +79,10 @@ class Job(NamedTuple):
 
 
 def prepare_all(
-    experiment: Experiment, allowed: Allowed, choose_mesh: ChooseMesh | None = None
+    experiment: Experiment, allowed: Allowed, ahead: Ahead, choose_mesh: ChooseMesh | None = None
 ) -> tuple[Experiment, Mesh, AnyDataset]:
-    """The resolved experiment with its mesh and data, each check made as early as it can be."""
+    """The resolved experiment with its mesh and data, each check made as early as it can be; `ahead` is told
+    what to compile meanwhile."""
     take_equal_threads(warn)
     check_installed(experiment.trackers)
     experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
@@ -99,6 +102,7 @@ def prepare_all(
     for line in (describe_free_axis(experiment.mesh, mesh), describe_pipeline(experiment, mesh.shape)):
         if line:
             log(line)
+    ahead.expect(experiment, mesh, is_fresh=experiment.init_from is None and not has_checkpoint(experiment))
     dataset = prepare_data(experiment, cache, log)
     experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
     check_mesh(experiment, mesh)

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import optax
 
 from flaxmill.data.batches import Batches
 from flaxmill.data.mixture.mixed_batches import MixedBatches
-from flaxmill.model.functional import abstract_params
 from flaxmill.model.params import Params
 from flaxmill.sharding.processes.coordination import agree_on, is_main
 from flaxmill.sharding.processes.step_signals import Signals, Stop
 from flaxmill.sharding.processes.watch import Peers
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
+from flaxmill.train.compilation.ahead import Ahead
+from flaxmill.train.compilation.programs import Programs
 from flaxmill.train.evaluation import (
     compare_with_counting,
     describe_evaluation,
@@ -29,7 +29,6 @@ from flaxmill.train.inference.samples import sample_text
 from flaxmill.train.input_pipeline import HeldOut, make_held_out, make_train_batches, read_ahead
 from flaxmill.train.job import ChooseMesh, Job, describe_job, open_outputs, prepare_all, say_nothing
 from flaxmill.train.metrics.progress import ProgressLine, warn
-from flaxmill.train.optimizer.optimizers import make_optimizer
 from flaxmill.train.optimizer.schedule import describe_jump
 from flaxmill.train.recorder import LossSpike, Recorder
 from flaxmill.train.rollback import describe_rollback, roll_back
@@ -39,7 +38,6 @@ from flaxmill.train.run.mesh_fit import in_zigzag
 from flaxmill.train.run.restoring import Origin, Start
 from flaxmill.train.saving import Saver
 from flaxmill.train.state import TrainState
-from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
 class TrainResult(NamedTuple):
@@ -81,10 +79,12 @@ def train(
     """
     peers = peers or Peers(heartbeat_seconds=60, stall_seconds=1800)
     allowed = Allowed(extend, allow_other_data, allow_other_objective)
-    experiment, mesh, dataset = prepare_all(experiment, allowed, choose_mesh)
-    directory = Path(agree_on(str(open_run_directory(experiment)) if is_main() else ""))
-    experiment = dataclasses.replace(experiment, run_dir=str(directory))
     with ExitStack() as stack:
+        ahead = stack.enter_context(Ahead())  # compiles while the data are prepared
+        experiment, mesh, dataset = prepare_all(experiment, allowed, ahead, choose_mesh)
+        programs = ahead.programs(experiment, mesh)
+        directory = Path(agree_on(str(open_run_directory(experiment)) if is_main() else ""))
+        experiment = dataclasses.replace(experiment, run_dir=str(directory))
         writer = trackers = None
         if is_main():  # all processes write the checkpoints together; the main one alone writes the rest
             writer, trackers = open_outputs(stack, directory, experiment, allowed)
@@ -93,17 +93,16 @@ def train(
         stack.enter_context(jax.set_mesh(mesh))
         checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
         job = Job(experiment, mesh, dataset, directory, checkpoints, writer, trackers, stop, peers)
-        return _run(job, allow_other_data)
+        return _run(job, _make_steps(job, programs, ahead), allow_other_data)
 
 
-def _run(job: Job, allow_other_data: bool) -> TrainResult:
+def _run(job: Job, steps: "_Steps", allow_other_data: bool) -> TrainResult:
     """Train from where the run starts; after a spike of the loss, again from before the spike."""
     experiment = job.experiment
-    optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
-    steps = _make_steps(job, optimizer)
     origin = Origin(
         experiment,
-        optimizer,
+        steps.programs.optimizer,
+        steps.programs.init,
         job.mesh,
         job.dataset,
         job.checkpoints,
@@ -111,6 +110,7 @@ def _run(job: Job, allow_other_data: bool) -> TrainResult:
         warn=warn if is_main() else say_nothing,
     )
     job.peers.at(0, "restoring")
+    steps.ahead.wait_for("init")
     start = origin.start()
     if is_main():  # only now: if anything above refuses, the run directory must stay untouched
         write_config(job.directory, experiment, job.dataset.tokenizer)
@@ -127,7 +127,7 @@ def _run(job: Job, allow_other_data: bool) -> TrainResult:
                 job.trackers,
                 progress,
                 start.metadata,
-                steps.max_predictions,
+                steps.train_batches.max_predictions,
             )
             try:
                 return _train_from(start, job, steps, recorder, progress)
@@ -147,25 +147,15 @@ def _run(job: Job, allow_other_data: bool) -> TrainResult:
 class _Steps(NamedTuple):
     """What is computed, and on which rows."""
 
-    train_step: TrainStep
-    eval_step: EvalStep
+    programs: Programs
+    ahead: Ahead
     train_batches: Batches | MixedBatches
     held_out: HeldOut
 
-    @property
-    def max_predictions(self) -> int | None:
-        return self.train_batches.max_predictions
 
-
-def _make_steps(job: Job, optimizer: optax.GradientTransformation) -> _Steps:
+def _make_steps(job: Job, programs: Programs, ahead: Ahead) -> _Steps:
     train_batches = make_train_batches(job.dataset, job.experiment)
-    held_out = make_held_out(job.dataset, job.experiment)
-    return _Steps(
-        make_train_step(job.experiment, optimizer, job.mesh, train_batches.max_predictions),
-        make_eval_step(job.experiment, job.mesh, held_out.first.max_predictions),
-        train_batches,
-        held_out,
-    )
+    return _Steps(programs, ahead, train_batches, make_held_out(job.dataset, job.experiment))
 
 
 def _train_from(
@@ -185,12 +175,13 @@ def _train_from(
 
     done, last = first, first if best.is_waited_out else experiment.steps
     job.peers.at(first, "compiling")
+    steps.ahead.wait_for("train_step")
     zigzag = in_zigzag(job.experiment)
     offset = recorder.batch_offset
     ahead = read_ahead(steps.train_batches, job.mesh, first, last, zigzag=zigzag, batch_offset=offset)
     with closing(ahead) as batches:
         for step, batch, data_seconds in batches:
-            state, metrics = steps.train_step(state, batch, signals.inputs())
+            state, metrics = steps.programs.train_step(state, batch, signals.inputs())
             if job.stop is not None:
                 job.stop.started()
             recorder.record(step, metrics, data_seconds)
@@ -239,7 +230,9 @@ def _evaluate(
     """Measure the held-out rows and write what was found; None where a signal came first."""
     recorder.flush()
     tell = lambda number: job.peers.at(step, f"evaluating batch {number}")  # noqa: E731
-    metrics = evaluate_all(steps.eval_step, params, steps.held_out, job.experiment, job.mesh, signals, tell)
+    steps.ahead.wait_for("eval_step")
+    eval_step, held_out = steps.programs.eval_step, steps.held_out
+    metrics = evaluate_all(eval_step, params, held_out, job.experiment, job.mesh, signals, tell)
     recorder.record_evaluation(step, metrics)
     return metrics
 

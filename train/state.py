@@ -1,5 +1,6 @@
 """The state that training carries from step to step, created directly with its sharding."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,13 +29,21 @@ def init_state(
     config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
 ) -> TrainState:
     """A fresh state; every array is created as the shards that its devices hold."""
+    with jax.set_mesh(mesh):
+        return make_init(config, optimizer, mesh, seed)()
 
-    def make() -> TrainState:
+
+def make_init(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
+) -> Callable[[], TrainState]:
+    """() -> a fresh state, compiled at its first call; call it on the mesh (`jax.set_mesh`)."""
+
+    def init() -> TrainState:
         params = init_params(config, jax.random.key(seed))
         return _state(params, optimizer)
 
-    with jax.set_mesh(mesh):  # jitted with its shardings, no array is ever whole on one device
-        return jax.jit(make, out_shardings=state_shardings(config, optimizer, mesh))()
+    # Jitted with its shardings, no array is ever whole on one device.
+    return jax.jit(init, out_shardings=state_shardings(config, optimizer, mesh))
 
 
 def start_state(

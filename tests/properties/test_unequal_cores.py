@@ -25,8 +25,8 @@ processor.processor_kind = lambda: f"kind {index}"
 # The last bit of one array, in one process and at one step.
 FLIP = """
 import jax, numpy as np
-import flaxmill.train.loop as loop
-make_train_step = loop.make_train_step
+import flaxmill.train.compilation.programs as programs
+make_train_step = programs.make_train_step
 
 def make_faulty_step(*arguments, **named):
     step = make_train_step(*arguments, **named)
@@ -45,7 +45,7 @@ def make_faulty_step(*arguments, **named):
 
     return faulty
 
-loop.make_train_step = make_faulty_step
+programs.make_train_step = make_faulty_step
 """
 
 

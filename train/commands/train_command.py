@@ -1,21 +1,19 @@
 """`flaxmill train`: trains a config, or continues its run."""
 
+import functools
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from flaxmill.data.files.local_paths import local_path
 from flaxmill.sharding.mesh import AXES, MeshConfig
 from flaxmill.sharding.processes.launch import find_launch
 from flaxmill.sharding.processes.stop_signal import EXIT_PREEMPTED
-from flaxmill.train.checkpoint.directory import find_steps
 from flaxmill.train.commands.seeds import describe_spread, seeded
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
 from flaxmill.train.overrides import INLINE, override
-from flaxmill.train.run.directory import CHECKPOINTS, describe_differences, differences
+from flaxmill.train.run.directory import describe_differences, differences, has_checkpoint
 
 if TYPE_CHECKING:
     from flaxmill.sharding.processes.stop_signal import StopSignal
@@ -74,7 +72,7 @@ def run(arguments: list[str], stop: "StopSignal") -> int:
         _refuse_sizes(rest, parsed.config.mesh)
     config, num_seeds = parsed.config, parsed.num_seeds
     experiments = [config] if num_seeds is None else seeded(config, num_seeds)
-    stop.prepares(_looks_for_checkpoint(experiments[0]))
+    stop.prepares(functools.partial(has_checkpoint, experiments[0]))
     launch = find_launch(
         os.environ,
         coordinator=parsed.coordinator,
@@ -115,7 +113,7 @@ def _train_all(
     for experiment in experiments:
         if results and any_process(stop.requested):
             return EXIT_PREEMPTED
-        stop.prepares(_looks_for_checkpoint(experiment))
+        stop.prepares(functools.partial(has_checkpoint, experiment))
         result = train(
             experiment,
             extend=parsed.extend,
@@ -149,14 +147,6 @@ def _chooser() -> "ChooseMesh":
     from flaxmill.train.commands.auto_mesh import choose_mesh  # here, since it loads the planner
 
     return choose_mesh
-
-
-def _looks_for_checkpoint(experiment: Experiment) -> Callable[[], bool]:
-    """A function that says whether the run has a checkpoint to continue from."""
-    if experiment.run_dir is None:
-        return lambda: False
-    directory = local_path(experiment.run_dir, "run_dir") / CHECKPOINTS
-    return lambda: bool(find_steps(directory))
 
 
 def _heading(named: Experiment, experiment: Experiment) -> str:

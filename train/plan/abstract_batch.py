@@ -17,10 +17,12 @@ from flaxmill.data.objectives import ObjectiveData, added_tokens, find_function,
 from flaxmill.data.preparation.cache_places import stored_settings
 from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.prepared.layouts import record_format
+from flaxmill.data.text.held_out import Split
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.roles import Role
 from flaxmill.sharding.placement import has_tokens, part_sharding
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.input_pipeline import eval_batch_size
 from flaxmill.train.run.mesh_fit import in_zigzag
 
 _ROLES: dict[Role, str] = {
@@ -41,15 +43,16 @@ class AbstractBatch(NamedTuple):
     max_predictions: int | None
 
 
-def abstract_batch(experiment: Experiment, mesh: Mesh) -> AbstractBatch:
-    """Names, shapes, dtypes and shardings of a step's batch.
+def abstract_batch(experiment: Experiment, mesh: Mesh, split: Split = "train") -> AbstractBatch:
+    """Names, shapes, dtypes and shardings of the batch of a training step, or of an evaluation's.
 
     Args:
       experiment: resolved, so that it names its labels.
     """
-    batches, size = _blank_batches(experiment), experiment.batch_size
+    batches, trains = _blank_batches(experiment), split == "train"
+    size = experiment.batch_size if trains else eval_batch_size(experiment)
     row = batches.batch(0)
-    if experiment.data.sources:
+    if experiment.data.sources and trains:
         row["sources"] = np.zeros(1, np.int32)  # a mixture says which source gave each row
     if mesh.shape["context"] > 1 and in_zigzag(experiment):
         row["places"] = row["positions"]  # of their shape and dtype

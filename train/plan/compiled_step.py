@@ -110,7 +110,14 @@ def resolve_without_data(experiment: Experiment) -> Experiment:
 
     Raises ValueError as `resolve` does, and where nothing says how large the vocabulary is.
     """
-    experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
+    return resolve_without_tokenizer(adopt_source(with_definition(with_absolute_paths(experiment))))
+
+
+def resolve_without_tokenizer(experiment: Experiment) -> Experiment:
+    """As `resolve_without_data`, for an experiment that has adopted its source and its definition.
+
+    A tokenizer that is to be trained is taken to become as large as it may.
+    """
     model = dataclasses.replace(experiment.model, vocab_size=_vocab_size(experiment))
     return resolve_before_data(dataclasses.replace(experiment, model=model))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.whole_files import write_whole, write_whole_text
+from flaxmill.train.checkpoint.directory import find_steps
 from flaxmill.train.experiment import DERIVED_FIELDS, Experiment, flatten, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ FREE_OF_IMPORT = frozenset(
 )
 
 Difference = tuple[str, Any, Any]
+
+
+def has_checkpoint(experiment: Experiment) -> bool:
+    """Whether the experiment's run has a checkpoint to continue from."""
+    if experiment.run_dir is None:
+        return False
+    return bool(find_steps(local_path(experiment.run_dir, "run_dir") / CHECKPOINTS))
 
 
 class Allowed(NamedTuple):

@@ -19,7 +19,7 @@ from flaxmill.train.metrics.progress import warn
 from flaxmill.train.run.directory import CHECKPOINTS, IMPORTED_STEP, METRICS_FILE
 from flaxmill.train.run.initial_weights import initial_params
 from flaxmill.train.run.provenance import describe_other_data, describe_other_masks
-from flaxmill.train.state import TrainState, abstract_state, init_state, placed_params, start_state
+from flaxmill.train.state import TrainState, abstract_state, placed_params, start_state
 
 
 class Start(NamedTuple):
@@ -35,6 +35,8 @@ class Origin(NamedTuple):
 
     experiment: Experiment
     optimizer: optax.GradientTransformation
+    init: Callable[[], TrainState]
+    """Draws fresh weights, and begins the optimizer's state."""
     mesh: Mesh
     dataset: AnyDataset
     checkpoints: Checkpoints
@@ -69,8 +71,7 @@ class Origin(NamedTuple):
             self.checkpoints.save(IMPORTED_STEP, {PARAMS: params}, {"init_from": experiment.init_from})
             self.checkpoints.wait()
             return self._from_params(params)
-        fresh = init_state(experiment.model, self.optimizer, self.mesh, experiment.seed)
-        return Start(fresh, {}, None)
+        return Start(self.init(), {}, None)
 
     def _from_checkpoint(self, stored: StoredCheckpoint) -> Start:
         wanted = abstract_state(self.experiment.model, self.optimizer, self.mesh)

@@ -1,0 +1,134 @@
+"""What is compiled ahead is what the run calls, changes nothing, and holds nothing up."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import pytest
+from launching import step_rows
+
+from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.compilation import ahead
+from flaxmill.train.compilation.ahead import Ahead
+from flaxmill.train.loop import train
+
+pytestmark = pytest.mark.slow  # it compiles many models
+
+PROGRAMS = {"jit(init)", "jit(train_step)", "jit(eval_step)"}
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compiled():
+    """(program, whether in the main thread) for each program that was compiled or read from the cache."""
+    found = []
+
+    def hear(event: str, seconds: float, **said) -> None:
+        if event == COMPILED:
+            found.append((said["fun_name"], threading.current_thread() is threading.main_thread()))
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(hear)
+
+
+@pytest.mark.parametrize("objective", ["causal", "mlm_nsp"])
+@pytest.mark.parametrize("mesh", [MeshConfig(data=1), MeshConfig(data=2, fsdp=2, tensor=2)])
+def test_a_run_compiles_each_program_once_and_ahead(objective, mesh, make_experiment, compiled):
+    train(make_experiment(objective, steps=2, eval_batches=1, mesh=mesh))
+    assert sorted(one for one in compiled if one[0] in PROGRAMS) == sorted((name, False) for name in PROGRAMS)
+
+
+def test_a_run_that_continues_draws_no_weights(make_experiment, compiled):
+    first = train(make_experiment(steps=2, eval_batches=1))
+    compiled.clear()
+    continued = make_experiment(steps=3, eval_batches=1, run_dir=str(first.directory))
+    assert train(continued, extend=True).step == 3
+    names = {name for name, _ in compiled}
+    assert "jit(train_step)" in names
+    assert "jit(init)" not in names
+
+
+def rows_of(experiment):
+    return step_rows(train(experiment).directory)
+
+
+def test_a_vocabulary_smaller_than_expected_changes_no_value(make_experiment, tmp_path, monkeypatch):
+    text = tmp_path / "small.txt"
+    text.write_text("\n\n".join(f"the cat sat on the mat {number}" for number in range(400)))
+    experiment = make_experiment(steps=2, eval_batches=1)
+    data = dataclasses.replace(experiment.data, files=(str(text),), vocab_size=2000)
+    experiment = dataclasses.replace(experiment, data=data)
+    found = rows_of(dataclasses.replace(experiment, run_dir=str(tmp_path / "ahead")))
+    monkeypatch.setattr(Ahead, "expect", lambda self, *arguments, **named: None)
+    expected = rows_of(dataclasses.replace(experiment, run_dir=str(tmp_path / "late")))
+    assert [row["loss"] for row in found] == [row["loss"] for row in expected]
+
+
+def test_what_fails_to_compile_ahead_is_compiled_when_it_is_called(make_experiment, monkeypatch):
+    def fail(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ahead, "compile_train_step", fail)
+    assert train(make_experiment(steps=2, eval_batches=1)).step == 2
+
+
+def test_an_error_in_the_step_is_raised_by_the_run(make_experiment, monkeypatch):
+    def fail(*arguments):
+        raise TypeError("this loss cannot be computed")
+
+    monkeypatch.setattr("flaxmill.train.step.combine", fail)
+    with pytest.raises(TypeError, match="this loss cannot be computed"):
+        train(make_experiment(steps=2))
+
+
+# A compiler that takes as long as one for a large model does, and data that are refused, or take as long.
+SLOW = """
+import time
+from flaxmill.train import job
+from flaxmill.train.command_line import main
+from flaxmill.train.compilation import ahead
+
+ahead.compile_init = lambda *arguments: time.sleep(60)
+
+def prepare(*arguments):
+    time.sleep(1)
+    print("preparing", flush=True)
+    {then}
+
+job.prepare_data = prepare
+main()
+"""
+
+
+def start(tmp_path, then: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", SLOW.format(then=then), "train", "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": ""}
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "preparing\n"
+    return process
+
+
+def test_a_refusal_does_not_wait_for_the_compiler(tmp_path):
+    process = start(tmp_path, "raise OSError('the text is gone')")
+    began = time.monotonic()
+    _, complaint = process.communicate(timeout=50)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 1
+    assert complaint == "flaxmill: error: the text is gone\n"
+
+
+def test_a_signal_does_not_wait_for_the_compiler(tmp_path):
+    process = start(tmp_path, "time.sleep(60)")
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    process.communicate(timeout=50)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 128 + signal.SIGTERM
