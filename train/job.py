@@ -76,6 +76,7 @@ class Job(NamedTuple):
     trackers: Trackers | None
     stop: Stop | None
     peers: Peers
+    ahead: Ahead
 
 
 def prepare_all(

@@ -25,10 +25,11 @@ from flaxmill.train.evaluation import (
 )
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
-from flaxmill.train.inference.samples import sample_text
+from flaxmill.train.inference.samples import compile_continuation, sample_text
 from flaxmill.train.input_pipeline import HeldOut, make_held_out, make_train_batches, read_ahead
 from flaxmill.train.job import ChooseMesh, Job, describe_job, open_outputs, prepare_all, say_nothing
 from flaxmill.train.metrics.progress import ProgressLine, warn
+from flaxmill.train.objectives.table import CONTINUATION
 from flaxmill.train.optimizer.schedule import describe_jump
 from flaxmill.train.recorder import LossSpike, Recorder
 from flaxmill.train.rollback import describe_rollback, roll_back
@@ -92,8 +93,8 @@ def train(
                 print(heading, flush=True)
         stack.enter_context(jax.set_mesh(mesh))
         checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
-        job = Job(experiment, mesh, dataset, directory, checkpoints, writer, trackers, stop, peers)
-        return _run(job, _make_steps(job, programs, ahead), allow_other_data)
+        job = Job(experiment, mesh, dataset, directory, checkpoints, writer, trackers, stop, peers, ahead)
+        return _run(job, _make_steps(job, programs), allow_other_data)
 
 
 def _run(job: Job, steps: "_Steps", allow_other_data: bool) -> TrainResult:
@@ -110,10 +111,13 @@ def _run(job: Job, steps: "_Steps", allow_other_data: bool) -> TrainResult:
         warn=warn if is_main() else say_nothing,
     )
     job.peers.at(0, "restoring")
-    steps.ahead.wait_for("init")
+    job.ahead.wait_for("start")
     start = origin.start()
     if is_main():  # only now: if anything above refuses, the run directory must stay untouched
         write_config(job.directory, experiment, job.dataset.tokenizer)
+    if experiment.definition.sample == CONTINUATION:  # other samples are compiled when they are shown
+        compile_sample = functools.partial(compile_continuation, experiment, job.dataset.tokenizer, job.mesh)
+        job.ahead.begin("sample", compile_sample, job.mesh)
     with ProgressLine(int(start.state.step), experiment.steps, quiet=not is_main()) as progress:
         progress.say(describe_job(job, start))
         old_steps = start.metadata.get("config", {}).get("steps", experiment.steps)
@@ -148,14 +152,13 @@ class _Steps(NamedTuple):
     """What is computed, and on which rows."""
 
     programs: Programs
-    ahead: Ahead
     train_batches: Batches | MixedBatches
     held_out: HeldOut
 
 
-def _make_steps(job: Job, programs: Programs, ahead: Ahead) -> _Steps:
+def _make_steps(job: Job, programs: Programs) -> _Steps:
     train_batches = make_train_batches(job.dataset, job.experiment)
-    return _Steps(programs, ahead, train_batches, make_held_out(job.dataset, job.experiment))
+    return _Steps(programs, train_batches, make_held_out(job.dataset, job.experiment))
 
 
 def _train_from(
@@ -175,7 +178,7 @@ def _train_from(
 
     done, last = first, first if best.is_waited_out else experiment.steps
     job.peers.at(first, "compiling")
-    steps.ahead.wait_for("train_step")
+    job.ahead.wait_for("train_step")
     zigzag = in_zigzag(job.experiment)
     offset = recorder.batch_offset
     ahead = read_ahead(steps.train_batches, job.mesh, first, last, zigzag=zigzag, batch_offset=offset)
@@ -230,7 +233,7 @@ def _evaluate(
     """Measure the held-out rows and write what was found; None where a signal came first."""
     recorder.flush()
     tell = lambda number: job.peers.at(step, f"evaluating batch {number}")  # noqa: E731
-    steps.ahead.wait_for("eval_step")
+    job.ahead.wait_for("eval_step")
     eval_step, held_out = steps.programs.eval_step, steps.held_out
     metrics = evaluate_all(eval_step, params, held_out, job.experiment, job.mesh, signals, tell)
     recorder.record_evaluation(step, metrics)
@@ -246,6 +249,7 @@ def _conclude(
     progress.say(describe_evaluation(compared))
     # A sample is decoded on one host; for labelled examples `flaxmill eval` writes the predictions.
     if jax.process_count() == 1 and experiment.definition.sample is not None:
+        job.ahead.wait_for("sample")
         sample = sample_text(experiment, params, steps.held_out.first, dataset.tokenizer, job.mesh)
         progress.say(f"\n{sample}")
     progress.say(f"\nsaved in {job.directory}")

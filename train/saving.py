@@ -33,6 +33,7 @@ class Saver:
         job.peers.at(step, "saving")
         job.checkpoints.best_step = recorder.best.step
         metadata = recorder.metadata() | provenance(job.experiment, job.dataset, job.mesh)
+        job.ahead.wait_for("digests")
         job.checkpoints.save(step, state, metadata)
         self._schedule.saved(step)
 

@@ -4,7 +4,9 @@
 # a prompt, R texts, C steps of a chunk
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,14 @@ from flaxmill.model.generation.beam_search import search_beams
 from flaxmill.model.generation.cached_model import EncodedSource, UnrolledModel, read_source, unroll
 from flaxmill.model.generation.config import GenerationConfig, check_generates, check_prompts, room
 from flaxmill.model.generation.sampling import Filters
-from flaxmill.model.generation.token_loop import NO_TOKEN, Rules, continue_decoding, repeat_rows, start
+from flaxmill.model.generation.token_loop import (
+    NO_TOKEN,
+    DecodingState,
+    Rules,
+    continue_decoding,
+    repeat_rows,
+    start,
+)
 from flaxmill.model.params import Params
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 
@@ -36,11 +45,24 @@ class Generator:
     """
 
     def __init__(self, config: ModelConfig, params: Params) -> None:
-        """Raises ValueError where the model predicts no next token."""
+        """`params` may be shapes, dtypes and shardings alone: then the generator only compiles.
+
+        Raises ValueError where the model predicts no next token.
+        """
         check_generates(config)
         # A model trained with both objectives attends as each row asks; here all rows are causal.
         self.config = dataclasses.replace(config, causal=True)
-        self._model: UnrolledModel = jax.jit(unroll, static_argnums=0)(self.config, params)
+        is_abstract = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
+        read = functools.partial(_compile, _unroll) if is_abstract else _unroll
+        self._model: UnrolledModel = read(self.config, params)
+
+    def compile(self, prompts: Prompts, options: GenerationConfig) -> None:
+        """Compile what `generate` calls for such prompts without beams, and run nothing of it."""
+        check_prompts(self.config, prompts)
+        arguments, sizes = self._start(_filled_up(prompts), options)
+        state: DecodingState = _compile(start, *arguments, **sizes)
+        _, _, _, source, rules, _ = arguments
+        _compile(continue_decoding, self._model, source, state, rules, jnp.int32(1), chunk=_CHUNK)
 
     def generate(
         self, prompts: Prompts, options: GenerationConfig | None = None, ending: Endings = None
@@ -70,7 +92,7 @@ class Generator:
         Beam search yields all of them at the end."""
         options = options or GenerationConfig()
         check_prompts(self.config, prompts)
-        rows = [*prompts, *[prompts[0]] * (_num_rows(len(prompts)) - len(prompts))]
+        rows = _filled_up(prompts)
         chunks = (self._beams if options.num_beams > 1 else self._tokens)(rows, options)
         endings = ending if isinstance(ending, Sequence) else [ending] * len(prompts)
         texts = [_Text(one) for one in endings for _ in range(options.num_samples)]
@@ -87,22 +109,12 @@ class Generator:
         return np.asarray([most if tokens is None else min(most, tokens) for tokens in left], np.int32)
 
     def _tokens(self, rows: Prompts, options: GenerationConfig) -> Iterator[np.ndarray]:
-        tokens_BP, first_B, source = self._read(rows)
-        copies = options.num_samples
-        limits_R = np.repeat(self._limits(rows, options), copies)
-        rules, steps, keys_R = self._rules(options, limits_R), int(limits_R.max()), _keys(options, len(rows))
-        state = start(
-            self._model,
-            tokens_BP,
-            first_B,
-            source,
-            rules,
-            keys_R,
-            num_slots=_rounded_up(tokens_BP.shape[1] + steps, _LENGTHS),
-            copies=copies,
-        )
-        source = jax.tree.map(lambda x: repeat_rows(x, copies), source)
+        arguments, sizes = self._start(rows, options)
+        _, _, _, source, rules, _ = arguments
+        state = start(*arguments, **sizes)
+        source = jax.tree.map(lambda x: repeat_rows(x, options.num_samples), source)
         yield np.asarray(state.tokens)[None]
+        steps = int(rules.limits.max())
         for done in range(1, steps, _CHUNK):
             if np.asarray(state.is_done).all():
                 return
@@ -111,6 +123,15 @@ class Generator:
                 self._model, source, state, rules, jnp.int32(num_steps), chunk=_CHUNK
             )
             yield np.asarray(chunk_CR)[:num_steps]
+
+    def _start(self, rows: Prompts, options: GenerationConfig) -> tuple[tuple[Any, ...], dict[str, int]]:
+        """What `start` is given: arrays, and sizes to compile for."""
+        tokens_BP, first_B, source = self._read(rows)
+        limits_R = np.repeat(self._limits(rows, options), options.num_samples)
+        num_slots = _rounded_up(tokens_BP.shape[1] + int(limits_R.max()), _LENGTHS)
+        rules, keys_R = self._rules(options, limits_R), _keys(options, len(rows))
+        sizes = {"num_slots": num_slots, "copies": options.num_samples}
+        return (self._model, tokens_BP, first_B, source, rules, keys_R), sizes
 
     def _beams(self, rows: Prompts, options: GenerationConfig) -> Iterator[np.ndarray]:
         tokens_BP, first_B, source = self._read(rows)
@@ -198,11 +219,21 @@ def _keys(options: GenerationConfig, num_prompts: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, samples)
 
 
-def _num_rows(num_prompts: int) -> int:
-    """As many rows as the mesh in use splits evenly."""
+def _filled_up(prompts: Prompts) -> list[Sequence[int]]:
+    """As many rows as the mesh in use splits evenly, the first prompt again at the end."""
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else num_shards(mesh_axes("batch", ACTIVATION_RULES, mesh), mesh)
-    return _rounded_up(num_prompts, shards)
+    return [*prompts, *[prompts[0]] * (_rounded_up(len(prompts), shards) - len(prompts))]
+
+
+_unroll = jax.jit(unroll, static_argnums=0)
+
+
+def _compile(function: Any, *arguments: Any, **sizes: int) -> Any:
+    """Compile a jitted function's call; returns the shapes, dtypes and shardings of what it would give."""
+    compiled = function.lower(*arguments, **sizes).compile()
+    describe = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(describe, compiled.out_info, compiled.output_shardings)
 
 
 def _padded_left(rows: Prompts) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """Digests of arrays, computed where the arrays live, to see that what is loaded is what was saved."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,11 @@ def compute_digests(arrays: dict[str, jax.Array]) -> dict[str, int]:
     of a single element goes unseen; about one in four billion of other changes does.
     """
     return {name: int(digest) for name, digest in jax.device_get(_digest_all(arrays)).items()}
+
+
+def compile_digests(arrays: dict[str, Any]) -> None:
+    """Compile what `compute_digests` calls for arrays of these shapes, dtypes and shardings."""
+    _digest_all.lower(arrays).compile()
 
 
 @jax.jit  # one program: many small ones with collectives in flight at once can starve a CPU's threads

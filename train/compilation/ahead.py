@@ -11,8 +11,10 @@ import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.objectives import has_labels
+from flaxmill.sharding.rules import platform
 from flaxmill.train.compilation.programs import (
     Programs,
+    compile_digests_of_state,
     compile_eval_step,
     compile_init,
     compile_train_step,
@@ -25,7 +27,7 @@ _THREAD = "compile-ahead"
 
 
 class _Expected(NamedTuple):
-    """The experiment as its data are expected to resolve it, and its programs."""
+    """A resolved experiment, and its programs."""
 
     experiment: Experiment
     programs: Programs
@@ -39,13 +41,14 @@ class Ahead:
     twice at once.
 
     A job of many processes compiles nothing ahead: on some platforms they exchange what they compile, and
-    must do so in one order.
+    must do so in one order. GPUs time kernels while they compile: once training runs, they are left alone.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, _THREAD)
         self._expected: Future[_Expected] | None = None
         self._compiled: dict[str, Future[None]] = {}
+        self._is_fresh = False
 
     def __enter__(self) -> Self:
         return self
@@ -62,18 +65,16 @@ class Ahead:
         Args:
           is_fresh: its weights will be drawn from the seed.
         """
+        self._is_fresh = is_fresh
         data = experiment.data
         is_open = has_labels(data, experiment.objective) and not (data.labels or experiment.model.num_labels)
-        if is_open or jax.process_count() > 1:
-            return
-        self._expected = self._pool.submit(_expect, experiment, mesh)
-        if is_fresh:
-            self._begin("init", lambda on: compile_init(on.programs, mesh))
-        self._begin("train_step", lambda on: compile_train_step(on.programs, on.experiment, mesh))
-        self._begin("eval_step", lambda on: compile_eval_step(on.programs, on.experiment, mesh))
+        if not is_open and jax.process_count() == 1:
+            self._begin_all(mesh, lambda: resolve_without_tokenizer(experiment))
 
     def programs(self, experiment: Experiment, mesh: Mesh) -> Programs:
-        """The programs of the resolved experiment: those that are being compiled, if it is as expected."""
+        """The programs of the resolved experiment; if it is not as expected, their compilation begins now."""
+        if jax.process_count() > 1:
+            return make_programs(experiment, mesh)
         if self._expected is not None and self._expected.exception() is None:
             expected = self._expected.result()
             # Labels count by their number alone, which the model has too.
@@ -81,25 +82,39 @@ class Ahead:
             if dataclasses.replace(expected.experiment, data=data) == experiment:
                 return expected.programs
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._compiled = {}
-        return make_programs(experiment, mesh)
+        self._pool = ThreadPoolExecutor(1, _THREAD)
+        return self._begin_all(mesh, lambda: experiment).result().programs
+
+    def begin(self, name: str, compile_: Callable[[], None], mesh: Mesh) -> None:
+        """Compile something else too, if it is to be compiled while training runs."""
+        if jax.process_count() == 1 and platform(mesh) != "gpu":
+            self._compiled[name] = self._pool.submit(compile_)
 
     def wait_for(self, name: str) -> None:
         """Return when the program of this name is compiled, or its first call is to compile it."""
         if name in self._compiled:
             wait([self._compiled[name]])
 
-    def _begin(self, name: str, compile_: Callable[[_Expected], None]) -> None:
-        expected = self._expected
-        assert expected is not None, "it knows what to compile"
-        self._compiled[name] = self._pool.submit(lambda: compile_(expected.result()))
+    def _begin_all(self, mesh: Mesh, resolve: Callable[[], Experiment]) -> "Future[_Expected]":
+        """Begin to compile in the order of the first calls."""
+
+        def make() -> _Expected:
+            experiment = resolve()
+            return _Expected(experiment, make_programs(experiment, mesh))
+
+        def compiles(compile_: Callable[[Programs, Experiment, Mesh], None]) -> Callable[[], None]:
+            return lambda: compile_(expected.result().programs, expected.result().experiment, mesh)
+
+        expected = self._expected = self._pool.submit(make)
+        starts = compile_init if self._is_fresh else compile_digests_of_state  # of what is restored
+        self._compiled["start"] = self._pool.submit(compiles(starts))
+        self._compiled["train_step"] = self._pool.submit(compiles(compile_train_step))
+        if self._is_fresh:
+            self.begin("digests", compiles(compile_digests_of_state), mesh)
+        self.begin("eval_step", compiles(compile_eval_step), mesh)
+        return expected
 
 
 def is_compiling() -> bool:
     """Whether a program is still being compiled ahead, maybe for a run that has ended."""
     return any(thread.name.startswith(_THREAD) for thread in threading.enumerate())
-
-
-def _expect(experiment: Experiment, mesh: Mesh) -> _Expected:
-    expected = resolve_without_tokenizer(experiment)
-    return _Expected(expected, make_programs(expected, mesh))

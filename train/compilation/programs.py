@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 
 from flaxmill.data.objectives import find_function
 from flaxmill.model.functional import abstract_params
-from flaxmill.sharding.rules import platform
+from flaxmill.train.checkpoint.digest import compile_digests
+from flaxmill.train.checkpoint.manifest import join, named_leaves
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.optimizer.optimizers import make_optimizer
 from flaxmill.train.plan.abstract_batch import abstract_batch
@@ -39,7 +40,7 @@ def make_programs(experiment: Experiment, mesh: Mesh) -> Programs:
     )
 
 
-def compile_init(programs: Programs, mesh: Mesh) -> None:
+def compile_init(programs: Programs, experiment: Experiment, mesh: Mesh) -> None:
     """Compile what draws fresh weights; the program's first call finds it compiled, as with all below."""
     with jax.set_mesh(mesh):
         _compile(programs.init)
@@ -52,13 +53,15 @@ def compile_train_step(programs: Programs, experiment: Experiment, mesh: Mesh) -
         _compile(programs.train_step, state, abstract_batch(experiment, mesh).arrays, None)
 
 
-def compile_eval_step(programs: Programs, experiment: Experiment, mesh: Mesh) -> None:
-    """Compile the step of an evaluation, on GPUs too at its first call alone.
+def compile_digests_of_state(programs: Programs, experiment: Experiment, mesh: Mesh) -> None:
+    """Compile the digests of a save and of a restore."""
+    state = abstract_state(experiment.model, programs.optimizer, mesh)
+    with jax.set_mesh(mesh):
+        compile_digests({join(path): leaf for path, leaf in named_leaves(state).items()})
 
-    They time kernels while they compile, and would time them beside training's.
-    """
-    if platform(mesh) == "gpu":
-        return
+
+def compile_eval_step(programs: Programs, experiment: Experiment, mesh: Mesh) -> None:
+    """Compile the step of an evaluation."""
     params = abstract_state(experiment.model, programs.optimizer, mesh).params
     with jax.set_mesh(mesh):
         _compile(programs.eval_step, params, abstract_batch(experiment, mesh, "valid").arrays, None)

@@ -11,7 +11,7 @@ from flaxmill.data.examples.framing import make_prompt_reader
 from flaxmill.data.objectives import find_function
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.generation.config import GenerationConfig, check_prompts, room
-from flaxmill.model.generation.generator import generate
+from flaxmill.model.generation.generator import Generator, generate
 from flaxmill.model.generation.mask_filling import fill_masks
 from flaxmill.model.params import Params
 from flaxmill.sharding.placement import place_rows
@@ -19,6 +19,7 @@ from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.inference.text_model import with_decoder_start
 from flaxmill.train.run.token_ids import with_token_ids
+from flaxmill.train.state import placed_params
 
 SAMPLE_TOKENS = 60
 SAMPLE_CHARACTERS = 300
@@ -38,6 +39,27 @@ def continuation(
     experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh
 ) -> str:
     """`experiment.prompt`, continued by a model that predicts the next token."""
+    kept, options = _to_continue(experiment, tokenizer)
+    tokens = generate(experiment.model, params, [kept], options)[0]
+    before, whole = (tokenizer.decode(ids, skip_specials=False) for ids in (kept, [*kept, *tokens]))
+    continued = whole[len(before) :]
+    return f"{experiment.prompt!r} continues:\n{experiment.prompt}{continued}"
+
+
+def compile_continuation(experiment: Experiment, tokenizer: Tokenizer, mesh: Mesh) -> None:
+    """Compile what `continuation` calls on the mesh, if it is of one device.
+
+    On several it is not known before the first token how the state is split that the next tokens need.
+    """
+    if mesh.size > 1:
+        return
+    kept, options = _to_continue(experiment, tokenizer)
+    with jax.set_mesh(mesh):
+        Generator(experiment.model, placed_params(experiment.model, mesh)).compile([kept], options)
+
+
+def _to_continue(experiment: Experiment, tokenizer: Tokenizer) -> tuple[list[int], GenerationConfig]:
+    """The prompt's tokens, and how they are continued."""
     read = make_prompt_reader(tokenizer, experiment.data.framing, markup=True)
     prompt = read(experiment.prompt) or [tokenizer.end_id or 0]
     options = GenerationConfig(
@@ -46,10 +68,7 @@ def continuation(
     # Keep only the end of a long prompt: at least half of the positions are for new tokens.
     positions = room(experiment.model, 0)
     kept = prompt if positions is None else prompt[-max(positions - SAMPLE_TOKENS, positions // 2, 1) :]
-    tokens = generate(experiment.model, params, [kept], options)[0]
-    before, whole = (tokenizer.decode(ids, skip_specials=False) for ids in (kept, [*kept, *tokens]))
-    continued = whole[len(before) :]
-    return f"{experiment.prompt!r} continues:\n{experiment.prompt}{continued}"
+    return kept, options
 
 
 def answer(experiment: Experiment, params: Params, batches: Batches, tokenizer: Tokenizer, mesh: Mesh) -> str:

@@ -65,7 +65,7 @@ _LOSSES = "flaxmill.train.objectives.losses"
 _TASK_LOSSES = "flaxmill.train.objectives.task_losses"
 _PREDICTIONS = "flaxmill.train.inference.predictions"
 _EVALUATION = "flaxmill.train.inference.task_evaluation"
-_CONTINUATION = "flaxmill.train.inference.samples:continuation"
+CONTINUATION = "flaxmill.train.inference.samples:continuation"
 _FILLED_TEXT = "flaxmill.train.inference.samples:filled_text"
 
 OBJECTIVES: dict[str, Objective] = {
@@ -76,7 +76,7 @@ OBJECTIVES: dict[str, Objective] = {
         sums=f"{_LOSSES}:token_sums",
         gives_log_z=True,
         causal=True,
-        sample=_CONTINUATION,
+        sample=CONTINUATION,
     ),
     "mlm": Objective(
         OBJECTIVE_DATA["mlm"],
@@ -103,7 +103,7 @@ OBJECTIVES: dict[str, Objective] = {
         causal=False,  # a batch says which of its rows are causal
         mixes_directions=True,
         shares=f"{_LOSSES}:shares_of_rows",
-        sample=_CONTINUATION,
+        sample=CONTINUATION,
     ),
     "classification": Objective(
         OBJECTIVE_DATA["classification"],
@@ -165,7 +165,7 @@ OBJECTIVES: dict[str, Objective] = {
         causal=True,
         mixes_directions=True,
         reads_prefix=True,
-        sample=_CONTINUATION,
+        sample=CONTINUATION,
     ),
     "conversation": Objective(
         OBJECTIVE_DATA["conversation"],

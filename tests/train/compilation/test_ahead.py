@@ -19,7 +19,8 @@ from flaxmill.train.loop import train
 
 pytestmark = pytest.mark.slow  # it compiles many models
 
-PROGRAMS = {"jit(init)", "jit(train_step)", "jit(eval_step)"}
+PROGRAMS = {f"jit({name})" for name in ("init", "train_step", "_digest_all", "eval_step")}
+SAMPLE = {f"jit({name})" for name in ("unroll", "start", "continue_decoding")}
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -41,7 +42,9 @@ def compiled():
 @pytest.mark.parametrize("mesh", [MeshConfig(data=1), MeshConfig(data=2, fsdp=2, tensor=2)])
 def test_a_run_compiles_each_program_once_and_ahead(objective, mesh, make_experiment, compiled):
     train(make_experiment(objective, steps=2, eval_batches=1, mesh=mesh))
-    assert sorted(one for one in compiled if one[0] in PROGRAMS) == sorted((name, False) for name in PROGRAMS)
+    # A sample is split among devices in a way that is known only once its first token is there.
+    programs = PROGRAMS | SAMPLE if objective == "causal" and mesh == MeshConfig(data=1) else PROGRAMS
+    assert sorted(one for one in compiled if one[0] in programs) == sorted((name, False) for name in programs)
 
 
 def test_a_run_that_continues_draws_no_weights(make_experiment, compiled):
@@ -49,9 +52,8 @@ def test_a_run_that_continues_draws_no_weights(make_experiment, compiled):
     compiled.clear()
     continued = make_experiment(steps=3, eval_batches=1, run_dir=str(first.directory))
     assert train(continued, extend=True).step == 3
-    names = {name for name, _ in compiled}
-    assert "jit(train_step)" in names
-    assert "jit(init)" not in names
+    names = [name for name, _ in compiled if name in PROGRAMS]
+    assert sorted(names) == ["jit(eval_step)", "jit(train_step)"]  # digests are as in the first run
 
 
 def rows_of(experiment):
