@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from flaxmill.data.config import TRAINED
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.model.functional import count_params
 from flaxmill.model.random_bits import unroll_random_bits
@@ -44,6 +45,7 @@ from flaxmill.train.metrics.metrics_file import MetricsWriter
 from flaxmill.train.metrics.progress import short_number, warn
 from flaxmill.train.metrics.trackers import Trackers, check_installed
 from flaxmill.train.optimizer.freezing import count_trained
+from flaxmill.train.plan.compiled_step import resolve_without_tokenizer
 from flaxmill.train.resolution import resolve, resolve_before_data
 from flaxmill.train.run.directory import (
     IMPORTED_STEP,
@@ -98,7 +100,10 @@ def prepare_all(
     check_mesh(experiment, mesh)
     check_host_memory(experiment, mesh)
     check_run_directory(experiment, allowed)  # before the data is prepared, which may take long
-    _check_model(resolve_before_data(experiment))  # also before: a refusal after it would be a pity
+    # Also before: a refusal after it would be a pity. With the vocabulary that is to be trained, the model is
+    # the one that is compiled, and its shapes are found once.
+    early = resolve_without_tokenizer if experiment.data.tokenizer in TRAINED else resolve_before_data
+    _check_model(early(experiment))
     log = print if is_main() else say_nothing
     for line in (describe_free_axis(experiment.mesh, mesh), describe_pipeline(experiment, mesh.shape)):
         if line:
