@@ -29,7 +29,7 @@ def compiled():
     """(program, whether in the main thread) for each program that was compiled or read from the cache."""
     found = []
 
-    def hear(event: str, seconds: float, **said) -> None:
+    def hear(event: str, duration_secs: float, **said) -> None:
         if event == COMPILED:
             found.append((said["fun_name"], threading.current_thread() is threading.main_thread()))
 
