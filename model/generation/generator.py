@@ -232,8 +232,11 @@ _unroll = jax.jit(unroll, static_argnums=0)
 def _compile(function: Any, *arguments: Any, **sizes: int) -> Any:
     """Compile a jitted function's call; returns the shapes, dtypes and shardings of what it would give."""
     compiled = function.lower(*arguments, **sizes).compile()
-    describe = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
-    return jax.tree.map(describe, compiled.out_info, compiled.output_shardings)
+    return jax.tree.map(_describe, compiled.out_info, compiled.output_shardings)
+
+
+def _describe(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _padded_left(rows: Prompts) -> tuple[np.ndarray, np.ndarray]:
