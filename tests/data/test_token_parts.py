@@ -66,6 +66,7 @@ def assert_parts_are_of_the_rows(batches: Batches) -> None:
         assert all(part.keys() == whole.keys() for part in parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "valid"])
 @pytest.mark.parametrize("kind", TEXTS)
 def test_parts_of_text(kind, split, corpus, chats, open_batches):

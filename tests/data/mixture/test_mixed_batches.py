@@ -158,6 +158,7 @@ def test_a_temperature_of_one_mixes_by_size(texts, cache):
     assert counts[1] / counts[0] == pytest.approx(digits / letters, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sentence_pairs_are_mixed_too(texts, cache):
     fields = {"tokenizer": "wordpiece", "vocab_size": 256, "documents": "blank_lines"}
     batches = mixed(texts, cache, "mlm_nsp", **fields)
@@ -166,6 +167,7 @@ def test_sentence_pairs_are_mixed_too(texts, cache):
     assert (batch["sources"] == 1).sum() == 2
 
 
+@pytest.mark.slow
 def test_a_mixture_moves_middles_and_packs_as_its_sources_would(texts, cache):
     batches = mixed(texts, cache, fim_rate=1.0, packing="best_fit", batch_size=1000)
     mark = batches.tokenizer.inner.token_to_id("<|fim_prefix|>")

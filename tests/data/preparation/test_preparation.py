@@ -163,6 +163,7 @@ def _prepare_in_process(config, cache, before=""):
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_is_never_taken_for_a_whole_one(tmp_path):
     config, cache = _config(tmp_path / "a"), tmp_path / "cache"
     # Killed when every shard is written and only the manifest is missing.
@@ -211,6 +212,7 @@ def test_a_damaged_dataset_is_noticed_and_prepared_again(tmp_path, damage):
     assert "prepare" in lines[0]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_both_end_well(tmp_path):
     config, cache = _config(tmp_path / "a"), tmp_path / "cache"
     slow = (
@@ -303,6 +305,7 @@ def test_bad_bytes_far_into_the_stream_leave_nothing_behind(tmp_path):
     assert not [path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_preparing_and_reading_import_neither_jax_nor_tensorflow(tmp_path):
     config, cache = _config(tmp_path / "a"), tmp_path / "cache"
     shutil.rmtree(cache, ignore_errors=True)

@@ -65,6 +65,7 @@ def test_titles_and_items_of_lists_are_sentences_of_a_language():
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     text=st.lists(

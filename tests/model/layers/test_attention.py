@@ -168,6 +168,7 @@ def test_auto_is_silent_on_a_cpu(arrays, caplog):
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_dropout_zeroes_probabilities_and_keeps_their_mean(arrays):
     q, k, _, documents = arrays
     ones = jnp.ones((B, T, K, H))

@@ -59,6 +59,7 @@ def values_and_gradients(attend, visible, dtype=jnp.float32):
     return out, *gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VISIBLE)
 @pytest.mark.parametrize("block", [16, 100], ids=["many blocks", "one block"])
 def test_values_and_gradients_are_those_of_all_pairs(name, block):
@@ -105,6 +106,7 @@ def test_places_say_which_token_of_the_row_each_is():
     )
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_tokens_and_not_with_their_pairs():
     def temporaries(num_tokens):
         q, k, v = (jax.ShapeDtypeStruct((1, num_tokens, heads, H), jnp.float32) for heads in (N, K, K))
@@ -117,6 +119,7 @@ def test_memory_grows_with_the_tokens_and_not_with_their_pairs():
     assert temporaries(4096) < 4096 * 4096 * 4 / 2  # half of one head's logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_layers_of_a_loop_keep_no_pairs_either(remat):
     """Who sees whom is the same in all layers: computed before their loop, it would be kept for all pairs."""

@@ -69,6 +69,7 @@ def test_slices_are_copies_and_every_device_is_used():
         assert math.prod(sizes.values()) == 256
 
 
+@pytest.mark.slow
 def test_experts_are_divided_where_a_model_has_some():
     found = candidates(named("mixtral_8x7b"), CHIPS["v5p"], 128, most=300)
     sizes = {one.overrides["mesh.expert"] for one in found}
@@ -81,6 +82,7 @@ def test_experts_are_divided_where_a_model_has_some():
     assert candidates(named("llama3_8b"), CHIPS["v5p"], 64)[0].overrides["mesh.expert"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "chip", "number"),
     [("llama3_8b", "h100", 64), ("llama3_70b", "v5p", 256), ("mixtral_8x7b", "v5p", 128)],
@@ -90,6 +92,7 @@ def test_rows_and_layers_stay_whole_where_that_fits_and_computes_all_the_time(na
         assert (one.overrides["mesh.stage"], one.overrides["mesh.context"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_devices_share_long_rows_of_which_there_are_few():
     changes = {"data__sequence_length": 131_072, "model__max_positions": 131_072}
     best = candidates(named("llama3_8b", batch_size=8, **changes), CHIPS["v5p"], 64)[0]
@@ -110,6 +113,7 @@ def test_no_devices_share_rows_that_could_have_rows_of_their_own():
         assert math.gcd(32 // (groups * one.overrides["accumulate"]), sizes["context"]) == 1
 
 
+@pytest.mark.slow
 def test_short_rows_are_shared_where_nothing_else_fits():
     found = candidates(named("llama3_70b"), CHIPS["v5e"], 256, most=200)
     assert not found[0].fits
