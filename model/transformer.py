@@ -70,10 +70,14 @@ class Transformer(Stack):
     def output_table(self) -> tuple[jax.Array, jax.Array | None]:
         """The last matrix [padded V, D] and its bias or None: logits = hidden @ matrix.T + bias."""
         own = self.lm_head if self.mlm is None else self.mlm
-        if own is None:
-            return self.embed.tokens.embedding[...], None
-        table = self.embed.tokens.embedding if own.kernel is None else own.kernel
-        return table[...], None if own.bias is None else own.bias[...]
+        kernel = None if own is None else own.kernel
+        table = self.embed.tokens.embedding if kernel is None else kernel
+        return table[...], self.output_bias()
+
+    def output_bias(self) -> jax.Array | None:
+        """[padded V]: the bias of the logits, if the head has one."""
+        own = self.lm_head if self.mlm is None else self.mlm
+        return None if own is None or own.bias is None else own.bias[...]
 
     def before_output(self, hidden: jax.Array) -> jax.Array:
         """What the output table multiplies, from hidden states [..., D]."""

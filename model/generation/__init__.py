@@ -2,6 +2,7 @@
 
 generator     the Generator: read this first
 config        how text is decoded
+unrolled_model  the weights as decoding reads them
 cached_model  the model that reads a prompt once, and then token by token
 layer_cache   what a layer keeps of the tokens it has read
 token_loop    the compiled loops

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flaxmill.model.generation.cached_model import (
     Cache,
     EncodedSource,
-    UnrolledModel,
     read_prompt,
     read_token,
 )
@@ -23,6 +22,7 @@ from flaxmill.model.generation.token_loop import (
     repeat_rows,
     tokens_seen,
 )
+from flaxmill.model.generation.unrolled_model import UnrolledModel
 
 NONE = -1e9  # the score of a beam that does not exist
 

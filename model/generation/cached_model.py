@@ -2,38 +2,22 @@
 
 # B batch, P prompt tokens, S source tokens or cache slots, D model, N heads, K key-value heads, H head dim
 
-import functools
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.config import ModelConfig
 from flaxmill.model.fields import LayerKind
-from flaxmill.model.functional import bind
 from flaxmill.model.generation.layer_cache import LayerCache, append_to_cache, attend_to_cache, fill_cache
+from flaxmill.model.generation.unrolled_model import UnrolledModel
 from flaxmill.model.layer import Attend, AttentionInputs, Layer
-from flaxmill.model.layer_plan import LAYER_GROUPS, layer_kinds, layer_slots
+from flaxmill.model.layer_plan import layer_kinds
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.positions import Turns, rotary_turns
 from flaxmill.model.layers.visibility import Visibility
-from flaxmill.model.params import Params
 from flaxmill.model.stack import Batch
-from flaxmill.model.transformer import Transformer, complete_batch
+from flaxmill.model.transformer import complete_batch
 from flaxmill.sharding.rules import constrain
-
-_MATRICES = ("kernel", "embedding", "lora_a", "lora_b")
-
-
-class UnrolledModel(NamedTuple):
-    """A model without its layers, and its layers one by one.
-
-    Slicing a layer from a stack would copy it at every token, which costs reading the weights twice more.
-    """
-
-    body: Transformer
-    layers: tuple[Layer, ...]
 
 
 class Cache(NamedTuple):
@@ -52,17 +36,6 @@ class EncodedSource(NamedTuple):
 
     documents: jax.Array
     layers: tuple[tuple[jax.Array, jax.Array], ...]
-
-
-def unroll(config: ModelConfig, params: Params) -> UnrolledModel:
-    """The model for decoding: matrices in the compute dtype, layers apart."""
-    config = replace(config, expert_capacity=None)  # else what a row generates would depend on its length
-    body = bind(config, jax.tree_util.tree_map_with_path(functools.partial(_cast, config.dtype), params))
-    groups = {name: getattr(body, name) for name in LAYER_GROUPS}
-    for name in LAYER_GROUPS:
-        setattr(body, name, None)
-    take = lambda group, index: jax.tree.map(lambda leaf: leaf[index], groups[group])  # noqa: E731
-    return UnrolledModel(body, tuple(take(group, index) for group, index in layer_slots(config)))
 
 
 def read_source(model: UnrolledModel, tokens_BS: jax.Array, mask_BS: jax.Array) -> EncodedSource:
@@ -103,7 +76,7 @@ def read_prompt(
         x_BPD, cache = _read_all(layer, kind, x_BPD, inputs, num_slots, _attend_to(source, number, layer))
         caches.append(cache)
     index = jnp.int32(tokens_BP.shape[1])
-    return _logits(model.body, x_BPD[:, -1:]), Cache(tuple(caches), index, first_B)
+    return _logits(model, x_BPD[:, -1:]), Cache(tuple(caches), index, first_B)
 
 
 def read_token(
@@ -131,7 +104,7 @@ def read_token(
             bias_NS=bias_NS,
         )
         caches.append(kept)
-    return _logits(body, x_B1D), Cache(tuple(caches), cache.index + 1, cache.first)
+    return _logits(model, x_B1D), Cache(tuple(caches), cache.index + 1, cache.first)
 
 
 def _read_all(
@@ -201,18 +174,17 @@ def _batch(model: UnrolledModel, tokens_BT: jax.Array, positions_BT: jax.Array) 
     return batch
 
 
-def _logits(body: Transformer, x_B1D: jax.Array) -> jax.Array:
+def _logits(model: UnrolledModel, x_B1D: jax.Array) -> jax.Array:
+    body = model.body
     hidden_B1D = x_B1D if body.final_norm is None else body.final_norm(x_B1D)
     decoded_BD = body.before_output(hidden_B1D)[:, 0]
-    table_VD, bias_V = body.output_table()
-    # The table comes first: XLA:CPU takes twice the time for few rows times a transposed matrix.
-    logits_BV = jnp.einsum("VD,BD->VB", table_VD, decoded_BD, preferred_element_type=sum_dtype(decoded_BD)).T
+    if model.columns is not None:
+        logits_BV = model.columns.products(decoded_BD)
+    else:
+        table_VD = body.output_table()[0]
+        logits_BV = jnp.einsum(
+            "VD,BD->BV", table_VD, decoded_BD, preferred_element_type=sum_dtype(decoded_BD)
+        )
+    bias_V = body.output_bias()
     logits_BV = logits_BV if bias_V is None else logits_BV + bias_V
     return constrain(logits_BV[:, : body.config.vocab_size], "batch", None)
-
-
-def _cast(dtype: str, path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-    """Cast matrices once, not at every token; what is computed in float32 (norms, biases) stays float32."""
-    names = {jax.tree_util.keystr((entry,), simple=True) for entry in path}
-    stays_wide = names & {"relative_bias", "router"}
-    return leaf.astype(dtype) if names & set(_MATRICES) and not stays_wide else leaf

@@ -7,6 +7,8 @@ from typing import Literal
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.config_checks import require
 
+WeightType = Literal["float32", "bfloat16", "int8"]
+"""How the matrices of a model are kept for decoding. Norms and biases stay float32."""
 MAX_SEED = 2**32 - 1  # a JAX key takes 32 bits
 
 

@@ -4,7 +4,6 @@
 # a prompt, R texts, C steps of a chunk
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,8 +13,14 @@ import numpy as np
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.generation.beam_search import search_beams
-from flaxmill.model.generation.cached_model import EncodedSource, UnrolledModel, read_source, unroll
-from flaxmill.model.generation.config import GenerationConfig, check_generates, check_prompts, room
+from flaxmill.model.generation.cached_model import EncodedSource, read_source
+from flaxmill.model.generation.config import (
+    GenerationConfig,
+    WeightType,
+    check_generates,
+    check_prompts,
+    room,
+)
 from flaxmill.model.generation.sampling import Filters
 from flaxmill.model.generation.token_loop import (
     NO_TOKEN,
@@ -25,6 +30,7 @@ from flaxmill.model.generation.token_loop import (
     repeat_rows,
     start,
 )
+from flaxmill.model.generation.unrolled_model import describe_unrolled, unroll
 from flaxmill.model.params import Params
 from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
 
@@ -44,17 +50,26 @@ class Generator:
     call it on the same mesh.
     """
 
-    def __init__(self, config: ModelConfig, params: Params) -> None:
-        """`params` may be shapes, dtypes and shardings alone: then the generator only compiles.
+    def __init__(
+        self, config: ModelConfig, params: Params, weights: WeightType | None = None, *, frees: bool = False
+    ) -> None:
+        """Lays out the weights.
 
-        Raises ValueError where the model predicts no next token.
+        Args:
+          params: if they are shapes, dtypes and shardings alone, the generator only compiles.
+          weights: float32, bfloat16 or int8: how matrices are kept; None: in the model's compute dtype.
+          frees: delete each array of `params` once it is laid out, so that memory holds the weights once.
+
+        Raises:
+          ValueError: the model predicts no next token, or it cannot decode with such weights.
         """
         check_generates(config)
         # A model trained with both objectives attends as each row asks; here all rows are causal.
         self.config = dataclasses.replace(config, causal=True)
-        is_abstract = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
-        read = functools.partial(_compile, _unroll) if is_abstract else _unroll
-        self._model: UnrolledModel = read(self.config, params)
+        if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
+            self._model = describe_unrolled(self.config, params, weights)
+        else:
+            self._model = unroll(self.config, params, weights, frees=frees)
 
     def compile(self, prompts: Prompts, options: GenerationConfig) -> None:
         """Compile what `generate` calls for such prompts without beams, and run nothing of it."""
@@ -224,9 +239,6 @@ def _filled_up(prompts: Prompts) -> list[Sequence[int]]:
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else num_shards(mesh_axes("batch", ACTIVATION_RULES, mesh), mesh)
     return [*prompts, *[prompts[0]] * (_rounded_up(len(prompts), shards) - len(prompts))]
-
-
-_unroll = jax.jit(unroll, static_argnums=0)
 
 
 def _compile(function: Any, *arguments: Any, **sizes: int) -> Any:

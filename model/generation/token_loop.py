@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flaxmill.model.generation.cached_model import (
     Cache,
     EncodedSource,
-    UnrolledModel,
     read_prompt,
     read_token,
 )
@@ -23,6 +22,7 @@ from flaxmill.model.generation.sampling import (
     penalize_repetition,
     without_tokens,
 )
+from flaxmill.model.generation.unrolled_model import UnrolledModel
 from flaxmill.sharding.rules import constrain
 
 NO_TOKEN = -1  # fills the places after the end of a text

@@ -15,6 +15,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.initializers import Initializer, Parameter, make_parameter, uniform_by_fan_in
 from flaxmill.model.layers.lora import Lora
+from flaxmill.model.row_product import as_bfloat16, fits_row_product, row_product
 from flaxmill.sharding.local_rows import gradient_dtype, scatter
 from flaxmill.sharding.open_weights import OpenWeight, operand
 from flaxmill.sharding.rules import LogicalAxes, platform
@@ -30,6 +31,8 @@ class Dense(nnx.Module):
     kernel is [*in_dims, *out_dims], bias [*out_dims]; both are float32 and computed in the dtype of x.
     With `lora` it is x @ kernel + scale * (x @ lora_a) @ lora_b (Hu et al. 2021). That starts as the
     same function as without LoRA: lora_b is zero.
+
+    For decoding the kernel may be narrow, as `narrow_product` takes it.
     """
 
     def __init__(
@@ -47,17 +50,27 @@ class Dense(nnx.Module):
         # A vector is not worth a gather at every use: biases over the model's width stay whole.
         bias_axes = tuple("features" if axis == "embed" else axis for axis in axes[self.num_in :])
         self.bias = make_parameter(jnp.zeros(out_dims), bias_axes) if use_bias else None
+        self.kernel_scale: Parameter | None = nnx.data(None)
         self.lora_scale = lora.scale if lora else 0.0
         made = (None, None) if lora is None else _make_factors(key, in_dims, out_dims, axes, lora.rank)
         self.lora_a, self.lora_b = made
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = dense(x, self.kernel[...], self.axes, self.num_in)
+        y = self._multiply(x)
         if self.lora_a is not None and self.lora_b is not None:
             narrow_R = dense(x, self.lora_a[...], (*self.axes[: self.num_in], NARROW), self.num_in)
             y += self.lora_scale * dense(narrow_R, self.lora_b[...], (NARROW, *self.axes[self.num_in :]))
         # Added in float32, so that the bias's gradient, a sum over all tokens, is in float32 too.
         return y if self.bias is None else (y.astype(sum_dtype(y)) + self.bias[...]).astype(x.dtype)
+
+    def _multiply(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        if not is_narrow(kernel):
+            return dense(x, kernel, self.axes, self.num_in)
+        scale = None if self.kernel_scale is None else self.kernel_scale[...].ravel()
+        y_MF = narrow_product(_flat(x, self.num_in), kernel, scale)
+        dims = x.shape[: x.ndim - self.num_in] + kernel.shape[self.num_in :]
+        return y_MF.reshape(dims).astype(x.dtype)
 
 
 def _make_factors(
@@ -132,6 +145,28 @@ def product(x: jax.Array, y: jax.Array, of_x: int, of_y: int) -> jax.Array:
     if platform() != "cpu" or x.dtype == sum_dtype(x):
         return jax.lax.dot_general(x, y, dims)
     return _summed_in_float32(x, y, dims).astype(x.dtype)
+
+
+def is_narrow(kernel: jax.Array) -> bool:
+    """Whether a kernel is laid out for `narrow_product`."""
+    return jnp.issubdtype(kernel.dtype, jnp.integer)
+
+
+def narrow_product(x_MK: jax.Array, kernel: jax.Array, scale_F: jax.Array | None) -> jax.Array:
+    """float32 [M,F]: bfloat16 rows times a narrow kernel, on one CPU device.
+
+    Args:
+      kernel: [*in_dims, *out_dims], uint16 with the bits of bfloat16, or int8.
+      scale_F: what a unit of each output's int8 weights is worth.
+    """
+    if fits_row_product(x_MK):
+        y_MF = row_product(x_MK, kernel)
+    else:
+        if kernel.dtype == jnp.int8:  # XLA would widen all weights before the loop over tokens, and keep both
+            x_MK, kernel = jax.lax.optimization_barrier((x_MK, kernel))
+        w_KF = as_bfloat16(kernel).reshape(x_MK.shape[1], -1)
+        y_MF = _summed_in_float32(x_MK, w_KF, (((1,), (0,)), ((), ())))
+    return y_MF if scale_F is None else y_MF * scale_F
 
 
 def sum_over_rows(x_MK: jax.Array, g_MF: jax.Array, dtype: Any) -> jax.Array:

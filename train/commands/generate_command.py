@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.json_text import dump_json
-from flaxmill.model.generation.config import GenerationConfig
+from flaxmill.model.generation.config import GenerationConfig, WeightType
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.named_configs import run_definitions
 from flaxmill.train.overrides import INLINE, override
@@ -38,6 +38,9 @@ class GenerateArguments:
     """The file that defines the objective of the run, if that is one of your own."""
     mesh: MeshConfig = field(default_factory=lambda: MeshConfig(data=1))
     """Devices to compute on."""
+    weights: WeightType | None = None
+    """How a decoder's weights are kept: fewer bytes are read sooner, but are less exact. None: in the model's
+    compute dtype. int8 has a scale for each output, and is for one CPU device."""
     decoding: Annotated[GenerationConfig, INLINE] = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
@@ -72,20 +75,20 @@ def run(arguments: list[str]) -> None:
 def _generate(model: "TextModel", prompts: list[str], arguments: GenerateArguments) -> None:
     from flaxmill.train.inference.text_generation import stream_texts, write_texts
 
-    options, stop = arguments.decoding, arguments.stop
+    options, stop, weights = arguments.decoding, arguments.stop, arguments.weights
     shown = prompts[0] if model.continues else ""
     if arguments.json:
-        written = write_texts(model, prompts, options, stop)
+        written = write_texts(model, prompts, options, stop, weights, frees=True)
         print(dump_json({"text": written.texts, "tokens": written.tokens}, ascii_only=True))
     elif len(prompts) == options.num_samples == 1:
         begins = True
-        for news in stream_texts(model, prompts, options, stop):
+        for news in stream_texts(model, prompts, options, stop, weights, frees=True):
             sys.stdout.write(shown * begins + news[0])
             sys.stdout.flush()
             begins = False
         print()
     else:
-        written = write_texts(model, prompts, options, stop)
+        written = write_texts(model, prompts, options, stop, weights, frees=True)
         for number, text in enumerate(written.texts):
             prompt = prompts[number // options.num_samples]
             print(f"{prompt!r} {'continues' if model.continues else 'gives'}:\n{text}\n")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from flaxmill.model.generation.config import GenerationConfig
+from flaxmill.model.generation.config import GenerationConfig, WeightType
 from flaxmill.model.generation.generator import Generator
 from flaxmill.train.inference.text_model import TextModel, read_prompts
 
@@ -19,27 +19,42 @@ class Texts(NamedTuple):
 
 
 def write_texts(
-    model: TextModel, prompts: Sequence[str], options: GenerationConfig, stop: Sequence[str] = ()
+    model: TextModel,
+    prompts: Sequence[str],
+    options: GenerationConfig,
+    stop: Sequence[str] = (),
+    weights: WeightType | None = None,
+    *,
+    frees: bool = False,
 ) -> Texts:
     """Generate for every prompt, in one batch. A text ends before the first of the `stop` strings; its tokens
     end with the token that completed that string.
+
+    Args:
+      weights, frees: as in Generator; with `frees` the model is used up.
 
     Raises:
       ValueError: a prompt is empty or longer than the model, or the model does not generate.
     """
     texts = _open_texts(model, prompts, options)
-    for _ in _extend(texts, model, options, stop):
+    for _ in _extend(texts, model, options, stop, weights, frees):
         pass
     return Texts([_cut(text.written(), stop) for text in texts], [text.tokens for text in texts])
 
 
 def stream_texts(
-    model: TextModel, prompts: Sequence[str], options: GenerationConfig, stop: Sequence[str] = ()
+    model: TextModel,
+    prompts: Sequence[str],
+    options: GenerationConfig,
+    stop: Sequence[str] = (),
+    weights: WeightType | None = None,
+    *,
+    frees: bool = False,
 ) -> Iterator[list[str]]:
     """Like `write_texts`, bit by bit: yields what each text has gained since the last time, to be printed."""
     texts = _open_texts(model, prompts, options)
     told = [""] * len(texts)
-    for _ in _extend(texts, model, options, stop):
+    for _ in _extend(texts, model, options, stop, weights, frees):
         # Hold back what may still change: half a character, or a possible start of a stop string.
         written = [_settled(_cut(text.written(), stop), stop) for text in texts]
         yield [text[len(before) :] for text, before in zip(written, told, strict=True)]
@@ -73,7 +88,12 @@ def _open_texts(model: TextModel, prompts: Sequence[str], options: GenerationCon
 
 
 def _extend(
-    texts: list[_Text], model: TextModel, options: GenerationConfig, stop: Sequence[str]
+    texts: list[_Text],
+    model: TextModel,
+    options: GenerationConfig,
+    stop: Sequence[str],
+    weights: WeightType | None,
+    frees: bool,
 ) -> Iterator[None]:
     """Add tokens to the texts as they are decoded, and yield after each addition."""
     own = {name: value for name, value in model.decoding.items() if _is_default(options, name)}
@@ -81,7 +101,7 @@ def _extend(
     firsts = texts[:: options.num_samples]
     endings = [_ending(model, text.prompt, stop) for text in firsts] if stop else None
     with jax.set_mesh(model.mesh):
-        generator = Generator(model.config, model.params)
+        generator = Generator(model.config, model.params, weights, frees=frees)
         for news in generator.stream([text.prompt for text in firsts], options, endings):
             for text, new in zip(texts, news, strict=True):
                 text.tokens += new

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flaxmill.model import ModelConfig, apply, load_huggingface
-from flaxmill.model.generation.cached_model import UnrolledModel, read_prompt, read_source, read_token, unroll
+from flaxmill.model.generation.cached_model import read_prompt, read_source, read_token
+from flaxmill.model.generation.unrolled_model import UnrolledModel, unroll
 from flaxmill.model.params import Params
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def loaded(request, torch_reference):
     config, params = load_huggingface(torch_reference(request.param.partition(",")[0])[0])
     if request.param == PREFIX:
         config = dataclasses.replace(config, bidirectional_prefix=True)
-    return Loaded(config, params, jax.jit(unroll, static_argnums=0)(config, params))
+    return Loaded(config, params, unroll(config, params))
 
 
 @functools.partial(jax.jit, static_argnames="num_slots")
@@ -103,6 +104,6 @@ def test_logits_equal_those_from_scratch_at_every_token(loaded):
 
 def test_local_layers_keep_their_window_alone(torch_reference):
     config, params = load_huggingface(torch_reference("gpt_neo")[0])
-    model = jax.jit(unroll, static_argnums=0)(config, params)
+    model = unroll(config, params)
     _, cache = _start(model, np.ones((2, 12), np.int32), np.zeros(2, np.int32), None, 28)
     assert [layer.keys.shape[2] for layer in cache.layers] == [28, config.window, 28]

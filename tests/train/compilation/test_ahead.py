@@ -20,7 +20,7 @@ from flaxmill.train.loop import train
 pytestmark = pytest.mark.slow  # it compiles many models
 
 PROGRAMS = {f"jit({name})" for name in ("init", "train_step", "_digest_all", "eval_step")}
-SAMPLE = {f"jit({name})" for name in ("unroll", "start", "continue_decoding")}
+SAMPLE = {f"jit({name})" for name in ("start", "continue_decoding")}
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
