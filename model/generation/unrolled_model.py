@@ -17,6 +17,7 @@ from flaxmill.model.generation.config import WeightType
 from flaxmill.model.layer import Layer
 from flaxmill.model.layer_plan import LAYER_GROUPS, layer_slots
 from flaxmill.model.layers.dense import Dense, is_narrow, narrow_product
+from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.params import Params
 from flaxmill.model.row_product import as_bfloat16, as_bits
 from flaxmill.model.transformer import Transformer
@@ -46,7 +47,7 @@ class Columns(nnx.Module):
         """float32 [B,V]: the product of each row with every token's vector."""
         columns_DV = self.columns[...]
         if not is_narrow(columns_DV):
-            return jnp.dot(x_BD, columns_DV)
+            return jnp.dot(x_BD, columns_DV, preferred_element_type=sum_dtype(x_BD))
         return narrow_product(x_BD, columns_DV, None if self.scale is None else self.scale[...])
 
 

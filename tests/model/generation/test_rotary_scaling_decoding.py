@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from flaxmill.model import GenerationConfig, Generator, load_huggingface
-from flaxmill.model.generation.cached_model import read_prompt, read_token, unroll
+from flaxmill.model.generation.cached_model import read_prompt, read_token
+from flaxmill.model.generation.unrolled_model import unroll
 
 pytestmark = pytest.mark.slow
 

@@ -108,6 +108,18 @@ def test_a_stop_string_ends_the_text_before_it(gpt, flaxmill):
     assert out == f"The{cut['text'][0]}\n"
 
 
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_weights_are_chosen_on_the_command_line(gpt, flaxmill, weights):
+    code, out, err = flaxmill("generate", gpt[0], "Hello", "--weights", weights, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["tokens"][0]
+
+
+def test_int8_on_several_devices_is_one_line(gpt, flaxmill):
+    err = _refusal(flaxmill, gpt[0], "Hello", "--weights", "int8", "--mesh.data", 2)
+    assert "weights=int8 is for one CPU device" in err
+
+
 def test_a_huggingface_directory_gives_what_its_run_gives(gpt, flaxmill, tmp_path):
     run, config, params, tokenizer = gpt
     save_huggingface(tmp_path / "hf", config, params, tokenizer_json=tokenizer.to_json())
