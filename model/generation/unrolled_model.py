@@ -18,6 +18,7 @@ from flaxmill.model.layer import Layer
 from flaxmill.model.layer_plan import LAYER_GROUPS, layer_slots
 from flaxmill.model.layers.dense import Dense, is_narrow, narrow_product
 from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.initializers import Parameter
 from flaxmill.model.params import Params
 from flaxmill.model.row_product import as_bfloat16, as_bits
 from flaxmill.model.transformer import Transformer
@@ -30,7 +31,7 @@ _MOST = 127  # the largest int8 that has a negative
 class Columns(nnx.Module):
     """The output matrix as the product with it reads it: [D,V], a column for each token."""
 
-    def __init__(self, table_VD: jax.Array, weights: WeightType) -> None:
+    def __init__(self, table_VD: jax.Array, weights: str) -> None:
         columns_DV, scale_V = _narrowed(table_VD.T, weights, 1)
         self.columns = nnx.Param(columns_DV)
         self.scale = None if scale_V is None else nnx.Param(scale_V)
@@ -92,19 +93,19 @@ def unroll(
     Raises ValueError as `check_weights` does.
     """
     check_weights(config, weights)
-    weights = config.dtype if weights is None else weights
+    kind = config.dtype if weights is None else weights
     # No expert_capacity: else what a row generates would depend on its length.
-    config = replace(config, dtype="bfloat16" if weights == "int8" else weights, expert_capacity=None)
+    config = replace(config, dtype="bfloat16" if kind == "int8" else kind, expert_capacity=None)
     body, packs = bind(config, params), _is_one_cpu()
     stacks = {name: getattr(body, name) for name in LAYER_GROUPS}
     layers: dict[str, list[Layer]] = {}
     for name, stack in stacks.items():
         setattr(body, name, None)
         if stack is not None:
-            if packs and weights != "float32":
-                _narrow_products(stack, weights, frees)
+            if packs and kind in ("bfloat16", "int8"):
+                _narrow_products(stack, kind, frees)
             layers[name] = _split(stack, config.dtype, frees)
-    columns = _take_columns(body, config, weights, frees) if packs else None
+    columns = _take_columns(body, config, kind, frees) if packs else None
     body = jax.tree_util.tree_map_with_path(functools.partial(_cast, config.dtype, frees), body)
     return UnrolledModel(body, tuple(layers[group][index] for group, index in layer_slots(config)), columns)
 
@@ -124,14 +125,14 @@ def _is_one_cpu() -> bool:
     return platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
-def _narrow_products(stack: Layer, weights: WeightType, frees: bool) -> None:
+def _narrow_products(stack: Layer, weights: str, frees: bool) -> None:
     """Lay out the kernels [L,...] of stacked products for `narrow_product`."""
     for _, module in nnx.iter_modules(stack):
         if isinstance(module, Dense):
             whole = module.kernel[...]
             kernel, scale = _narrowed(whole, weights, module.num_in, num_first=1)
-            module.kernel = nnx.Param(kernel)
-            module.kernel_scale = None if scale is None else nnx.Param(scale)
+            module.kernel = Parameter(kernel)
+            module.kernel_scale = None if scale is None else Parameter(scale)
             _free(whole, frees)
 
 
@@ -146,12 +147,11 @@ def _split(stack: Layer, dtype: str, frees: bool) -> list[Layer]:
     return [structure.unflatten(parts) for parts in zip(*pieces, strict=True)]
 
 
-def _take_columns(body: Transformer, config: ModelConfig, weights: WeightType, frees: bool) -> Columns:
+def _take_columns(body: Transformer, config: ModelConfig, weights: str, frees: bool) -> Columns:
     """The output matrix, which leaves the body."""
-    own = None if config.tie_embeddings else body.lm_head
-    table_VD = body.embed.tokens.embedding[...] if own is None else own.kernel[...]
+    table_VD, own = body.output_table()[0], body.lm_head
     columns = _make_columns(table_VD, weights)
-    if own is None:
+    if own is None or own.kernel is None:
         body.embed.tokens = columns
     else:
         own.kernel = None
@@ -160,13 +160,13 @@ def _take_columns(body: Transformer, config: ModelConfig, weights: WeightType, f
 
 
 @functools.partial(jax.jit, static_argnames="weights")
-def _make_columns(table_VD: jax.Array, weights: WeightType) -> Columns:
+def _make_columns(table_VD: jax.Array, weights: str) -> Columns:
     return Columns(table_VD, weights)
 
 
 @functools.partial(jax.jit, static_argnames=("weights", "num_in", "num_first"))
 def _narrowed(
-    w: jax.Array, weights: WeightType, num_in: int, num_first: int = 0
+    w: jax.Array, weights: str, num_in: int, num_first: int = 0
 ) -> tuple[jax.Array, jax.Array | None]:
     """Weights as `narrow_product` takes them, and the scales of int8: each output's largest becomes 127.
 

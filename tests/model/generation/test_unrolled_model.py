@@ -113,6 +113,7 @@ def test_the_loop_over_tokens_widens_no_weights():
         return jax.lax.fori_loop(0, 4, step, (logits.argmax(-1).astype(jnp.int32), cache))[0]
 
     text = loop.lower(model, PROMPTS[:1]).compile().as_text()
+    assert text is not None
     body = text[: text.index("ENTRY")]
     carried = next(line for line in body.splitlines() if "while/body" not in line and "(s32[]" in line)
     assert "u16[64,256]" in carried
