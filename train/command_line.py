@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if failure := write_failure():
         print(f"flaxmill: error: stdout could not be written ({failure.strerror})", file=sys.stderr)
         code = code or EXIT_FAILURE
-    _exit(code)
+    _exit(code, is_program=argv is None)
 
 
 class Outcome(NamedTuple):
@@ -110,12 +110,12 @@ def _one_line(error: Exception) -> str:
     return f"flaxmill: error: {text}"
 
 
-def _exit(code: int) -> NoReturn:
-    """Exit; a process of a job that did not end together skips JAX's wait for the others, and a process that
+def _exit(code: int, is_program: bool) -> NoReturn:
+    """Exit; a process of a job that did not end together skips JAX's wait for the others, and a program that
     compiles for a run that has ended does not finish that."""
     jax, ahead = sys.modules.get("jax"), sys.modules.get("flaxmill.train.compilation.ahead")
     in_job = jax is not None and jax.distributed.is_initialized()
-    if in_job or (ahead is not None and ahead.is_compiling()):
+    if in_job or (is_program and ahead is not None and ahead.is_compiling()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
