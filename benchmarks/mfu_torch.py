@@ -74,7 +74,8 @@ def make_torch_model(experiment: Experiment) -> Any:
     sizes |= dict(vocab_size=config.vocab_size, max_position_embeddings=config.max_positions)
     dropping = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     if experiment.objective == "classification":
-        shape = transformers.BertConfig(**sizes, **dropping, num_labels=config.num_classes, **_SETTINGS)
+        sizes |= dict(num_labels=config.num_classes)
+        shape = transformers.BertConfig(**sizes, **dropping, **_SETTINGS)
         return transformers.BertForSequenceClassification(shape)
     shape = transformers.BertConfig(**sizes, **dropping, **_SETTINGS)
     return transformers.BertForPreTraining(shape)

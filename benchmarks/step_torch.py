@@ -90,5 +90,5 @@ def _set_dropout(model: transformers.PreTrainedModel, rate: float) -> None:
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = rate
-        elif isinstance(getattr(part, "dropout", None), float):  # Marian's layers and attention hold the rate
-            part.dropout = rate
+        elif isinstance(vars(part).get("dropout"), float):  # Marian's layers and attention hold the rate
+            vars(part)["dropout"] = rate
