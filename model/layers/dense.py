@@ -4,7 +4,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -147,9 +147,9 @@ def product(x: jax.Array, y: jax.Array, of_x: int, of_y: int) -> jax.Array:
     return _summed_in_float32(x, y, dims).astype(x.dtype)
 
 
-def is_narrow(kernel: jax.Array) -> bool:
+def is_narrow(kernel: jax.Array | OpenWeight) -> TypeGuard[jax.Array]:
     """Whether a kernel is laid out for `narrow_product`."""
-    return jnp.issubdtype(kernel.dtype, jnp.integer)
+    return not isinstance(kernel, OpenWeight) and jnp.issubdtype(kernel.dtype, jnp.integer)
 
 
 def narrow_product(x_MK: jax.Array, kernel: jax.Array, scale_F: jax.Array | None) -> jax.Array:
