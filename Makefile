@@ -111,9 +111,8 @@ soak: $(INSTALLED)
 	.venv/bin/python benchmarks/soak.py $(ARGS)
 
 # All that need only this machine and some minutes: soak has a target of its own, finetuning reads texts that you
-# name, mfu needs an accelerator, preparation_memory reads 5 GB, and what step and preparation are made of
-# measures nothing.
-NOT_HERE := benchmarks/soak.py benchmarks/finetuning.py benchmarks/mfu% benchmarks/preparation_memory.py \
-	benchmarks/preparation_text.py benchmarks/step_%
+# name, mfu needs an accelerator, preparation_memory reads 5 GB, and preparation_text measures nothing.
+NOT_HERE := benchmarks/soak.py benchmarks/finetuning.py benchmarks/mfu.py benchmarks/preparation_memory.py \
+	benchmarks/preparation_text.py
 bench: $(TESTABLE)
 	set -e; for benchmark in $(filter-out $(NOT_HERE),$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done

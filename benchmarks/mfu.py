@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flaxmill.configs.llama3_8b import config as llama3_8b
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.experiment import Experiment
@@ -45,25 +46,10 @@ REPETITIONS, REPETITION_SECONDS = 5, 1.0
 WARM_STEPS = 3
 MEMORY_FRACTION = "0.92"  # of the GPU, for JAX: by default it takes three quarters
 
-LLAMA_1B = ModelConfig(  # LLaMA 3.2 1B, 1,235,814,400 parameters
-    vocab_size=128_256,
-    num_layers=16,
-    embed_dim=2048,
-    num_heads=32,
-    num_kv_heads=8,
-    mlp_dim=8192,
-    norm="rmsnorm",
-    positions="rotary",
-    rope_theta=500_000.0,
-    activation="silu",
-    gated_mlp=True,
-    use_bias=False,
-    initializer="normal",
-    dtype="bfloat16",
-)
-# LLaMA 3 8B with 4 of its 32 layers: its matrices at its width, with a state that one GPU holds.
-LLAMA_8B_SLICE = dataclasses.replace(
-    LLAMA_1B, num_layers=4, embed_dim=4096, mlp_dim=14_336, tie_embeddings=False
+# 4 of 32 layers: matrices of the width of 8B, with a state that one GPU holds.
+LLAMA_8B_SLICE = dataclasses.replace(llama3_8b.model, num_layers=4)
+LLAMA_1B = dataclasses.replace(  # LLaMA 3.2 1B, 1,235,814,400 parameters
+    llama3_8b.model, num_layers=16, embed_dim=2048, mlp_dim=8192, tie_embeddings=True
 )
 
 
@@ -161,13 +147,13 @@ def start_side(case: str, side: str, seconds: float, rates: dict[tuple[str, str]
 def run_side(case: str, side: str, arguments: argparse.Namespace) -> int:
     """Measure here; an error is shown, and is only this side's."""
     if case == "attention":
-        from mfu_kernels import measure_kernels
+        from sides.mfu_kernels import measure_kernels
 
         measure_kernels(arguments.tiny)
         return 0
     experiment = make_experiment(CASES[case], side, arguments.tiny)
     if side == "torch":
-        from mfu_torch import measure_torch
+        from sides.mfu_torch import measure_torch
 
         measure_torch(case, experiment, arguments.peak)
     else:

@@ -180,7 +180,7 @@ def make_flaxmill(experiment: Experiment, clock: Clock) -> Callable[[], float]:
 def make_torch(experiment: Experiment, clock: Clock) -> Callable[[], float]:
     """The same step in PyTorch."""
     from mfu import make_rows
-    from step_torch import make_torch_step
+    from sides.step_torch import make_torch_step
 
     step = make_torch_step(experiment, make_rows(experiment))
     return lambda: seconds_of(step, clock)
@@ -188,7 +188,7 @@ def make_torch(experiment: Experiment, clock: Clock) -> Callable[[], float]:
 
 def make_products(experiment: Experiment, clock: Clock) -> Callable[[], float]:
     """The products of a step, by shape, as often as the step has them."""
-    from step_products import compile_products
+    from sides.step_products import compile_products
 
     products = compile_products(experiment)
     return lambda: sum(number * seconds_of(product, clock) for product, number in products)

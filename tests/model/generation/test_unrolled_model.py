@@ -70,7 +70,10 @@ def test_the_narrow_product_is_the_product(num_inputs, num_rows):
     w = jnp.asarray(random.normal(size=(num_inputs, 5, 8)), jnp.bfloat16)
     units = jnp.asarray(random.integers(-127, 128, (num_inputs, 40)), jnp.int8)
     scale = jnp.asarray(random.uniform(0.5, 2, 40), jnp.float32)
-    wide = lambda array: np.asarray(array, np.float64)  # noqa: E731
+
+    def wide(array):
+        return np.asarray(array, np.float64)
+
     np.testing.assert_allclose(
         jax.jit(narrow_product)(x, as_bits(w), None), wide(x) @ wide(w).reshape(-1, 40), rtol=1e-4, atol=1e-4
     )

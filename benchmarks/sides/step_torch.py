@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from mfu_torch import make_loss, make_torch_model
 from torch import nn
 from torch.nn import functional
 
 from flaxmill.train.experiment import Experiment
+from sides.mfu_torch import make_loss, make_torch_model
 
 
 class Block(nn.Module):
