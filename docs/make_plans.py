@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from flaxmill.model.layer_plan import plan_layers
 from flaxmill.sharding.mesh import describe_shape
 from flaxmill.sharding.schedule import Pipeline
+from flaxmill.train.compilation.collectives import Collective
 from flaxmill.train.named_configs import load_config
-from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import published_runs
 from flaxmill.train.plan.report import GIB, KINDS, MIB, merge_collectives
 from flaxmill.train.run.mesh_fit import describe_schedule

@@ -45,8 +45,8 @@ def experiment_of(name, mesh, rows=1, model=(), optimizer=(), **changes):
 def compiled(name, topology, mesh, num_slices=1, **changes):
     """The step and its collectives; arguments are tuples, so that tests share what they compile."""
     from flaxmill.sharding.hardware.topologies import find_topology
-    from flaxmill.train.plan.collectives import find_collectives
-    from flaxmill.train.plan.compiled_step import compile_step
+    from flaxmill.train.compilation.collectives import find_collectives
+    from flaxmill.train.compilation.compiled_step import compile_step
 
     step = compile_step(experiment_of(name, mesh, **changes), find_topology(topology, num_slices))
     return step, find_collectives(step.text, step.mesh)
@@ -235,7 +235,7 @@ EIGHT_BILLION = dict(num_layers=32, embed_dim=4096, num_heads=32, num_kv_heads=8
 
 def test_offloaded_moments_make_room_for_a_model_that_does_not_fit():
     """LLaMA-3-8B's float32 weights, moments and gradients are 15 GiB a device, and a v5e has 15.75."""
-    from flaxmill.train.plan.compiled_step import TooLargeError
+    from flaxmill.train.compilation.compiled_step import TooLargeError
 
     mesh = (("data", 1), ("fsdp", 8))
     model = (*EIGHT_BILLION.items(), ("vocab_size", 128_256), ("remat", "full"))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from flaxmill.sharding.hardware.topologies import find_topology
-from flaxmill.train.commands.output_places import file_place, folder_place
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
 from flaxmill.train.overrides import INLINE, override
+from flaxmill.train.terminal.output_places import file_place, folder_place
 
 if TYPE_CHECKING:
     from flaxmill.sharding.hardware.topologies import Topology
@@ -61,6 +61,11 @@ def run(arguments: list[str]) -> int:
     )
     if parsed.topology is None:
         raise ValueError("--topology is not given; name the devices to plan for, as in --topology v5p:4x4x4")
+    if parsed.config.epochs is not None:
+        raise ValueError(
+            f"epochs={parsed.config.epochs:g} are as many steps as the data say, which a plan does not read; "
+            "give --steps, which `flaxmill train --dry-run` prints"
+        )
     page = file_place(parsed.html, "html", "plan.html") if parsed.html else None
     directory = _programs_place(parsed.save) if parsed.save else None
     slices = parsed.config.mesh.slices if parsed.slices is None else parsed.slices
@@ -93,7 +98,7 @@ def _programs_place(text: str) -> Path:
 def _plan(experiment: Experiment, topology: "Topology", search: bool, directory: Path | None) -> "Plan":
     """The plan, with what would make it fit or what would be faster, each compiled where that is asked."""
     from flaxmill.train.caches import keep_programs
-    from flaxmill.train.commands.compiled_plans import compile_best, make_compiled_plan, with_checked_proposal
+    from flaxmill.train.plan.compiled_plans import compile_best, make_compiled_plan, with_checked_proposal
 
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -12,18 +12,21 @@ from jax.sharding import Mesh
 
 from flaxmill.data.objectives import has_labels
 from flaxmill.sharding.rules import platform
+from flaxmill.train.compilation.compiled_step import resolve_without_tokenizer
 from flaxmill.train.compilation.programs import (
     Programs,
     compile_digests_of_state,
     compile_eval_step,
     compile_init,
     compile_train_step,
+    for_steps_of,
     make_programs,
 )
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.plan.compiled_step import resolve_without_tokenizer
 
 _THREAD = "compile-ahead"
+
+_Compile = Callable[[Programs, Experiment, Mesh], None]
 
 
 class _Expected(NamedTuple):
@@ -48,7 +51,8 @@ class Ahead:
         self._pool = ThreadPoolExecutor(1, _THREAD)
         self._expected: Future[_Expected] | None = None
         self._compiled: dict[str, Future[None]] = {}
-        self._is_fresh = False
+        self._later: dict[str, Callable[[], None]] = {}
+        self._starts: _Compile | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,13 +63,16 @@ class Ahead:
         """Begin no further program. One that is being compiled is finished, and not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def expect(self, experiment: Experiment, mesh: Mesh, *, is_fresh: bool) -> None:
+    def expect(self, experiment: Experiment, mesh: Mesh, *, has_checkpoint: bool) -> None:
         """Begin to compile for this experiment, whose data and tokenizer may not be there yet.
 
         Args:
-          is_fresh: its weights will be drawn from the seed.
+          has_checkpoint: it continues from one.
         """
-        self._is_fresh = is_fresh
+        if has_checkpoint:
+            self._starts = compile_digests_of_state
+        elif experiment.init_from is None:
+            self._starts = compile_init
         data = experiment.data
         is_open = has_labels(data, experiment.objective) and not (data.labels or experiment.model.num_labels)
         if not is_open and jax.process_count() == 1:
@@ -77,21 +84,30 @@ class Ahead:
             return make_programs(experiment, mesh)
         if self._expected is not None and self._expected.exception() is None:
             expected = self._expected.result()
-            # Labels count by their number alone, which the model has too.
+            # Labels count by their number alone, which the model has too, and steps by the learning rates.
             data = dataclasses.replace(expected.experiment.data, labels=experiment.data.labels)
-            if dataclasses.replace(expected.experiment, data=data) == experiment:
-                return expected.programs
+            if dataclasses.replace(expected.experiment, data=data, steps=experiment.steps) == experiment:
+                return for_steps_of(expected.programs, experiment)
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = ThreadPoolExecutor(1, _THREAD)
         return self._begin_all(mesh, lambda: experiment).result().programs
 
-    def begin(self, name: str, compile_: Callable[[], None], mesh: Mesh) -> None:
-        """Compile something else too, if it is to be compiled while training runs."""
+    def begin_later(self, name: str, compile_: Callable[[], None], mesh: Mesh) -> None:
+        """Compile something else too, beside the first steps: before, it would take a processor from what the
+        first step waits for."""
         if jax.process_count() == 1 and platform(mesh) != "gpu":
+            self._later[name] = compile_
+
+    def begin_rest(self) -> None:
+        """Begin to compile what was kept for later."""
+        for name, compile_ in self._later.items():
             self._compiled[name] = self._pool.submit(compile_)
+        self._later = {}
 
     def wait_for(self, name: str) -> None:
         """Return when the program of this name is compiled, or its first call is to compile it."""
+        if name in self._later:
+            self.begin_rest()
         if name in self._compiled:
             wait([self._compiled[name]])
 
@@ -102,16 +118,17 @@ class Ahead:
             experiment = resolve()
             return _Expected(experiment, make_programs(experiment, mesh))
 
-        def compiles(compile_: Callable[[Programs, Experiment, Mesh], None]) -> Callable[[], None]:
+        def compiles(compile_: _Compile) -> Callable[[], None]:
             return lambda: compile_(expected.result().programs, expected.result().experiment, mesh)
 
         expected = self._expected = self._pool.submit(make)
-        starts = compile_init if self._is_fresh else compile_digests_of_state  # of what is restored
-        self._compiled["start"] = self._pool.submit(compiles(starts))
+        # What other weights need is small, and compiled where they are loaded, beside the step.
+        if self._starts is not None:
+            self._compiled["start"] = self._pool.submit(compiles(self._starts))
         self._compiled["train_step"] = self._pool.submit(compiles(compile_train_step))
-        if self._is_fresh:
-            self.begin("digests", compiles(compile_digests_of_state), mesh)
-        self.begin("eval_step", compiles(compile_eval_step), mesh)
+        if self._starts is not compile_digests_of_state:
+            self.begin_later("digests", compiles(compile_digests_of_state), mesh)
+        self.begin_later("eval_step", compiles(compile_eval_step), mesh)
         return expected
 
 

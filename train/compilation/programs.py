@@ -9,13 +9,15 @@ from jax.sharding import Mesh
 
 from flaxmill.data.objectives import find_function
 from flaxmill.model.functional import abstract_params
+from flaxmill.sharding.given_arguments import Given
+from flaxmill.sharding.processes.allocator import give_back_freed_memory
 from flaxmill.train.checkpoint.digest import compile_digests
 from flaxmill.train.checkpoint.manifest import join, named_leaves
+from flaxmill.train.compilation.abstract_batch import abstract_batch
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.optimizer.optimizers import make_optimizer
-from flaxmill.train.plan.abstract_batch import abstract_batch
 from flaxmill.train.state import TrainState, abstract_state, make_init
-from flaxmill.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
+from flaxmill.train.step import EvalStep, make_eval_step, make_train_step, with_steps_of
 
 
 class Programs(NamedTuple):
@@ -23,7 +25,7 @@ class Programs(NamedTuple):
 
     optimizer: optax.GradientTransformation
     init: Callable[[], TrainState]
-    train_step: TrainStep
+    train_step: Given
     eval_step: EvalStep
 
 
@@ -38,6 +40,11 @@ def make_programs(experiment: Experiment, mesh: Mesh) -> Programs:
         make_train_step(experiment, optimizer, mesh, max_predictions),
         make_eval_step(experiment, mesh, max_predictions),
     )
+
+
+def for_steps_of(programs: Programs, experiment: Experiment) -> Programs:
+    """The programs for an experiment that differs in nothing but `steps`; what is compiled stays so."""
+    return programs._replace(train_step=with_steps_of(programs.train_step, experiment))
 
 
 def compile_init(programs: Programs, experiment: Experiment, mesh: Mesh) -> None:
@@ -69,3 +76,4 @@ def compile_eval_step(programs: Programs, experiment: Experiment, mesh: Mesh) ->
 
 def _compile(program: Any, *arguments: Any) -> None:
     program.lower(*arguments).compile()
+    give_back_freed_memory()

@@ -24,7 +24,7 @@ from flaxmill.train.metrics.flops import (
     recomputed_flops,
     step_flops,
 )
-from flaxmill.train.objectives.cross_entropy import CHUNK_BYTES
+from flaxmill.train.objectives.cross_entropy import tokens_of_chunk
 from flaxmill.train.plan.activations import Kept, attention_is_fused, kept_by_layer
 from flaxmill.train.plan.design import Planned, Rows, exchange_of, itemsize, list_collectives
 from flaxmill.train.plan.roofline import Roofline, make_roofline
@@ -117,7 +117,7 @@ def estimate(
             experiment = replace(experiment, model=replace(experiment.model, attention="blocks"))
     memory, moved = _memory(experiment, mesh, rows, platform, chip)
     collectives = list_collectives(experiment, mesh, rows)
-    num_chunks = _num_chunks(experiment.model, rows, mesh_shape)
+    num_chunks = _num_chunks(experiment.model, rows, mesh_shape, platform)
     flops, hardware = _flops(experiment, whole, platform, num_chunks, rows.pipeline)
     if exchange_of(experiment.model, rows).num_chunks > 1:
         hardware += chunked_flops(experiment.model, experiment.batch_size, whole.num_tokens)
@@ -170,12 +170,12 @@ def _flops(
     return flops, logits + found
 
 
-def _num_chunks(model: ModelConfig, rows: Rows, mesh_shape: Mapping[str, int]) -> int:
+def _num_chunks(model: ModelConfig, rows: Rows, mesh_shape: Mapping[str, int], platform: str) -> int:
     """Chunks of the loss, as train/objectives/cross_entropy.py chooses them."""
     if model.num_classes is not None:
         return 1
     row_bytes = FLOAT * max(1, rows.rows * model.padded_vocab_size // mesh_shape["tensor"])
-    return -(-rows.places // max(1, CHUNK_BYTES // row_bytes))
+    return -(-rows.places // tokens_of_chunk(row_bytes, platform))
 
 
 def _memory(
@@ -186,7 +186,7 @@ def _memory(
     plain = without_remat(model)  # the state does not depend on it, and is computed once
     state = state_bytes(plain, experiment.optimizer, mesh)
     weights = list_weights(plain, experiment.optimizer.freeze, mesh)
-    num_chunks = _num_chunks(model, rows, shape)
+    num_chunks = _num_chunks(model, rows, shape, platform)
     sequence = shape["tensor"] if experiment.mesh.sequence_parallel else 1
     kept = _kept_bytes(model, rows, platform, shape["tensor"], sequence, num_chunks)
     offloaded = _offloaded_bytes(model, rows, platform, shape["tensor"], sequence)

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from flaxmill.sharding.hardware.chips import Chip
+from flaxmill.train.compilation.collectives import Collective
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import Estimate, estimate
-from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import Cost
 from flaxmill.train.plan.effects import list_effects
 from flaxmill.train.plan.proposals import Proposal, propose

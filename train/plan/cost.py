@@ -43,6 +43,14 @@ class Cost(NamedTuple):
         return plain | {"speeds": [dict(zip(names, row, strict=True)) for row in self.rows(ceiling)]}
 
 
+def in_time(seconds: float) -> str:
+    """Seconds with the unit in which they are neither many nor a fraction: 12 ms, 4.5 s, 3.2 h, 12.0 days."""
+    for unit, name in ((DAY, "days"), (HOUR, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
 class PublishedRun(NamedTuple):
     """A measured run, and what it could be at most."""
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
+from flaxmill.train.compilation.collectives import Collective
 from flaxmill.train.experiment import Experiment
-from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.memory import in_words
 from flaxmill.train.plan.weights import GATHERED, Form, Weight, form_of, list_weights
 

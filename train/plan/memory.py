@@ -5,8 +5,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from flaxmill.sharding.hardware.chips import Chip
-from flaxmill.train.plan.compiled_step import CompiledStep, MemoryFigures
-from flaxmill.train.plan.hlo_text import Array, Instruction, Program, find_sites, parse_program, trip_count
+from flaxmill.train.compilation.compiled_step import CompiledStep, MemoryFigures
+from flaxmill.train.compilation.hlo_text import (
+    Array,
+    Instruction,
+    Program,
+    find_sites,
+    parse_program,
+    trip_count,
+)
 from flaxmill.train.plan.weights import HostMemory, form_of, state_bytes
 
 # These name arrays that others have made.

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 from flaxmill.sharding.hardware.chips import Chip
 from flaxmill.sharding.mesh import describe_shape
 from flaxmill.sharding.schedule import Pipeline
+from flaxmill.train.compilation.collectives import Collective
 from flaxmill.train.metrics.flops import StepFlops
-from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.cost import Cost, published_runs
 from flaxmill.train.plan.effects import Effect
 from flaxmill.train.plan.memory import in_words

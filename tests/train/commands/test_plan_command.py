@@ -97,8 +97,8 @@ def test_programs_are_not_put_among_other_files(flaxmill, tmp_path):
 
 
 def test_a_step_that_does_not_fit_ends_with_1(flaxmill, monkeypatch):
-    from flaxmill.train.commands import compiled_plans
-    from flaxmill.train.plan.compiled_step import TooLargeError
+    from flaxmill.train.compilation.compiled_step import TooLargeError
+    from flaxmill.train.plan import compiled_plans
 
     def give_up(experiment, topology):
         raise TooLargeError(10 * 2**30, 2**30)

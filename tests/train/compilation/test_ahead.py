@@ -12,7 +12,7 @@ import jax
 import pytest
 from launching import step_rows
 
-from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.compilation import ahead
 from flaxmill.train.compilation.ahead import Ahead
 from flaxmill.train.loop import train
@@ -54,6 +54,30 @@ def test_a_run_that_continues_draws_no_weights(make_experiment, compiled):
     assert train(continued, extend=True).step == 3
     names = [name for name, _ in compiled if name in PROGRAMS]
     assert sorted(names) == ["jit(eval_step)", "jit(train_step)"]  # digests are as in the first run
+
+
+def test_what_the_first_step_does_not_need_is_compiled_once_it_is_made_or_waited_for():
+    mesh, compiled = make_mesh(MeshConfig(data=1)), []
+    with Ahead() as ahead:
+        ahead.begin_later("first", lambda: compiled.append("first"), mesh)
+        time.sleep(0.1)
+        assert compiled == []
+        ahead.wait_for("first")
+        assert compiled == ["first"]
+        ahead.begin_later("second", lambda: compiled.append("second"), mesh)
+        ahead.begin_rest()
+        ahead.begin_rest()
+        ahead.wait_for("second")
+        assert compiled == ["first", "second"]
+
+
+def test_weights_from_elsewhere_do_not_hold_up_the_step(make_experiment, compiled, tmp_path):
+    source = train(make_experiment(steps=1, eval_batches=1, run_dir=str(tmp_path / "source")))
+    compiled.clear()
+    jax.clear_caches()
+    train(make_experiment(steps=1, eval_batches=1, init_from=str(source.directory)))
+    ahead_of_call = [name for name, is_main in compiled if not is_main]
+    assert ahead_of_call[0] == "jit(train_step)"
 
 
 def rows_of(experiment):
@@ -134,3 +158,8 @@ def test_a_signal_does_not_wait_for_the_compiler(tmp_path):
     process.communicate(timeout=50)
     assert time.monotonic() - began < 20
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_steps_that_the_data_decide_do_not_compile_the_step_again(make_experiment, compiled):
+    train(make_experiment(epochs=1e-9, eval_batches=1))
+    assert [name for name, _ in compiled].count("jit(train_step)") == 1

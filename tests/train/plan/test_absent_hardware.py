@@ -13,10 +13,10 @@ from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.hardware.topologies import find_topology
 from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.compilation.collectives import Collective, find_collectives
+from flaxmill.train.compilation.compiled_step import CompiledStep, TooLargeError, compile_step
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import estimate
-from flaxmill.train.plan.collectives import Collective, find_collectives
-from flaxmill.train.plan.compiled_step import CompiledStep, TooLargeError, compile_step
 from flaxmill.train.plan.memory import device_memory, largest_buffer, saved_activations
 
 pytestmark = pytest.mark.aot

@@ -7,7 +7,7 @@ import numpy as np
 import planned_runs
 import pytest
 
-from flaxmill.train.plan.collectives import Collective
+from flaxmill.train.compilation.collectives import Collective
 from flaxmill.train.plan.findings import find_warnings
 
 SHAPE = {"data": 2, "fsdp": 4, "tensor": 1}

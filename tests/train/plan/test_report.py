@@ -7,9 +7,9 @@ import pytest
 from planned_runs import named, small_gpt
 
 from flaxmill.sharding.hardware.chips import CHIPS, GIB
+from flaxmill.train.compilation.collectives import Collective
 from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.assemble import make_plan
-from flaxmill.train.plan.collectives import Collective
 from flaxmill.train.plan.html_report import page_of
 from flaxmill.train.plan.json_report import json_of
 from flaxmill.train.plan.report import KINDS, Plan, as_flags, merge_collectives, table, text_of

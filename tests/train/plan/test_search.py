@@ -8,10 +8,10 @@ from planned_runs import named, small_gpt
 
 from flaxmill.sharding.hardware.chips import CHIPS, Chip
 from flaxmill.sharding.mesh import AXES, make_mesh
+from flaxmill.train.compilation.compiled_step import resolve_without_data
 from flaxmill.train.named_configs import load_config
 from flaxmill.train.plan import search
 from flaxmill.train.plan.analytic import estimate
-from flaxmill.train.plan.compiled_step import resolve_without_data
 from flaxmill.train.plan.proposals import apply_overrides
 from flaxmill.train.plan.search import Candidate, candidates, list_layouts
 from flaxmill.train.run.mesh_fit import check_mesh

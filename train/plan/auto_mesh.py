@@ -21,9 +21,10 @@ from flaxmill.sharding.hardware.host_memory import host_memory_bytes
 from flaxmill.sharding.mesh import MeshConfig, describe_shape
 from flaxmill.sharding.mesh_shapes import mesh_shapes, shares_in_vain
 from flaxmill.sharding.processes.coordination import is_main, texts_of_all
+from flaxmill.train.compilation.compiled_step import resolve_without_data
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.plan.analytic import Estimate, estimate
-from flaxmill.train.plan.compiled_step import resolve_without_data
+from flaxmill.train.plan.cost import in_time
 from flaxmill.train.plan.memory import in_words
 from flaxmill.train.plan.proposals import SPARE
 from flaxmill.train.plan.search import choose, list_meshes
@@ -85,13 +86,9 @@ def describe_choice(choice: Choice, devices: Devices) -> str:
     roofline, memory = choice.estimate.roofline, choice.estimate.memory.total
     which = f"{choice.rule} of {choice.num_meshes}{' that fit' if choice.fits else ''}"
     need = f"about {in_words(memory)} of {in_words(devices.memory_bytes)} a device"
-    seconds = "" if roofline is None else f", {_in_time(roofline.seconds)} a step at least"
+    seconds = "" if roofline is None else f", {in_time(roofline.seconds)} a step at least"
     fix = "" if choice.fits else "; it may not fit: `flaxmill plan` says what would help"
     return f"mesh: {describe_shape(choice.shape)} ({which}): {need}{seconds}, by the estimate{fix}"
-
-
-def _in_time(seconds: float) -> str:
-    return f"{seconds:,.1f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
 def find_devices() -> Devices:

@@ -7,7 +7,7 @@ import pytest
 from planned_runs import named
 
 from flaxmill.sharding.hardware.chips import CHIPS
-from flaxmill.train.commands import compiled_plans
+from flaxmill.train.plan import compiled_plans
 from flaxmill.train.plan.analytic import estimate
 from flaxmill.train.plan.assemble import make_plan
 from flaxmill.train.plan.memory import DeviceMemory

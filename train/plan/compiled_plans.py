@@ -4,17 +4,17 @@ from typing import NamedTuple
 
 from flaxmill.sharding.hardware.topologies import Topology
 from flaxmill.sharding.mesh import describe_free_axis
-from flaxmill.train.experiment import Experiment
-from flaxmill.train.plan.analytic import estimate
-from flaxmill.train.plan.assemble import make_plan
-from flaxmill.train.plan.collectives import Collective, find_collectives
-from flaxmill.train.plan.compiled_step import (
+from flaxmill.train.compilation.collectives import Collective, find_collectives
+from flaxmill.train.compilation.compiled_step import (
     CompiledStep,
     TooLargeError,
     compile_step,
     mesh_on,
     resolve_without_data,
 )
+from flaxmill.train.experiment import Experiment
+from flaxmill.train.plan.analytic import estimate
+from flaxmill.train.plan.assemble import make_plan
 from flaxmill.train.plan.findings import find_warnings
 from flaxmill.train.plan.memory import DeviceMemory, device_memory, in_words, largest_buffer
 from flaxmill.train.plan.proposals import apply_overrides, factor_of

@@ -20,13 +20,15 @@ from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.vocabulary.kinds import LEAST_SIZES
 from flaxmill.model.functional import abstract_params
 from flaxmill.model.random_bits import unroll_random_bits
+from flaxmill.sharding.given_arguments import Given
 from flaxmill.sharding.hardware.compiler_options import compiler_options
 from flaxmill.sharding.hardware.topologies import Topology
 from flaxmill.sharding.mesh import make_mesh
+from flaxmill.sharding.rules import platform
+from flaxmill.train.compilation.abstract_batch import AbstractBatch, abstract_batch
 from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
 from flaxmill.train.jax_environment import product_precision
 from flaxmill.train.optimizer.optimizers import make_optimizer
-from flaxmill.train.plan.abstract_batch import AbstractBatch, abstract_batch
 from flaxmill.train.resolution import resolve_before_data
 from flaxmill.train.run.mesh_fit import check_mesh
 from flaxmill.train.run.source import adopt_source
@@ -69,7 +71,7 @@ class CompiledStep(NamedTuple):
     memory: MemoryFigures
     compile_cpu_seconds: float
     """Processor time of tracing, lowering and compiling."""
-    replaced: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
     """What could not be compiled here as training would run it, a line each."""
 
 
@@ -95,14 +97,25 @@ def compile_step(experiment: Experiment, topology: Topology) -> CompiledStep:
     state = abstract_state(experiment.model, optimizer, mesh)
     batch = abstract_batch(experiment, mesh)
     unroll_random_bits()
+    with _product_precision(experiment, topology):
+        step = make_train_step(experiment, optimizer, mesh, batch.max_predictions)
+        return compile_on_mesh(experiment, mesh, step, state, batch)._replace(replaced=replaced)
+
+
+def compile_on_mesh(
+    experiment: Experiment, mesh: Mesh, step: Given, state: TrainState, batch: AbstractBatch
+) -> CompiledStep:
+    """The step of a resolved experiment, compiled; the processes of a job call it together.
+
+    Raises:
+      TooLargeError: the TPU compiler gave up for want of memory.
+    """
     started = time.process_time()
-    with jax.set_mesh(mesh), _product_precision(experiment, topology):
-        step: Any = make_train_step(experiment, optimizer, mesh, batch.max_predictions)
-        lowered = step.lower(state, batch.arrays, _signals(mesh))
-        compiled = _compile(lowered, platform_of(topology))
+    with jax.set_mesh(mesh):
+        compiled = _compile(step.lower(state, batch.arrays, _signals(mesh)), platform(mesh))
     seconds = time.process_time() - started
     figures = _memory_figures(compiled.memory_analysis())
-    return CompiledStep(experiment, mesh, state, batch, compiled.as_text(), figures, seconds, replaced)
+    return CompiledStep(experiment, mesh, state, batch, compiled.as_text(), figures, seconds)
 
 
 def resolve_without_data(experiment: Experiment) -> Experiment:

@@ -9,11 +9,11 @@ import pytest
 
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory
+from flaxmill.train.compilation.abstract_batch import abstract_batch
+from flaxmill.train.compilation.compiled_step import resolve_without_data
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import make_train_batches, prepare_data
 from flaxmill.train.named_configs import list_configs, load_config
-from flaxmill.train.plan.abstract_batch import abstract_batch
-from flaxmill.train.plan.compiled_step import resolve_without_data
 from flaxmill.train.resolution import resolve
 
 ROWS = 8

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaxmill.train.plan.hlo_text import Array, find_arrays, find_sites, parse_program, trip_count
+from flaxmill.train.compilation.hlo_text import Array, find_arrays, find_sites, parse_program, trip_count
 
 LOOP = """HloModule step, is_scheduled=true
 

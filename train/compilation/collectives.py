@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from flaxmill.train.plan.hlo_text import (
+from flaxmill.train.compilation.hlo_text import (
     Array,
     Computation,
     Instruction,
@@ -15,7 +15,7 @@ from flaxmill.train.plan.hlo_text import (
     follow,
     parse_program,
 )
-from flaxmill.train.plan.replica_groups import crossed_axes, read_groups, sizes_of
+from flaxmill.train.compilation.replica_groups import crossed_axes, read_groups, sizes_of
 
 KINDS = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all"),

@@ -10,10 +10,10 @@ from planned_runs import named
 from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.hardware.chips import CHIPS, GIB
 from flaxmill.sharding.mesh import AXES
-from flaxmill.train.commands.auto_mesh import Devices, best_mesh, choose_mesh, describe_choice, find_devices
+from flaxmill.train.compilation.compiled_step import resolve_without_data
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import load_config
-from flaxmill.train.plan.compiled_step import resolve_without_data
+from flaxmill.train.plan.auto_mesh import Devices, best_mesh, choose_mesh, describe_choice, find_devices
 
 SMALL = ("--data.vocab-size", "400", "--data.sequence-length", "32", "--model.num-layers", "1")
 SIMULATED = Devices(8, 2 * GIB)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxmill.train.plan.collectives import Collective, find_collectives
+from flaxmill.train.compilation.collectives import Collective, find_collectives
 
 MIB = 2**20
 GROUPS = "replica_groups={{0,1,2,3},{4,5,6,7}}, use_global_device_ids=true"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaxmill.train.plan.replica_groups import crossed_axes, read_groups
+from flaxmill.train.compilation.replica_groups import crossed_axes, read_groups
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 OVER_FSDP = ((0, 1, 2, 3), (4, 5, 6, 7))
