@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ from flaxmill.train.run.directory import (
     check_run_directory,
     describe_differences,
     differences,
-    lock_run_directory,
     open_run_directory,
     read_config,
     read_trained_config,
@@ -219,17 +217,6 @@ def test_config_json_is_plain_json_for_other_programs(tmp_path):
     assert (values["steps"], values["model"]["vocab_size"], values["data"]["files"]) == (100, 500, [])
 
 
-def test_a_second_process_in_one_run_directory_is_refused_and_a_dead_ones_lock_is_not(tmp_path):
-    with (
-        lock_run_directory(tmp_path),
-        pytest.raises(ValueError, match=rf"{tmp_path} is being trained by process {os.getpid()} on"),
-        lock_run_directory(tmp_path),
-    ):
-        pass
-    with lock_run_directory(tmp_path):
-        pass
-
-
 def test_what_a_kill_left_half_written_is_cleared(tmp_path):
     for name in (".77-config.json", ".78-tokenizer.json"):
         (tmp_path / name).write_text("{")
@@ -251,31 +238,6 @@ def test_a_config_of_endless_brackets_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"config\.json is not a config of this version: maximum recursion"):
         read_config(tmp_path)
-
-
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
-    def refuse(*arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with (
-        pytest.raises(
-            ValueError, match=r"cannot be written \(no file there can be locked: no locks available\)"
-        ),
-        lock_run_directory(tmp_path),
-    ):
-        pass
-
-
-def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
-    (tmp_path / ".lock").mkdir()
-    with (
-        pytest.raises(
-            ValueError, match=r"cannot be written \(\.lock: is a directory\); give another --run-dir"
-        ),
-        lock_run_directory(tmp_path),
-    ):
-        pass
 
 
 @pytest.mark.parametrize("target", [None, "/dev/zero"])
