@@ -72,12 +72,24 @@ class ChatTemplate:
                 _differing(text, self._run(_hide(messages, [turn]), opens_answer=False)) for turn in turns
             ]
         found: Spans = []
-        for start, end in spans:
-            opened = text.rfind(self._opening, found[-1][1] if found else 0, start) if self._opening else -1
-            start = start if opened < 0 else opened + len(self._opening)
+        for turn, (start, end) in zip(turns, spans, strict=True):
+            start = self._begin(messages[:turn], text, found[-1][1] if found else 0, start)
             if start < (end := self._end_of_turn(text, end)):
                 found.append((start, end))
         return found
+
+    def _begin(self, before: Sequence[Message], text: str, earliest: int, start: int) -> int:
+        """Where a model that was given the messages `before` begins its turn with the content at `start`."""
+        if self._opening:
+            opened = text.rfind(self._opening, earliest, start)
+            return start if opened < 0 else opened + len(self._opening)
+        # Without a prompt for the answer, as in Mistral's templates, the model writes the blank before it.
+        try:
+            given = self.open_answer(before)
+        except ValueError:
+            return start
+        is_blank = text.startswith(given) and text[len(given) : start].isspace()
+        return len(given) if is_blank else start
 
     @functools.cached_property
     def _opening(self) -> str:

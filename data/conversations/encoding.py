@@ -13,14 +13,17 @@ Encoded = tuple[np.ndarray, np.ndarray]
 """int32 [n] ids, and bool [n]: whether the assistant wrote the token."""
 
 
-def encode_conversations(conversations: Sequence[Rendered], tokenizer: Tokenizer) -> list[Encoded]:
-    """The tokens of rendered conversations, on all cores.
+def encode_conversations(
+    conversations: Sequence[Rendered], tokenizer: Tokenizer, *, markup: bool = True
+) -> list[Encoded]:
+    """The tokens of rendered conversations, or of other texts with targets, on all cores.
 
     The template's special tokens are read as these, and nothing is put around a text, as in transformers'
-    apply_chat_template. A token that lies in a target only in part is predicted as well.
+    apply_chat_template; without `markup` what spells a special token is text. A token that lies in a target
+    only in part is predicted as well.
     """
     texts = [conversation.text for conversation in conversations]
-    encodings = tokenizer.reader(markup=True).encode_batch(texts, add_special_tokens=False)
+    encodings = tokenizer.reader(markup).encode_batch(texts, add_special_tokens=False)
     return [
         (np.array(encoding.ids, np.int32), _overlap(encoding.offsets, conversation.targets))
         for encoding, conversation in zip(encodings, conversations, strict=True)

@@ -1,11 +1,11 @@
-"""The messages of a row, checked: a list of roles and texts in the form of OpenAI or of ShareGPT."""
+"""The messages of a row, checked: a list in the form of OpenAI or of ShareGPT, or Alpaca's columns."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.files.rows import Row, check_unicode
+from flaxmill.data.files.rows import Row, check_unicode, is_missing
 from flaxmill.data.messages import did_you_mean
 
 Message = dict[str, Any]
@@ -23,8 +23,11 @@ class Rendered(NamedTuple):
 
 
 ROLES = ("system", "user", "assistant", "tool")
-COLUMNS = ("messages", "conversations")
+INSTRUCTION = "instruction"
+COLUMNS = ("messages", "conversations", INSTRUCTION)
 """The columns that are tried in this order where data.text_column names none."""
+BESIDE = {INSTRUCTION: ("input", "output", "system")}
+"""Alpaca's other columns (Taori et al. 2023); `system`, which LLaMA-Factory adds, begins a conversation."""
 
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 _FORMS = (("role", "content"), ("from", "value"))
@@ -48,20 +51,42 @@ def read_messages(row: Row, columns: Sequence[str]) -> list[Message]:
     column = next((name for name in columns if name in row.values), None)
     if column is None:
         raise _lacks_column(row, columns)
-    value = _as_list(row.values[column])
-    if not isinstance(value, list):
-        raise ValueError(
-            f"{row.place}: {column!r} holds {value!r:.60}, which is not a list of messages; give {_EXAMPLE}"
-        )
-    messages = [
-        _read_message(item, f"message {number} of {row.place}") for number, item in enumerate(value, 1)
-    ]
+    value = row.values[column]
+    is_instruction = column == INSTRUCTION and isinstance(value, str)
+    messages = read_list(_read_instruction(row) if is_instruction else value, column, row.place)
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError(
             f"{row.place} has no message of the assistant, so that there is nothing to learn; add one, or "
             "delete the row"
         )
     return messages
+
+
+def read_list(value: Any, column: str, place: str) -> list[Message]:
+    """A column's list of messages. Raises ValueError, naming the place, for anything else."""
+    value = _as_list(value)
+    if not isinstance(value, list):
+        raise ValueError(
+            f"{place}: {column!r} holds {value!r:.60}, which is not a list of messages; give {_EXAMPLE}"
+        )
+    return [_read_message(item, f"message {number} of {place}") for number, item in enumerate(value, 1)]
+
+
+def _read_instruction(row: Row) -> list[Message]:
+    """Alpaca's columns as messages; the input follows the instruction on a line of its own, as in
+    LLaMA-Factory. Raises ValueError where one is no text, or where there is no output."""
+    texts = {name: row.values.get(name) for name in (INSTRUCTION, *BESIDE[INSTRUCTION])}
+    texts = {name: "" if is_missing(text) else text for name, text in texts.items()}
+    if bad := next((name for name, text in texts.items() if not isinstance(text, str)), None):
+        raise ValueError(f"{row.place}: {bad!r} holds {texts[bad]!r:.60}, which is not a text; give a string")
+    if not texts["output"]:
+        raise ValueError(
+            f"{row.place} has an instruction without an output, so that there is nothing to learn; add it, "
+            "or delete the row"
+        )
+    asked = "\n".join(filter(None, (texts[INSTRUCTION], texts["input"])))
+    turns = (("system", texts["system"]), ("user", asked), ("assistant", texts["output"]))
+    return [{"role": role, "content": text} for role, text in turns if text]
 
 
 def _as_list(value: Any) -> Any:
@@ -86,7 +111,8 @@ def check_spelling(messages: Sequence[Message], specials: Iterable[str], place: 
 def _lacks_column(row: Row, columns: Sequence[str]) -> ValueError:
     names = [str(name) for name in row.values]
     guess = did_you_mean(columns[0], names) or "name the column of the messages with --data.text-column"
-    wanted = " or ".join(map(repr, columns))
+    *firsts, last = map(repr, columns)
+    wanted = f"{', '.join(firsts)} or {last}" if firsts else last
     return ValueError(f"{row.place} has no column {wanted}; it has {', '.join(names) or 'none'}; {guess}")
 
 

@@ -1,11 +1,12 @@
 """Which form a tokenizer gives a conversation: its own chat template's, or the plain one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.conversations.chat_template import ChatTemplate
-from flaxmill.data.conversations.chatml import CHATML, ChatML
+from flaxmill.data.conversations.chatml import CHAT_TOKENS, CHATML, ChatML
 from flaxmill.data.conversations.encoding import encode_conversation
+from flaxmill.data.conversations.messages import Message
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.settings import token_text
 
@@ -32,6 +33,11 @@ def make_chat(tokenizer: Tokenizer) -> Chat:
     return ChatTemplate(source, tokens, tokenizer.added_names)
 
 
+def can_converse(tokenizer: Tokenizer) -> bool:
+    """Whether it has a chat template, or the tokens of the plain form."""
+    return tokenizer.chat_template is not None or tokenizer.added_names.issuperset(CHAT_TOKENS)
+
+
 def with_chat_template(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer with the plain form as its chat template where it has none, so that other programs know
     how its conversations were written."""
@@ -45,12 +51,17 @@ def make_question_reader(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
 
     It raises ValueError where the chat template refuses a conversation that begins so.
     """
+    read = make_conversation_reader(tokenizer)
+    return lambda text: read([{"role": "user", "content": text}])
+
+
+def make_conversation_reader(tokenizer: Tokenizer) -> Callable[[Sequence[Message]], list[int]]:
+    """A function from messages to the ids of their text up to where the assistant's next turn begins.
+
+    It raises ValueError where the chat template refuses them.
+    """
     chat = make_chat(tokenizer)
-
-    def read(text: str) -> list[int]:
-        return tokenizer.encode(chat.open_answer([{"role": "user", "content": text}]), markup=True)
-
-    return read
+    return lambda messages: tokenizer.encode(chat.open_answer(messages), markup=True)
 
 
 def find_turn_end(tokenizer: Tokenizer) -> int | None:

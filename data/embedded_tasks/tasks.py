@@ -27,6 +27,7 @@ _SPLIT, _QUESTION, _SAMPLE = range(2, 5)  # second keys of draws; the notations 
 _MOST_SOURCE = 280  # characters: a row of 128 tokens holds them, and a statement or question
 # The shares of functions and modules that are used: all are more than a few minutes of training read.
 _FUNCTIONS_SHARE, _EXPRESSIONS_SHARE, _LINES_SHARE = 0.6, 0.5, 0.3
+_PREFERENCES_SHARE = 0.3
 _MOST_OF_A_LABEL = 1200
 _STATEMENTS_OF_A_FUNCTION = 2
 _UNANSWERABLE_SHARE = 0.06  # of the questions without an answer, since most questions have none
@@ -39,7 +40,8 @@ def embedded_examples(task: str) -> Iterator[EmbeddedExample]:
     repeats are left out. Python's version decides the rest.
 
     Args:
-      task: classification, areas, pairs, answers, tags, summaries, translation or conversations.
+      task: classification, areas, pairs, answers, tags, summaries, translation, conversations, preferences
+        or matches.
     """
     return TASKS[task]()
 
@@ -122,6 +124,14 @@ def _summaries() -> Iterator[EmbeddedExample]:
             yield _example(definition, text=summed_up[0], target=summed_up[1])
 
 
+def _matches() -> Iterator[EmbeddedExample]:
+    """`text`: the first line of a docstring; `pair`: what `sum_up` leaves of the definition without it."""
+    for example in _summaries():
+        yield {name: value for name, value in example.items() if name != "target"} | dict(
+            text=example["target"], pair=example["text"]
+        )
+
+
 def _translation() -> Iterator[EmbeddedExample]:
     """`text`: arithmetic in infix notation; `target`: the same in reverse Polish."""
     for infix, reverse_polish in draw_notations():
@@ -135,6 +145,22 @@ def _conversations() -> Iterator[EmbeddedExample]:
             yield _example(definition, messages=messages)
 
 
+def _preferences() -> Iterator[EmbeddedExample]:
+    """`prompt`: a conversation about a definition up to a question; `chosen`: its answer; `rejected`: the
+    answer to another question about the same definition.
+
+    Each answer is chosen once and rejected once, so that an answer alone does not tell which it is.
+    """
+    for definition in distinct_definitions():
+        if _draw(_SAMPLE, definition.identity) >= _PREFERENCES_SHARE:
+            continue
+        messages = ask_about(definition, has_system=False)
+        answers = messages[1::2]
+        for number, answer in enumerate(answers if len(answers) > 1 else []):
+            prompt, other = messages[: 2 * number + 1], answers[(number + 1) % len(answers)]
+            yield _example(definition, str(number), prompt=prompt, chosen=[answer], rejected=[other])
+
+
 TASKS: dict[str, Callable[[], Iterator[EmbeddedExample]]] = {
     "classification": _classification,
     "areas": _areas,
@@ -144,6 +170,8 @@ TASKS: dict[str, Callable[[], Iterator[EmbeddedExample]]] = {
     "summaries": _summaries,
     "translation": _translation,
     "conversations": _conversations,
+    "preferences": _preferences,
+    "matches": _matches,
 }
 
 

@@ -10,5 +10,7 @@ encoded_rows            lists of unequal lengths as one array
 labelled_rows           one text or a pair, with a label or a number
 tagged_rows             sentences with a tag for each word
 answer_rows             questions, and windows over their contexts
+match_rows       two texts that belong together, a row for both
+preference_rows         prompts with two answers each
 target_rows             sources and targets of sequence to sequence
 """

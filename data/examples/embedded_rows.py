@@ -21,7 +21,7 @@ def choose_embedded(config: DataConfig, objective: str) -> str:
     """
     known = examples_of(objective).embedded
     if config.embedded == "all":
-        return "pairs" if config.pair_column is not None else known[0]
+        return "pairs" if config.pair_column is not None and "pairs" in known else known[0]
     if config.embedded not in known:
         raise ValueError(
             f"data.embedded={config.embedded} holds nothing that objective={objective} learns from; "

@@ -72,9 +72,13 @@ def _no_column(what: str, row: Row, column: str, fix: str) -> ValueError:
 
 def read_labelled(row: Row, config: DataConfig) -> Example:
     """A text or a pair with its label, number or labels."""
+    return Example(read_texts(row, config), _label(row, config), row.values, row.place)
+
+
+def read_texts(row: Row, config: DataConfig) -> tuple[str, ...]:
+    """The text of a row, or both of a pair. Raises ValueError for one that is empty or no text."""
     columns = [config.text_column, *([] if config.pair_column is None else [config.pair_column])]
-    texts = tuple(_text(row, column) for column in columns)
-    return Example(texts, _label(row, config), row.values, row.place)
+    return tuple(_text(row, column) for column in columns)
 
 
 def _label(row: Row, config: DataConfig) -> str | float | list[str] | None:

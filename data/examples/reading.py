@@ -1,4 +1,4 @@
-"""The sources of labelled examples: files, read by their suffix, and TFDS datasets, one after another."""
+"""The sources of labelled examples: files, read by their suffix, saved datasets and TFDS datasets."""
 
 import functools
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from flaxmill.data.files.archives import format_suffix
 from flaxmill.data.files.conll import read_conll
 from flaxmill.data.files.local_paths import refuse_remote
 from flaxmill.data.files.rows import Reader
+from flaxmill.data.files.saved_datasets import find_saved, saved_files
 from flaxmill.data.files.sources import (
     InputSource,
     InputSources,
@@ -47,7 +48,9 @@ def _find(pattern: str, config: DataConfig, field: str, objective: str) -> Itera
         yield InputSource(split.name, [split.inventory], split.num_bytes, split.name, read)
         return
     refuse_remote(pattern, field)
-    for path in find_files([pattern], field):
+    saved = find_saved(pattern)
+    files = saved_files(*saved, field, field == "data.files") if saved else find_files([pattern], field)
+    for path in files:
         reader, read_as = _reader(path, config, objective)
         yield make_file_source(path, field, functools.partial(reader, path), read_as=read_as)
 

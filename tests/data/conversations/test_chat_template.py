@@ -76,7 +76,7 @@ def test_marked_turns_are_the_tokens_that_transformers_marks(tmp_path):
     [
         ("chatml", ["4<|im_end|>", "  A feeling: it is “known”. 今日は\n\n<|im_end|>"]),
         ("headers", ["4<|eot|>", "A feeling: it is “known”. 今日は<|eot|>"]),
-        ("instructions", ["4 </s>", "A feeling: it is “known”. 今日は </s>"]),
+        ("instructions", [" 4 </s>", " A feeling: it is “known”. 今日は </s>"]),
         ("marked", ["4<|im_end|>", "  A feeling: it is “known”. 今日は\n\n<|im_end|>"]),
         # What a model is to write begins behind what it is given, whatever the template puts there.
         (

@@ -3,13 +3,13 @@
 import pytest
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.conversations.messages import message_columns, read_messages
+from flaxmill.data.conversations.messages import COLUMNS, message_columns, read_messages
 from flaxmill.data.files.rows import Row
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
 
-def read(values, columns=("messages", "conversations")):
+def read(values, columns=COLUMNS):
     return read_messages(Row(values, "row 3", "a.jsonl"), columns)
 
 
@@ -30,13 +30,24 @@ def test_a_list_for_each_key_is_a_list_of_messages():
     ]
 
 
+def test_alpacas_columns_are_a_conversation():
+    question = {"role": "user", "content": "Sort these.\nb, a"}
+    answer = {"role": "assistant", "content": "a, b"}
+    row = {"instruction": "Sort these.", "input": "b, a", "output": "a, b", "text": "Below is ..."}
+    assert read(row) == [question, answer]
+    assert read(row | {"system": "S"}) == [{"role": "system", "content": "S"}, question, answer]
+    for nothing in ("", None, float("nan")):
+        assert read(row | {"input": nothing, "system": nothing})[0] == question | {"content": "Sort these."}
+    assert read({"instruction": [USER, ASSISTANT]}, ("instruction",)) == [USER, ASSISTANT]
+
+
 def test_what_else_a_message_holds_is_kept_but_nulls_are_not():
     named = USER | {"name": "ann", "tool_calls": None, "weight": None}
     assert read({"messages": [named, ASSISTANT]})[0] == USER | {"name": "ann"}
 
 
 def test_the_column_is_the_named_one_or_one_of_the_usual():
-    assert message_columns(DataConfig()) == ("messages", "conversations")
+    assert message_columns(DataConfig()) == ("messages", "conversations", "instruction")
     assert message_columns(DataConfig(text_column="chat")) == ("chat",)
     assert read({"conversations": "no list", "messages": [ASSISTANT]}) == [ASSISTANT]
 
@@ -48,7 +59,10 @@ def test_the_column_is_the_named_one_or_one_of_the_usual():
             {"text": "a", "message": []},
             "row 3 of a.jsonl has no column .* it has text, message; did you mean message?",
         ),
-        ({}, "row 3 of a.jsonl has no column 'messages' or 'conversations'; it has none; name the column"),
+        (
+            {},
+            "row 3 of a.jsonl has no column 'messages', 'conversations' or 'instruction'; it has none; name",
+        ),
         (
             {"messages": "Hi"},
             "row 3 of a.jsonl: 'messages' holds 'Hi', which is not a list of messages; give",
@@ -92,6 +106,14 @@ def test_the_column_is_the_named_one_or_one_of_the_usual():
             "row 3 of a.jsonl has no message of the assistant, .* add one, or delete the row",
         ),
         ({"messages": []}, "row 3 of a.jsonl has no message of the assistant"),
+        (
+            {"instruction": "Sort.", "output": " "},
+            "row 3 of a.jsonl has an instruction without an output, .* add it, or",
+        ),
+        (
+            {"instruction": "Sort.", "input": 4},
+            "row 3 of a.jsonl: 'input' holds 4, which is not a text; give",
+        ),
     ],
 )
 def test_what_is_no_conversation_is_named_with_its_place(values, message):

@@ -25,6 +25,8 @@ RANGES = {
     "summaries": (3_500, 6_500),
     "translation": (24_000, 24_000),
     "conversations": (2_000, 4_500),
+    "preferences": (1_500, 3_800),
+    "matches": (3_500, 6_500),
 }
 
 pytestmark = pytest.mark.slow
@@ -68,7 +70,8 @@ def test_identities_are_unique(task, examples):
 @pytest.mark.parametrize("task", TASKS)
 def test_no_held_out_text_is_trained_on(task, examples):
     def texts(split):
-        column = {"answers": "context", "conversations": "messages"}.get(task, "text")
+        columns = {"answers": "context", "conversations": "messages", "preferences": "prompt"}
+        column = columns.get(task, "text")
         return {str(example[column]) for example in examples[task] if example["split"] == split}
 
     assert not texts("train") & texts("valid")
@@ -216,3 +219,13 @@ def test_both_notations_mean_the_same():
                 stack.append(f"({left} {sign} {right})")
         meant = re.sub("[a-j]", lambda match: f"{values[match[0]]}.0", infix)
         assert ast.dump(ast.parse(stack.pop())) == ast.dump(ast.parse(meant))
+
+
+def test_an_answer_alone_does_not_tell_whether_it_is_chosen(examples):
+    chosen, rejected = (
+        sorted(str(example[name]) for example in examples["preferences"]) for name in ("chosen", "rejected")
+    )
+    assert chosen == rejected
+    for example in examples["preferences"]:
+        assert example["prompt"][-1]["role"] == "user"
+        assert example["chosen"] != example["rejected"]

@@ -94,6 +94,18 @@ def test_sharegpt_is_found_in_its_own_column(tmp_path):
     assert read(tmp_path / "a.parquet")[0][0].text == document.text
 
 
+def test_alpacas_columns_are_read_together(tmp_path):
+    row = {"instruction": "Add.", "input": "2 + 2", "output": "4", "text": "Below is ..."}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    table = pyarrow.table({name: [value] for name, value in row.items()})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for source in (tmp_path / "a.jsonl", tmp_path / "a.parquet", write_saved(tmp_path / "saved", table)):
+        (document,), _ = read(source)
+        assert document.text == (
+            "<|im_start|>user\nAdd.\n2 + 2<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
+        )
+
+
 def test_the_template_of_the_named_tokenizer_writes_the_text(tmp_path):
     tokenizer = write_tokenizer(tmp_path / "tokenizer", INSTRUCTIONS)
     (document,), _ = read(write_jsonl(tmp_path / "a.jsonl", WITHOUT_SYSTEM), tokenizer=str(tokenizer))
