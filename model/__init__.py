@@ -10,6 +10,7 @@ layer_plan     how a stack is cut for compiling
 layer          one layer
 rematerialisation  what of a layer is kept for its gradient
 heads          heads, poolers and classifiers
+pooling        the hidden states of a text, pooled into one vector
 row_product    the product of one row with weights of 2 or 1 bytes
 params         trees of parameters
 functional     the model as pure functions: initialise, count, describe, apply

@@ -24,6 +24,7 @@ Family = Literal[
 ]
 LayerKind = Literal["global", "local"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+TextPooling = Literal["mean", "cls", "max", "last", "mean_sqrt_len", "weighted_mean"]
 LoraTarget = Literal["query", "key", "value", "out", "up", "gate", "down"]
 
 DENSE_TENSORS = ("query", "key", "value", "attention_output", "mlp_up", "mlp_gate", "mlp_output")
@@ -45,8 +46,11 @@ class ModelFields:
     position_offset: int = 0
     """Rows of the position table before position 0 (RoBERTa: 2)."""
     num_layers: int = 2
+    """Layers of the decoder or encoder; of an encoder-decoder, the decoder's."""
     embed_dim: int = 128
+    """Width of the residual stream, and of token embeddings."""
     num_heads: int = 4
+    """Query heads of attention."""
     num_kv_heads: int | None = None
     """Key-value heads of grouped-query attention (Ainslie et al. 2023); None: num_heads."""
     head_dim: int | None = None
@@ -80,8 +84,11 @@ class ModelFields:
     """Before the classifier: nothing, BERT's tanh projection, or projection, activation and norm
     (ModernBERT); None: tanh for mlm_nsp and for classification of the first token."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """layernorm: mean and variance; rmsnorm: the root mean square alone."""
     norm_position: Literal["pre", "post"] = "pre"
+    """pre: before attention and MLP (GPT-2); post: after their residual sums (BERT)."""
     norm_epsilon: float = 1e-5
+    """Added to the variance, or to the mean square."""
     embedding_norm: bool = False
     """Normalise the sum of the embeddings, as BERT does."""
     first_attention_norm: bool = True
@@ -93,6 +100,7 @@ class ModelFields:
     scale_embeddings: bool | None = None
     """Multiply token embeddings by sqrt(embed_dim); None: only if positions are sinusoidal."""
     rope_theta: float = 10_000.0
+    """The base of rotary angles (Su et al. 2021)."""
     local_rope_theta: float | None = None
     """Theta of local layers; None: rope_theta."""
     rotary_fraction: float = 1.0
@@ -104,6 +112,7 @@ class ModelFields:
     rope_scaled_layers: Literal["all", "global"] = "all"
     """Which layers rope_scaling stretches."""
     rope_factor: float = 1.0
+    """By how much rope_scaling stretches positions."""
     rope_low_frequency_factor: float = 1.0
     """llama3: turns slower than this many in rope_original_positions are stretched in full."""
     rope_high_frequency_factor: float = 4.0
@@ -124,6 +133,7 @@ class ModelFields:
     rope_long_factors: tuple[float, ...] = ()
     """longrope: the same in longer rows."""
     relative_buckets: int = 32
+    """relative positions: buckets of distances, each with a bias for every head (T5)."""
     relative_max_distance: int = 128
     """Distances from here on share the last bucket."""
     layer_pattern: tuple[LayerKind, ...] = ()
@@ -144,6 +154,7 @@ class ModelFields:
     """Experts in place of a layer's MLP; a router sends each token to a few of them (Shazeer et al. 2017).
     They have no biases. None: every layer has an MLP."""
     experts_per_token: int = 2
+    """How many routed experts a token goes to."""
     expert_dim: int | None = None
     """Width of an expert between its projections; None: mlp_dim."""
     normalize_top_k: bool = True
@@ -163,9 +174,13 @@ class ModelFields:
     use_bias: bool = True
     """Biases wherever the next four do not say otherwise."""
     qkv_bias: bool | None = None
+    """Of query, key and value; None: use_bias."""
     attention_out_bias: bool | None = None
+    """Of attention's output; None: use_bias."""
     mlp_bias: bool | None = None
+    """Of the MLP; None: use_bias."""
     norm_bias: bool | None = None
+    """Of norms; None: use_bias."""
     tie_embeddings: bool = True
     """The head reuses the token embeddings."""
     scale_head: bool = False
@@ -175,14 +190,19 @@ class ModelFields:
     pad_id: int | None = None
     """Token ids that an export names in its config.json; None: the tokenizer's."""
     bos_id: int | None = None
+    """The token that begins a text, in an export's config.json."""
     eos_id: int | None = None
+    """The token that ends a text, in an export's config.json."""
     eos_ids: tuple[int, ...] = ()
     """All ids that end a text, if there are several; eos_id is the first of them; (): eos_id alone."""
     decoder_start_id: int | None = None
+    """The first token that an encoder-decoder's decoder reads; None: the pad token, else the end."""
     initializer: Literal["bert", "gpt2", "normal", "xavier"] = "gpt2"
     """bert: truncated normal; gpt2: normal, residual projections / sqrt(2 L); xavier: uniform."""
     initializer_std: float = 0.02
+    """Standard deviation of initial weights."""
     dropout: float = 0.0
+    """Share of embeddings and of sub-layers' outputs that training sets to zero."""
     attention_dropout: float | None = None
     """Dropout of attention probabilities; None: the same as dropout."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"

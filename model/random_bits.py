@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.random import threefry2x32_p
 from jax.interpreters import mlir
 
@@ -22,14 +23,23 @@ def unroll_random_bits() -> None:
 
 
 def _threefry(key_0: jax.Array, key_1: jax.Array, x_0: jax.Array, x_1: jax.Array) -> tuple[jax.Array, ...]:
-    """Two uint32 words of bits for each pair of words, and of key words, of one shape."""
-    keys = (key_0, key_1, key_0 ^ key_1 ^ jnp.uint32(_PARITY))
-    x_0, x_1 = x_0 + keys[0], x_1 + keys[1]
+    """Two uint32 words of bits for each pair of words, and of key words, of one shape.
+
+    Operators would take twice as long to trace as these primitives, and a model draws many arrays.
+    """
+
+    def word(number: int) -> jax.Array:
+        return lax.full(x_0.shape, number, jnp.uint32)
+
+    keys = (key_0, key_1, lax.bitwise_xor(lax.bitwise_xor(key_0, key_1), word(_PARITY)))
+    x_0, x_1 = lax.add(x_0, keys[0]), lax.add(x_1, keys[1])
     for group in range(_GROUPS):
         for rotation in _ROTATIONS[group % 2]:
-            x_0 = x_0 + x_1
-            x_1 = x_0 ^ ((x_1 << rotation) | (x_1 >> (32 - rotation)))
-        x_0 = x_0 + keys[(group + 1) % 3]
-        x_1 = x_1 + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+            x_0 = lax.add(x_0, x_1)
+            left = lax.shift_left(x_1, word(rotation))
+            right = lax.shift_right_logical(x_1, word(32 - rotation))
+            x_1 = lax.bitwise_xor(x_0, lax.bitwise_or(left, right))
+        x_0 = lax.add(x_0, keys[(group + 1) % 3])
+        x_1 = lax.add(lax.add(x_1, keys[(group + 2) % 3]), word(group + 1))
     # What reads the bits is compiled apart, as behind a loop: it rounds alike, and no bit is made twice.
-    return tuple(jax.lax.optimization_barrier((x_0, x_1)))
+    return tuple(lax.optimization_barrier((x_0, x_1)))

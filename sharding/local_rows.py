@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from flaxmill.sharding.collectives import all_gather, device_sum, reduce_scatter
+from flaxmill.sharding.collectives import all_gather, device_sum, reduce_scatter, rows_of_all
 from flaxmill.sharding.placement import has_tokens
 from flaxmill.sharding.rules import (
     ACTIVATION_RULES,
@@ -137,6 +137,15 @@ def sum_over_rows(sums: Any) -> Any:
     """Sums over this device's rows and tokens, added up over all devices."""
     own = _own(jax.sharding.get_abstract_mesh())
     return jax.tree.map(lambda x: jax.lax.psum(x, own), sums) if own else sums
+
+
+def rows_of_all_devices(x_B: jax.Array) -> jax.Array:
+    """[N,...]: the rows [B,...] of all devices, in one order on all of them. Gradients come back summed."""
+    mesh = jax.sharding.get_abstract_mesh()
+    for name in _own(mesh):
+        if name != ACTIVATION_RULES["row_tokens"]:  # along it devices share their rows
+            x_B = rows_of_all(x_B, name)
+    return x_B
 
 
 def weights_are_split() -> bool:

@@ -48,6 +48,11 @@ def place_rows(mesh: Mesh, rows: HostRows, num_rows: int) -> dict[str, jax.Array
     return _place(mesh, rows, num_rows, lambda name, ndim: False)
 
 
+def num_row_shards(mesh: Mesh) -> int:
+    """The devices among which the rows of a batch are divided."""
+    return num_shards(mesh_axes("batch", ACTIVATION_RULES, mesh), mesh)
+
+
 def place_parts(
     mesh: Mesh, parts: Sequence[HostRows], num_rows: int, *, zigzag: bool = False
 ) -> dict[str, jax.Array]:

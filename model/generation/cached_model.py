@@ -12,7 +12,7 @@ from flaxmill.model.generation.layer_cache import LayerCache, append_to_cache, a
 from flaxmill.model.generation.unrolled_model import UnrolledModel
 from flaxmill.model.layer import Attend, AttentionInputs, Layer
 from flaxmill.model.layer_plan import layer_kinds
-from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.model.layers.dense import few_rows_product
 from flaxmill.model.layers.positions import Turns, rotary_turns
 from flaxmill.model.layers.visibility import Visibility
 from flaxmill.model.stack import Batch
@@ -181,9 +181,7 @@ def _logits(model: UnrolledModel, x_B1D: jax.Array) -> jax.Array:
     if model.columns is not None:
         logits_BV = model.columns.products(decoded_BD)
     else:
-        # The table comes first: XLA:CPU takes twice the time for few rows times a transposed matrix.
-        table_VD, dtype = body.output_table()[0], sum_dtype(decoded_BD)
-        logits_BV = jnp.einsum("VD,BD->VB", table_VD, decoded_BD, preferred_element_type=dtype).T
+        logits_BV = few_rows_product(decoded_BD, body.output_table()[0])
     bias_V = body.output_bias()
     logits_BV = logits_BV if bias_V is None else logits_BV + bias_V
     return constrain(logits_BV[:, : body.config.vocab_size], "batch", None)

@@ -40,7 +40,6 @@ Ending = Callable[[Sequence[int]], int | None]
 Endings = Ending | Sequence[Ending] | None
 
 _CHUNK = 16  # tokens between two looks of the host: often enough to read along, rare enough to cost nothing
-_LENGTHS = 16  # prompts and caches are as long as the next multiple, so that few lengths compile
 
 
 class Generator:
@@ -51,7 +50,13 @@ class Generator:
     """
 
     def __init__(
-        self, config: ModelConfig, params: Params, weights: WeightType | None = None, *, frees: bool = False
+        self,
+        config: ModelConfig,
+        params: Params,
+        weights: WeightType | None = None,
+        *,
+        frees: bool = False,
+        length_multiple: int = 16,
     ) -> None:
         """Lays out the weights.
 
@@ -59,6 +64,7 @@ class Generator:
           params: if they are shapes, dtypes and shardings alone, the generator only compiles.
           weights: float32, bfloat16 or int8: how matrices are kept; None: in the model's compute dtype.
           frees: delete each array of `params` once it is laid out, so that memory holds the weights once.
+          length_multiple: prompts and caches are as long as the next multiple, so that few lengths compile.
 
         Raises:
           ValueError: the model predicts no next token, or it cannot decode with such weights.
@@ -66,6 +72,7 @@ class Generator:
         check_generates(config)
         # A model trained with both objectives attends as each row asks; here all rows are causal.
         self.config = dataclasses.replace(config, causal=True)
+        self._multiple = length_multiple
         if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
             self._model = describe_unrolled(self.config, params, weights)
         else:
@@ -143,7 +150,7 @@ class Generator:
         """What `start` is given: arrays, and sizes to compile for."""
         tokens_BP, first_B, source = self._read(rows)
         limits_R = np.repeat(self._limits(rows, options), options.num_samples)
-        num_slots = _rounded_up(tokens_BP.shape[1] + int(limits_R.max()), _LENGTHS)
+        num_slots = _rounded_up(tokens_BP.shape[1] + int(limits_R.max()), self._multiple)
         rules, keys_R = self._rules(options, limits_R), _keys(options, len(rows))
         sizes = {"num_slots": num_slots, "copies": options.num_samples}
         return (self._model, tokens_BP, first_B, source, rules, keys_R), sizes
@@ -160,7 +167,7 @@ class Generator:
             source,
             rules,
             jnp.asarray(lengths_M**options.length_penalty, jnp.float32),
-            num_slots=_rounded_up(tokens_BP.shape[1] + steps, _LENGTHS),
+            num_slots=_rounded_up(tokens_BP.shape[1] + steps, self._multiple),
             num_beams=options.num_beams,
             num_ends=rules.end.size,
             ending=options.early_stopping,
@@ -171,9 +178,9 @@ class Generator:
     def _read(self, rows: Prompts) -> tuple[np.ndarray, np.ndarray, EncodedSource | None]:
         """What the decoder reads first: [B,P] tokens and the number of each row's first; and the source."""
         if self.config.encoder_layers is None:
-            tokens_BP, first_B = _padded_left(rows)
+            tokens_BP, first_B = _padded_left(rows, self._multiple)
             return tokens_BP, first_B, None
-        tokens_BS, mask_BS = _padded_right(rows)
+        tokens_BS, mask_BS = _padded_right(rows, self._multiple)
         source = jax.jit(read_source)(self._model, tokens_BS, mask_BS)
         start_id = self.config.decoder_start_id
         start_id = self.config.pad_id if start_id is None else start_id
@@ -251,18 +258,18 @@ def _describe(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruc
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _padded_left(rows: Prompts) -> tuple[np.ndarray, np.ndarray]:
+def _padded_left(rows: Prompts, multiple: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 [B,P] tokens, and [B] where each row begins."""
-    length = _rounded_up(max(map(len, rows)), _LENGTHS)
+    length = _rounded_up(max(map(len, rows)), multiple)
     tokens_BP = np.zeros((len(rows), length), np.int32)
     for row, tokens in enumerate(rows):
         tokens_BP[row, length - len(tokens) :] = tokens
     return tokens_BP, np.asarray([length - len(tokens) for tokens in rows], np.int32)
 
 
-def _padded_right(rows: Prompts) -> tuple[np.ndarray, np.ndarray]:
+def _padded_right(rows: Prompts, multiple: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 [B,S] tokens and mask."""
-    length = _rounded_up(max(map(len, rows)), _LENGTHS)
+    length = _rounded_up(max(map(len, rows)), multiple)
     tokens_BS, mask_BS = np.zeros((2, len(rows), length), np.int32)
     for row, tokens in enumerate(rows):
         tokens_BS[row, : len(tokens)] = tokens

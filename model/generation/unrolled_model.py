@@ -17,7 +17,6 @@ from flaxmill.model.generation.config import WeightType
 from flaxmill.model.layer import Layer
 from flaxmill.model.layer_plan import LAYER_GROUPS, layer_slots
 from flaxmill.model.layers.dense import Dense, is_narrow, narrow_product
-from flaxmill.model.layers.dtypes import sum_dtype
 from flaxmill.model.layers.initializers import Parameter
 from flaxmill.model.params import Params
 from flaxmill.model.row_product import as_bfloat16, as_bits
@@ -25,11 +24,12 @@ from flaxmill.model.transformer import Transformer
 from flaxmill.sharding.rules import platform
 
 _MATRICES = ("kernel", "embedding", "lora_a", "lora_b")
+_NARROW = ("bfloat16", "int8")
 _MOST = 127  # the largest int8 that has a negative
 
 
 class Columns(nnx.Module):
-    """The output matrix as the product with it reads it: [D,V], a column for each token."""
+    """A narrow output matrix as the product with it reads it: [D,V], a column for each token."""
 
     def __init__(self, table_VD: jax.Array, weights: str) -> None:
         columns_DV, scale_V = _narrowed(table_VD.T, weights, 1)
@@ -38,18 +38,14 @@ class Columns(nnx.Module):
 
     def __call__(self, ids_BT: jax.Array, dtype: str) -> jax.Array:
         """[B,T,D]: the vectors of tokens, where the embedding is tied to the output."""
-        vectors_BTD = jnp.moveaxis(self.columns[...][:, ids_BT], 0, -1)
-        vectors_BTD = as_bfloat16(vectors_BTD) if is_narrow(vectors_BTD) else vectors_BTD
+        vectors_BTD = as_bfloat16(jnp.moveaxis(self.columns[...][:, ids_BT], 0, -1))
         if self.scale is not None:
             vectors_BTD = vectors_BTD * self.scale[...][ids_BT][..., None]
         return vectors_BTD.astype(dtype)
 
     def products(self, x_BD: jax.Array) -> jax.Array:
         """float32 [B,V]: the product of each row with every token's vector."""
-        columns_DV = self.columns[...]
-        if not is_narrow(columns_DV):
-            return jnp.dot(x_BD, columns_DV, preferred_element_type=sum_dtype(x_BD))
-        return narrow_product(x_BD, columns_DV, None if self.scale is None else self.scale[...])
+        return narrow_product(x_BD, self.columns[...], None if self.scale is None else self.scale[...])
 
 
 class UnrolledModel(NamedTuple):
@@ -61,7 +57,7 @@ class UnrolledModel(NamedTuple):
     body: Transformer
     layers: tuple[Layer, ...]
     columns: Columns | None
-    """On one CPU device: the output matrix. Elsewhere it stays a table, [V,D]."""
+    """On one CPU device, if it is narrow: the output matrix. Else it stays a table, [V,D]."""
 
 
 def check_weights(config: ModelConfig, weights: WeightType | None) -> None:
@@ -102,10 +98,10 @@ def unroll(
     for name, stack in stacks.items():
         setattr(body, name, None)
         if stack is not None:
-            if packs and kind in ("bfloat16", "int8"):
-                _narrow_products(stack, kind, frees)
+            if packs:
+                _lay_out_products(stack, kind, frees)
             layers[name] = _split(stack, config.dtype, frees)
-    columns = _take_columns(body, config, kind, frees) if packs else None
+    columns = _take_columns(body, kind, frees) if packs and kind in _NARROW else None
     body = jax.tree_util.tree_map_with_path(functools.partial(_cast, config.dtype, frees), body)
     return UnrolledModel(body, tuple(layers[group][index] for group, index in layer_slots(config)), columns)
 
@@ -125,14 +121,17 @@ def _is_one_cpu() -> bool:
     return platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
-def _narrow_products(stack: Layer, weights: str, frees: bool) -> None:
-    """Lay out the kernels [L,...] of stacked products for `narrow_product`."""
+def _lay_out_products(stack: Layer, weights: str, frees: bool) -> None:
+    """Lay out the kernels [L,...] of stacked products for `narrow_product` or `few_rows_product`."""
     for _, module in nnx.iter_modules(stack):
         if isinstance(module, Dense):
             whole = module.kernel[...]
-            kernel, scale = _narrowed(whole, weights, module.num_in, num_first=1)
+            if weights in _NARROW:
+                kernel, scale = _narrowed(whole, weights, module.num_in, num_first=1)
+                module.kernel_scale = None if scale is None else Parameter(scale)
+            else:
+                kernel, module.by_outputs = _by_outputs(whole, module.num_in), True
             module.kernel = Parameter(kernel)
-            module.kernel_scale = None if scale is None else Parameter(scale)
             _free(whole, frees)
 
 
@@ -147,8 +146,8 @@ def _split(stack: Layer, dtype: str, frees: bool) -> list[Layer]:
     return [structure.unflatten(parts) for parts in zip(*pieces, strict=True)]
 
 
-def _take_columns(body: Transformer, config: ModelConfig, weights: str, frees: bool) -> Columns:
-    """The output matrix, which leaves the body."""
+def _take_columns(body: Transformer, weights: str, frees: bool) -> Columns:
+    """The output matrix, narrow, which leaves the body."""
     table_VD, own = body.output_table()[0], body.lm_head
     columns = _make_columns(table_VD, weights)
     if own is None or own.kernel is None:
@@ -164,6 +163,12 @@ def _make_columns(table_VD: jax.Array, weights: str) -> Columns:
     return Columns(table_VD, weights)
 
 
+@functools.partial(jax.jit, static_argnames="num_in")
+def _by_outputs(w: jax.Array, num_in: int) -> jax.Array:
+    """[L, *out, *in] from [L, *in, *out]."""
+    return jnp.moveaxis(w, range(1, 1 + num_in), range(-num_in, 0))
+
+
 @functools.partial(jax.jit, static_argnames=("weights", "num_in", "num_first"))
 def _narrowed(
     w: jax.Array, weights: str, num_in: int, num_first: int = 0
@@ -173,8 +178,8 @@ def _narrowed(
     Args:
       w: [*first, *in, *out], of which `num_first` and `num_in` dimensions are first and in.
     """
-    if weights != "int8":
-        return (as_bits(w) if weights == "bfloat16" else w.astype(weights)), None
+    if weights == "bfloat16":
+        return as_bits(w), None
     inputs = tuple(range(num_first, num_first + num_in))
     largest = jnp.abs(w).max(inputs, keepdims=True)
     scale = jnp.where(largest > 0, largest / _MOST, 1.0)

@@ -12,5 +12,6 @@ loading          fills parameters, each device its own share
 export           parameters as tensors, layer by layer
 writing          a directory that appears whole or not at all
 tokenizer_files  the tokenizer beside the weights
+sentence_modules  what files of sentence-transformers say
 adapter_export   adapters of LoRA, for PEFT
 """

@@ -32,7 +32,8 @@ class Dense(nnx.Module):
     With `lora` it is x @ kernel + scale * (x @ lora_a) @ lora_b (Hu et al. 2021). That starts as the
     same function as without LoRA: lora_b is zero.
 
-    For decoding the kernel may be narrow, as `narrow_product` takes it.
+    For decoding the kernel may be narrow, as `narrow_product` takes it, or laid out `by_outputs`, as
+    `few_rows_product` does.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Dense(nnx.Module):
         use_bias: bool,
         lora: Lora | None = None,
     ) -> None:
-        self.num_in, self.axes = len(in_dims), axes
+        self.num_in, self.axes, self.by_outputs = len(in_dims), axes, False
         self.kernel = make_parameter(initializer(key, in_dims + out_dims, self.num_in), axes)
         # A vector is not worth a gather at every use: biases over the model's width stay whole.
         bias_axes = tuple("features" if axis == "embed" else axis for axis in axes[self.num_in :])
@@ -64,13 +65,17 @@ class Dense(nnx.Module):
         return y if self.bias is None else (y.astype(sum_dtype(y)) + self.bias[...]).astype(x.dtype)
 
     def _multiply(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...]
-        if not is_narrow(kernel):
-            return dense(x, kernel, self.axes, self.num_in)
-        scale = None if self.kernel_scale is None else self.kernel_scale[...].ravel()
-        y_MF = narrow_product(_flat(x, self.num_in), kernel, scale)
-        dims = x.shape[: x.ndim - self.num_in] + kernel.shape[self.num_in :]
-        return y_MF.reshape(dims).astype(x.dtype)
+        kernel, num_in = self.kernel[...], self.num_in
+        if not is_narrow(kernel) and not self.by_outputs:
+            return dense(x, kernel, self.axes, num_in)
+        if self.by_outputs:
+            out_dims = kernel.shape[: kernel.ndim - num_in]
+            y_MF = few_rows_product(_flat(x, num_in), kernel.reshape(math.prod(out_dims), -1))
+        else:
+            out_dims = kernel.shape[num_in:]
+            scale = None if self.kernel_scale is None else self.kernel_scale[...].ravel()
+            y_MF = narrow_product(_flat(x, num_in), kernel, scale)
+        return y_MF.reshape(x.shape[: x.ndim - num_in] + out_dims).astype(x.dtype)
 
 
 def _make_factors(
@@ -167,6 +172,17 @@ def narrow_product(x_MK: jax.Array, kernel: jax.Array, scale_F: jax.Array | None
         w_KF = as_bfloat16(kernel).reshape(x_MK.shape[1], -1)
         y_MF = _summed_in_float32(x_MK, w_KF, (((1,), (0,)), ((), ())))
     return y_MF if scale_F is None else y_MF * scale_F
+
+
+def few_rows_product(x_MK: jax.Array, w_FK: jax.Array) -> jax.Array:
+    """[M,F] in float32: x w^T.
+
+    The weights come first: XLA:CPU reads its first factor as it lies, and copies the second into an order of
+    its own at every call.
+    """
+    y_FM = jnp.einsum("FK,MK->FM", w_FK, x_MK, preferred_element_type=sum_dtype(x_MK))
+    # Apart, or XLA:CPU makes one product of both, with the factors in the other order.
+    return (jax.lax.optimization_barrier(y_FM) if platform() == "cpu" else y_FM).T
 
 
 def sum_over_rows(x_MK: jax.Array, g_MF: jax.Array, dtype: Any) -> jax.Array:

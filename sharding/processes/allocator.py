@@ -1,4 +1,4 @@
-"""How a process keeps the memory that its programs work in.
+"""How a process keeps the memory that its programs work in, and no other.
 
 XLA asks for the temporaries of a program at every step and gives them back after it. For arrays as large as
 theirs, glibc asks the system each time, which clears every page anew: a fifth of a training step on a CPU.
@@ -26,3 +26,14 @@ def keep_freed_memory(environ: Mapping[str, str]) -> None:
     if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
         for name, value in _SETTINGS:
             set_option(name, value)
+
+
+def give_back_freed_memory() -> None:
+    """Give the pages of freed memory back to the system, once what needed much of it has ended.
+
+    A program's temporaries lie in one piece, which does not fit into what its compilation has left.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

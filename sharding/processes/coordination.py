@@ -95,7 +95,7 @@ def start_processes(
       ConnectionError: not all came; the message is one line.
       ValueError: the node's GPUs do not divide over its processes.
     """
-    local_device_ids = share_of_gpus(launch, os.environ, _count_gpus())
+    local_device_ids = share_of_gpus(launch, os.environ, count_gpus())
     greetings = GreetedJob(job, launch.num_processes, os.environ.get(TOKEN, ""))
     own = Member(socket.gethostname(), os.getpid())
     host = None if launch.process_index else Host(launch, greetings, own, say)
@@ -269,7 +269,7 @@ def _give_up(launch: Launch) -> None:
     os._exit(1)
 
 
-def _count_gpus() -> int:
+def count_gpus() -> int:
     """The number of this machine's NVIDIA devices, without starting CUDA."""
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         return 0

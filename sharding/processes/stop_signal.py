@@ -24,7 +24,7 @@ Leave = Callable[[int, str], object]
 
 
 class StopSignal:
-    """Context manager: `requested` turns true at the first SIGTERM or SIGINT.
+    """Context manager: `requested` turns true at the first SIGTERM or SIGINT, or when `ask` is called.
 
     Another signal SECOND_SIGNAL_SECONDS or more after it ends the process at once. Until the run has
     `started`, while it prepares, restores or compiles, there is nothing to save, and the first signal ends
@@ -76,6 +76,18 @@ class StopSignal:
     def leave(self, leave: Leave | None) -> None:
         self._leave = leave
         (self._may_leave.set if leave else self._may_leave.clear)()
+
+    def ask(self, reason: str) -> None:
+        """Ask the run to save and stop, as a signal does, but not before its first step; from any thread."""
+        if self._is_over or self._event.is_set():
+            return
+        self._event.set()
+        what = {
+            "preparing": "saving and stopping after the first step",
+            "training": "saving and stopping",
+            "saved": "all is saved, and it ends",
+        }
+        self._notify(f"{reason}: {what[self._phase]}")
 
     def prepares(self, holds_checkpoint: Callable[[], bool]) -> None:
         """A run begins, or the next of several."""

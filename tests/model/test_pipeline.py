@@ -1,5 +1,7 @@
 """What a pipeline keeps in memory, and what it sends; tests/properties/test_axes.py has its numbers."""
 
+from typing import Any
+
 import jax
 import pytest
 
@@ -7,9 +9,9 @@ from flaxmill.data.config import DataConfig
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import abstract_params, count_params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
+from flaxmill.train.compilation.abstract_batch import abstract_batch
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.optimizer.optimizers import OptimizerConfig, make_optimizer
-from flaxmill.train.plan.abstract_batch import abstract_batch
 from flaxmill.train.state import abstract_state
 from flaxmill.train.step import make_train_step
 
@@ -21,7 +23,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-def compiled_step(**fields):
+def compiled_step(**fields) -> Any:
     """The step of a pipeline of four stages, on rows so short that weights are most of the memory."""
     mesh_config = MeshConfig(data=1, stage=4, fsdp=2)
     experiment = Experiment(

@@ -10,8 +10,7 @@ import numpy as np
 
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.model.generation.mask_filling import check_fills, predict_masks
-from flaxmill.sharding.placement import place_rows
-from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
+from flaxmill.sharding.placement import num_row_shards, place_rows
 from flaxmill.train.inference.text_model import TextModel, read_prompts
 
 
@@ -43,7 +42,7 @@ def fill_gaps(model: TextModel, prompts: Sequence[str], num_candidates: int) -> 
         raise ValueError("the tokenizer has no mask token; name it as mask_token in tokenizer_config.json")
     rows = read_prompts(model, prompts)
     _check_rows(model, rows, mask_id)
-    batch = _padded(rows + [rows[0]] * (-len(rows) % _num_shards(model)), model.tokenizer.pad_id or 0)
+    batch = _padded(rows + [rows[0]] * (-len(rows) % num_row_shards(model.mesh)), model.tokenizer.pad_id or 0)
     with jax.set_mesh(model.mesh):
         placed = place_rows(model.mesh, batch, len(batch["tokens"]))
         ids_BTk, probabilities_BTk = predict_masks(model.config, model.params, placed, num_candidates)
@@ -87,7 +86,3 @@ def _padded(rows: list[list[int]], pad_id: int) -> dict[str, np.ndarray]:
         tokens_BT[row, : len(ids)] = ids
         mask_BT[row, : len(ids)] = 1
     return {"tokens": tokens_BT, "mask": mask_BT}
-
-
-def _num_shards(model: TextModel) -> int:
-    return num_shards(mesh_axes("batch", ACTIVATION_RULES, model.mesh), model.mesh)

@@ -2,7 +2,8 @@
 
 # B batch, T tokens, C classes
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,14 +21,17 @@ from flaxmill.model.functional import apply
 from flaxmill.model.generation.config import GenerationConfig
 from flaxmill.model.generation.generator import Generator
 from flaxmill.model.params import Params
+from flaxmill.model.pooling import normalize, pool_documents
 from flaxmill.sharding.placement import place_rows
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.inference.reference import measure_pairs
 from flaxmill.train.inference.text_model import with_decoder_start
 from flaxmill.train.run.token_ids import with_token_ids
 
 MAX_ANSWER_TOKENS = 30
 # The best pair is sought among so many likeliest starts and ends, as in transformers' run_qa.
 _CANDIDATES = 20
+_ROWS_COMPARED = 1024  # texts that are compared with all others at once
 
 Outputs = dict[str, np.ndarray]
 
@@ -145,6 +149,41 @@ def _best_span(start_T: np.ndarray, end_T: np.ndarray, offsets_T2: np.ndarray) -
     return found
 
 
+def predict_preferences(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
+    """For each pair the answer that the model has come to find likelier than before, chosen or rejected, and
+    the rewards of both."""
+    beta = model.experiment.beta
+    logps_N2, reference_N2 = measure_pairs(model.experiment, model.mesh, batches, model.params).swapaxes(0, 1)
+    rewards_N2 = beta * (logps_N2 - reference_N2)
+    return [
+        Prediction(
+            "chosen" if chosen > rejected else "rejected",
+            {"rewards/chosen": float(chosen), "rewards/rejected": float(rejected)},
+        )
+        for chosen, rejected in rewards_N2
+    ]
+
+
+def predict_similarities(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
+    """For each pair of texts the second text of any pair that is nearest to its first one, the cosine of the
+    two, and at which rank the pair's own second text is, from 1."""
+    outputs = [outputs["vectors"] for outputs in _run(model, batches, _pair_vectors)]
+    first_ND, second_ND = np.concatenate(outputs).swapaxes(0, 1)
+    predictions = []
+    for start in range(0, len(first_ND), _ROWS_COMPARED):
+        cosines_BN = first_ND[start : start + _ROWS_COMPARED] @ second_ND.T
+        for number, cosines_N in enumerate(cosines_BN, start):
+            own = cosines_N[number]
+            details = {"similarity": float(own), "rank": 1 + int((cosines_N > own).sum())}
+            predictions.append(Prediction(examples[int(cosines_N.argmax())].texts[1], details))
+    return predictions
+
+
+def _pair_vectors(model: Model, params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    hidden_BTD = apply(model.experiment.model, params, batch)["hidden"]
+    return {"vectors": normalize(pool_documents(hidden_BTD, batch["documents"], 2))}
+
+
 def predict_texts(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:
     """Greedily decoded texts."""
     return list(_texts(model, batches))
@@ -170,14 +209,14 @@ def _prompts(rows: NumpyBatch) -> list[list[int]]:
     return [tokens[:length].tolist() for tokens, length in zip(rows["tokens"], lengths, strict=True)]
 
 
-def _run(model: Model, batches: Batches) -> Iterator[Outputs]:
-    """The head's outputs for each batch."""
+def _logits(model: Model, params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    outputs = apply(model.experiment.model, params, batch)
+    return {name: value for name, value in outputs.items() if name.endswith("logits")}
 
-    def outputs_of(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = apply(model.experiment.model, params, batch)
-        return {name: value for name, value in outputs.items() if name.endswith("logits")}
 
-    compiled = jax.jit(outputs_of)
+def _run(model: Model, batches: Batches, outputs_of: Callable[..., Any] = _logits) -> Iterator[Outputs]:
+    """The outputs for each batch, of the head or what else is asked for."""
+    compiled = jax.jit(functools.partial(outputs_of, model))
     for number in range(batches.num_batches):
         rows = batches.batch(number)
         outputs = jax.device_get(compiled(model.params, place_rows(model.mesh, rows, batches.batch_size)))

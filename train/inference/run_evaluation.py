@@ -11,24 +11,26 @@ from jax.sharding import Mesh
 
 from flaxmill.data.config import MIN_SEQUENCE_LENGTH, DataConfig
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
+from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
 from flaxmill.model.params import Params
-from flaxmill.model.random_bits import unroll_random_bits
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.caches import cache_directory, enable_compilation_cache
+from flaxmill.train.caches import cache_directory
+from flaxmill.train.compilation.settings import set_up_compilation
 from flaxmill.train.evaluation import compare_with_counting, evaluate_all
 from flaxmill.train.experiment import Experiment, describe_changed_objective
 from flaxmill.train.inference.other_data import OtherData, folder_name, on_other_data
 from flaxmill.train.inference.predictions import Model
+from flaxmill.train.inference.reference import REFERENCE_FILE, attach_held_out_reference
 from flaxmill.train.inference.task_evaluation import evaluate_examples, is_labelled
 from flaxmill.train.input_pipeline import eval_batch_size, make_held_out, prepare_data
 from flaxmill.train.jax_environment import set_float32_products
 from flaxmill.train.metrics.progress import warn
 from flaxmill.train.resolution import resolve
-from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
+from flaxmill.train.run.directory import IMPORTED_STEP, TOKENIZER_FILE, read_trained_config
 from flaxmill.train.run.importing import imported_experiment
 from flaxmill.train.run.mesh_fit import check_mesh
 from flaxmill.train.run.provenance import describe_other_data
@@ -62,9 +64,8 @@ def evaluate_run(
       ValueError: no such model, no checkpoint in it, its data has changed, or `other` cannot be read.
     """
     cache = cache_directory()
-    enable_compilation_cache(cache)
-    unroll_random_bits()
-    experiment = _read_experiment(source, other, lengths or {})
+    set_up_compilation(cache)
+    experiment = read_experiment(source, other, lengths or {})
     set_float32_products(experiment.model.dtype)
     devices = math.gcd(eval_batch_size(experiment), jax.device_count())
     experiment = dataclasses.replace(experiment, mesh=mesh_config or MeshConfig(data=devices))
@@ -80,8 +81,25 @@ def evaluate_run(
     _say_what_is_cut(dataset)
     output = output or _output(source, step, other)
     with jax.set_mesh(mesh):
+        if experiment.definition.has_reference:
+            _attach_reference(source, experiment, mesh, dataset)
         measured = _measure(experiment, params, dataset, mesh, output, counts_itself=other is not None)
     return ({} if is_huggingface(source) else {"step": step}) | measured
+
+
+def _attach_reference(source: Path, experiment: Experiment, mesh: Mesh, dataset: AnyDataset) -> None:
+    assert isinstance(dataset, Dataset), "labelled examples are not mixed"
+
+    def find_initial() -> Params:
+        try:
+            return load_params(source, experiment, mesh, step=IMPORTED_STEP)[0]
+        except ValueError as error:
+            raise ValueError(
+                f"objective={experiment.objective} measures against the weights before training, and {error}"
+                "; measure without --data, or train with checkpoint.keep_every, which keeps step 0"
+            ) from None
+
+    attach_held_out_reference(experiment, mesh, dataset, source / REFERENCE_FILE, find_initial)
 
 
 def _output(source: Path, step: int, other: OtherData | None) -> Path:
@@ -126,7 +144,9 @@ def _measure(
     return measured
 
 
-def _read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str, Any]) -> Experiment:
+def read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str, Any]) -> Experiment:
+    """The experiment that measures a run or a Hugging Face model on its own data or on other data; raises
+    ValueError as `evaluate_run` does."""
     if not is_huggingface(source):
         experiment, tokenizer = read_trained_config(source), source / TOKENIZER_FILE
         if changed := describe_changed_objective(experiment):

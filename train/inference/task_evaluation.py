@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flaxmill.data.batches import Batches
 from flaxmill.data.config import DataConfig
 from flaxmill.data.examples.corpus import read_examples
@@ -83,6 +85,24 @@ def measure_answers(experiment: Experiment, examples: Examples, predictions: Pre
 def measure_texts(experiment: Experiment, examples: Examples, predictions: Predictions) -> Scores:
     """The scores of written texts."""
     return text_scores(*_values(examples, predictions))
+
+
+def measure_preferences(experiment: Experiment, examples: Examples, predictions: Predictions) -> Scores:
+    """How often the chosen answer has the higher reward, and both answers' mean rewards, by TRL's names."""
+    names = ("rewards/chosen", "rewards/rejected")
+    means = {name: float(np.mean([prediction.details[name] for prediction in predictions])) for name in names}
+    right = [prediction.value == "chosen" for prediction in predictions]
+    margin = means["rewards/chosen"] - means["rewards/rejected"]
+    return means | {"rewards/margins": margin, "rewards/accuracies": float(np.mean(right))}
+
+
+def measure_retrieval(experiment: Experiment, examples: Examples, predictions: Predictions) -> Scores:
+    """How often a first text is nearest to its own second one among those of all examples, and the mean of
+    1 / rank."""
+    ranks = np.array([prediction.details["rank"] for prediction in predictions])
+    similarity = float(np.mean([prediction.details["similarity"] for prediction in predictions]))
+    recall = {f"recall_at_{most}": float(np.mean(ranks <= most)) for most in (1, 10)}
+    return recall | {"mean_reciprocal_rank": float(np.mean(1 / ranks)), "similarity": similarity}
 
 
 def _values(examples: Examples, predictions: Predictions) -> tuple[list[Any], list[Any]]:

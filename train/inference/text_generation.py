@@ -37,7 +37,7 @@ def write_texts(
       ValueError: a prompt is empty or longer than the model, or the model does not generate.
     """
     texts = _open_texts(model, prompts, options)
-    for _ in _extend(texts, model, options, stop, weights, frees):
+    for _ in _extend(texts, model, make_generator(model, weights, frees=frees), options, stop):
         pass
     return Texts([_cut(text.written(), stop) for text in texts], [text.tokens for text in texts])
 
@@ -53,8 +53,33 @@ def stream_texts(
 ) -> Iterator[list[str]]:
     """Like `write_texts`, bit by bit: yields what each text has gained since the last time, to be printed."""
     texts = _open_texts(model, prompts, options)
+    yield from _stream(texts, model, make_generator(model, weights, frees=frees), options, stop)
+
+
+def make_generator(
+    model: TextModel, weights: WeightType | None = None, *, frees: bool = False, length_multiple: int = 16
+) -> Generator:
+    """What generates with the model, and may be used many times; arguments as of Generator."""
+    with jax.set_mesh(model.mesh):
+        return Generator(model.config, model.params, weights, frees=frees, length_multiple=length_multiple)
+
+
+def stream_text(
+    model: TextModel, generator: Generator, prompt: list[int], options: GenerationConfig
+) -> Iterator[str]:
+    """Like `stream_texts`, for the ids of one prompt and a generator of the model."""
+    return (news[0] for news in _stream([_Text(model, prompt)], model, generator, options, ()))
+
+
+def _stream(
+    texts: list["_Text"],
+    model: TextModel,
+    generator: Generator,
+    options: GenerationConfig,
+    stop: Sequence[str],
+) -> Iterator[list[str]]:
     told = [""] * len(texts)
-    for _ in _extend(texts, model, options, stop, weights, frees):
+    for _ in _extend(texts, model, generator, options, stop):
         # Hold back what may still change: half a character, or a possible start of a stop string.
         written = [_settled(_cut(text.written(), stop), stop) for text in texts]
         yield [text[len(before) :] for text, before in zip(written, told, strict=True)]
@@ -90,10 +115,9 @@ def _open_texts(model: TextModel, prompts: Sequence[str], options: GenerationCon
 def _extend(
     texts: list[_Text],
     model: TextModel,
+    generator: Generator,
     options: GenerationConfig,
     stop: Sequence[str],
-    weights: WeightType | None,
-    frees: bool,
 ) -> Iterator[None]:
     """Add tokens to the texts as they are decoded, and yield after each addition."""
     own = {name: value for name, value in model.decoding.items() if _is_default(options, name)}
@@ -101,7 +125,6 @@ def _extend(
     firsts = texts[:: options.num_samples]
     endings = [_ending(model, text.prompt, stop) for text in firsts] if stop else None
     with jax.set_mesh(model.mesh):
-        generator = Generator(model.config, model.params, weights, frees=frees)
         for news in generator.stream([text.prompt for text in firsts], options, endings):
             for text, new in zip(texts, news, strict=True):
                 text.tokens += new

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
 from flaxmill.data.config import Framing
@@ -14,22 +13,12 @@ from flaxmill.data.examples.framing import make_framer, make_prompt_reader, make
 from flaxmill.data.special_tokens import decoder_start
 from flaxmill.data.tokenization import Tokenizer
 from flaxmill.data.tokenizer.failures import encode_texts, half_character
-from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
-from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.model.params import Params
-from flaxmill.model.random_bits import unroll_random_bits
-from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.caches import cache_directory, enable_compilation_cache
-from flaxmill.train.experiment import describe_changed_objective
-from flaxmill.train.jax_environment import set_float32_products
-from flaxmill.train.metrics.progress import warn
+from flaxmill.sharding.mesh import MeshConfig
+from flaxmill.train.inference.loaded_model import LoadedModel, load_model
 from flaxmill.train.run.decoding_settings import read_decoding, read_generation_settings
-from flaxmill.train.run.directory import TOKENIZER_FILE, read_trained_config
 from flaxmill.train.run.importing import HUGGINGFACE
-from flaxmill.train.run.model_sources import check_model_source
-from flaxmill.train.run.restoring import load_params
-from flaxmill.train.run.source import is_huggingface
 from flaxmill.train.run.token_ids import with_turn_end
 
 
@@ -59,41 +48,31 @@ def load_text_model(source: Path, mesh_config: MeshConfig | None = None, *, mark
     Raises:
       ValueError: `source` is neither, has no tokenizer, or one that does not fit the model.
     """
-    check_model_source(source)
-    enable_compilation_cache(cache_directory())
-    unroll_random_bits()
-    mesh = make_mesh(mesh_config or MeshConfig(data=1))
-    is_run = not is_huggingface(source)
-    settings = read_generation_settings(source / HUGGINGFACE if is_run else source)
-    if is_run:
-        experiment = read_trained_config(source)
-        if changed := describe_changed_objective(experiment):
-            warn(changed)
-        config = experiment.model
-        tokenizer = _load_tokenizer(source / TOKENIZER_FILE, source, is_trusted=True)
-        params = load_params(source, experiment, mesh)[0]
+    return as_text_model(load_model(source, mesh_config), markup=markup)
+
+
+def as_text_model(loaded: LoadedModel, *, markup: bool = True) -> TextModel:
+    """The model as one that reads and writes text; see `load_text_model`."""
+    config, tokenizer, experiment = loaded.config, loaded.tokenizer, loaded.experiment
+    folder = loaded.source if experiment is None else loaded.source / HUGGINGFACE
+    settings = read_generation_settings(folder)
+    framing, separator, converses = "template", None, False
+    if experiment is not None:
         framing = experiment.data.framing
         examples = experiment.definition.data.examples
         separator = experiment.data.separator if examples is not None and examples.writes_text else None
         converses = experiment.definition.data.reads_conversations
         # Sources are read as in training. Pretraining guards its texts, but a prompt is not one of them.
         markup = markup and (separator is None or experiment.data.reads_markup_in_examples)
-    else:
-        with jax.set_mesh(mesh):
-            config, params = load_huggingface(source, mesh=mesh)
-        tokenizer = _load_tokenizer(find_tokenizer(source), source)
-        framing, separator, converses = "template", None, False
-    set_float32_products(config.dtype)
-    _check_vocabulary(config, tokenizer, source)
     config = with_decoder_start(config, tokenizer, settings.get("decoder_start_token_id"))
     continues = config.encoder_layers is None and separator is None and not converses
-    decoding = read_decoding(settings, config, tokenizer, is_run=is_run)
+    decoding = read_decoding(settings, config, tokenizer, is_run=experiment is not None)
     if converses:
         read = make_question_reader(tokenizer)
         decoding["end_ids"] = with_turn_end(decoding["end_ids"], tokenizer)
     else:
         read = make_reader(config, tokenizer, framing=framing, separator=separator, markup=markup)
-    return TextModel(config, params, mesh, tokenizer, read, continues, decoding)
+    return TextModel(config, loaded.params, loaded.mesh, tokenizer, read, continues, decoding)
 
 
 def read_prompts(model: TextModel, prompts: Sequence[str]) -> list[list[int]]:
@@ -136,18 +115,3 @@ def with_decoder_start(config: ModelConfig, tokenizer: Tokenizer, stated: int | 
         return config
     start_id = decoder_start(tokenizer, stated, config.decoder_start_id)
     return dataclasses.replace(config, decoder_start_id=start_id)
-
-
-def _load_tokenizer(file: Path | None, source: Path, *, is_trusted: bool = False) -> Tokenizer:
-    if file is None or not file.is_file():
-        raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's tokenizer there")
-    return Tokenizer.load(file, is_trusted=is_trusted)
-
-
-def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, source: Path) -> None:
-    assert config.vocab_size is not None
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"the tokenizer of {source} has {tokenizer.vocab_size} ids but the model's vocabulary has "
-            f"{config.vocab_size}; put there the tokenizer that the model was trained with"
-        )

@@ -21,9 +21,12 @@ from flaxmill.model.layers.tables import (
     use_of,
 )
 from flaxmill.sharding.collectives import device_sum
-from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards
+from flaxmill.sharding.rules import ACTIVATION_RULES, mesh_axes, num_shards, platform
 
-CHUNK_BYTES = 256 * 2**20  # float32 logits that one device holds at a time
+CHUNK_BYTES = {"cpu": 2**28, "gpu": 2**30, "tpu": 2**30}
+"""Of float32 logits that one device holds at a time. Each chunk reads and writes the table's whole gradient:
+accelerators need thousands of tokens in a chunk to be busy with products."""
+_ROWS_OF_TILE = 8  # of a TPU's vector memory
 MASKED = -1e30
 
 
@@ -71,14 +74,31 @@ def cross_entropy(
     num_rows = table.whole.shape[0]
     use = use_of(table)
     if chunk_tokens is None:
-        row_bytes = 4 * max(1, B * num_rows // _num_devices(use))
-        chunk_tokens = max(1, CHUNK_BYTES // row_bytes)
-    num_chunks = -(-T // chunk_tokens)
-    padding = [(0, 0), (0, -T % num_chunks)]  # chunks of equal length; the last places are cut off again
+        chunk_tokens = tokens_of_chunk(4 * max(1, B * num_rows // _num_devices(use)), platform())
+    length = chunk_length(T, chunk_tokens, platform())
+    num_chunks = -(-T // length)
+    padding = [(0, 0), (0, -T % length)]  # chunks of equal length; the last places are cut off again
     static = _Static(use, num_chunks, vocab_size, num_rows > vocab_size, label_smoothing)
     hidden_BTD, targets_BT = jnp.pad(hidden_BTD, [*padding, (0, 0)]), jnp.pad(targets_BT, padding)
     losses: Any = _losses(static, hidden_BTD, table.whole, table.shard, bias_V, targets_BT)
     return TokenLosses(*(values[:, :T] for values in losses))
+
+
+def tokens_of_chunk(bytes_a_token: int, platform: str) -> int:
+    """The most tokens of a row in a chunk, by the bytes of one token's logits in all rows of a device."""
+    return max(1, CHUNK_BYTES[platform] // bytes_a_token)
+
+
+def chunk_length(num_tokens: int, most: int, platform: str) -> int:
+    """Tokens of a row in each chunk, of so many at most: about as many in all.
+
+    On accelerators a long chunk is a whole number of tiles, for which it may be some tokens longer: tokens of
+    several rows are moved before they can be the rows of one matrix, unless they fill tiles.
+    """
+    num_chunks = -(-num_tokens // most)
+    length = -(-num_tokens // num_chunks)
+    is_whole = platform == "cpu" or num_chunks == 1 or length < 8 * _ROWS_OF_TILE
+    return length if is_whole else length + -length % _ROWS_OF_TILE
 
 
 def _num_devices(use: TableUse) -> int:

@@ -45,6 +45,10 @@ class SumOptions(NamedTuple):
     """The share of a target's probability that is spread over the vocabulary or the classes."""
     num_sources: int = 0
     """How many sources the rows come from, if the sums of each are wanted too."""
+    beta: float = 0.1
+    """Experiment.beta."""
+    temperature: float = 0.05
+    """Experiment.temperature."""
 
 
 def denominators(objective: str, batch: Batch, num_sources: int = 0) -> Sums:
@@ -73,10 +77,14 @@ def numerators(
     chunk_tokens: int | None = None,
     label_smoothing: float = 0.0,
     num_sources: int = 0,
+    beta: float = 0.1,
+    temperature: float = 0.05,
 ) -> Sums:
     """Weighted sums of losses and of right answers over these rows; SumOptions explains the options."""
     row = objective_of(objective)
-    options = SumOptions(row, max_predictions, keys, chunk_tokens, label_smoothing, num_sources)
+    options = SumOptions(
+        row, max_predictions, keys, chunk_tokens, label_smoothing, num_sources, beta, temperature
+    )
     with hear_routing() as heard:
         sums = find_function(row.sums)(bind(config, params), complete_batch(config, batch), options)
     return sums | expert_sums(config, heard)
@@ -84,8 +92,9 @@ def numerators(
 
 def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums) -> Sums:
     """`loss`; with several terms or a z_loss also these parts, such as `mlm_loss`, `nsp_loss`, `causal_loss`,
-    `start_loss`, `end_loss`, `z_loss`; accuracies, as TERM_accuracy or, for a task's only term, `accuracy`;
-    for a model with experts what `expert_losses` reports.
+    `start_loss`, `end_loss`, `z_loss`; the objective's means; accuracies, as
+    TERM_accuracy or, for a task's only term, `accuracy`; for a model with experts what `expert_losses`
+    reports.
 
     The loss is linear in the numerators, so that microbatches may be combined one by one and added up.
     """
@@ -102,6 +111,8 @@ def combine(objective: str, z_loss: float, numerators: Sums, denominators: Sums)
             is_alone = row.is_task and len(row.terms) == 1
             parts["accuracy" if is_alone else f"{term}_accuracy"] = numerators[f"{term}_correct"] / weight
         total += shares[term] * parts[f"{term}_loss"]
+    for name in row.means:
+        parts[name] = numerators[name] / jnp.maximum(denominators[f"{row.terms[0]}_weight"], 1)
     if z_loss:
         parts["z_loss"] = z_loss * numerators["log_z_squared"] / jnp.maximum(denominators["places"], 1)
         total += parts["z_loss"]

@@ -42,6 +42,12 @@ class Objective(NamedTuple):
     counts: Reference = "flaxmill.train.objectives.losses:right_answers"
     """(terms, ModelConfig) -> {name: array}: the sums besides the terms, TERM_correct among them, in their
     shapes, with any values. What `best.metric` may name follows from them."""
+    means: tuple[str, ...] = ()
+    """Sums over rows that are reported beside the loss, divided by the weight of the first term."""
+    compares_rows: bool = False
+    """Whether the loss of a row depends on the others of its batch."""
+    has_reference: bool = False
+    """Whether its batches hold log-probabilities from before training (train/inference/reference.py)."""
     scores: Reference = "flaxmill.train.metrics.task_scores:counted_scores"
     """(Sums of an evaluation) -> {name: value}: what an evaluation reports besides losses."""
     predict: Reference | None = None
@@ -63,6 +69,8 @@ class Objective(NamedTuple):
 
 _LOSSES = "flaxmill.train.objectives.losses"
 _TASK_LOSSES = "flaxmill.train.objectives.task_losses"
+_PREFERENCE_LOSSES = "flaxmill.train.objectives.preference_losses"
+_CONTRASTIVE_LOSSES = "flaxmill.train.objectives.contrastive_losses"
 _PREDICTIONS = "flaxmill.train.inference.predictions"
 _EVALUATION = "flaxmill.train.inference.task_evaluation"
 CONTINUATION = "flaxmill.train.inference.samples:continuation"
@@ -176,6 +184,32 @@ OBJECTIVES: dict[str, Objective] = {
         causal=True,
         sample="flaxmill.train.inference.samples:answer",
     ),
+    "dpo": Objective(
+        OBJECTIVE_DATA["dpo"],
+        head="lm",
+        terms=("dpo",),
+        sums=f"{_PREFERENCE_LOSSES}:dpo_sums",
+        causal=True,
+        weights=f"{_PREFERENCE_LOSSES}:pair_weights",
+        counts=f"{_PREFERENCE_LOSSES}:no_counts",
+        means=(
+            *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
+            *("logps/chosen", "logps/rejected"),
+        ),
+        has_reference=True,
+        predict=f"{_PREDICTIONS}:predict_preferences",
+        measure=f"{_EVALUATION}:measure_preferences",
+    ),
+    "contrastive": Objective(
+        OBJECTIVE_DATA["contrastive"],
+        head="none",
+        terms=("contrastive",),
+        sums=f"{_CONTRASTIVE_LOSSES}:contrastive_sums",
+        causal=None,
+        compares_rows=True,
+        predict=f"{_PREDICTIONS}:predict_similarities",
+        measure=f"{_EVALUATION}:measure_retrieval",
+    ),
 }
 _OWN = frozenset(OBJECTIVES)
 
@@ -243,7 +277,10 @@ def objective_of(name: str, file: str | None = None) -> Objective:
 
 
 def objective_for(head: Head | None, has_encoder: bool = False) -> str | None:
-    """The first objective that trains a model with this head; None: none does."""
+    """The first objective that trains a model with this head; None: none does, or it has no head, which says
+    nothing of what it is for."""
+    if head == "none":
+        return None
     unfit = "none" if has_encoder else "must"
     fit = (name for name, row in OBJECTIVES.items() if row.head == head and row.encoder != unfit)
     return next(fit, None)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flaxmill.model import GenerationConfig, Generator, ModelConfig
-from flaxmill.model.functional import init_params
+from flaxmill.model.functional import apply, init_params
 from flaxmill.model.generation.cached_model import read_prompt, read_token
 from flaxmill.model.generation.unrolled_model import check_weights, unroll
-from flaxmill.model.layers.dense import narrow_product
+from flaxmill.model.layers.dense import few_rows_product, narrow_product
 from flaxmill.model.row_product import as_bits
 
 CONFIG = ModelConfig(
@@ -30,9 +30,9 @@ def params(config=CONFIG):
     return jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
 
 
-def log_probs(config, weights, rows):
+def log_probs(config, weights, rows, given=None):
     """float32 [2,B,V]: after a prompt, and after one more token."""
-    model = unroll(config, params(config), weights)
+    model = unroll(config, params(config) if given is None else given, weights)
 
     @jax.jit
     def read(model, tokens_BP):
@@ -60,6 +60,27 @@ def test_a_row_alone_gets_what_it_gets_among_others(weights):
     alone = log_probs(CONFIG, weights, PROMPTS[:1])
     # Sums in another order, rounded to bfloat16 after each product.
     np.testing.assert_allclose(alone[:, 0], both[:, 0], atol=0.01)
+
+
+@pytest.mark.parametrize(("weights", "bound"), [("float32", 1e-4), ("bfloat16", 0.02), ("int8", 0.03)])
+def test_an_adapter_is_added_to_weights_of_any_kind(weights, bound):
+    config = dataclasses.replace(CONFIG, lora_rank=2)
+    random = np.random.default_rng(2)
+    given = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: random.normal(0, 0.1, leaf.shape) if "lora_b" in str(path) else leaf,
+        params(config),
+    )
+    exact = jax.nn.log_softmax(apply(config, given, {"tokens": jnp.asarray(PROMPTS)})["logits"][:, -1])
+    near = log_probs(config, weights, PROMPTS, given)[0]
+    without = log_probs(config, weights, PROMPTS)[0]
+    assert np.abs(near - exact).max() < bound < np.abs(without - exact).max() / 2
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_the_product_of_few_rows_is_the_product(num_rows):
+    random = np.random.default_rng(1)
+    x, w = (jnp.asarray(random.normal(size=(rows, 48)), jnp.float32) for rows in (num_rows, 40))
+    np.testing.assert_allclose(jax.jit(few_rows_product)(x, w), np.asarray(x) @ np.asarray(w).T, atol=1e-4)
 
 
 @pytest.mark.parametrize("num_inputs", [48, 50])  # a multiple of the chunk, and not

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxmill.model.layers import dropout as dropout_module
 from flaxmill.model.layers.dropout import (
     dropout,
     keep_mask,
@@ -44,6 +45,14 @@ def test_the_rate_is_exact_to_a_65536th_and_each_half_of_a_word_is_an_entry_of_i
     assert odd.shape == (8, 50, 41)
     pairs = np.asarray(odd)[..., :40].reshape(-1, 2)  # 8,000 pairs of coins
     assert abs((pairs[:, 0] == pairs[:, 1]).mean() - 0.5) < 0.03
+
+
+def test_on_tpu_each_entry_has_a_word_of_its_own_and_the_rate_is_met(monkeypatch):
+    monkeypatch.setattr(dropout_module, "platform", lambda: "tpu")
+    dropped = dropout(ONES, 0.3, KEYS)
+    np.testing.assert_array_equal(dropout(ONES[3:4], 0.3, KEYS[3:4])[0], dropped[3])
+    assert abs(float((dropped == 0).mean()) - 0.3) < 0.02
+    assert keep_mask(KEYS, 0.5, (50, 41)).shape == (8, 50, 41)
 
 
 def test_without_keys_or_rate_nothing_is_dropped():

@@ -223,3 +223,35 @@ def test_outside_the_main_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_a_run_that_is_asked_stops_when_it_has_made_a_step():
+    said = []
+    with StopSignal(notify=said.append) as stop:
+        assert not stop.requested
+        stop.ask("2 minutes have passed")
+        assert stop.requested
+        stop.ask("again")
+        stop.started()
+    stop.ask("it has ended")
+    assert said == ["2 minutes have passed: saving and stopping after the first step"]
+
+
+def test_what_is_said_depends_on_what_there_is_to_save():
+    for phase, what in (("started", "saving and stopping"), ("saved", "all is saved, and it ends")):
+        said = []
+        with StopSignal(notify=said.append) as stop:
+            getattr(stop, phase)()
+            stop.ask("time is up")
+        assert said == [f"time is up: {what}"]
+        assert stop.requested
+
+
+def test_a_signal_still_counts_after_it_was_asked():
+    process = start(DEAF.format(then="stop.ask('time is up')"))
+    process.send_signal(signal.SIGTERM)
+    time.sleep(SECOND_SIGNAL_SECONDS + 0.2)
+    process.send_signal(signal.SIGTERM)
+    code, _, errors = finish(process)
+    assert code == 128 + signal.SIGTERM
+    assert "time is up: saving and stopping" in errors

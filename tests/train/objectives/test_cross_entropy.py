@@ -17,7 +17,7 @@ from flaxmill.sharding.local_rows import (
     sum_over_rows,
 )
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
-from flaxmill.train.objectives.cross_entropy import cross_entropy
+from flaxmill.train.objectives.cross_entropy import chunk_length, cross_entropy, tokens_of_chunk
 
 B, T, D, V, VOCAB_SIZE = 8, 20, 16, 256, 200
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8)]
@@ -144,3 +144,24 @@ def test_head_is_gathered_once_and_its_gradient_reduced_once(arrays):
         if "replica_groups={{0},{1}" not in match[0]  # a reduction over groups of one does nothing
     ]
     assert sorted(of_table) == ["all-gather", "reduce-scatter"]
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "most", "platform", "length"),
+    [
+        (1024, 79, "cpu", 79),
+        (1024, 79, "tpu", 80),  # whole tiles
+        (1024, 316, "tpu", 256),
+        (1000, 334, "gpu", 336),
+        (1000, 1000, "tpu", 1000),  # a single chunk is as long as the row
+        (20, 7, "tpu", 7),  # short ones would be much longer
+    ],
+)
+def test_long_chunks_are_whole_tiles_on_accelerators(num_tokens, most, platform, length):
+    assert chunk_length(num_tokens, most, platform) == length
+
+
+def test_accelerators_have_larger_chunks():
+    bytes_a_token = 4 * 8 * 50_304
+    assert tokens_of_chunk(bytes_a_token, "gpu") // tokens_of_chunk(bytes_a_token, "cpu") == 4
+    assert tokens_of_chunk(2**40, "tpu") == 1
