@@ -29,11 +29,15 @@ checkpoint/     checkpoints, written whole and checked when they are read
 run/            a run's directory: how it begins, and how it leaves
 compilation/    what a run compiles, and when
 metrics/        what a run measures, and where it says so
-inference/      evaluation and generation
+inference/      evaluation, generation, vectors and scores; Model, for all of this in Python
 parity/         `flaxmill parity`
 plan/           what a run takes on hardware that is not here
+report/         `flaxmill report`
 verify_resume/  `flaxmill verify-resume`
+doctor/         `flaxmill doctor`
+harness/        `flaxmill lm-eval`
 commands/       a file for each command
+terminal/       what commands share that print and write for a person
 """
 
 import importlib
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from flaxmill.train.best import BestConfig
     from flaxmill.train.checkpoint.config import CheckpointConfig
     from flaxmill.train.experiment import Experiment
+    from flaxmill.train.inference.model import Model
     from flaxmill.train.loop import train
     from flaxmill.train.objectives.table import Objective, define_objective
     from flaxmill.train.optimizer.config import OptimizerConfig
@@ -60,6 +65,7 @@ __all__ = [
     "DataConfig",
     "Experiment",
     "MeshConfig",
+    "Model",
     "ModelConfig",
     "Objective",
     "ObjectiveData",
@@ -77,6 +83,7 @@ _MODULES = {
     "DataConfig": "flaxmill.data.config",
     "Experiment": "flaxmill.train.experiment",
     "MeshConfig": "flaxmill.sharding.mesh",
+    "Model": "flaxmill.train.inference.model",
     "ModelConfig": "flaxmill.model.config",
     "Objective": "flaxmill.train.objectives.table",
     "ObjectiveData": "flaxmill.data.objectives",

@@ -8,6 +8,8 @@ from flaxmill.data.files.local_paths import local_path
 from flaxmill.sharding.processes.processor import count_threads, processor_kind
 from flaxmill.train.plain_paths import is_taken_for_bucket
 
+_PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+
 
 def cache_directory() -> Path:
     """FLAXMILL_CACHE, or `flaxmill` in the user's cache directory; made if absent.
@@ -39,8 +41,15 @@ def enable_compilation_cache(cache: Path) -> Path:
 
     JAX_COMPILATION_CACHE_DIR in the environment has precedence: it may hold what `flaxmill plan` compiled.
     """
-    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    return keep_programs(Path(named).absolute() if named else cache / "compiled" / _made_for())
+    directory = programs_directory(cache)
+    is_named = bool(os.environ.get(_PROGRAMS))
+    return keep_programs(directory if is_named else directory / _made_for())
+
+
+def programs_directory(cache: Path) -> Path:
+    """Where compiled programs are, in `cache` those of each kind of processor in a folder of its own."""
+    named = os.environ.get(_PROGRAMS)
+    return Path(named).absolute() if named else cache / "compiled"
 
 
 def keep_programs(directory: Path) -> Path:

@@ -12,30 +12,52 @@ from typing import NamedTuple, NoReturn
 from flaxmill.sharding.processes.allocator import keep_freed_memory
 from flaxmill.sharding.processes.processor import spare_threads
 from flaxmill.sharding.processes.stop_signal import EXIT_BY_SIGNAL, StopSignal
-from flaxmill.train.commands.terminal import plain_logging, take_streams, write_failure
 from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, RunError
 from flaxmill.train.jax_environment import choose_platform, computes_on_cpu, explain
+from flaxmill.train.terminal.streams import plain_logging, take_streams, write_failure
 
 _MAX_CHARACTERS = 2000
 # Imports and tracing make a million objects that stay. Looked through as often as Python's defaults have it,
-# they take a sixth of a short command's time.
-_COLLECTIONS = (50_000, 20, 20)
+# they take a sixth of a short command's time; every 50,000 objects, a twentieth.
+_COLLECTIONS = (500_000, 20, 20)
 
 COMMANDS = {
     "train": "train [CONFIG | FILE.py] [--field value ...]   train, or continue the run in --run-dir",
     "data": "data prepare|show|card|check [CONFIG | DIR]    prepare, show, describe or check data",
     "tokenizer": "tokenizer train|show|compare ...               train, show or compare tokenizers",
     "eval": "eval RUN [--data FILE] [--json]                measure a run on held-out text",
+    "lm-eval": "lm-eval MODEL --tasks NAME ...                 measure on tasks of the lm-evaluation-harness",
     "generate": "generate SOURCE PROMPT [--field value ...]     text from a run or a Hugging Face directory",
+    "embed": "embed MODEL --data FILE --output E.npy         a vector for each text",
+    "score": "score MODEL --data FILE [--json]               log-probabilities of texts and their tokens",
+    "chat": "chat MODEL [--system TEXT]                     talk with a run or a Hugging Face directory",
     "import": "import HF_DIR RUN [--field value ...]          make a run from a Hugging Face model",
     "export": "export RUN HF_DIR [--step N]                   write a run's weights for Hugging Face",
     "parity": "parity DIRECTORY [--json]                      compare a model with PyTorch",
+    "runs": "runs [DIR] [--json]                            list runs: how far, how good, running or not",
+    "report": "report RUN [RUN ...] [--output FILE.html]      runs as one HTML page",
     "checkpoints": "checkpoints RUN [--quick] [--json]             list checkpoints: whole or damaged",
     "verify-resume": "verify-resume [CONFIG | FILE.py] [--json]      prove that resume is exact",
     "plan": "plan [CONFIG | FILE.py] --topology T [--json]      compile for hardware that is not here",
+    "doctor": "doctor [--json]                                examine this machine and its packages",
     "configs": "configs                                        list the experiments",
+    "completion": "completion bash|zsh|fish                       a script that completes flags in a shell",
 }
-_COMPUTE = {"train", "eval", "verify-resume"}
+_OTHER_COMMANDS = {
+    **dict.fromkeys(("version", "-V", "-v"), "`flaxmill --version`"),
+    **dict.fromkeys(("list", "ls"), "`flaxmill configs` for experiments, `flaxmill runs` for runs"),
+    **dict.fromkeys(("finetune", "fine-tune", "pretrain", "fit", "run", "resume"), "`flaxmill train`"),
+    **dict.fromkeys(("evaluate", "test", "validate"), "`flaxmill eval`"),
+    **dict.fromkeys(("sample", "infer", "inference"), "`flaxmill generate`"),
+    **dict.fromkeys(("encode", "embeddings"), "`flaxmill embed`"),
+    **dict.fromkeys(("perplexity", "ppl"), "`flaxmill score`"),
+    **dict.fromkeys(("talk", "converse"), "`flaxmill chat`"),
+    **dict.fromkeys(("preprocess", "prepare", "tokenize"), "`flaxmill data prepare`"),
+    **dict.fromkeys(("check", "diagnose", "env", "info", "devices"), "`flaxmill doctor`"),
+    **dict.fromkeys(("convert", "save"), "`flaxmill export`"),
+}
+"""What a command may be called elsewhere."""
+_COMPUTE = {"train", "eval", "embed", "score", "verify-resume"}
 """Commands that take many steps."""
 
 USAGE = """usage: flaxmill COMMAND ...
@@ -134,6 +156,11 @@ def _run_command(arguments: list[str], is_program: bool) -> int:
         return EXIT_DONE
     if command not in COMMANDS:
         raise ValueError(_unknown_command(command))
+    if command == "completion":  # it reads what all other commands take
+        from flaxmill.train.terminal.completion import run
+
+        run(rest)
+        return EXIT_DONE
     choose_platform()
     spare_threads(os.environ)
     if command in _COMPUTE and computes_on_cpu():
@@ -156,6 +183,8 @@ def _train(arguments: list[str], is_program: bool) -> int:
 def _unknown_command(command: str) -> str:
     from flaxmill.data.messages import did_you_mean
 
+    if command in _OTHER_COMMANDS:
+        return f"unknown command {command!r}; use {_OTHER_COMMANDS[command]}"
     problem = (
         f"unknown command {command!r}; {did_you_mean(command, list(COMMANDS))}" if command else "no command;"
     )

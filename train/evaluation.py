@@ -101,7 +101,7 @@ def _sum_up(
 def evaluation_names(experiment: Experiment) -> list[str]:
     """What `evaluate` gives for a resolved experiment."""
     definition = experiment.definition
-    sums: Sums = dict.fromkeys(("rows", "causal_rows", "places", "log_z_squared"), 1.0)
+    sums: Sums = dict.fromkeys(("rows", "causal_rows", "places", "log_z_squared", *definition.means), 1.0)
     sums |= {name: 1.0 for term in definition.terms for name in (term, f"{term}_weight")}
     sums |= find_function(definition.counts)(definition.terms, experiment.model)
     sums |= counted_experts(experiment.model)
@@ -178,6 +178,11 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
     if "eval_accuracy" in metrics:
         accuracy, loss = metrics["eval_accuracy"], metrics["eval_loss"]
         lines.append(f"held-out accuracy {accuracy:.3f}, loss {loss:.3f} nats")
+    if "eval_rewards/accuracies" in metrics:
+        lines.append(
+            f"held-out pairs: the chosen answer has gained more in {metrics['eval_rewards/accuracies']:.3f}, "
+            f"margin {metrics['eval_rewards/margins']:.3f}, loss {metrics['eval_loss']:.3f} nats"
+        )
     if "eval_start_accuracy" in metrics:
         lines.append(
             f"held-out answers: start found {metrics['eval_start_accuracy']:.3f}, "

@@ -48,14 +48,17 @@ class Experiment:
     objective: str = "causal"
     """causal: next token (GPT); mlm: masked words; mlm_nsp: BERT's two tasks; hybrid: rows of either;
     span_corruption: T5's; prefix_lm: next token after a prefix; for labelled examples classification,
-    token_classification, question_answering, seq2seq; or the name of an objective of your own, which the
-    config file defines."""
+    token_classification, question_answering, seq2seq; for pairs of answers dpo; for pairs of texts
+    contrastive; or the name of an objective of your own, which the config file defines."""
     objective_file: str | None = None
     """The file that defines an objective of your own; training fills it in."""
     objective_sha256: str | None = None
     """The digest of that file; training fills it in."""
     steps: int = 1000
     """Updates of the weights; warm-up and decay are fractions of it."""
+    epochs: float | None = None
+    """How often the training rows are read; None: as `steps` needs. If it is set, `steps` becomes what it
+    comes to, and the last batch is filled from the next epoch. On the command line --steps replaces it."""
     batch_size: int = 8
     """Rows of an update over all devices, accumulation included."""
     accumulate: int = 1
@@ -83,7 +86,12 @@ class Experiment:
     """Weight of the squared log-partition in the loss (PaLM, Chowdhery et al. 2022, section 5)."""
     label_smoothing: float = 0.0
     """Share of a target's probability that is spread over all classes, or the whole vocabulary, in training
-    (Szegedy et al. 2016, section 7); evaluations measure without it."""
+    (Szegedy et al. 2016, section 7); evaluations measure without it. DPO: how often a preference is taken to
+    be the wrong way round (conservative DPO, Mitchell 2023)."""
+    beta: float = 0.1
+    """DPO: how strongly the model is held to what it was before training (Rafailov et al. 2023, eq. 7)."""
+    temperature: float = 0.05
+    """Contrastive: what cosines are divided by; the smaller, the more the nearest wrong texts count."""
     max_skipped_steps: int = 10
     """Non-finite steps in a row after which the run stops."""
     prompt: str = "The "
@@ -111,10 +119,18 @@ class Experiment:
         ):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
         require(self.steps <= MAX_STEPS, f"steps={self.steps} is above {MAX_STEPS}; use that or less")
+        require(self.epochs is None or self.epochs > 0, f"epochs={self.epochs} must be above 0, or None")
+        require(
+            self.epochs is None or not self.data.sources,
+            f"epochs={self.epochs}: a mixture of data.sources has no epochs as a whole; give --steps, or "
+            "limit a source as NAME=WEIGHT@EPOCHS:FILES",
+        )
         for name in ("eval_every", "eval_batches", "pipeline_microbatches"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or None")
         require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be in [0, {MAX_SEED}]")
+        for name in ("beta", "temperature"):
+            require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be above 0")
         require(self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 or more")
         for name, value in flatten(self).items():
             is_number = not isinstance(value, float) or math.isfinite(value)
@@ -166,8 +182,17 @@ def _check_objective(experiment: "Experiment", definition: Objective) -> None:
         f"z_loss={experiment.z_loss} needs a loss over the vocabulary, which "
         f"objective={experiment.objective} does not have; leave it 0",
     )
+    require(
+        experiment.accumulate == 1 or not definition.compares_rows,
+        f"accumulate={experiment.accumulate} would change what objective={experiment.objective} learns: it "
+        "compares the rows of a batch; leave it 1, and save memory with --model.remat full",
+    )
     share, data = experiment.label_smoothing, experiment.data
     require(0 <= share < 1, f"label_smoothing={share} must be in [0, 1)")
+    require(
+        share < 0.5 or not definition.has_reference,
+        f"label_smoothing={share} takes half of the preferences to be the wrong way round; use less than 0.5",
+    )
     has_classes = definition.head != "qa" and (not definition.is_task or data.label_type == "category")
     require(
         share == 0 or has_classes,

@@ -105,6 +105,23 @@ def make_train_batches(dataset: AnyDataset, experiment: Experiment) -> Batches |
     return batches
 
 
+def with_steps(experiment: Experiment, dataset: AnyDataset, log: Callable[[str], None]) -> Experiment:
+    """The experiment with the steps that its `epochs` come to, if it has any; what they come to is logged.
+
+    Raises ValueError where they are more than a run may have.
+    """
+    if experiment.epochs is None:
+        return experiment
+    assert not isinstance(dataset, MixedDataset), "an experiment refuses epochs of a mixture"
+    batches = make_batches(dataset, "train", experiment)
+    steps = -(-batches.count_rows(experiment.epochs) // experiment.batch_size)
+    log(
+        f"epochs={experiment.epochs:g} of {batches.num_rows:,} rows come to {steps:,} steps of "
+        f"{experiment.batch_size}"
+    )
+    return dataclasses.replace(experiment, steps=steps)
+
+
 class HeldOut(NamedTuple):
     """Held-out rows: those of each source that is trained on, and of further text, by name."""
 

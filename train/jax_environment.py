@@ -29,17 +29,31 @@ def choose_platform(devices: Path = Path("/dev")) -> None:
     print how it failed. JAX_PLATFORMS in the environment has precedence, and any other JAX plugin does.
     Call it before JAX is imported.
     """
-    if "JAX_PLATFORMS" in os.environ or "jax" in sys.modules or not sys.platform.startswith("linux"):
-        return
-    plugins = {plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")}
-    if plugins <= _PLUGINS and _has_compilers(_COMPILERS) and not _has_accelerator(devices):
+    if "JAX_PLATFORMS" not in os.environ and "jax" not in sys.modules and has_compilers_alone(devices):
         os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def has_compilers_alone(devices: Path = Path("/dev")) -> bool:
+    """Whether compilers for accelerators are installed on a machine that has none."""
+    if not sys.platform.startswith("linux"):
+        return False
+    plugins = {plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")}
+    return plugins <= _PLUGINS and _has_compilers(_COMPILERS) and not _has_accelerator(devices)
 
 
 def computes_on_cpu(devices: Path = Path("/dev")) -> bool:
     """Whether JAX will compute on the CPU, as far as it can be told before JAX is imported."""
     told = os.environ.get("JAX_PLATFORMS")
     return told == "cpu" if told else not _has_accelerator(devices)
+
+
+def count_cpu_devices() -> int | None:
+    """The devices that JAX will have, where it will surely have the CPU's alone; None: only JAX can tell, or
+    it refuses what the environment says."""
+    told = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    by_flag = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    is_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
+    return int(told) or None if is_cpu and told.isdecimal() and not by_flag else None
 
 
 def _has_compilers(names: Iterable[str]) -> bool:

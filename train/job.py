@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from flaxmill.data.config import TRAINED
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
+from flaxmill.data.preparation.means import Means
 from flaxmill.model.functional import count_params
-from flaxmill.model.random_bits import unroll_random_bits
 from flaxmill.sharding.memory import HOST_MEMORY
 from flaxmill.sharding.mesh import MeshConfig, describe_free_axis, describe_shape, make_mesh
 from flaxmill.sharding.processes.coordination import (
@@ -28,9 +28,11 @@ from flaxmill.sharding.processes.processor import processor_kind
 from flaxmill.sharding.processes.step_signals import Stop
 from flaxmill.sharding.processes.watch import Peers
 from flaxmill.train.best import check_best
-from flaxmill.train.caches import cache_directory, enable_compilation_cache
+from flaxmill.train.caches import cache_directory
 from flaxmill.train.checkpoint.checkpoints import Checkpoints
-from flaxmill.train.compilation.ahead import Ahead
+from flaxmill.train.compilation.ahead import Ahead, is_compiling
+from flaxmill.train.compilation.compiled_step import resolve_without_tokenizer
+from flaxmill.train.compilation.settings import set_up_compilation
 from flaxmill.train.evaluation import evaluation_names
 from flaxmill.train.experiment import (
     Experiment,
@@ -39,13 +41,12 @@ from flaxmill.train.experiment import (
     with_absolute_paths,
     with_definition,
 )
-from flaxmill.train.input_pipeline import make_train_batches, prepare_data
+from flaxmill.train.input_pipeline import make_train_batches, prepare_data, with_steps
 from flaxmill.train.jax_environment import set_float32_products
 from flaxmill.train.metrics.metrics_file import MetricsWriter
 from flaxmill.train.metrics.progress import short_number, warn
 from flaxmill.train.metrics.trackers import Trackers, check_installed
 from flaxmill.train.optimizer.freezing import count_trained
-from flaxmill.train.plan.compiled_step import resolve_without_tokenizer
 from flaxmill.train.resolution import resolve, resolve_before_data
 from flaxmill.train.run.directory import (
     IMPORTED_STEP,
@@ -55,8 +56,8 @@ from flaxmill.train.run.directory import (
     describe_differences,
     differences,
     has_checkpoint,
-    lock_run_directory,
 )
+from flaxmill.train.run.lock import lock_run_directory
 from flaxmill.train.run.mesh_fit import check_mesh, describe_pipeline
 from flaxmill.train.run.provenance import versions
 from flaxmill.train.run.restoring import Start
@@ -90,8 +91,7 @@ def prepare_all(
     check_installed(experiment.trackers)
     experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
     cache = cache_directory()
-    enable_compilation_cache(cache)
-    unroll_random_bits()
+    set_up_compilation(cache)
     set_float32_products(experiment.model.dtype)
     _warn_of_unlike_processors()
     if choose_mesh is not None:
@@ -99,7 +99,8 @@ def prepare_all(
     mesh = make_mesh(experiment.mesh)
     check_mesh(experiment, mesh)
     check_host_memory(experiment, mesh)
-    check_run_directory(experiment, allowed)  # before the data is prepared, which may take long
+    # Before the data is prepared, which may take long; how many steps its epochs are is not known yet.
+    check_run_directory(experiment, allowed, knows_steps=experiment.epochs is None)
     # Also before: a refusal after it would be a pity. With the vocabulary that is to be trained, the model is
     # the one that is compiled, and its shapes are found once.
     early = resolve_without_tokenizer if experiment.data.tokenizer in TRAINED else resolve_before_data
@@ -108,9 +109,9 @@ def prepare_all(
     for line in (describe_free_axis(experiment.mesh, mesh), describe_pipeline(experiment, mesh.shape)):
         if line:
             log(line)
-    ahead.expect(experiment, mesh, is_fresh=experiment.init_from is None and not has_checkpoint(experiment))
-    dataset = prepare_data(experiment, cache, log)
-    experiment = resolve(experiment, dataset.tokenizer, dataset.labels)
+    ahead.expect(experiment, mesh, has_checkpoint=has_checkpoint(experiment))
+    dataset = prepare_data(experiment, cache, log, Means(beside=is_compiling()))
+    experiment = with_steps(resolve(experiment, dataset.tokenizer, dataset.labels), dataset, log)
     check_mesh(experiment, mesh)
     _check_model(experiment)
     check_run_directory(experiment, allowed)

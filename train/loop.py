@@ -9,7 +9,10 @@ from typing import NamedTuple
 import jax
 
 from flaxmill.data.batches import Batches
+from flaxmill.data.card import card_as_json
 from flaxmill.data.mixture.mixed_batches import MixedBatches
+from flaxmill.data.mixture.mixed_dataset import parts_of
+from flaxmill.data.prepared.dataset import Dataset
 from flaxmill.model.params import Params
 from flaxmill.sharding.processes.coordination import agree_on, is_main
 from flaxmill.sharding.processes.step_signals import Signals, Stop
@@ -25,6 +28,7 @@ from flaxmill.train.evaluation import (
 )
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
+from flaxmill.train.inference.reference import REFERENCE_FILE, attach_reference
 from flaxmill.train.inference.samples import compile_continuation, sample_text
 from flaxmill.train.input_pipeline import HeldOut, make_held_out, make_train_batches, read_ahead
 from flaxmill.train.job import ChooseMesh, Job, describe_job, open_outputs, prepare_all, say_nothing
@@ -34,9 +38,17 @@ from flaxmill.train.optimizer.schedule import describe_jump
 from flaxmill.train.recorder import LossSpike, Recorder
 from flaxmill.train.rollback import describe_rollback, roll_back
 from flaxmill.train.run.bad_batches import write_bad_batches
-from flaxmill.train.run.directory import CHECKPOINTS, Allowed, open_run_directory, write_config
+from flaxmill.train.run.data_card import write_data_card
+from flaxmill.train.run.directory import (
+    CHECKPOINTS,
+    IMPORTED_STEP,
+    Allowed,
+    open_run_directory,
+    write_config,
+)
 from flaxmill.train.run.mesh_fit import in_zigzag
 from flaxmill.train.run.restoring import Origin, Start
+from flaxmill.train.run.samples import write_sample
 from flaxmill.train.saving import Saver
 from flaxmill.train.state import TrainState
 
@@ -115,12 +127,16 @@ def _run(job: Job, steps: "_Steps", allow_other_data: bool) -> TrainResult:
     start = origin.start()
     if is_main():  # only now: if anything above refuses, the run directory must stay untouched
         write_config(job.directory, experiment, job.dataset.tokenizer)
+        parts = parts_of(job.dataset)
+        write_data_card(job.directory, {source: card_as_json(part) for source, part in parts.items()})
     if experiment.definition.sample == CONTINUATION:  # other samples are compiled when they are shown
         compile_sample = functools.partial(compile_continuation, experiment, job.dataset.tokenizer, job.mesh)
-        job.ahead.begin("sample", compile_sample, job.mesh)
+        job.ahead.begin_later("sample", compile_sample, job.mesh)
     with ProgressLine(int(start.state.step), experiment.steps, quiet=not is_main()) as progress:
         progress.say(describe_job(job, start))
         old_steps = start.metadata.get("config", {}).get("steps", experiment.steps)
+        if experiment.definition.has_reference:
+            _attach_reference(job, start, origin, progress)
         if jump := describe_jump(experiment.optimizer, old_steps, experiment.steps, int(start.state.step)):
             progress.say(jump)
         while True:
@@ -146,6 +162,22 @@ def _run(job: Job, steps: "_Steps", allow_other_data: bool) -> TrainResult:
             job.checkpoints.abandon_after(row["step"])
             recorder.write(row)
             progress.say(describe_rollback(row))
+
+
+def _attach_reference(job: Job, start: Start, origin: Origin, progress: ProgressLine) -> None:
+    """Give the rows the log-probabilities of their answers before training."""
+    assert isinstance(job.dataset, Dataset), "labelled examples are not mixed"
+    is_initial = start.checkpoint_step in (None, IMPORTED_STEP)
+    attach_reference(
+        job.experiment,
+        job.mesh,
+        job.dataset,
+        job.directory / REFERENCE_FILE,
+        (lambda: start.state.params) if is_initial else origin.initial_params,
+        is_initial=is_initial,
+        say=progress.say,
+        tell=lambda what: job.peers.at(0, what),
+    )
 
 
 class _Steps(NamedTuple):
@@ -185,6 +217,7 @@ def _train_from(
     with closing(ahead) as batches:
         for step, batch, data_seconds in batches:
             state, metrics = steps.programs.train_step(state, batch, signals.inputs())
+            job.ahead.begin_rest()
             if job.stop is not None:
                 job.stop.started()
             recorder.record(step, metrics, data_seconds)
@@ -252,6 +285,7 @@ def _conclude(
         job.ahead.wait_for("sample")
         sample = sample_text(experiment, params, steps.held_out.first, dataset.tokenizer, job.mesh)
         progress.say(f"\n{sample}")
+        write_sample(job.directory, step, sample)
     progress.say(f"\nsaved in {job.directory}")
     return TrainResult(job.directory, step, False, compared)
 

@@ -13,12 +13,16 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 import tyro
 
 from flaxmill.data.files.local_paths import local_path
+from flaxmill.train.terminal.other_names import other_name
 
 Config = TypeVar("Config")
 
 INLINE = tyro.conf.arg(name="")
 """Annotates a nested dataclass whose fields are set without its name before them."""
 
+_REPLACED = {"steps": "epochs"}
+"""Flags that say the same in two ways: the first, given alone, empties the other."""
+_TRUTH_OR_NONE = bool | None
 _MARKERS = (tyro.conf.UseAppendAction, tyro.conf.AvoidSubcommands)
 
 
@@ -32,10 +36,11 @@ def override(
 ) -> Config:
     """`default` with the fields that `arguments` set. `--help` prints all fields and raises SystemExit(0).
 
-    Flags are written with hyphens (underscores work too). A truth value is `--x` or `--no-x`. A flag of a
-    list appends to it and may be repeated; the value None empties the list first. Errors call the command
-    `program`, and in the help `usage` follows it, before its flags. Without a `description` the help opens
-    with the docstring of the config.
+    Flags are written with hyphens (underscores work too). A truth value is `--x` or `--no-x`; one that may
+    be None is also `--x True`, `--x False` or `--x None`. A flag of a list appends to it and may be repeated;
+    the value None empties the list first. --steps empties `epochs`. Errors call the command `program`, and in
+    the help `usage` follows it, before its flags. Without a `description` the help opens with the docstring
+    of the config.
 
     Raises:
       ValueError: an unknown field, a missing or bad value, or values that the config itself refuses.
@@ -46,7 +51,7 @@ def override(
         described = (description or type(default).__doc__ or "") + _about_lists(types_of_flags)
         tyro.cli(type(default), args=["--help"], description=described, default=default, **settings)
     normalised, emptied = _read_flags(list(arguments), types_of_flags, program)
-    default = _with_emptied(default, emptied)
+    default = _with_emptied(default, emptied | _replaced(normalised, types_of_flags))
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -83,8 +88,8 @@ def flag_types(cls: type, prefix: str = "") -> dict[str, Any]:
             flags |= flag_types(hint, prefix if inline else f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
             flags[prefix + name] = hint
-            if hint is bool:
-                flags[f"{prefix}no-{name}"] = hint
+            if hint in (bool, _TRUTH_OR_NONE):
+                flags[f"{prefix}no-{name}"] = bool
     return flags
 
 
@@ -103,7 +108,8 @@ def _is_list(hint: Any) -> bool:
 
 
 def _with_emptied(config: Config, emptied: set[str], prefix: str = "") -> Config:
-    """The config with these lists empty; unchecked, as it is checked once all flags are set."""
+    """The config with these lists empty, and these values None; unchecked, as it is checked once all flags
+    are set."""
     bare = copy.copy(config)
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
@@ -114,8 +120,24 @@ def _with_emptied(config: Config, emptied: set[str], prefix: str = "") -> Config
                 bare, field.name, _with_emptied(value, emptied, prefix if inline else f"{flag}.")
             )
         elif flag in emptied:
-            object.__setattr__(bare, field.name, ())
+            object.__setattr__(bare, field.name, () if isinstance(value, tuple) else None)
     return bare
+
+
+def _replaced(normalised: list[str], types_of_flags: dict[str, Any]) -> set[str]:
+    """The flags whose values others replace, which are given without them.
+
+    Raises ValueError where both are given, and say two things.
+    """
+    parts = (argument[2:].partition("=") for argument in normalised)
+    given = {flag: value for flag, _, value in parts}
+    both = [(flag, other) for flag, other in _REPLACED.items() if flag in given and other in types_of_flags]
+    for flag, other in both:
+        if given.get(other, "None") != "None":
+            raise ValueError(
+                f"--{flag} {given[flag]} and --{other} {given[other]} both say how long to train; give one"
+            )
+    return {other for _, other in both}
 
 
 def _read_flags(
@@ -140,10 +162,12 @@ def _read_flags(
         if types_of_flags[flag] is bool:
             if equals:
                 raise ValueError(f"--{flag}={value}: {_without_value(flag)}")
-            normalised.append(f"--{flag}")
+            normalised.append(_switch(flag, types_of_flags))
+        elif types_of_flags[flag] == _TRUTH_OR_NONE and not equals and _has_no_value(arguments):
+            normalised.append(f"--{flag}=True")
         else:
             if not equals:
-                if not arguments or arguments[0].startswith("--"):
+                if _has_no_value(arguments):
                     raise ValueError(f"--{flag} has no value; give it {_allowed(types_of_flags[flag])}")
                 value = arguments.pop(0)
             if value == "None" and _is_list(types_of_flags[flag]):
@@ -154,6 +178,18 @@ def _read_flags(
                 normalised.append(f"--{flag}={value}")
         previous = flag
     return normalised, emptied
+
+
+def _has_no_value(arguments: list[str]) -> bool:
+    """Whether another flag, or nothing, follows."""
+    return not arguments or arguments[0].startswith("--")
+
+
+def _switch(flag: str, types_of_flags: dict[str, Any]) -> str:
+    """--x or --no-x, which tyro takes as --x=False where x may also be None."""
+    prefix, dot, leaf = flag.rpartition(".")
+    positive = f"{prefix}{dot}{leaf.removeprefix('no-')}"
+    return f"--{positive}=False" if types_of_flags.get(positive) == _TRUTH_OR_NONE else f"--{flag}"
 
 
 def _refuse_stray(argument: str, previous: str, types_of_flags: dict[str, Any], program: str) -> NoReturn:
@@ -167,6 +203,8 @@ def _refuse_stray(argument: str, previous: str, types_of_flags: dict[str, Any], 
 
 def _refuse_unknown(name: str, types_of_flags: dict[str, Any], program: str) -> NoReturn:
     word = name.replace("_", "-").lower()
+    if "steps" in types_of_flags and (ours := other_name(word)):
+        raise ValueError(f"unknown field --{name}; {ours} (`{program} --help` lists all fields)")
     leaf = word.rpartition(".")[2]
     same_leaf = [flag for flag in types_of_flags if flag.rpartition(".")[2] == leaf]
     leaves = {flag.rpartition(".")[2]: flag for flag in types_of_flags}

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxmill.model.config import ModelConfig
 from flaxmill.model.functional import abstract_params, init_params, logical_axes
 from flaxmill.model.params import Params, flatten
+from flaxmill.sharding.given_arguments import Given
 from flaxmill.sharding.rules import parameter_sharding
 from flaxmill.train.optimizer.offload import find_param, moment_sharding
 
@@ -38,12 +40,13 @@ def make_init(
 ) -> Callable[[], TrainState]:
     """() -> a fresh state, compiled at its first call; call it on the mesh (`jax.set_mesh`)."""
 
-    def init() -> TrainState:
+    def init(seed: jax.Array) -> TrainState:
         params = init_params(config, jax.random.key(seed))
         return _state(params, optimizer)
 
     # Jitted with its shardings, no array is ever whole on one device.
-    return jax.jit(init, out_shardings=state_shardings(config, optimizer, mesh))
+    compiled = jax.jit(init, out_shardings=state_shardings(config, optimizer, mesh))
+    return Given(compiled, mesh, seed=np.uint32(seed))
 
 
 def start_state(

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flaxmill.model.functional import abstract_params, logical_axes
+from flaxmill.model.functional import abstract_params, bind, logical_axes
 from flaxmill.model.layers.dropout import row_keys
 from flaxmill.model.params import Params, merge
 from flaxmill.model.pipeline import scheduled
-from flaxmill.model.transformer import Batch
+from flaxmill.model.transformer import Batch, Transformer, complete_batch
+from flaxmill.sharding.given_arguments import Given
 from flaxmill.sharding.hardware.compiler_options import compiler_options
 from flaxmill.sharding.local_rows import (
     batch_specs,
@@ -35,12 +37,12 @@ from flaxmill.train.objectives.by_source import add_by_source
 from flaxmill.train.objectives.losses import Sums, combine, denominators, numerators, source_losses
 from flaxmill.train.optimizer.freezing import Trainable, choose_trainable
 from flaxmill.train.optimizer.optimizers import clip_gradients
-from flaxmill.train.optimizer.schedule import make_schedule
+from flaxmill.train.optimizer.schedule import Curve, learning_rate_at, make_curve
 from flaxmill.train.state import TrainState, param_shardings, state_shardings
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[..., tuple[TrainState, Metrics]]
 EvalStep = Callable[..., tuple[Sums, Sums, jax.Array | None]]
+RowFunction = Callable[[Transformer, Batch], Metrics]
 
 
 class Learned(NamedTuple):
@@ -55,7 +57,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     max_predictions: int | None,
-) -> TrainStep:
+) -> Given:
     """(state, batch, signals=None) -> (state, metrics), compiled at its first call; the old state is donated.
 
     Metrics are scalars: loss and its parts, grad_norm before clipping, learning_rate, num_tokens (real
@@ -67,20 +69,19 @@ def make_train_step(
     Frozen parameters have no gradient: none is computed, and grad_norm counts none.
     """
     num_sources = len(experiment.data.sources)
-    schedule = make_schedule(experiment.optimizer, experiment.steps)
     trainable = choose_trainable(experiment.optimizer.freeze, abstract_params(experiment.model))
     gradients_of = _make_gradients(experiment, trainable, mesh, max_predictions)
 
     def train_step(
-        state: TrainState, batch: Batch, signals: jax.Array | None = None
+        state: TrainState, batch: Batch, signals: jax.Array | None = None, *, seed: jax.Array, curve: Curve
     ) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         trained, frozen = trainable.split(state.params)
         totals = denominators(experiment.objective, batch, num_sources)
         grads, sums = gradients_of(trained, frozen, batch, totals, key)
         losses = combine(experiment.objective, experiment.z_loss, sums, totals)
         grad_norm = optax.tree.norm(grads)
-        learning_rate = schedule(state.step)
+        learning_rate = learning_rate_at(experiment.optimizer, curve, state.step)
 
         # A step that is not finite leaves everything learned as it was.
         finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
@@ -106,9 +107,23 @@ def make_train_step(
             metrics["signals"] = signals.max(axis=0)
         return new_state, metrics
 
+    shardings, options = _places_and_options(experiment, optimizer, mesh)
+    compiled = jax.jit(train_step, donate_argnums=0, out_shardings=shardings, compiler_options=options)
+    curve = make_curve(experiment.optimizer, experiment.steps)
+    return Given(compiled, mesh, seed=np.uint32(experiment.seed), curve=curve)
+
+
+def with_steps_of(step: Given, experiment: Experiment) -> Given:
+    """The compiled step with the learning rates of the experiment, which may differ in `steps`."""
+    return step.given(curve=make_curve(experiment.optimizer, experiment.steps))
+
+
+def _places_and_options(
+    experiment: Experiment, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[Any, dict[str, Any] | None]:
+    """Where a step puts its results, and what its compiler is told."""
     of_state = state_shardings(experiment.model, optimizer, mesh)
-    options = compiler_options(platform(mesh)) or None
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(of_state, None), compiler_options=options)
+    return (of_state, None), compiler_options(platform(mesh)) or None
 
 
 def _count_tokens(batch: Batch) -> jax.Array:
@@ -142,7 +157,13 @@ def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | No
     def on_device(params: Params, rows: Batch) -> Sums:
         with splits_residual(experiment.mesh.sequence_parallel), _scheduled(experiment):
             sums = numerators(
-                experiment.objective, experiment.model, params, rows, max_predictions=max_predictions
+                experiment.objective,
+                experiment.model,
+                params,
+                rows,
+                max_predictions=max_predictions,
+                beta=experiment.beta,
+                temperature=experiment.temperature,
             )
             return sum_over_rows(sums)
 
@@ -155,6 +176,22 @@ def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | No
         return sums_of(params, batch), denominators(experiment.objective, batch), agreed
 
     return jax.jit(eval_step, compiler_options=compiler_options(platform(mesh)) or None)
+
+
+def make_row_step(experiment: Experiment, mesh: Mesh, of_rows: RowFunction) -> Callable[..., Metrics]:
+    """(params, batch) -> what `of_rows` gives for the rows of a batch, without dropout: arrays [B,...] that
+    every process holds whole."""
+
+    def on_device(params: Params, rows: Batch) -> Metrics:
+        with splits_residual(experiment.mesh.sequence_parallel), _scheduled(experiment):
+            return of_rows(bind(experiment.model, params), complete_batch(experiment.model, rows))
+
+    def row_step(params: Params, batch: Batch) -> Metrics:
+        specs = (_param_specs(experiment, mesh), batch_specs(mesh, batch))
+        return on_local_rows(on_device, mesh, specs, rows_spec(mesh))(params, batch)
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(row_step, out_shardings=whole, compiler_options=compiler_options(platform(mesh)) or None)
 
 
 def _scheduled(experiment: Experiment) -> contextlib.AbstractContextManager[None]:
@@ -211,6 +248,8 @@ def _make_loss(experiment: Experiment, totals: Sums, max_predictions: int | None
             keys=keys_B,
             label_smoothing=experiment.label_smoothing,
             num_sources=len(experiment.data.sources),
+            beta=experiment.beta,
+            temperature=experiment.temperature,
         )
         return combine(experiment.objective, experiment.z_loss, sums, totals)["loss"], sums
 

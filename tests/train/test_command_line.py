@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -175,14 +176,14 @@ def test_mistakes_in_a_config_file_name_file_and_line(flaxmill, trained, tmp_pat
 
 
 def test_mistake_found_while_training_is_one_line_however_it_was_wrapped(flaxmill, replaced):
-    # A real mistake: a run directory below a file, found by our own code below `train`.
+    # A real mistake: a run directory below a file, which was none yet when the command looked.
     from flaxmill.train.run.directory import open_run_directory
 
     def train(experiment, **others):
-        open_run_directory(experiment)
+        open_run_directory(dataclasses.replace(experiment, run_dir=f"{__file__}/below"))
 
     replaced(TRAIN, train)
-    code, _, err = flaxmill("train", "--run-dir", f"{__file__}/below")
+    code, _, err = flaxmill("train")
     assert code == 2
     assert err.count("\n") == 1
     assert "cannot be written (not a directory); give another --run-dir" in err
@@ -313,6 +314,12 @@ finally: print("jax" in sys.modules, file=sys.stderr)
         (["train", "--steps", "0"], 2),
         (["train", "--heartbeat-seconds", "0"], 2),
         (["train", "--num-processes", "2"], 2),
+        (["train", "--data.files", "missing.txt"], 2),
+        (["train", "classify", "--data.files", "missing.csv"], 2),
+        (["train", "--mesh.data", "1000"], 2),
+        (["train", "--trackers", "wandb"], 2),
+        (["train", "--model.max-positions", "8"], 2),
+        (["train", "--run-dir", "/dev/null/run"], 2),
         (["data", "show", "--rows", "0"], 2),
         (["checkpoints", "MISSING"], 2),
         (["eval", "MISSING"], 2),

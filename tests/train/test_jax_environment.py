@@ -12,6 +12,7 @@ from flaxmill.train import jax_environment
 from flaxmill.train.jax_environment import (
     choose_platform,
     computes_on_cpu,
+    count_cpu_devices,
     explain,
     set_float32_products,
 )
@@ -117,16 +118,16 @@ def test_an_accelerator_is_told_of_float32_alone(precision, monkeypatch):
 
 def test_training_evaluation_and_generation_tell_it(make_experiment, monkeypatch):
     from flaxmill.train import job, train
-    from flaxmill.train.inference import run_evaluation, text_model
+    from flaxmill.train.inference import loaded_model, run_evaluation, text_model
 
-    told = []
-    for module in (job, run_evaluation, text_model):
+    told, tellers = [], (job, run_evaluation, loaded_model)
+    for module in tellers:
         monkeypatch.setattr(module, "set_float32_products", lambda dtype, m=module: told.append((m, dtype)))
     experiment = make_experiment(steps=1)
     run = Path(train(experiment).directory)
     run_evaluation.evaluate_run(run)
     text_model.load_text_model(run)
-    assert told == [(module, "float32") for module in (job, run_evaluation, text_model)]
+    assert told == [(module, "float32") for module in tellers]
 
 
 @pytest.fixture
@@ -178,3 +179,23 @@ def test_jax_computes_on_the_cpu_without_an_accelerator_or_where_it_is_told_to(t
     assert not computes_on_cpu(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert computes_on_cpu(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [
+        ({"JAX_PLATFORMS": "cpu"}, 1),
+        ({"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}, 8),
+        ({"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "many"}, None),
+        ({"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "0"}, None),
+        ({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, None),
+        ({"JAX_PLATFORMS": "cuda,cpu"}, None),
+        ({}, None),
+    ],
+)
+def test_devices_are_counted_where_no_other_than_the_cpu_can_be_there(monkeypatch, variables, count):
+    for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert count_cpu_devices() == count

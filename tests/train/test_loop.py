@@ -20,7 +20,9 @@ from flaxmill.train.metrics.metrics_file import read_metrics
 from flaxmill.train.optimizer.optimizers import OptimizerConfig
 from flaxmill.train.recorder import DivergenceError
 from flaxmill.train.resolution import resolve
+from flaxmill.train.run.data_card import read_data_card
 from flaxmill.train.run.directory import read_config
+from flaxmill.train.run.samples import read_samples
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +185,9 @@ def test_a_finished_run_given_again_only_evaluates_again(small):
     evaluated = rows_of(again, "eval_loss")
     assert len(evaluated) == 2
     assert evaluated[0] == evaluated[1]
+    (card,) = (read_data_card(again.directory) or {}).values()
+    assert card["statistics"]["train"]["num_tokens"] > 0
+    assert list(read_samples(again.directory)) == [4]
     assert sorted(path.name for path in (first.directory / "checkpoints").iterdir()) == checkpoints
 
 

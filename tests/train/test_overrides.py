@@ -91,6 +91,24 @@ COMPANIONS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--data.markup"], True),
+        (["--data.no-markup"], False),
+        (["--data.markup", "False"], False),
+        (["--data.markup=None"], None),
+        (["--data.markup", "--steps", "3"], True),
+    ],
+)
+def test_a_truth_value_that_may_be_none_is_a_switch_too(given, meant):
+    assert parse(*given).data.markup is meant
+
+
+def test_a_switch_takes_no_value():
+    assert "a truth value takes no argument; write --data.markup" in refusal("--data.no-markup=True")
+
+
 def test_the_lists_are_known():
     flags = {flag for flag, hint in flag_types(Experiment).items() if get_origin(hint) is tuple}
     assert flags == LISTS.keys()

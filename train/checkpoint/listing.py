@@ -52,6 +52,12 @@ def list_checkpoints(directory: Path, *, quick: bool = False) -> Iterator[Listed
             yield Listed(path.name, None, num_bytes(path), verdict, [], {})
 
 
+def check_newest(directory: Path) -> Listed | None:
+    """The newest checkpoint, by its manifest and files alone; None where there is none."""
+    steps = find_steps(directory)
+    return _check(directory / str(steps[-1]), steps[-1], quick=True) if steps else None
+
+
 def _check(path: Path, step: int, quick: bool) -> Listed:
     size = num_bytes(path)
     metadata: dict[str, Any] = {}

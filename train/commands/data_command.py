@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from flaxmill.data.json_text import dump_json
 from flaxmill.data.preparation.means import LOCAL, Means
 from flaxmill.train.caches import cache_directory
-from flaxmill.train.commands.output_places import file_place
 from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
 from flaxmill.train.metrics.metrics_file import has_step, read_metrics
 from flaxmill.train.named_configs import CONFIG_USAGE, take_config
 from flaxmill.train.overrides import INLINE, override, take_paths
 from flaxmill.train.run.directory import METRICS_FILE
+from flaxmill.train.terminal.output_places import file_place
 
 if TYPE_CHECKING:
     from flaxmill.data.mixture.mixed_dataset import AnyDataset
@@ -241,8 +241,8 @@ def _show(arguments: list[str]) -> None:
     parsed = _override("show", ShowArguments(config=config), rest)
     from flaxmill.data.mixture.mixed_dataset import MixedDataset
     from flaxmill.data.show import batch_as_json, show_batch
-    from flaxmill.train.commands.shown_lines import print_lines
     from flaxmill.train.input_pipeline import make_train_batches
+    from flaxmill.train.terminal.shown_lines import print_lines
 
     experiment, dataset = _open(parsed.config)
     batches = make_train_batches(dataset, experiment)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from flaxmill.data.files.local_paths import local_path, refuse_remote
 from flaxmill.data.json_text import dump_json
 from flaxmill.sharding.mesh import MeshConfig
-from flaxmill.train.commands.output_places import folder_place
 from flaxmill.train.named_configs import run_definitions
 from flaxmill.train.overrides import override
 from flaxmill.train.run.model_sources import check_model_source
+from flaxmill.train.terminal.output_places import folder_place
 
 if TYPE_CHECKING:
     from flaxmill.train.inference.other_data import OtherData
@@ -32,14 +32,19 @@ class EvalArguments:
     text_column: str | None = None
     """Column of --data with the text. For this and the next three, None: as in the run."""
     pair_column: str | None = None
+    """Column of --data with a pair's second text."""
     label_column: str | None = None
+    """Column of --data with the label."""
     target_column: str | None = None
+    """Column of --data with the text to write."""
     unlabelled: bool = False
     """--data has no labels: predict only."""
     sequence_length: int | None = None
     """Tokens of a row. For this and the next two, None: as in the run, or the Hugging Face model's own."""
     target_length: int | None = None
+    """Tokens of a target."""
     stride: int | None = None
+    """Tokens that two windows of a long text share."""
     output: str | None = None
     """Folder for predictions; None: RUN/eval-STEP, and in it a folder for each --data."""
     json: bool = False

@@ -18,7 +18,6 @@ _CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
     "qa": "AutoModelForQuestionAnswering",
-    "none": "AutoModel",
 }
 
 
@@ -59,10 +58,14 @@ def run(arguments: list[str]) -> None:
     print(
         f"wrote {target}: {exported.architecture} of step {exported.step}, "
         f"{short_number(exported.num_bytes)}B of float32\n"
-        f"load it with transformers.{_auto_class(exported.model)}.from_pretrained({str(target)!r})"
+        f"load it with {_loader(exported.model)}({str(target)!r})"
     )
 
 
-def _auto_class(model: ModelConfig) -> str:
+def _loader(model: ModelConfig) -> str:
+    if model.encoder_layers is not None:
+        return "transformers.AutoModelForSeq2SeqLM.from_pretrained"
+    if model.head == "none":
+        return "sentence_transformers.SentenceTransformer"
     assert model.head is not None
-    return "AutoModelForSeq2SeqLM" if model.encoder_layers is not None else _CLASSES[model.head]
+    return f"transformers.{_CLASSES[model.head]}.from_pretrained"

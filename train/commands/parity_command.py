@@ -42,16 +42,15 @@ def run(arguments: list[str]) -> None:
         )
     source = local_path(arguments[0], "DIRECTORY")
     check_model_source(source)
-    from flaxmill.model.random_bits import unroll_random_bits
-    from flaxmill.train.caches import cache_directory, enable_compilation_cache
+    from flaxmill.train.caches import cache_directory
+    from flaxmill.train.compilation.settings import set_up_compilation
     from flaxmill.train.parity import report as parity_report
     from flaxmill.train.parity.comparison import compare_directory
     from flaxmill.train.parity.progress import Progress
     from flaxmill.train.parity.torch_side import versions
 
     versions()  # refuses a missing package before anything that takes long
-    enable_compilation_cache(cache_directory())
-    unroll_random_bits()
+    set_up_compilation(cache_directory())
     with _huggingface_directory(source) as directory, Progress() as progress:
         checks = compare_directory(directory, seed=parsed.seed, say=progress)
         print_report = parity_report.print_json if parsed.json else parity_report.print_table

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 from flaxmill.data.config import DataConfig
 from flaxmill.data.messages import did_you_mean
 from flaxmill.data.objectives import OBJECTIVE_DATA, data_of
-from flaxmill.train.commands.output_places import folder_place
 from flaxmill.train.commands.tokenizer_command import log, override_arguments, take_words
 from flaxmill.train.named_configs import load_config
+from flaxmill.train.terminal.output_places import folder_place
 
 if TYPE_CHECKING:
     from flaxmill.data.tokenization import Tokenizer

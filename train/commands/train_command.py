@@ -3,17 +3,18 @@
 import functools
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from flaxmill.sharding.mesh import AXES, MeshConfig
 from flaxmill.sharding.processes.launch import find_launch
 from flaxmill.sharding.processes.stop_signal import EXIT_PREEMPTED
-from flaxmill.train.commands.seeds import describe_spread, seeded
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.named_configs import CONFIG_USAGE, DEFAULT_CONFIG, take_config
 from flaxmill.train.overrides import INLINE, override
-from flaxmill.train.run.directory import describe_differences, differences, has_checkpoint
+from flaxmill.train.run.directory import Allowed, describe_differences, differences, has_checkpoint
+from flaxmill.train.run.seeds import describe_spread, seeded
 
 if TYPE_CHECKING:
     from flaxmill.sharding.processes.stop_signal import StopSignal
@@ -24,6 +25,7 @@ DESCRIPTION = f"""Trains CONFIG, a name that `flaxmill configs` lists, or FILE.p
 if neither is given, the config of the run in --run-dir, or {DEFAULT_CONFIG}. CONFIG comes first; its fields
 follow, shown below with the values that it gives them. If --run-dir holds checkpoints, the run continues from
 the newest."""
+MOST_MINUTES = 1_000_000  # two years; a thread cannot wait for much more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,10 @@ class TrainArguments:
     """Let the run in --run-dir continue though the file that defines its objective has changed."""
     auto_mesh: bool = False
     """Choose the sizes of the mesh for the devices at hand, by the estimate of `flaxmill plan`."""
+    minutes: float | None = None
+    """Save and stop, with exit code 75, after so many minutes; the same command goes on. None: no limit."""
+    dry_run: bool = False
+    """Do all that comes before the first step, print what the run would be, and end; it makes no run."""
     num_seeds: int | None = None
     """Train this many runs, of seeds from --seed on, in folders of --run-dir; print means and deviations."""
     coordinator: str | None = None
@@ -56,10 +62,12 @@ class TrainArguments:
         for name in ("heartbeat_seconds", "stall_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1 second")
+        if self.minutes is not None and not 0 < self.minutes <= MOST_MINUTES:
+            raise ValueError(f"minutes={self.minutes} must be above 0 and at most {MOST_MINUTES:,}, or None")
 
 
 def run(arguments: list[str], stop: "StopSignal") -> int:
-    """Train; returns the exit code: 75 where a signal ended it before its last step."""
+    """Train; returns the exit code: 75 where a signal, or --minutes, ended it before its last step."""
     named, rest = take_config(arguments)
     parsed = override(
         TrainArguments(config=named),
@@ -70,6 +78,8 @@ def run(arguments: list[str], stop: "StopSignal") -> int:
     )
     if parsed.auto_mesh:
         _refuse_sizes(rest, parsed.config.mesh)
+    if parsed.minutes is not None:
+        _stop_after(parsed.minutes, stop)
     config, num_seeds = parsed.config, parsed.num_seeds
     experiments = [config] if num_seeds is None else seeded(config, num_seeds)
     stop.prepares(functools.partial(has_checkpoint, experiments[0]))
@@ -79,6 +89,11 @@ def run(arguments: list[str], stop: "StopSignal") -> int:
         num_processes=parsed.num_processes,
         process_index=parsed.process_index,
     )
+    if launch is None:  # the processes of a job refuse together, once they have met
+        from flaxmill.train.run.early_refusals import refuse_early  # help does not need it
+
+        for experiment in experiments:
+            refuse_early(experiment, has_mesh=not parsed.auto_mesh)
     # All that can be refused without JAX has been refused: importing it takes a second.
     from flaxmill.sharding.processes.coordination import MeetingStoppedError, start_processes
     from flaxmill.sharding.processes.watch import Peers
@@ -109,6 +124,12 @@ def _train_all(
     from flaxmill.sharding.processes.coordination import any_process, is_main
     from flaxmill.train.loop import train
 
+    choose_mesh = _chooser() if parsed.auto_mesh else None
+    if parsed.dry_run:
+        from flaxmill.train.plan.dry_run import dry_run  # here, since it loads the planner
+
+        allowed = Allowed(parsed.extend, parsed.allow_other_data, parsed.allow_other_objective)
+        return dry_run(experiments[0], allowed, choose_mesh, _heading(named, experiments[0]))
     results = []
     for experiment in experiments:
         if results and any_process(stop.requested):
@@ -122,7 +143,7 @@ def _train_all(
             stop=stop,
             peers=peers,
             heading=_heading(named, experiment),
-            choose_mesh=_chooser() if parsed.auto_mesh else None,
+            choose_mesh=choose_mesh,
         )
         if result.preempted:
             return EXIT_PREEMPTED
@@ -130,6 +151,13 @@ def _train_all(
     if len(results) > 1 and is_main():
         print(f"\n{describe_spread(results)}")
     return 0
+
+
+def _stop_after(minutes: float, stop: "StopSignal") -> None:
+    reason = "1 minute has passed" if minutes == 1 else f"{minutes:g} minutes have passed"
+    timer = threading.Timer(60 * minutes, stop.ask, [reason])
+    timer.daemon = True  # the command may end before
+    timer.start()
 
 
 def _refuse_sizes(arguments: list[str], mesh: MeshConfig) -> None:
@@ -144,7 +172,7 @@ def _refuse_sizes(arguments: list[str], mesh: MeshConfig) -> None:
 
 
 def _chooser() -> "ChooseMesh":
-    from flaxmill.train.commands.auto_mesh import choose_mesh  # here, since it loads the planner
+    from flaxmill.train.plan.auto_mesh import choose_mesh  # here, since it loads the planner
 
     return choose_mesh
 

@@ -5,9 +5,11 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MetricsRow = dict[str, Any]
+
+_BLOCK = 64 * 1024
 
 
 class MetricsWriter:
@@ -56,17 +58,53 @@ def read_metrics(path: Path) -> Iterator[MetricsRow]:
 
     Raises ValueError where `path` is not a file.
     """
+    yield from filter(None, read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[MetricsRow | None]:
+    """Each line's row in the order written, None for a line that is not a row.
+
+    Raises ValueError where `path` is not a file.
+    """
+    _require_file(path)
+    with path.open("rb") as file:
+        yield from map(_parse, file)
+
+
+def read_newest_metrics(path: Path) -> Iterator[MetricsRow]:
+    """The rows of `read_metrics`, the newest first; of a long file only what is asked for is read.
+
+    Raises ValueError where `path` is not a file.
+    """
+    _require_file(path)
+    with path.open("rb") as file:
+        yield from filter(None, map(_parse, _lines_from_end(file)))
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         what = "is not a file" if os.path.lexists(path) else "is missing"
         raise ValueError(f"{path} {what}; put it back: it says what the run has measured, and when")
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                yield row
+
+
+def _parse(line: bytes) -> MetricsRow | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _lines_from_end(file: BinaryIO) -> Iterator[bytes]:
+    end = file.seek(0, os.SEEK_END)
+    begun = b""  # the end of a line whose beginning is not read yet
+    while end:
+        begin = max(0, end - _BLOCK)
+        file.seek(begin)
+        begun, *lines = (file.read(end - begin) + begun).split(b"\n")
+        yield from reversed(lines)
+        end = begin
+    yield begun
 
 
 def has_step(row: MetricsRow) -> bool:

@@ -67,6 +67,22 @@ class ProgressLine:
         return "  ".join(parts)
 
 
+class Told:
+    """Call it with how much is done: every few seconds it says on stderr how much that is, and how fast."""
+
+    def __init__(self, what: str, total: int | None = None) -> None:
+        self._what, self._of = what, "" if total is None else f" of {total:,}"
+        self._started = self._told = time.monotonic()
+
+    def __call__(self, num_done: int) -> None:
+        now = time.monotonic()
+        if now - self._told < SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        rate = short_number(num_done / (now - self._started))
+        print(f"flaxmill: {num_done:,}{self._of} {self._what}, {rate} a second", file=sys.stderr, flush=True)
+
+
 def warn(text: str) -> None:
     """A line on stderr that a person must not miss."""
     print(f"flaxmill: warning: {text}", file=sys.stderr, flush=True)

@@ -14,6 +14,8 @@ class OptimizerConfig:
     """Optimizer, its learning-rate schedule and the clipping of gradients."""
 
     name: OptimizerName = "adamw"
+    """adamw (Loshchilov and Hutter 2019), lamb (You et al. 2020), adafactor (Shazeer and Stern 2018), lion
+    (Chen et al. 2023) or muon (Jordan et al. 2024)."""
     learning_rate: float = 1e-3
     """Peak of the schedule."""
     schedule: ScheduleName = "cosine"

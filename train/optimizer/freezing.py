@@ -81,18 +81,30 @@ def choose_trainable(freeze: Sequence[str], params: Params) -> Trainable:
     return Trainable(frozen, partly)
 
 
-def count_trained(freeze: Sequence[str], config: ModelConfig) -> int:
-    """Number of parameters that are trained, counted as `count_params` counts them all."""
+class Count(NamedTuple):
+    """Numbers of parameters; rows that only pad the vocabulary do not count."""
+
+    all: int
+    trained: int
+
+
+def count_by_leaf(freeze: Sequence[str], config: ModelConfig) -> dict[LeafPath, Count]:
+    """How many parameters each array has, and how many of them are trained."""
     params, axes = flatten(abstract_params(config)), flatten(logical_axes(config))
     trainable, vocab_size = choose_trainable(freeze, unflatten(params)), config.vocab_size
     assert vocab_size is not None
+    counts = {}
+    for path, leaf in params.items():
+        sizes = zip(axes[path], leaf.shape, strict=True)
+        size = math.prod(vocab_size if axis == "vocab" else size for axis, size in sizes)
+        share = 0.0 if path in trainable.frozen else float(np.mean(trainable.layers.get(path, True)))
+        counts[path] = Count(size, round(size * share))
+    return counts
 
-    def size(path: LeafPath) -> float:
-        sizes = zip(axes[path], params[path].shape, strict=True)
-        count = math.prod(vocab_size if axis == "vocab" else size for axis, size in sizes)
-        return count * float(np.mean(trainable.layers.get(path, True)))
 
-    return round(sum(size(path) for path in params if path not in trainable.frozen))
+def count_trained(freeze: Sequence[str], config: ModelConfig) -> int:
+    """Number of parameters that are trained, counted as `count_params` counts them all."""
+    return sum(count.trained for count in count_by_leaf(freeze, config).values())
 
 
 def layer_numbers(params: Params) -> dict[LeafPath, range]:

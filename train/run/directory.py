@@ -1,12 +1,8 @@
 """A run's directory: made or continued, proven writable, never mixed up with another experiment's."""
 
-import fcntl
 import json
 import os
-import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -21,7 +17,6 @@ if TYPE_CHECKING:
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 TOKENIZER_SETTINGS_FILE = "tokenizer_config.json"
 CHECKPOINTS, METRICS_FILE = "checkpoints", "metrics.jsonl"
-LOCK_FILE = ".lock"
 RUNS = Path("runs")
 IMPORTED_STEP = 0
 """The step of a checkpoint with parameters alone, from elsewhere; a run's own first is of step 1 or later."""
@@ -31,6 +26,7 @@ FREE_FIELDS = frozenset(
     {
         *("name", "run_dir", "log_every", "log_digests", "eval_every", "eval_batches", "trackers", "prompt"),
         *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
+        "epochs",  # the steps that it comes to say what it computes
         *("optimizer.offload", "pipeline_microbatches", "pipeline_rounds"),
         "objective_file",  # its digest says what it computes
         *("data.framing", "data.markup"),  # if they change rows, they change the dataset's fingerprint
@@ -49,11 +45,16 @@ FREE_OF_IMPORT = frozenset(
 Difference = tuple[str, Any, Any]
 
 
+def newest_checkpoint(experiment: Experiment) -> int | None:
+    """The step of the newest checkpoint of the experiment's run; None: there is none to continue from."""
+    if experiment.run_dir is None:
+        return None
+    return max(find_steps(local_path(experiment.run_dir, "run_dir") / CHECKPOINTS), default=None)
+
+
 def has_checkpoint(experiment: Experiment) -> bool:
     """Whether the experiment's run has a checkpoint to continue from."""
-    if experiment.run_dir is None:
-        return False
-    return bool(find_steps(local_path(experiment.run_dir, "run_dir") / CHECKPOINTS))
+    return newest_checkpoint(experiment) is not None
 
 
 class Allowed(NamedTuple):
@@ -70,28 +71,40 @@ class Allowed(NamedTuple):
 NOTHING = Allowed()
 
 
-def check_run_directory(experiment: Experiment, allowed: Allowed = NOTHING, runs: Path = RUNS) -> None:
+def check_run_directory(
+    experiment: Experiment, allowed: Allowed = NOTHING, runs: Path = RUNS, *, knows_steps: bool = True
+) -> None:
     """Check, changing nothing, that the run can be written and continues no other experiment.
 
     It may be called before the experiment is resolved, to refuse early, and after, to be sure: fields still
-    to be derived count as equal.
+    to be derived count as equal, and `steps` too unless it `knows_steps`.
 
     Raises:
       ValueError: the place cannot be written; or it holds the progress of another config, or imported
         weights of another model: the message says what differs, old -> new.
+    """
+    directory = check_writable(experiment, runs)
+    if experiment.run_dir and _has_progress(directory):
+        _check_continuation(directory, experiment, allowed, knows_steps)
+
+
+def check_writable(experiment: Experiment, runs: Path = RUNS) -> Path:
+    """The experiment's run_dir, or the place of fresh ones, which need not be there yet.
+
+    Raises:
+      ValueError: it cannot be written, as far as that can be told without doing so.
     """
     directory = _named(experiment) or runs
     parents = (directory.absolute(), *directory.absolute().parents)
     try:
         existing = next(path for path in parents if path.exists())
     except OSError as error:  # a name that is too long, or a folder that this user may not look into
-        raise _unwritable(directory, _reason(error)) from None
+        raise unwritable(directory, system_reason(error)) from None
     if not existing.is_dir():
-        raise _unwritable(directory, f"{existing} is a file")
+        raise unwritable(directory, f"{existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise _unwritable(directory, f"{existing} is read-only")
-    if experiment.run_dir and _has_progress(directory):
-        _check_continuation(directory, experiment, allowed)
+        raise unwritable(directory, f"{existing} is read-only")
+    return directory
 
 
 def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
@@ -108,12 +121,14 @@ def open_run_directory(experiment: Experiment, runs: Path = RUNS) -> Path:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise _unwritable(directory or runs, _reason(error)) from None
+        raise unwritable(directory or runs, system_reason(error)) from None
     return directory
 
 
-def _check_continuation(directory: Path, experiment: Experiment, allowed: Allowed) -> None:
+def _check_continuation(directory: Path, experiment: Experiment, allowed: Allowed, knows_steps: bool) -> None:
     differing = [item for item in differences(read_config(directory), experiment) if not _is_free(item[0])]
+    if not knows_steps:
+        differing = [item for item in differing if item[0] != "steps"]
     if _is_untrained_import(directory):
         _check_import(directory, differing)
         return
@@ -146,34 +161,6 @@ def _check_import(directory: Path, differing: list[Difference]) -> None:
         )
 
 
-@contextmanager
-def lock_run_directory(directory: Path) -> Iterator[None]:
-    """Hold the run for this process; the lock ends with the process, however that ends.
-
-    Raises:
-      ValueError: another process trains in the directory, or nothing there can be locked.
-    """
-    try:
-        file = (directory / LOCK_FILE).open("a+", errors="replace")
-    except OSError as error:
-        raise _unwritable(directory, f"{LOCK_FILE}: {_reason(error)}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{directory} is being trained by process {file.read(300).strip()}; wait for it, or give "
-                "another --run-dir"
-            ) from None
-        except OSError as error:  # for example on a network file system mounted without locks
-            raise _unwritable(directory, f"no file there can be locked: {_reason(error)}") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
-
-
 def write_config(directory: Path, resolved: Experiment, tokenizer: "Tokenizer | None") -> None:
     """Write config.json and, if there is a tokenizer, its file and settings, each whole or not at all.
 
@@ -204,7 +191,7 @@ def read_config(directory: Path) -> Experiment:
         return from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be read ({_reason(error)}); give a directory that `flaxmill train` made"
+            f"{path} cannot be read ({system_reason(error)}); give a directory that `flaxmill train` made"
         ) from None
     except (ValueError, RecursionError) as error:  # JSON's and UTF-8's errors are ValueErrors too
         raise ValueError(
@@ -246,7 +233,8 @@ def _named(experiment: Experiment) -> Path | None:
     return local_path(experiment.run_dir, "run_dir") if experiment.run_dir else None
 
 
-def _unwritable(directory: Path, reason: str) -> ValueError:
+def unwritable(directory: Path, reason: str) -> ValueError:
+    """What to raise where a run cannot be written."""
     return ValueError(f"the run directory {directory} cannot be written ({reason}); give another --run-dir")
 
 
@@ -297,7 +285,8 @@ def _refuse_steps(directory: Path, old: int, new: int, extend: bool) -> NoReturn
     raise ValueError(f"{directory} was trained with steps {old} -> {new}; {fix}, or another --run-dir")
 
 
-def _reason(error: OSError) -> str:
+def system_reason(error: OSError) -> str:
+    """What the system says of a failure, within a sentence."""
     return (error.strerror or str(error)).lower()
 
 

@@ -16,6 +16,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.model.huggingface.adapter_export import save_adapter
 from flaxmill.model.huggingface.directory import save_huggingface
 from flaxmill.model.huggingface.files import read_json
+from flaxmill.model.huggingface.sentence_modules import write_sentence_modules
 from flaxmill.model.huggingface.writing import ADAPTER_WEIGHTS, TOKENIZER_FILES
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.experiment import Experiment
@@ -79,7 +80,8 @@ def export_run(
     elif tokenizer is not None:
         # An objective of the user's own is looked for only where its file was run: weights need no code.
         data = OBJECTIVE_DATA.get(experiment.objective)
-        converses = data is not None and data.reads_conversations
+        may_converse = data is not None and data.may_converse and tokenizer.chat_template is not None
+        converses = may_converse or (data is not None and data.reads_conversations)
         model = with_token_ids(model, tokenizer, converses=converses)
     generation = run / HUGGINGFACE / GENERATION_FILE
     try:
@@ -92,6 +94,8 @@ def export_run(
             generation_settings=read_json(generation) if generation.is_file() else None,
             labels=experiment.data.labels,
         )
+        if model.head == "none" and model.encoder_layers is None:
+            write_sentence_modules(target, model.embed_dim, model.max_positions)
         for name in kept:
             if (run / HUGGINGFACE / name).is_file():
                 shutil.copyfile(run / HUGGINGFACE / name, target / name)

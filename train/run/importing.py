@@ -30,10 +30,10 @@ from flaxmill.train.run.directory import (
     IMPORTED_STEP,
     TOKENIZER_FILE,
     check_run_directory,
-    lock_run_directory,
     open_run_directory,
     write_config,
 )
+from flaxmill.train.run.lock import lock_run_directory
 from flaxmill.train.run.model_sources import check_import_places
 
 HUGGINGFACE = "huggingface"

@@ -69,9 +69,17 @@ class Origin(NamedTuple):
             # Copied, because the other run may train on and this one must start the same way if it starts
             # again.
             self.checkpoints.save(IMPORTED_STEP, {PARAMS: params}, {"init_from": experiment.init_from})
+            start = self._from_params(params)  # while it is written
             self.checkpoints.wait()
-            return self._from_params(params)
+            return start
         return Start(self.init(), {}, None)
+
+    def initial_params(self) -> Params | None:
+        """The weights that the run began with, where the checkpoint of step 0 is still there."""
+        if IMPORTED_STEP not in self.checkpoints.steps():
+            return None
+        stored = self.checkpoints.open(IMPORTED_STEP)
+        return stored.restore_params(placed_params(self.experiment.model, self.mesh))
 
     def _from_checkpoint(self, stored: StoredCheckpoint) -> Start:
         wanted = abstract_state(self.experiment.model, self.optimizer, self.mesh)

@@ -88,6 +88,7 @@ def trial(arguments: list[str], run_dir: str, save_every: int, on_mesh_after: bo
     return dataclasses.replace(
         config,
         steps=parsed.num_steps,
+        epochs=None,
         run_dir=run_dir,
         log_every=1,
         log_digests=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flaxmill.train.metrics.metrics_file import MetricsWriter, read_metrics
+from flaxmill.train.metrics.metrics_file import MetricsWriter, read_metrics, read_newest_metrics
 
 
 @pytest.fixture
@@ -90,3 +90,10 @@ def test_what_is_no_file_is_refused_and_not_waited_for(make, what, path):
 def test_lines_that_are_no_rows_are_passed_over(path):
     path.write_bytes(b'[]\n1\n"step"\n\xff\n' + b"[" * 200_000 + b'\n{"step": 1}\n{"step"')
     assert list(read_metrics(path)) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("lengths", [[], [10], [3, 70_000, 5], [65_535, 1], [65_536, 65_536], [1] * 500])
+@pytest.mark.parametrize("ending", ["", "\n", '{"torn": 1', "\nno row\n[1]\n"])
+def test_the_newest_rows_come_first_whatever_their_length(lengths, ending, path):
+    path.write_text("\n".join(json.dumps({"step": i, "x": "y" * n}) for i, n in enumerate(lengths)) + ending)
+    assert list(read_newest_metrics(path)) == list(reversed(list(read_metrics(path))))

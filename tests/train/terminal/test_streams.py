@@ -46,7 +46,7 @@ def test_what_an_encoding_lacks_is_escaped(encoding, text, printed):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_gone_changes_nothing(unbuffered):
     """A run that prints all day must not end because `head` did."""
-    program = "import sys; from flaxmill.train.commands.terminal import take_streams; take_streams()\n"
+    program = "import sys; from flaxmill.train.terminal.streams import take_streams; take_streams()\n"
     program += "for number in range(100_000): print(number)\nprint('done', file=sys.stderr)"
     reader, writer = os.pipe()
     os.close(reader)

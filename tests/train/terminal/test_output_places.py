@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flaxmill.train.commands.output_places import file_place, folder_place
+from flaxmill.train.terminal.output_places import file_place, folder_place
 
 
 def test_a_file_may_be_new_or_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from flaxmill.data.show import Span
-from flaxmill.train.commands.shown_lines import print_lines
+from flaxmill.train.terminal.shown_lines import print_lines
 
 LINES = [
     (Span("row 0", "title"),),
