@@ -58,6 +58,18 @@ def test_wheel_holds_every_module(wheel):
 
 
 @pytest.mark.slow
+def test_wheel_holds_what_the_report_is_made_of(wheel):
+    written = {
+        f"flaxmill/{path.relative_to(ROOT)}"
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".css", ".js")
+    }
+    assert written
+    assert written <= set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.slow
 def test_every_module_of_the_wheel_imports_from_elsewhere(wheel, tmp_path):
     target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
     elsewhere.mkdir()
