@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from flaxmill.data.card import SPLIT_NAMES, bins_of, card_as_json, describe_duplicates
+from flaxmill.data.card import SPLIT_NAMES, card_as_json, describe_duplicates
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.data.prepared.lengths import bin_edges
 
 # Lengths in pixels.
 _WIDTH, _HEIGHT, _MARGIN = 640, 180, 24
@@ -55,15 +54,8 @@ class Bar(NamedTuple):
 def make_page(parts: Mapping[str, Dataset]) -> str:
     """The page of a dataset, or of a mixture's datasets by the names of their sources."""
     title = ", ".join(dict.fromkeys(dataset.corpus for dataset in parts.values()))
-    body = [f"<h1>{escape(title)}</h1>"]
-    if len(parts) > 1:
-        body += [
-            "<h2>Training tokens by source</h2>",
-            draw_rows(_sources(parts), "Training tokens by source"),
-        ]
-    for source, dataset in parts.items():
-        body += [f"<h2>{escape(source)}</h2>"] if source else []
-        body += _section(dataset)
+    cards = {source: card_as_json(dataset) for source, dataset in parts.items()}
+    body = [f"<h1>{escape(title)}</h1>", *draw_cards(cards)]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -71,6 +63,22 @@ def make_page(parts: Mapping[str, Dataset]) -> str:
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def draw_cards(cards: Mapping[str, Mapping[str, Any]], level: int = 2) -> list[str]:
+    """Pieces of HTML: cards as `card_as_json` gives them, by the names of their sources.
+
+    Args:
+      level: of their headings; below them are headings of the next two levels.
+    """
+    pieces = []
+    if len(cards) > 1:
+        title = "Training tokens by source"
+        pieces += [f"<h{level}>{title}</h{level}>", draw_rows(_sources(cards), title)]
+    for source, card in cards.items():
+        pieces += [f"<h{level}>{escape(source)}</h{level}>"] if source else []
+        pieces += _section(card, level + 1)
+    return pieces
 
 
 def draw_columns(bars: Sequence[Bar], title: str) -> str:
@@ -123,8 +131,7 @@ def _opening(width: int, height: int, title: str) -> str:
     )
 
 
-def _section(dataset: Dataset) -> list[str]:
-    card = card_as_json(dataset)
+def _section(card: Mapping[str, Any], level: int) -> list[str]:
     facts = {
         "source": card["source"],
         "directory": card["directory"],
@@ -134,19 +141,27 @@ def _section(dataset: Dataset) -> list[str]:
     }
     parts = [_table(list(facts.items()))]
     for split, title in SPLIT_NAMES.items():
-        statistics = dataset.statistics[split]
+        statistics = card["statistics"][split]
         what = "Examples" if "num_examples" in statistics else "Documents"
-        parts.append(f"<h3>{title.capitalize()}</h3>")
+        parts.append(f"<h{level}>{title.capitalize()}</h{level}>")
         described = list(describe_duplicates(statistics).items())
-        parts.append(_table(_numbers(card["statistics"][split]) + described))
-        if bins := bins_of(dataset, split):
+        parts.append(_table(_numbers(statistics) + described))
+        if bins := card["lengths"][split]:
             heading = f"{what} by their length in tokens, {title}"
-            parts += [f"<h4>{heading}</h4>", draw_columns([_length_bar(*one) for one in bins], heading)]
-        if labels := _label_bars(dataset, split):
-            parts += [f"<h4>Labels, {title}</h4>", draw_rows(labels[:_MOST_LABELS], f"Labels, {title}")]
+            parts += [
+                _heading(heading, level + 1),
+                draw_columns([_length_bar(*one) for one in bins], heading),
+            ]
+        if labels := _label_bars(card["labels"], statistics):
+            heading = f"Labels, {title}"
+            parts += [_heading(heading, level + 1), draw_rows(labels[:_MOST_LABELS], heading)]
             if len(labels) > _MOST_LABELS:
                 parts.append(f"<p>and {len(labels) - _MOST_LABELS:,} more labels</p>")
     return parts
+
+
+def _heading(text: str, level: int) -> str:
+    return f"<h{level}>{text}</h{level}>"
 
 
 def _numbers(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -161,23 +176,21 @@ def _numbers(statistics: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _length_bar(number: int, count: int) -> Bar:
-    least, greatest = bin_edges(number)
+def _length_bar(least: int, greatest: int, count: int) -> Bar:
     return Bar(f"{least:,}", count, f"{least:,} to {greatest:,} tokens: {count:,}")
 
 
-def _label_bars(dataset: Dataset, split: str) -> list[Bar]:
-    statistics = dataset.statistics[split]
+def _label_bars(names: Sequence[str], statistics: Mapping[str, Any]) -> list[Bar]:
     counts = statistics.get("applied_counts", statistics.get("label_counts", ()))
     total = max(statistics["num_examples"] if "applied_counts" in statistics else sum(counts), 1)
     return [
         Bar(label, count, f"{count:,} ({count / total:.1%})")
-        for label, count in zip(dataset.labels, counts, strict=bool(counts))
+        for label, count in zip(names, counts, strict=bool(counts))
     ]
 
 
-def _sources(parts: Mapping[str, Dataset]) -> list[Bar]:
-    counts = {name: dataset.statistics["train"]["num_tokens"] for name, dataset in parts.items()}
+def _sources(cards: Mapping[str, Mapping[str, Any]]) -> list[Bar]:
+    counts = {name: card["statistics"]["train"]["num_tokens"] for name, card in cards.items()}
     total = max(sum(counts.values()), 1)
     return [Bar(name, count, f"{count:,} ({count / total:.1%})") for name, count in counts.items()]
 

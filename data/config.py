@@ -7,7 +7,18 @@ from typing import Literal, get_args
 
 from flaxmill.data.source import check_sources
 
-Layout = Literal["packed", "conversations", "pairs", "labelled", "tagged", "answers", "sources", "prompts"]
+Layout = Literal[
+    "packed",
+    "conversations",
+    "pairs",
+    "labelled",
+    "tagged",
+    "answers",
+    "sources",
+    "prompts",
+    "preferences",
+    "matches",
+]
 """How rows are stored (data/prepared/layouts.py)."""
 LabelType = Literal["category", "number", "multi_label"]
 Quotes = Literal["double", "none"]
@@ -21,7 +32,16 @@ PairTask = Literal["next", "order"]
 Packing = Literal["concatenate", "best_fit", "first_fit", "full_sentences"]
 EmbeddedText = Literal["all", "prose", "code"]
 EmbeddedTask = Literal[
-    "classification", "areas", "pairs", "answers", "tags", "summaries", "translation", "conversations"
+    "classification",
+    "areas",
+    "pairs",
+    "answers",
+    "tags",
+    "summaries",
+    "translation",
+    "conversations",
+    "preferences",
+    "matches",
 ]
 
 TRAINED = ("bpe", "wordpiece", "unigram", "bytes")
@@ -45,8 +65,8 @@ class DataConfig:
     """Files, globs or directories; empty: the corpus embedded in the running Python, or examples made from
     it. Text comes from text files, from tables: .csv, .tsv, .jsonl, .json, .parquet, .arrow, from tfds:NAME,
     datasets saved by Hugging Face's save_to_disk, embedded:PART and files of token ids: .bin, .npy; files may
-    be at gs:// or s3://. Labelled examples come from tables, .conll, SQuAD's .json, or tfds:NAME. Text and
-    tables may be .gz, .bz2, .xz or .zst."""
+    be at gs:// or s3://. Labelled examples come from tables, .conll, SQuAD's .json, tfds:NAME, or saved
+    datasets. Text and tables may be .gz, .bz2, .xz or .zst."""
     valid_files: tuple[str, ...] = ()
     """Held-out text or examples; empty: a share of `files` is held out."""
     sources: tuple[str, ...] = ()
@@ -62,7 +82,7 @@ class DataConfig:
     """Share of the documents or examples that is held out if there are no valid_files."""
     text_column: str = "text"
     """Tables: the column of the text, of token ids, of the list of words, or of a seq2seq source.
-    Conversations: the column of the messages; left as it is, messages or conversations."""
+    Conversations: the column of the messages; left as it is, messages, conversations or Alpaca's columns."""
     pair_column: str | None = None
     """Classification: the column of a second text; None: there is one text."""
     label_column: str | None = "label"
@@ -109,7 +129,8 @@ class DataConfig:
     """Whether a special token that a text spells is read as that token. None: it is in labelled examples, as
     in transformers, and is not in text, where it could end a document."""
     sequence_length: int = 128
-    """Tokens of a row."""
+    """Tokens of a row. DPO: of both answers of a pair together, each with its prompt; contrastive: of both
+    texts of a pair."""
     packing: Packing = "concatenate"
     """Rows of text. concatenate: documents end to end, cut at the row's length; best_fit, first_fit: whole
     documents, cut only where longer than a row, and padding; full_sentences: documents end to end, but a row

@@ -7,11 +7,14 @@ import numpy as np
 
 from flaxmill.data.special_tokens import decoder_start
 from flaxmill.data.stored_rows import BatchSource, NumpyBatch, Rows
+from flaxmill.data.text.packing import next_in_document, unpack_bits
 
 # n rows, T tokens of a row, t of them that are made (`Rows.tokens`), S of a source, U of a target
 
 NO_EXAMPLE = -1
 """`example_numbers` of a row beyond the end of a held-out split."""
+REFERENCE = "reference"
+"""What is kept beside the rows of preferences: float32 [rows,2], the log-probabilities of both answers."""
 
 
 def labelled(rows: Rows) -> NumpyBatch:
@@ -51,6 +54,49 @@ def seq2seq(rows: Rows) -> NumpyBatch:
     targets = stored["target"].astype(np.int32)
     written = decoder_inputs(targets, stored["target_length"], target_tokens(rows.source))
     return _numbered(_inputs(rows) | written, rows)
+
+
+def preferences(rows: Rows) -> NumpyBatch:
+    """Pairs of answers: in each row the chosen one behind its prompt is document 1, the rejected one document
+    2. Weights are 1 where an answer's token is predicted. `reference` [n,2] are the log-probabilities of the
+    two before training; NaN as long as nobody has computed them."""
+    stored = rows.stored
+    tokens = np.pad(stored["tokens"].astype(np.int32), ((0, 0), (0, 1)))
+    documents, positions = _two_documents(stored["chosen_length"], stored["length"], tokens.shape[1])
+    is_target = unpack_bits(stored["is_target"], range(tokens.shape[1] - 1))
+    is_target = np.pad(is_target.astype(bool), ((0, 0), (0, 1)))
+    weights = next_in_document(documents) & is_target[:, 1:]
+    batch = {
+        "tokens": tokens[:, :-1],
+        "mask": documents[:, :-1] > 0,
+        "positions": positions[:, :-1],
+        "documents": documents[:, :-1],
+        "targets": np.where(weights, tokens[:, 1:], 0),
+        "weights": weights,
+    }
+    batch = {name: rows.own(values) for name, values in batch.items()}
+    unknown = np.full((len(tokens), 2), np.nan, np.float32)
+    return _numbered(batch | {"reference": stored.get(REFERENCE, unknown)}, rows)
+
+
+def matches(rows: Rows) -> NumpyBatch:
+    """Pairs of texts: in each row the first is document 1, the second document 2. `weights` [n] are 1."""
+    stored = rows.stored
+    tokens = stored["tokens"].astype(np.int32)
+    documents, positions = _two_documents(stored["first_length"], stored["length"], tokens.shape[1])
+    batch = {"tokens": tokens, "mask": documents > 0, "positions": positions, "documents": documents}
+    own = {name: rows.own(values) for name, values in batch.items()}
+    return _numbered(own | {"weights": np.ones(len(tokens), np.float32)}, rows)
+
+
+def _two_documents(
+    first_length: np.ndarray, length: np.ndarray, num_places: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """[n,T] which of two documents a place belongs to (0: padding), and its position in it."""
+    places, first_length = np.arange(num_places), first_length[:, None]
+    is_second = places >= first_length
+    documents = np.where(places < length[:, None], 1 + is_second, 0)
+    return documents, np.where(is_second, places - first_length, places) * (documents > 0)
 
 
 class TargetTokens(NamedTuple):

@@ -50,6 +50,9 @@ class ObjectiveData(NamedTuple):
     """Roles for which the tokenizer must have a token."""
     added_tokens: tuple[str, ...] = ()
     """Names of special tokens that a trained tokenizer gets, and that a loaded one must have."""
+    may_converse: bool = False
+    """Whether its examples may be conversations; a loaded tokenizer then needs its added tokens only for
+    these."""
     infills: bool = False
     """Whether data.fim_rate moves the middles of its documents, which needs INFILL_TOKENS as well."""
     max_predictions: Reference | None = None
@@ -154,7 +157,33 @@ OBJECTIVE_DATA: dict[str, ObjectiveData] = {
     "conversation": ObjectiveData(
         ("conversations",), "flaxmill.data.text_batches:conversations", added_tokens=CHAT_TOKENS
     ),
+    "dpo": ObjectiveData(
+        ("preferences",),
+        "flaxmill.data.example_batches:preferences",
+        special_tokens=("closing",),
+        added_tokens=CHAT_TOKENS,
+        may_converse=True,
+        examples=ExampleKind(
+            "flaxmill.data.examples.preference_rows:read_preference",
+            columns=("chosen", "rejected"),
+            embedded=("preferences",),
+            answer_column=None,
+        ),
+    ),
+    "contrastive": ObjectiveData(
+        ("matches",),
+        "flaxmill.data.example_batches:matches",
+        examples=ExampleKind(
+            "flaxmill.data.examples.match_rows:read_match",
+            column_fields=("text_column", "pair_column"),
+            embedded=("matches",),
+            answer_column=None,
+        ),
+    ),
 }
+
+BUILT_IN = frozenset(OBJECTIVE_DATA)
+"""Objectives that every process knows; others come from a user's file."""
 
 
 def data_of(objective: str) -> ObjectiveData:

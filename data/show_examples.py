@@ -16,6 +16,8 @@ def describe_example(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: 
     tokens, is_real = batch["tokens"][row], batch["mask"][row] > 0
     number = int(batch["example_numbers"][row])
     lines = [f"row {row}: {'no example' if number < 0 else f'example {number}'}, {int(is_real.sum())} tokens"]
+    if "reference" in batch:
+        return [*lines, *_describe_pair(batch, row, tokenizer)]
     if "decoder_tokens" in batch:
         return [*lines, *describe_target(batch, row, tokenizer)]
     if "labels" in batch:
@@ -25,8 +27,12 @@ def describe_example(batch: NumpyBatch, row: int, tokenizer: Tokenizer, labels: 
         answer = [f"  answer: {_answer(batch, row, tokenizer)}"]
     elif labels:
         answer = _describe_tags(batch, row, tokenizer, labels)
-    else:
+    elif "targets" in batch:
         return [*lines, *_describe_prompt(batch, row, tokenizer)]
+    else:
+        texts = (tokens[batch["documents"][row] == number] for number in (1, 2))
+        names = ("first", "second")
+        return [*lines, *(f"  {n}: {_spell(text, tokenizer)}" for n, text in zip(names, texts, strict=True))]
     return [*lines, f"  reads: {_spell(tokens[is_real], tokenizer)}", *answer]
 
 
@@ -72,6 +78,20 @@ def describe_target(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> list[s
         f"  reads: {_spell(source, tokenizer)}",
         f"  decoder reads: {_spell(behind, tokenizer)}",
         f"  writes: {_spell(target, tokenizer)}",
+    ]
+
+
+def _describe_pair(batch: NumpyBatch, row: int, tokenizer: Tokenizer) -> list[str]:
+    """The prompt, up to the chosen answer, and both answers."""
+    documents, is_target = batch["documents"][row], batch["weights"][row] > 0
+    targets = batch["targets"][row]
+    length = int(is_target.argmax()) + 1
+    return [
+        f"  prompt: {_spell(batch['tokens'][row, :length], tokenizer)}",
+        *(
+            f"  {name}: {_spell(targets[is_target & (documents == number)], tokenizer)}"
+            for number, name in enumerate(("chosen", "rejected"), start=1)
+        ),
     ]
 
 

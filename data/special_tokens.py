@@ -1,6 +1,6 @@
 """The special tokens that an objective needs, and the one that a decoder reads first."""
 
-from flaxmill.data.config import DataConfig
+from flaxmill.data.config import TRAINED, DataConfig
 from flaxmill.data.conversations.chatml import CHATML
 from flaxmill.data.objectives import SpecialToken, added_tokens, data_of
 from flaxmill.data.tokenization import Tokenizer
@@ -31,6 +31,8 @@ def lacking_tokens(tokenizer: Tokenizer, objective: str, config: DataConfig) -> 
     roles = data_of(objective).special_tokens
     lacking = [_NAMES[role] for role in roles if getattr(tokenizer, f"{role}_id") is None]
     if data_of(objective).reads_conversations and tokenizer.chat_template not in (None, CHATML):
+        return lacking
+    if data_of(objective).may_converse and config.tokenizer not in TRAINED:
         return lacking
     # The first missing name is enough to say it.
     return lacking + [name for name in added_tokens(objective, config) if not _has_added(tokenizer, name)][:1]

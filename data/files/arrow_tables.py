@@ -1,8 +1,9 @@
 """Parquet and Arrow tables as streams of rows, through pyarrow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 from flaxmill.data.files.archives import is_archive, open_raw
@@ -14,11 +15,14 @@ _ROWS_AT_ONCE = 1024
 _FILE_MARK = b"ARROW1"
 
 
-def read_parquet(path: PurePath, columns: Sequence[str] = ()) -> Iterator[Row]:
+def read_parquet(
+    path: PurePath, columns: Sequence[str] = (), beside: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> Iterator[Row]:
     """Rows of all row groups, a thousand in memory at a time. Raises ValueError where they are damaged.
 
     Args:
       columns: read the first of them that there is, and it alone; lists of integers are then arrays.
+      beside: the columns that are read too, where there are any, beside the first.
     """
     if is_archive(path):
         raise ValueError(f"{path} is a Parquet table in an archive, and compressed itself; unpack it")
@@ -29,15 +33,16 @@ def read_parquet(path: PurePath, columns: Sequence[str] = ()) -> Iterator[Row]:
         with _open(path) as raw, pyarrow.parquet.ParquetFile(raw) as file:
             names = file.schema_arrow.names
             check_names(names, path)
-            chosen = [_choose_column(columns, names, path)] if columns else None
+            chosen = _choose_columns(columns, beside, names, path) if columns else None
             yield from file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=chosen)
 
-    return _read_batches(batches(), path, is_column=bool(columns))
+    return _read_batches(batches(), path, is_chosen=bool(columns))
 
 
-def read_arrow(path: PurePath, columns: Sequence[str]) -> Iterator[Row]:
-    """The values of the first of the columns that there is, from Arrow's stream or file format; lists of
-    integers are arrays."""
+def read_arrow(
+    path: PurePath, columns: Sequence[str] = (), beside: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> Iterator[Row]:
+    """As read_parquet, from Arrow's stream or file format."""
     pyarrow = _import_pyarrow(path)
 
     def batches() -> Iterator[Any]:
@@ -46,15 +51,16 @@ def read_arrow(path: PurePath, columns: Sequence[str]) -> Iterator[Row]:
             raw.seek(0)
             table = pyarrow.ipc.open_file(raw) if is_file else pyarrow.ipc.open_stream(raw)
             check_names(table.schema.names, path)
-            column = _choose_column(columns, table.schema.names, path)
+            names = table.schema.names
+            chosen = _choose_columns(columns, beside, names, path) if columns else names
             read = (table.get_batch(n) for n in range(table.num_record_batches)) if is_file else table
             for batch in read:
                 batch.validate(full=True)  # what is damaged could otherwise be read from anywhere in memory
-                selected = batch.select([column])
+                selected = batch.select(chosen)
                 for start in range(0, len(selected), _ROWS_AT_ONCE):
                     yield selected.slice(start, _ROWS_AT_ONCE)
 
-    return _read_batches(batches(), path, is_column=True)
+    return _read_batches(batches(), path, is_chosen=bool(columns))
 
 
 def _open(path: PurePath) -> Any:
@@ -73,17 +79,19 @@ def _import_pyarrow(path: PurePath) -> Any:
     return pyarrow
 
 
-def _choose_column(columns: Sequence[str], names: list[str], path: PurePath) -> str:
+def _choose_columns(
+    columns: Sequence[str], beside: Mapping[str, Sequence[str]], names: list[str], path: PurePath
+) -> list[str]:
     if found := next((column for column in columns if column in names), None):
-        return found
+        return [found, *(name for name in beside.get(found, ()) if name in names)]
     raise unknown_column(columns[0], names, str(path))
 
 
-def _read_batches(batches: Iterator[Any], path: PurePath, is_column: bool) -> Iterator[Row]:
+def _read_batches(batches: Iterator[Any], path: PurePath, is_chosen: bool) -> Iterator[Row]:
     number = 0
     with _arrow_errors(path) as place:
         for batch in batches:
-            for values in _rows(batch, is_column):
+            for values in _rows(batch, is_chosen):
                 number += 1
                 place[0] = number + 1
                 yield Row(values, f"row {number}", str(path))
@@ -105,8 +113,8 @@ def _arrow_errors(path: PurePath) -> Iterator[list[int]]:
         raise unreadable(f"row {place[0]} of {path}", reason or type(error).__name__) from None
 
 
-def _rows(batch: Any, is_column: bool) -> Iterator[dict[str, Any]]:
-    if not is_column:
+def _rows(batch: Any, is_chosen: bool) -> Iterator[dict[str, Any]]:
+    if not is_chosen or len(batch.schema.names) > 1:
         yield from batch.to_pylist()
         return
     (values,), (column,) = batch.columns, batch.schema.names

@@ -10,6 +10,8 @@ from flaxmill.data.files.archives import refuse_binary
 from flaxmill.data.files.bad_rows import SkippedRows
 from flaxmill.data.files.local_paths import match_files
 from flaxmill.data.files.remote_paths import RemoteFile, look_again
+from flaxmill.data.files.saved_datasets import find_saved
+from flaxmill.data.files.specs import is_local
 from flaxmill.data.messages import shorten
 
 _MAX_SHOWN = 3
@@ -66,9 +68,7 @@ def find_files(patterns: Sequence[str], field: str, accepted: Collection[str] = 
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matches = match_files(pattern)
-        if not matches:
-            raise ValueError(f"{field}={pattern!r} names no file; give an existing text file or glob")
+        matches = matches_of(pattern, field)
         for match in matches:
             if os.path.isdir(match):
                 if len(matches) > 1:
@@ -83,6 +83,22 @@ def find_files(patterns: Sequence[str], field: str, accepted: Collection[str] = 
     if not found:
         raise ValueError(f"{field}={list(patterns)!r} match directories only; give text files")
     return list(found)
+
+
+def refuse_missing(specs: Sequence[str], field: str) -> None:
+    """Raises ValueError, naming the field, where a spec names files of this machine and none is there; reads
+    none, so that it takes a moment."""
+    for spec in specs:
+        if is_local(spec) and find_saved(spec) is None:
+            matches_of(spec, field)
+
+
+def matches_of(pattern: str, field: str) -> list[str]:
+    """The paths that a pattern matches. Raises ValueError, naming the field, where there are none."""
+    matches = match_files(pattern)
+    if not matches:
+        raise ValueError(f"{field}={pattern!r} names no file; give an existing text file or glob")
+    return matches
 
 
 def make_file_source(

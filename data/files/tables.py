@@ -4,8 +4,9 @@ import csv
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 from flaxmill.data.config import Quotes
@@ -38,7 +39,11 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def find_reader(
-    path: PurePath, quotes: Quotes, refuse: Refuse = raise_error, columns: Sequence[str] = ()
+    path: PurePath,
+    quotes: Quotes,
+    refuse: Refuse = raise_error,
+    columns: Sequence[str] = (),
+    beside: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Reader | None:
     """The function that reads the table; None where the suffix is not a table's.
 
@@ -46,6 +51,7 @@ def find_reader(
       refuse: what is done about a bad row.
       columns: read the first of them that there is alone, where the format can, and lists of integers as
         arrays.
+      beside: what is read beside a column, where that is the first.
     """
     match format_suffix(path):
         case ".csv":
@@ -57,9 +63,9 @@ def find_reader(
         case ".json":
             return functools.partial(read_json, refuse=refuse)
         case ".parquet":
-            return functools.partial(read_parquet, columns=columns)
-        case ".arrow" if columns:
-            return functools.partial(read_arrow, columns=columns)
+            return functools.partial(read_parquet, columns=columns, beside=beside)
+        case ".arrow":
+            return functools.partial(read_arrow, columns=columns, beside=beside)
     return None
 
 

@@ -2,7 +2,8 @@
 
 cache              finds a dataset in the cache, or has it made: read this first
 making             makes a dataset of text or of labelled examples
-means              what prepares text: local processes, or Beam
+means              what prepares a dataset: local processes, or Beam
+beside             a process that makes it while this one compiles
 publishing         locks, whole datasets and what can go wrong with a cache
 cache_places       the name of a dataset, from all that decides its rows
 text_building      a corpus becomes a dataset, in stages

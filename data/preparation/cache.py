@@ -8,7 +8,9 @@ from flaxmill.data.examples.answer_rows import check_stride
 from flaxmill.data.examples.corpus import split_examples
 from flaxmill.data.examples.target_rows import check_prompt_room
 from flaxmill.data.files.sources import Log
-from flaxmill.data.objectives import added_tokens, data_of, find_function, has_labels, layout_of
+from flaxmill.data.files.specs import EMBEDDED, is_local
+from flaxmill.data.objectives import BUILT_IN, added_tokens, data_of, find_function, has_labels, layout_of
+from flaxmill.data.preparation.beside import run_beside
 from flaxmill.data.preparation.cache_places import Places, find_places, reads_as_before, stored_settings
 from flaxmill.data.preparation.groups import (
     MachineShard,
@@ -23,7 +25,7 @@ from flaxmill.data.preparation.publishing import cache_errors, locked, open_and_
 from flaxmill.data.preparation.text_building import encode_corpus
 from flaxmill.data.preparation.text_corpus import find_text
 from flaxmill.data.preparation.work_directory import WorkDirectory
-from flaxmill.data.prepared.dataset import Dataset
+from flaxmill.data.prepared.dataset import Dataset, open_dataset
 from flaxmill.data.special_tokens import check_trained_specials, require_special_tokens
 from flaxmill.data.text.held_out import SplitCorpus
 from flaxmill.data.vocabulary.training import check_vocab_size, load_tokenizer
@@ -53,9 +55,34 @@ def prepare(
     dataset = open_and_tidy(wanted.final, log) or _open_alike(wanted.places, config, log)
     if dataset is None:
         with locked(wanted.final, log):
-            dataset = open_whole(wanted.final, log) or make_dataset(wanted, means, log)
+            dataset = open_whole(wanted.final, log)
+            if dataset is None and means.beside and _is_known_elsewhere(config, objective):
+                run_beside(_make_here, config, objective, cache, has_encoder, log=log)
+                dataset = open_dataset(wanted.final)
+            elif dataset is None:
+                dataset = make_dataset(wanted, means, log)
     require_special_tokens(dataset.tokenizer, objective, config)
     return dataset
+
+
+def _is_known_elsewhere(config: DataConfig, objective: str) -> bool:
+    """Whether another process finds the same: what a user's Python file has defined is this process's alone,
+    and so are files in its memory."""
+    specs = (*config.files, *config.valid_files)
+    return objective in BUILT_IN and all(is_local(spec) or spec.startswith(EMBEDDED) for spec in specs)
+
+
+def _make_here(config: DataConfig, objective: str, cache: Path, has_encoder: bool, log: Log) -> None:
+    """Makes what another process has looked up and locked, and has said what there is to say of that."""
+    is_found = False
+
+    def say(line: str) -> None:
+        if is_found:
+            log(line)
+
+    wanted = _look_up(config, objective, cache, say, has_encoder)
+    is_found = True
+    make_dataset(wanted, LOCAL, say)
 
 
 def prepare_shard(

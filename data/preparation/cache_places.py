@@ -22,6 +22,8 @@ _EXAMPLE_SETTINGS: dict[Layout, tuple[str, ...]] = {
     "answers": ("stride",),
     "sources": ("text_column", "target_column", "target_length"),
     "prompts": ("text_column", "target_column", "target_length", "separator"),
+    "preferences": (),
+    "matches": ("text_column", "pair_column"),
 }
 
 
@@ -114,6 +116,9 @@ def stored_framing(config: DataConfig, tokenizer: Tokenizer, layout: Layout) -> 
     """How texts are framed and read, but only what version 0.1.0 would have done differently."""
     if layout == "conversations":
         return {}
+    if layout == "preferences":
+        template = tokenizer.chat_template
+        return {} if template is None else {"chat_template": hashlib.sha256(template.encode()).hexdigest()}
     if layout in _EXAMPLE_SETTINGS:
         is_pair = layout == "answers" or (layout == "labelled" and config.pair_column is not None)
         return {"segments": False} if is_pair and not tokenizer.gives_segments else {}
@@ -127,12 +132,14 @@ def stored_framing(config: DataConfig, tokenizer: Tokenizer, layout: Layout) -> 
 
 def _tokenizer_key(config: DataConfig, layout: Layout) -> list[list]:
     """Path, size and time of a loaded tokenizer's file, then of the settings files beside it; for
-    conversations also of its chat template."""
+    conversations, and what may be some, also of its chat template."""
     if config.tokenizer in TRAINED:
         return []
     path = Path(config.tokenizer).absolute()
     path = (find_tokenizer(path) or path) if path.is_dir() else path
-    beside = (*SETTINGS_FILES, TEMPLATE_FILE) if layout == "conversations" else SETTINGS_FILES
+    beside = (
+        (*SETTINGS_FILES, TEMPLATE_FILE) if layout in ("conversations", "preferences") else SETTINGS_FILES
+    )
     files = [path, *(path.parent / name for name in beside)]
     found = [file for file in files if file.is_file()]
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found]

@@ -13,6 +13,8 @@ from flaxmill.data.examples.answer_rows import make_answer_encoder
 from flaxmill.data.examples.corpus import ExampleCorpus, canonical_example
 from flaxmill.data.examples.example import Example
 from flaxmill.data.examples.labelled_rows import EncodedRows, Encoder, make_labelled_encoder
+from flaxmill.data.examples.match_rows import make_match_encoder
+from flaxmill.data.examples.preference_rows import make_preference_encoder
 from flaxmill.data.examples.tagged_rows import make_tagged_encoder
 from flaxmill.data.examples.target_rows import make_prompt_encoder, make_source_encoder
 from flaxmill.data.preparation.finishing import finish_dataset
@@ -35,6 +37,8 @@ _ENCODERS: dict[Layout, Callable[[DataConfig, Tokenizer, tuple[str, ...]], Encod
     "answers": make_answer_encoder,
     "sources": make_source_encoder,
     "prompts": make_prompt_encoder,
+    "preferences": make_preference_encoder,
+    "matches": make_match_encoder,
 }
 
 Log = Callable[[str], None]

@@ -8,7 +8,8 @@ from typing import Any
 from flaxmill.data.prepared.dataset import TOKENIZER
 from flaxmill.data.prepared.layouts import record_format
 from flaxmill.data.prepared.manifest import FORMAT_VERSION, MANIFEST, write_manifest
-from flaxmill.data.prepared.shards import WrittenShard, hash_file, name_shards, sync, write_tfds_metadata
+from flaxmill.data.prepared.shards import WrittenShard, hash_file, name_shards, sync
+from flaxmill.data.prepared.tfds_metadata import write_tfds_metadata
 from flaxmill.data.text.held_out import Split
 from flaxmill.data.tokenization import Tokenizer, canonical_json
 from flaxmill.data.tokenizer.settings import SETTINGS_FILE

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxmill.data.config import TRAINED, DataConfig
-from flaxmill.data.conversations.rendering import find_turn_end, with_chat_template
+from flaxmill.data.conversations.rendering import can_converse, find_turn_end, with_chat_template
 from flaxmill.data.duplicates.judging import looks_for_near
 from flaxmill.data.duplicates.signatures import find_library
 from flaxmill.data.examples.corpus import ExampleCorpus, as_documents, find_labels
@@ -170,7 +170,8 @@ def _make_tokenizer(wanted: Wanted, corpus: SplitCorpus, directory: Path, log: L
     if not (directory / TOKENIZER).is_file():
         made = make_tokenizer(wanted.config, corpus, log, wanted.settings.get("added_tokens", ()))
         require_special_tokens(made, wanted.objective, wanted.config)
-        if data_of(wanted.objective).reads_conversations:
+        data = data_of(wanted.objective)
+        if data.reads_conversations or (data.may_converse and can_converse(made)):
             made = with_chat_template(made)
         write_whole(directory / SETTINGS_FILE, made.save_settings)
         write_whole(directory / TOKENIZER, made.save)

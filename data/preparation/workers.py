@@ -6,6 +6,7 @@ one that `multiprocessing` spawns runs the user's script again.
 
 import collections
 import contextlib
+import functools
 import itertools
 import os
 import pickle
@@ -13,7 +14,7 @@ import queue
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -60,6 +61,43 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def start_process(module: str, variables: Mapping[str, str]) -> tuple[subprocess.Popen, Connection]:
+    """A process that runs the module, which is given the number of its end of the connection.
+
+    Args:
+      variables: of its environment, beside those of this process.
+    """
+    ours, theirs = Pipe()
+    paths = os.pathsep.join(filter(None, sys.path))  # so that both find the same packages
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": paths, **variables},
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C is for this process, which ends the others
+        )
+    return process, ours
+
+
+def outcome(do: Callable[..., Any], *arguments: Any) -> tuple[Any, Exception | None]:
+    """What it returns, and what it raises: a fault of the program as a RuntimeError with its traceback."""
+    try:
+        return do(*arguments), None
+    except (ValueError, OSError) as raised:
+        return None, raised
+    except Exception:
+        return None, RuntimeError(traceback.format_exc())
+
+
+def killed() -> UnfinishedError:
+    """What to raise where a process has ended that had more to do."""
+    return UnfinishedError(
+        "a process that prepares data was killed, perhaps since memory ran out; the same command goes on "
+        "where it ended"
+    )
+
+
 class _Workers:
     """Threads that each hand tasks to a process of its own."""
 
@@ -84,17 +122,7 @@ class _Workers:
         return self._threads.submit(self._hand_out, task)
 
     def _start(self, greeting: bytes) -> None:
-        ours, theirs = Pipe()
-        paths = os.pathsep.join(filter(None, sys.path))  # so that both find the same packages
-        environment = os.environ | {"PYTHONPATH": paths, "RAYON_NUM_THREADS": "1"}
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for this process, which ends its workers
-            )
+        process, ours = start_process(__name__, {"RAYON_NUM_THREADS": "1"})
         self._processes.append(process)
         ours.send_bytes(greeting)
         self._idle.put(ours)
@@ -105,10 +133,7 @@ class _Workers:
             connection.send(task)
             result, error = connection.recv()
         except (EOFError, OSError):
-            raise UnfinishedError(
-                "a process that prepares data was killed, perhaps since memory ran out; the same command "
-                "goes on where it ended"
-            ) from None
+            raise killed() from None
         finally:
             self._idle.put(connection)
         if error is not None:
@@ -129,17 +154,9 @@ class _Workers:
 def _work(connection: Connection) -> None:
     """Does tasks until the other side is gone."""
     make, arguments = pickle.loads(connection.recv_bytes())
-    run = None
+    made = functools.cache(lambda: make(*arguments))
     while True:
-        task = connection.recv()
-        try:
-            run = run or make(*arguments)
-            result, error = run(task), None
-        except (ValueError, OSError) as raised:
-            result, error = None, raised
-        except Exception:
-            result, error = None, RuntimeError(traceback.format_exc())
-        connection.send((result, error))
+        connection.send(outcome(lambda task: made()(task), connection.recv()))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class Dataset:
             split: ShardReader(directory, [Shard(*shard) for shard in shards])
             for split, shards in manifest["shards"].items()
         }
+        self._beside: dict[str, dict[str, np.ndarray]] = {}
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -78,7 +79,14 @@ class Dataset:
                 f"{self.directory} has rows of {odd.pop()} bytes, its settings say {self._format.num_bytes}; "
                 "delete it to have it prepared again"
             )
-        return self._format.decode(records)
+        beside = {name: values[rows] for name, values in self._beside.get(split, {}).items()}
+        return self._format.decode(records) | beside
+
+    def put_beside(self, split: Split, name: str, values: np.ndarray) -> None:
+        """Have `read` give a field that is not stored: `values` [num_rows, ...] in the order of the rows."""
+        num_rows = self.statistics[split]["num_rows"]
+        assert len(values) == num_rows, (len(values), num_rows)
+        self._beside.setdefault(split, {})[name] = values
 
     def close(self) -> None:
         """Closes the files; they open again at the next read."""

@@ -32,6 +32,10 @@ def record_format(settings: Mapping[str, Any], vocab_size: int, num_labels: int)
             return source_format(length, token_dtype, settings["target_length"])
         case "prompts":
             return prompt_format(length, token_dtype)
+        case "preferences":
+            return preference_format(length, token_dtype)
+        case "matches":
+            return match_format(length, token_dtype)
 
 
 def packed_format(sequence_length: int, token_dtype: str, *, is_padded: bool = False) -> RecordFormat:
@@ -135,6 +139,34 @@ def prompt_format(sequence_length: int, token_dtype: str) -> RecordFormat:
             Field("tokens", token_dtype, (sequence_length + 1,)),
             Field("prompt_length", "int32", ()),
             Field("length", "int32", ()),
+            Field("number", "int32", ()),
+        ]
+    )
+
+
+def preference_format(sequence_length: int, token_dtype: str) -> RecordFormat:
+    """A stored row: `tokens` [T], the chosen answer behind its prompt and then the rejected one behind its
+    own; `is_target`, one bit a token that says whether it is of an answer; the `length` of both together, the
+    `chosen_length`, `number`."""
+    return RecordFormat(
+        [
+            Field("tokens", token_dtype, (sequence_length,)),
+            Field("is_target", "uint8", ((sequence_length + 7) // 8,)),
+            Field("length", "int32", ()),
+            Field("chosen_length", "int32", ()),
+            Field("number", "int32", ()),
+        ]
+    )
+
+
+def match_format(sequence_length: int, token_dtype: str) -> RecordFormat:
+    """A stored row: `tokens` [T], the first text and then the second; the `length` of both, the
+    `first_length`, `number`."""
+    return RecordFormat(
+        [
+            Field("tokens", token_dtype, (sequence_length,)),
+            Field("length", "int32", ()),
+            Field("first_length", "int32", ()),
             Field("number", "int32", ()),
         ]
     )

@@ -1,4 +1,4 @@
-"""ArrayRecord shards under the names and with the metadata that make a directory a TFDS dataset."""
+"""ArrayRecord shards under the names that TFDS looks for."""
 
 import errno
 import hashlib
@@ -161,46 +161,6 @@ def _system_errors() -> Iterator[None]:
         found = _SYSTEM_ERROR.match(str(error))
         reason = found[1] if found else " ".join(str(error).split())[:200]
         raise OSError(_ERROR_NUMBERS.get(reason, 0), reason) from None
-
-
-def write_tfds_metadata(
-    directory: Path, record_format: RecordFormat, shards: Mapping[str, Sequence[Shard]], description: str
-) -> None:
-    """Writes dataset_info.json and features.json, so that tfds.builder_from_directory opens the rows."""
-    # Imported here: it takes a third of a second, and reading prepared data never needs it.
-    import tensorflow_datasets as tfds
-    from etils import epath
-
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(directory),
-        dataset_name=DATASET_NAME,
-        filetype_suffix="array_record",
-        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-    )
-    splits = [
-        tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[shard.num_rows for shard in its_shards],
-            num_bytes=sum(shard.num_bytes for shard in its_shards),
-            filename_template=template.replace(split=split),
-        )
-        for split, its_shards in shards.items()
-    ]
-    features = {
-        field.name: tfds.features.Tensor(
-            shape=field.shape, dtype=np.dtype(field.dtype).type, encoding=tfds.features.Encoding.BYTES
-        )
-        for field in record_format.fields
-    }
-    tfds.folder_dataset.write_metadata(
-        data_dir=directory,
-        features=tfds.features.FeaturesDict(features),
-        split_infos=splits,
-        filename_template=template,
-        version="1.0.0",
-        check_data=False,  # its check goes through TensorFlow
-        description=description,
-    )
 
 
 def sync(path: Path) -> None:

@@ -10,6 +10,7 @@ overlap          training files that are held out as well
 packing          documents end to end in rows, with their starts
 fitted_packing   whole documents or sentences in padded rows
 pairs            BERT's and ALBERT's sentence pairs
+texts            the texts of files, one a line or row
 sentences        documents as sentences
 entropy          the losses that counting alone reaches
 """

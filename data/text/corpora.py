@@ -193,7 +193,7 @@ def _reader(
         return functools.partial(read_text, path, config.documents), ()
 
     def read(refuse: Refuse) -> Iterator[Document]:
-        reader = find_reader(path, config.quotes, refuse, columns)
+        reader = find_reader(path, config.quotes, refuse, columns, reading.rows.beside)
         assert reader is not None
         return read_rows(reader(path), path, reading.rows, refuse)
 

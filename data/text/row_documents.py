@@ -1,13 +1,13 @@
 """The rows of tables and datasets as documents: the text, or the token ids, in one column."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flaxmill.data.config import DataConfig
-from flaxmill.data.conversations.messages import check_spelling, message_columns, read_messages
+from flaxmill.data.conversations.messages import BESIDE, check_spelling, message_columns, read_messages
 from flaxmill.data.conversations.rendering import Chat
 from flaxmill.data.files.archives import format_suffix
 from flaxmill.data.files.rows import Refuse, Row, check_unicode, is_missing, unknown_column
@@ -33,6 +33,11 @@ class RowReading(NamedTuple):
     def columns(self) -> tuple[str, ...]:
         """The columns that may hold a document; the first that there is does."""
         return (self.config.text_column,) if self.chat is None else message_columns(self.config)
+
+    @property
+    def beside(self) -> Mapping[str, Sequence[str]]:
+        """The columns that belong to a document in one of these."""
+        return {} if self.chat is None else BESIDE
 
 
 def read_rows(rows: Iterator[Row], path: PurePath, reading: RowReading, refuse: Refuse) -> Iterator[Document]:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from flaxmill.data.files.sources import find_files, make_file_source, read_once
+from flaxmill.data.files.sources import find_files, make_file_source, read_once, refuse_missing
 
 
 def sources(*paths):
@@ -62,3 +62,15 @@ def test_a_file_that_two_patterns_match_is_read_once_without_a_word(tmp_path):
     lines = []
     assert len(read_once("data.files=*", sources(path, path), lines.append).sources) == 1
     assert lines == []
+
+
+def test_missing_files_are_refused_and_what_only_its_reader_knows_is_not(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    elsewhere = ("embedded:code", "tfds:wiki40b/en", "gs://bucket/a.txt", "python:mine")
+    refuse_missing(
+        [str(tmp_path / "*.txt"), str(tmp_path), f"{tmp_path}/saved:train", *elsewhere], "data.files"
+    )
+    with pytest.raises(ValueError, match=r"data\.files='.*b\.txt' names no file"):
+        refuse_missing([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], "data.files")

@@ -7,11 +7,13 @@ import pytest
 
 from flaxmill.data.prepared.records import Field, RecordFormat
 from flaxmill.data.prepared.shard_reader import ShardReader
-from flaxmill.data.prepared.shards import ShardWriter, name_shards, write_tfds_metadata
+from flaxmill.data.prepared.shards import ShardWriter, name_shards
+from flaxmill.data.prepared.tfds_metadata import write_tfds_metadata
 
 FORMAT = RecordFormat(
     [Field("tokens", "uint16", (200,)), Field("label", "int32", ()), Field("bits", "uint8", (3,))]
 )
+DESCRIPTION = 'The "Wörter" of a test'
 
 
 def _rows(num_rows):
@@ -45,7 +47,7 @@ def directory(tmp_path, monkeypatch):
             writer.close()
             first += size
         shards[split] = name_shards(tmp_path, split, [shard for writer in writers for shard in writer.shards])
-    write_tfds_metadata(tmp_path, FORMAT, shards, "a test")
+    write_tfds_metadata(tmp_path, FORMAT, shards, DESCRIPTION)
     return tmp_path, shards
 
 
@@ -89,6 +91,45 @@ def test_tfds_reads_the_same_rows(directory):
     for name, values in expected.items():
         np.testing.assert_array_equal(row[name], values)
         assert row[name].dtype == values.dtype
+
+
+def test_the_metadata_are_those_that_tfds_writes(directory):
+    import tensorflow_datasets as tfds
+    from etils import epath
+
+    path, shards = directory
+    own = [(path / name).read_bytes() for name in ("dataset_info.json", "features.json")]
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(path),
+        dataset_name="flaxmill",
+        filetype_suffix="array_record",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )
+    features: Any = {
+        field.name: tfds.features.Tensor(
+            shape=field.shape, dtype=np.dtype(field.dtype).type, encoding=tfds.features.Encoding.BYTES
+        )
+        for field in FORMAT.fields
+    }
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[shard.num_rows for shard in its],
+            num_bytes=sum(shard.num_bytes for shard in its),
+            filename_template=template.replace(split=split),
+        )
+        for split, its in shards.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=path,
+        features=tfds.features.FeaturesDict(features),
+        split_infos=splits,
+        filename_template=template,
+        version="1.0.0",
+        check_data=False,  # its check goes through TensorFlow
+        description=DESCRIPTION,
+    )
+    assert [(path / name).read_bytes() for name in ("dataset_info.json", "features.json")] == own
 
 
 def test_a_flipped_byte_gives_the_right_rows_or_an_error_that_names_the_file(directory):
