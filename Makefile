@@ -9,9 +9,12 @@ INSTALLED := .venv/.installed
 TESTABLE := .venv-test/.installed
 NEWEST := .venv-newest/.installed
 BEAM := .venv-beam/.installed
+LM_EVAL := .venv-lm-eval/.installed
 AOT := .venv-aot/.installed
+DOCS := .venv-docs/.installed
 
-.PHONY: install train test lint check quick newest beam aot launch launchers sweep fuzz gpu soak bench
+.PHONY: install train test lint check quick newest beam docs texts harness aot launch launchers browser chromium sweep \
+	fuzz gpu soak bench
 
 # $(call environment,INTERPRETER,FOLDER,PACKAGES): the folder is an environment with these packages. The stamp in it
 # makes later calls instant, and a changed pyproject.toml install again.
@@ -35,6 +38,12 @@ $(TESTABLE): pyproject.toml
 # Fields are passed on: make train ARGS='bert_tiny --steps 100'
 train: $(INSTALLED)
 	.venv/bin/flaxmill train $(ARGS)
+
+# The tutorial on fine-tuning downloads Debian's package fortunes, and is skipped where apt does not know it.
+FORTUNES := cd "$$(mktemp -d)" && apt-get -qq download fortunes >/dev/null 2>&1
+texts:
+	@$(FORTUNES) || { $(AS_ROOT) apt-get -qq update >/dev/null 2>&1; $(FORTUNES); } || \
+	  { echo "apt cannot download fortunes: give it a mirror of Debian's packages, then make texts again"; exit 1; }
 
 # A test module stays in one of the two processes, with the models that its tests share.
 test: $(TESTABLE)
@@ -69,6 +78,25 @@ $(BEAM): pyproject.toml
 beam: $(BEAM)
 	.venv-beam/bin/python -m pytest tests/data/preparation/test_beam.py $(ARGS)
 
+# The documentation as a site, in .site: a dead link, or a page that no other leads to, fails it.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+$(DOCS): pyproject.toml
+	@test -n '$(TEST_PYTHON)'
+	$(TEST_PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -qq --upgrade pip
+	.venv-docs/bin/python -m pip install -qq 'mkdocs-material>=9.7'
+	@touch $@
+
+# The lm-evaluation-harness pulls seventy packages, and its own model of transformers, with which it is compared.
+$(LM_EVAL): pyproject.toml
+	$(call environment,$(TEST_PYTHON),.venv-lm-eval,'.[lm-eval]' pytest torch==2.13.0 'transformers>=5.23' accelerate)
+
+# Tasks of local files, measured by the harness with flaxmill's answers and with transformers'.
+harness: $(LM_EVAL)
+	.venv-lm-eval/bin/python -m pytest tests/train/harness/test_harness.py $(ARGS)
+
 # The compilers of TPUs and GPUs that are absent: an environment of its own keeps them away from all other tests.
 $(AOT): pyproject.toml
 	$(call environment,$(TEST_PYTHON),.venv-aot,'.[plan]' pytest pytest-xdist)
@@ -91,6 +119,16 @@ launchers:
 	    $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(LAUNCHERS); \
 	  } >/dev/null 2>&1 || { echo "apt cannot install $(LAUNCHERS): install them as root, then make launch again"; exit 1; }; }
 
+# The report's page in Chromium, which the tests start themselves.
+browser: $(TESTABLE) chromium
+	$(BIN)/python -m pytest tests/train/report/test_page_in_browser.py $(ARGS)
+
+chromium:
+	@[ -n "$$(command -v chromium chromium-browser google-chrome)" ] || { \
+	  { $(AS_ROOT) apt-get -qq update && \
+	    $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; \
+	  } >/dev/null 2>&1 || { echo "apt cannot install chromium: install it as root, then make browser again"; exit 1; }; }
+
 # Runs killed and signalled at hundreds of random moments, alone and as jobs of four, and every model on every mesh,
 # of which `make test` takes some: two hours.
 sweep: $(TESTABLE)
@@ -111,8 +149,9 @@ soak: $(INSTALLED)
 	.venv/bin/python benchmarks/soak.py $(ARGS)
 
 # All that need only this machine and some minutes: soak has a target of its own, finetuning reads texts that you
-# name, mfu needs an accelerator, preparation_memory reads 5 GB, and preparation_text measures nothing.
+# name, mfu needs an accelerator, step_programs the compilers of absent ones, preparation_memory reads 5 GB, and
+# preparation_text measures nothing.
 NOT_HERE := benchmarks/soak.py benchmarks/finetuning.py benchmarks/mfu.py benchmarks/preparation_memory.py \
-	benchmarks/preparation_text.py
+	benchmarks/preparation_text.py benchmarks/step_programs.py
 bench: $(TESTABLE)
 	set -e; for benchmark in $(filter-out $(NOT_HERE),$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark; done

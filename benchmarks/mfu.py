@@ -222,12 +222,14 @@ def make_rows(experiment: Experiment) -> dict[str, np.ndarray]:
 def start_step(experiment: Experiment) -> tuple[Any, Any, Any, Any]:
     """The mesh, the step of `flaxmill train`, and a state and a batch for it."""
     from flaxmill.model.functional import abstract_params
+    from flaxmill.model.random_bits import unroll_random_bits
     from flaxmill.sharding.mesh import make_mesh
     from flaxmill.sharding.placement import place_rows
     from flaxmill.train.optimizer.optimizers import make_optimizer
     from flaxmill.train.state import init_state
     from flaxmill.train.step import make_train_step
 
+    unroll_random_bits()
     mesh = make_mesh(experiment.mesh)
     optimizer = make_optimizer(experiment.optimizer, abstract_params(experiment.model))
     step = make_train_step(experiment, optimizer, mesh, num_predictions(experiment))

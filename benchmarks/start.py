@@ -31,7 +31,6 @@ ROUNDS = 3
 PROGRAM = """
 import json, sys, time
 from flaxmill.train.command_line import main
-from flaxmill.train.jax_environment import choose_platform
 
 def tell(stage):
     print("STAGE" + json.dumps([stage, time.time()]), flush=True)
@@ -43,10 +42,8 @@ def telling(function, stage):
         return result
     return call
 
-if sys.argv[1] == "train" and "--run-dir" in sys.argv:
-    choose_platform()
+def import_and_train(*arguments):
     import jax
-    import flaxmill.train.commands.train_command
     from flaxmill.train import job, loop, recorder
     tell("imports")
     job.prepare_data = telling(job.prepare_data, "data")
@@ -59,6 +56,11 @@ if sys.argv[1] == "train" and "--run-dir" in sys.argv:
         record(self, step, metrics, seconds)
 
     recorder.Recorder.record = record_first
+    return train_all(*arguments)
+
+if sys.argv[1] == "train":
+    from flaxmill.train.commands import train_command
+    train_all, train_command._train_all = train_command._train_all, import_and_train
 main()
 """
 

@@ -1,11 +1,13 @@
 """Measures training steps on a CPU, beside PyTorch's and beside the matrix products that they need.
 
     python benchmarks/step.py [--only CASE ...] [--dtype D ...] [--dropout RATE] [--rounds N] [--threads N]
+                              [--python PROGRAM]
 
 A step is forward, backward, clipping and AdamW. Each side runs in a process of its own, and they take turns.
 With one thread they share one core, and the medians of their CPU seconds are printed; with more, the medians
-of what passed on the clock, which needs an idle machine. The most memory that each process has had is printed
-beside.
+of what passed on the clock, which needs an idle machine. Beside them stand the most memory that each process
+has had, and the seconds that the system worked for all of it. --python runs flaxmill's sides with another
+interpreter, and so with another JAX.
 
 flaxmill      the step that `flaxmill train` compiles
 PyTorch       a short GPT with causal scaled_dot_product_attention, or transformers' BERT with sdpa,
@@ -31,7 +33,7 @@ from typing import Any, NamedTuple
 
 from flaxmill.data.config import DataConfig
 from flaxmill.sharding.mesh import MeshConfig
-from flaxmill.sharding.processes.allocator import keep_freed_memory
+from flaxmill.sharding.processes.allocator import give_back_freed_memory, keep_freed_memory
 from flaxmill.train.experiment import Experiment
 
 Clock = Callable[[], float]
@@ -79,6 +81,7 @@ def main() -> int:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--side", choices=SIDES, help="run this side here")
     arguments = parser.parse_args()
     if arguments.side:
@@ -93,11 +96,12 @@ def main() -> int:
 def compare(case: str, dtype: str, arguments: argparse.Namespace) -> None:
     """All sides of a case in turns."""
     common = ["--only", case, "--dtype", dtype, "--dropout", str(arguments.dropout)]
-    command = [sys.executable, __file__, *common, "--threads", str(arguments.threads), "--side"]
+    command = [__file__, *common, "--threads", str(arguments.threads), "--side"]
+    programs = {side: sys.executable if "PyTorch" in side else arguments.python for side in SIDES}
     threads = dict.fromkeys(("PJRT_NPROC", "NPROC", "OMP_NUM_THREADS"), str(arguments.threads))
     environment = os.environ | threads | {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
     pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    processes = {side: subprocess.Popen([*command, side], **pipes) for side in SIDES}
+    processes = {side: subprocess.Popen([programs[side], *command, side], **pipes) for side in SIDES}
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(arguments.rounds + 1):
         for side in SIDES:
@@ -110,10 +114,11 @@ def compare(case: str, dtype: str, arguments: argparse.Namespace) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.close()
-        peak = int(process.stdout.readline()) / 1e3
+        peak, system = json.loads(process.stdout.readline())
         ratio = median[side] / median["flaxmill"]
         print(
-            f"  {side:<16}{median[side] * 1e3:8.0f} ms  {ratio:5.2f} of flaxmill's  {peak:6.0f} MB",
+            f"  {side:<16}{median[side] * 1e3:8.0f} ms  {ratio:5.2f} of flaxmill's  {peak / 1e3:6.0f} MB  "
+            f"{system:5.2f} s of the system's",
             flush=True,
         )
         process.wait()
@@ -131,7 +136,7 @@ def _ask(process: subprocess.Popen) -> str:
 
 
 def run_side(arguments: argparse.Namespace) -> None:
-    """Answer each line with the seconds of a step, and the last one with the peak memory in KB."""
+    """Answer each line with the seconds of a step, and their end with peak KB and the system's seconds."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.threads :])
     if arguments.side != "PyTorch":
         keep_freed_memory({})  # JAX is not imported yet
@@ -141,7 +146,8 @@ def run_side(arguments: argparse.Namespace) -> None:
     run = make(experiment, time.process_time if arguments.threads == 1 else time.perf_counter)
     for _ in sys.stdin:
         print(json.dumps(run()), flush=True)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps([used.ru_maxrss, used.ru_stime]))
 
 
 def make_experiment(case: Case, dtype: str, dropout: float) -> Experiment:
@@ -165,6 +171,9 @@ def make_flaxmill(experiment: Experiment, clock: Clock) -> Callable[[], float]:
     from mfu import start_step
 
     mesh, step, state, batch = start_step(experiment)
+    with jax.set_mesh(mesh):
+        step.lower(state, batch).compile()
+    give_back_freed_memory()
 
     def run() -> float:
         nonlocal state

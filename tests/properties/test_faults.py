@@ -155,7 +155,7 @@ def test_a_second_job_on_one_run_directory_is_refused_and_names_the_first(fresh,
 
 def test_the_lock_of_a_process_that_died_does_not_block(job, fault_row):
     program = (
-        "import pathlib, sys, time; from flaxmill.train.run.directory import lock_run_directory\n"
+        "import pathlib, sys, time; from flaxmill.train.run.lock import lock_run_directory\n"
         "with lock_run_directory(pathlib.Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(

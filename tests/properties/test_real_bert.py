@@ -66,6 +66,17 @@ def test_embeddings_equal_those_of_pytorch(minilm):
     np.testing.assert_allclose(ours["pooled"], theirs.pooler_output, atol=2e-6)
 
 
+def test_the_command_embeds_as_sentence_transformers_does(minilm, flaxmill, corpus, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    texts = [" ".join(text.split()) for text in corpus.read_text(encoding="utf-8").split("\n\n")[:40]]
+    texts += [text[:60] for text in texts]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    code, _, err = flaxmill("embed", minilm, "--data", tmp_path / "texts.txt", "--output", tmp_path / "e.npy")
+    assert (code, "texts are cut to 256 tokens" in err) == (0, True)
+    expected = sentence_transformers.SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    np.testing.assert_allclose(np.load(tmp_path / "e.npy"), expected, atol=1e-5)
+
+
 def test_parity_passes_and_training_agrees_to_eleven_places_in_float64(minilm):
     checks = list(compare_directory(minilm))
     assert not [(check.batch, check.quantity, check.outside) for check in checks if check.outside]

@@ -137,6 +137,23 @@ def test_a_run_stopped_by_sigterm_and_given_again_equals_the_straight_one(
     assert values_of(run_dir) == straight
 
 
+def test_a_run_whose_minutes_are_over_saves_and_given_again_equals_the_straight_one(
+    config, straight, tmp_path
+):
+    """They are over before its first step, which it makes nevertheless: else it would never come further."""
+    done = subprocess.run(
+        command(config, tmp_path, "--minutes", "0.0001"),
+        capture_output=True,
+        text=True,
+        env=shipped_environment(),
+    )
+    assert done.returncode == 75
+    assert "flaxmill: 0.0001 minutes have passed: saving and stopping after the first step" in done.stderr
+    assert values_of(tmp_path) == straight[:1]
+    finish(config, tmp_path, "--minutes", "600")
+    assert values_of(tmp_path) == straight
+
+
 def test_a_run_continued_on_another_mesh_agrees_with_the_straight_one(config, straight, preempted, tmp_path):
     run_dir = shutil.copytree(preempted, tmp_path / "elsewhere")
     finish(config, run_dir, "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2")

@@ -23,14 +23,19 @@ from flaxmill.model.fields import Head
 from flaxmill.model.functional import abstract_params, apply
 from flaxmill.model.generation.config import GenerationConfig
 from flaxmill.model.huggingface.directory import load_huggingface
+from flaxmill.model.huggingface.sentence_modules import read_sentence_modules
 from flaxmill.train.best import BestConfig, find_best_step
 from flaxmill.train.checkpoint.directory import find_steps
 from flaxmill.train.checkpoint.listing import list_checkpoints
 from flaxmill.train.commands.data_command import batch_offset
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.inference.embedding import embed_texts, load_embedder
 from flaxmill.train.inference.text_generation import write_texts
 from flaxmill.train.inference.text_model import load_text_model, read_prompts
 from flaxmill.train.metrics.metrics_file import MetricsWriter, read_metrics
+from flaxmill.train.report.page import make_page
+from flaxmill.train.report.predictions import read_predictions
+from flaxmill.train.report.run_files import read_runs
 from flaxmill.train.run.directory import CHECKPOINTS, METRICS_FILE, Allowed, check_run_directory, read_config
 from flaxmill.train.run.exporting import export_run
 from flaxmill.train.run.importing import import_run
@@ -59,6 +64,11 @@ def read_model(inside: Path, variant: int) -> None:
         return
     config, _ = load_huggingface(inside, head=HEADS[variant % 8])
     _trace(config)
+
+
+def read_sentence_modules_and_embed(inside: Path, variant: int) -> None:
+    """Do what `embed` does."""
+    embed_texts(load_embedder(read_sentence_modules(inside)), PROMPTS)
 
 
 @functools.lru_cache(maxsize=64)
@@ -161,6 +171,13 @@ def read_run(inside: Path, variant: int) -> None:
             export_run(run, inside / "exported")
         case 3:
             check_run_directory(dataclasses.replace(read_config(run), run_dir=str(run)), Allowed(extend=True))
+
+
+def read_report(inside: Path, variant: int) -> None:
+    """Make the page of a run, and read its predictions as a classifier's."""
+    run = inside / "run"
+    assert make_page(read_runs([run])).encode()
+    read_predictions(run, Experiment(objective="classification", data=DataConfig(labels=("a", "b"))))
 
 
 def read_rows(inside: Path, variant: int) -> None:

@@ -41,7 +41,7 @@ def make_places(root: Path) -> Path:
 def import_all() -> None:
     """Import every command, so that children of this process need not."""
     for command in command_line.COMMANDS:
-        if command != "train":
+        if command not in ("train", "completion"):  # the loop brings the one, and nothing runs the other
             importlib.import_module(f"flaxmill.train.commands.{command.replace('-', '_')}_command")
     for name in ("loop", "parity.small_models"):
         importlib.import_module(f"flaxmill.train.{name}")

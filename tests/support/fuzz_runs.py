@@ -50,6 +50,21 @@ def write_run(directory: Path) -> list[Path]:
     return [base]
 
 
+def write_reported(runs: list[Path], directory: Path) -> list[Path]:
+    """Copies of the directories, each with predictions and with every kind of row in its run."""
+    made = []
+    for run in runs:
+        target = shutil.copytree(run, directory / run.name)
+        predictions = [{"text": "x", "label": "a", "prediction": "b"}, {"label": ["a"], "prediction": ["a"]}]
+        (target / "run" / "eval-2").mkdir()
+        (target / "run" / "eval-2" / "predictions.jsonl").write_bytes(json_lines(predictions))
+        rollback = {"step": 1, "rollback_from": 2, "spike_loss": 9.5, "skipped_batches": [1, 2]}
+        with (target / "run" / "metrics.jsonl").open("ab") as file:
+            file.write(json_lines([rollback, {"step": 1, "loss": None, "skipped_steps": 1}]))
+        made.append(target)
+    return made
+
+
 def write_dataset(inside: Path) -> list[Path]:
     """Write a text and examples, each with its dataset in a cache beside it; both are made `inside`."""
     made = []

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from chats import HEADERS, INSTRUCTIONS, MARKED, THOUGHTS, WITHOUT_SYSTEM, write_jsonl, write_tokenizer
 from small_tokenizers import directory_of
@@ -55,6 +56,32 @@ def write_models(directory: Path) -> list[Path]:
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(directory_of(kind) / file, directory / name / file)
         made.append(directory / name)
+    return made
+
+
+def write_sentence_modules(models: list[Path], directory: Path) -> list[Path]:
+    """Write the models as sentence-transformers does, with a projection."""
+    from safetensors.numpy import save_file
+
+    made = []
+    for model in models:
+        target = shutil.copytree(model, directory / model.name)
+        modules = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
+        files: dict[str, Any] = {
+            "modules": [
+                {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for n, (path, kind) in enumerate(modules.items())
+            ],
+            "sentence_bert_config": {"max_seq_length": 24, "do_lower_case": True},
+            "config_sentence_transformers": {"prompts": {"query": "q: "}, "default_prompt_name": "query"},
+            "1_Pooling/config": {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
+            "2_Dense/config": {"activation_function": "torch.nn.modules.activation.Tanh"},
+        }
+        for name, values in files.items():
+            (target / name).parent.mkdir(exist_ok=True)
+            (target / f"{name}.json").write_text(json.dumps(values))
+        save_file({"linear.weight": np.ones((3, 16), np.float32)}, target / "2_Dense" / "model.safetensors")
+        made.append(target)
     return made
 
 

@@ -9,19 +9,34 @@ from typing import Any
 
 import numpy as np
 from fuzz_cases import Target
-from fuzz_mutations import Change, change_bytes, change_header, change_json, change_lines
+from fuzz_changes import (
+    CHANGE_TEXT,
+    DATASET_NAMES,
+    change_chats,
+    change_config,
+    change_experiment,
+    change_modules,
+    change_reported,
+    change_row,
+    change_rows,
+    change_settings,
+    change_tokenizer,
+)
+from fuzz_mutations import Change, change_bytes, change_header, change_json
 from fuzz_reading import (
     read_chats,
     read_dataset,
     read_ids,
     read_model,
+    read_report,
     read_rows,
     read_run,
+    read_sentence_modules_and_embed,
     read_table,
     read_text_model,
     read_tokenizer,
 )
-from fuzz_runs import change_manifest, write_dataset, write_run
+from fuzz_runs import change_manifest, write_dataset, write_reported, write_run
 from fuzz_seeds import (
     PACKERS,
     TABLES,
@@ -29,6 +44,7 @@ from fuzz_seeds import (
     parquet_tables,
     write_chats,
     write_models,
+    write_sentence_modules,
     write_sentence_pieces,
     write_sharded,
     write_tokenizers,
@@ -36,74 +52,6 @@ from fuzz_seeds import (
 )
 from token_writers import save_to_disk, write_indexed
 
-from flaxmill.data.tokenizer.settings import MEANINGLESS_KEYS, READ_KEYS
-from flaxmill.model.config_json.notes import GENERATION_KEYS
-from flaxmill.model.config_json.rope import ROPE_KEYS
-from flaxmill.model.config_json.values import _ACTIVATIONS
-from flaxmill.model.families.table import FAMILIES
-from flaxmill.train.experiment import Experiment, flatten
-
-CONFIG_KEYS = sorted({key for family in FAMILIES.values() for key in [*family.settings.keys()]})
-ROPE_NAMES = sorted({*ROPE_KEYS, *(key for keys in ROPE_KEYS.values() for key in keys), "rope_theta", "type"})
-WORDS = sorted({*_ACTIVATIONS, *ROPE_KEYS, *FAMILIES, "full_attention", "sliding_attention", "mean", "cls"})
-ARCHITECTURES = sorted({name for family in FAMILIES.values() for name in family.architectures.values()})
-change_config = change_json([*CONFIG_KEYS, *ROPE_NAMES], [*WORDS, *ARCHITECTURES])
-change_settings = change_json(
-    sorted({*READ_KEYS, *MEANINGLESS_KEYS, *GENERATION_KEYS, "image_token"}),
-    ["[CLS]", "<s>", "</s>", "<unk>", "BertTokenizer", "GPT2Tokenizer", "RobertaTokenizer", "left", "right"],
-)
-TOKENIZER_KEYS = (
-    *("model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens", "truncation"),
-    *("padding", "type", "vocab", "merges", "unk_token", "unk_id", "dropout", "byte_fallback", "pattern"),
-    *("Regex", "String", "behavior", "content", "single", "pair", "special_tokens", "ids", "tokens", "id"),
-    *("max_input_chars_per_word", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk"),
-    *("normalizers", "pretokenizers", "precompiled_charsmap", "prepend_scheme", "replacement", "split"),
-    *("add_prefix_space", "trim_offsets", "use_regex", "lowercase", "strip_accents", "normalized", "special"),
-    *("max_length", "stride", "strategy", "direction", "pad_id", "pad_token", "ignore_merges", "invert"),
-)
-TOKENIZER_WORDS = (
-    *("BPE", "WordPiece", "WordLevel", "Unigram", "BertNormalizer", "Sequence", "NFC", "Replace", "Prepend"),
-    *(
-        "Precompiled",
-        "Strip",
-        "Nmt",
-        "ByteLevel",
-        "Metaspace",
-        "Split",
-        "Digits",
-        "Punctuation",
-        "Whitespace",
-    ),
-    *("UnicodeScripts", "FixedLength", "CharDelimiterSplit", "TemplateProcessing", "BertProcessing", "CTC"),
-    *("RobertaProcessing", "Fuse", "ByteFallback", "BPEDecoder", "Isolated", "Removed", "MergedWithNext"),
-    *("(a+)+$", "(.*)*x", "(?=", "\\p{L}+|", "[", "(a|a)*b", "^", "$", "", "(.|\\s)*?z", "\\1", "(?<=a*)b"),
-    *("[CLS]", "<s>", "[UNK]", "Ġ", "##", "AAAA", "/wAA", "ALIgAACEAAAA"),
-)
-change_tokenizer = change_json(TOKENIZER_KEYS, TOKENIZER_WORDS)
-change_rows = change_json(
-    ["text", "label", "pair", "target", "n", "question", "context", "answers", "answer_start", "data", "qas"],
-    ["a", "b", "a|b", "B-PER", "I-", "O", "the", "fox", "|", "||"],
-)
-change_chats = change_json(
-    ["messages", "conversations", "role", "content", "from", "value", "tool_calls", "name"],
-    ["system", "user", "assistant", "tool", "human", "gpt", "<|im_end|>", "\ufdd0", "</think>"],
-)
-CHANGE_TEXT = (change_bytes, change_bytes, change_lines)
-DATASET_NAMES = (
-    "shards",
-    "settings",
-    "layout",
-    "statistics",
-    "labels",
-    "vocab_size",
-    "sequence_length",
-    "train",
-)
-change_row = change_json(["step", "loss", "eval_loss", "batch_offset", "num_tokens"])
-change_experiment = change_json(
-    sorted(name.rpartition(".")[2] for name in flatten(Experiment())),
-    ["bytes", "bpe", "causal", "mlm", "lora"],
-)
 TAG = (
     "flaxmill data card tag_tokens --data.files {inside}/data.conll --data.text-column words "
     "--data.label-column tags --data.tokenizer {inside}/tokenizer.json --data.sequence-length 24"
@@ -135,6 +83,11 @@ def _models(directory: Path) -> list[Path]:
 @functools.cache
 def _run(directory: Path) -> list[Path]:
     return write_run(directory / "runs")
+
+
+@functools.cache
+def _reported(directory: Path) -> list[Path]:
+    return write_reported(_run(directory), directory / "reported")
 
 
 @functools.cache
@@ -178,6 +131,8 @@ _TEXT_COMMANDS = [
 _RUN_COMMANDS = [
     "flaxmill generate {inside}/run fox --max-new-tokens 2",
     "flaxmill checkpoints {inside}/run",
+    "flaxmill runs {inside}",
+    "flaxmill report {inside}/run --output {inside}/report.html",
     "flaxmill export {inside}/run {inside}/exported",
     "flaxmill train --run-dir {inside}/run --steps 3 --extend",
     "flaxmill eval {inside}/run",
@@ -257,6 +212,13 @@ TARGETS: dict[str, Target] = {
         read_model,
         _TEXT_COMMANDS,
     ),
+    "sentence_modules": Target(
+        lambda directory: write_sentence_modules(_models(directory)[:2], directory / "sentences"),
+        ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "?_*/config.json"],
+        (change_modules,) * 4 + (change_bytes,),
+        read_sentence_modules_and_embed,
+        ["flaxmill embed {inside} --data {inside}/../text.txt --output {inside}/e.npy"],
+    ),
     "csv": _table("csv", "csv", ["classification", "causal", "seq2seq"], CHANGE_TEXT, CLASSIFY),
     "tsv": _table("tsv", "tsv", ["classification", "mlm", "seq2seq"], CHANGE_TEXT, CLASSIFY),
     "jsonl": _table(
@@ -305,6 +267,13 @@ TARGETS: dict[str, Target] = {
     ),
     "metrics.jsonl": Target(
         _run, ["run/metrics.jsonl"], (change_row, change_row, *CHANGE_TEXT), read_rows, _RUN_COMMANDS[3:]
+    ),
+    "report": Target(
+        _reported,
+        ["run/metrics.jsonl", "run/data_card.json", "run/samples.jsonl", "run/eval-2/predictions.jsonl"],
+        (change_reported, change_reported, *CHANGE_TEXT),
+        read_report,
+        _RUN_COMMANDS[3:4],
     ),
     "manifest": Target(
         _run, ["run/checkpoints/*/_CHECKPOINT_METADATA"], (change_manifest,), read_run, _RUN_COMMANDS

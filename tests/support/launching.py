@@ -258,6 +258,7 @@ def leftovers(run_dir: Path) -> list[str]:
     """Files in a run directory that do not belong there."""
     known = {"config.json", "tokenizer.json", "tokenizer_config.json"}
     known |= {"metrics.jsonl", "checkpoints", ".lock"}
+    known |= {"data_card.json", "samples.jsonl", "reference.safetensors"}
     strange = [path.name for path in run_dir.iterdir() if path.name not in known]
     checkpoints = (run_dir / "checkpoints").iterdir()
     return strange + [f"checkpoints/{path.name}" for path in checkpoints if not path.name.isdecimal()]

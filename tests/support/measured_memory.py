@@ -45,8 +45,8 @@ def main() -> None:
     topology = find_topology("cpu:8")
     import jax
 
+    from flaxmill.train.compilation.compiled_step import compile_step
     from flaxmill.train.optimizer.optimizers import make_optimizer
-    from flaxmill.train.plan.compiled_step import compile_step
     from flaxmill.train.plan.memory import device_memory
     from flaxmill.train.state import init_state
     from flaxmill.train.step import make_train_step
@@ -57,7 +57,7 @@ def main() -> None:
     optimizer = make_optimizer(resolved.optimizer, step.state.params)
     with jax.set_mesh(mesh):
         run = make_train_step(resolved, optimizer, mesh, step.batch.max_predictions)
-        program = run.lower(step.state, step.batch.arrays, None).compile()  # type: ignore[attr-defined]
+        run.lower(step.state, step.batch.arrays, None).compile()
         rows = {name: np.ones(array.shape, array.dtype) for name, array in step.batch.arrays.items()}
         before = resident()
         watch = Watch()
@@ -65,7 +65,7 @@ def main() -> None:
         state = init_state(resolved.model, optimizer, mesh, 0)
         batch = place_rows(mesh, rows, experiment.batch_size)
         for _ in range(2):
-            state, _ = program(state, batch, None)
+            state, _ = run(state, batch, None)  # compiled above
             jax.block_until_ready(state)
         watch.ends = True
         watch.join()

@@ -1,6 +1,7 @@
 """A LLaMA of one layer that knows one sentence, with LLaMA-2's kind of tokenizer, as a directory."""
 
 import functools
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from tokenizers import decoders, models, normalizers, processors
 
 SENTENCE = "a grey cat sleeps all day"
 _STEPS = 80
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""A user's turn is the beginning of the sentence, and the assistant's is the rest."""
 
 
 def make_tokenizer() -> tokenizers.Tokenizer:
@@ -60,4 +66,11 @@ def directory() -> Path:
         optimizer.zero_grad()
     model.save_pretrained(path)
     (path / "generation_config.json").unlink()
+    return path
+
+
+def give_template(path: Path) -> Path:
+    """Write CHAT_TEMPLATE beside a copy of the tokenizer."""
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": CHAT_TEMPLATE}))
     return path
