@@ -53,8 +53,10 @@ if TYPE_CHECKING:
     from flaxmill.train.best import BestConfig
     from flaxmill.train.checkpoint.config import CheckpointConfig
     from flaxmill.train.experiment import Experiment
+    from flaxmill.train.inference.evaluated import Evaluated
     from flaxmill.train.inference.model import Model
     from flaxmill.train.loop import train
+    from flaxmill.train.metrics.callbacks import define_callback
     from flaxmill.train.objectives.table import Objective, define_objective
     from flaxmill.train.optimizer.config import OptimizerConfig
     from flaxmill.train.spikes import SpikeConfig
@@ -63,6 +65,7 @@ __all__ = [
     "BestConfig",
     "CheckpointConfig",
     "DataConfig",
+    "Evaluated",
     "Experiment",
     "MeshConfig",
     "Model",
@@ -72,6 +75,7 @@ __all__ = [
     "OptimizerConfig",
     "Source",
     "SpikeConfig",
+    "define_callback",
     "define_objective",
     "define_text",
     "train",
@@ -81,6 +85,7 @@ _MODULES = {
     "BestConfig": "flaxmill.train.best",
     "CheckpointConfig": "flaxmill.train.checkpoint.config",
     "DataConfig": "flaxmill.data.config",
+    "Evaluated": "flaxmill.train.inference.evaluated",
     "Experiment": "flaxmill.train.experiment",
     "MeshConfig": "flaxmill.sharding.mesh",
     "Model": "flaxmill.train.inference.model",
@@ -90,6 +95,7 @@ _MODULES = {
     "OptimizerConfig": "flaxmill.train.optimizer.config",
     "Source": "flaxmill.data.source",
     "SpikeConfig": "flaxmill.train.spikes",
+    "define_callback": "flaxmill.train.metrics.callbacks",
     "define_objective": "flaxmill.train.objectives.table",
     "define_text": "flaxmill.data.files.own_rows",
     "train": "flaxmill.train.loop",

@@ -40,7 +40,9 @@ class Best:
 
     def __init__(self, config: BestConfig, metadata: dict[str, Any]) -> None:
         self._config = config
-        state = metadata.get("best") or {"step": None, "metrics": {}, "waited": 0, "seen": None}
+        state = metadata.get("best")
+        if not state or config.metric not in (state["metrics"] or {config.metric}):  # of another metric
+            state = {"step": None, "metrics": {}, "waited": 0, "seen": None}
         self.step: int | None = state["step"]
         """The step of the best evaluation; None: there was none yet."""
         self.metrics: dict[str, float] = state["metrics"]

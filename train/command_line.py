@@ -14,6 +14,7 @@ from flaxmill.sharding.processes.processor import spare_threads
 from flaxmill.sharding.processes.stop_signal import EXIT_BY_SIGNAL, StopSignal
 from flaxmill.train.failures import EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE, RunError
 from flaxmill.train.jax_environment import choose_platform, computes_on_cpu, explain
+from flaxmill.train.metrics.callbacks import CallbackError
 from flaxmill.train.terminal.streams import plain_logging, take_streams, write_failure
 
 _MAX_CHARACTERS = 2000
@@ -193,7 +194,7 @@ def _unknown_command(command: str) -> str:
 
 def _is_mistake(error: ValueError) -> bool:
     """Whether flaxmill itself raised the error, on purpose: libraries raise ValueErrors at our defects."""
-    if type(error) is not ValueError:
+    if type(error) not in (ValueError, CallbackError):
         return False  # subclasses such as UnicodeDecodeError come from libraries
     frames = list(traceback.walk_tb(error.__traceback__))
     # JAX removes its own frames from a traceback, and leaves a note that it did.

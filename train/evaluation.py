@@ -1,7 +1,7 @@
 """Measures losses on held-out rows, and shows them beside what counting would reach."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -16,6 +16,7 @@ from flaxmill.model.params import Params
 from flaxmill.sharding.processes.step_signals import Signals
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.input_pipeline import HeldOut, read_ahead
+from flaxmill.train.metrics.callbacks import metrics_of_callbacks
 from flaxmill.train.objectives.expert_losses import counted_experts
 from flaxmill.train.objectives.losses import Sums, combine
 from flaxmill.train.objectives.table import objective_of
@@ -99,7 +100,7 @@ def _sum_up(
 
 
 def evaluation_names(experiment: Experiment) -> list[str]:
-    """What `evaluate` gives for a resolved experiment."""
+    """What evaluations report of a resolved experiment, the numbers of its callbacks last."""
     definition = experiment.definition
     sums: Sums = dict.fromkeys(("rows", "causal_rows", "places", "log_z_squared", *definition.means), 1.0)
     sums |= {name: 1.0 for term in definition.terms for name in (term, f"{term}_weight")}
@@ -110,7 +111,8 @@ def evaluation_names(experiment: Experiment) -> list[str]:
     sources = [
         parse_source(source).name for source in (*experiment.data.sources, *experiment.data.valid_sources)
     ]
-    return names + [f"{name}/{source}" for source in sources for name in names]
+    of_sources = [f"{name}/{source}" for source in sources for name in names]
+    return [*names, *of_sources, *metrics_of_callbacks(experiment.callbacks)]
 
 
 def _measures(experiment: Experiment, totals: tuple[Sums, Sums]) -> dict[str, Any]:
@@ -156,8 +158,12 @@ def summarize_evaluation(metrics: dict[str, float], followed: str | None) -> str
     return f"{loss}, {followed.removeprefix('eval_')} {metrics[followed]:.3f}"
 
 
-def describe_evaluation(metrics: dict[str, float]) -> str:
-    """A few lines for a person: every loss beside the entropy or share that counting reaches."""
+def describe_evaluation(metrics: dict[str, float], of_callbacks: Iterable[str] = ()) -> str:
+    """A few lines for a person: every loss beside the entropy or share that counting reaches.
+
+    Args:
+      of_callbacks: the names that callbacks measure; an evaluation before one was added lacks some.
+    """
     get = metrics.get
     lines = []
     if "eval_bits_per_byte" in metrics:
@@ -201,6 +207,10 @@ def describe_evaluation(metrics: dict[str, float]) -> str:
             f"counting words alone: unigram entropy {metrics['eval_unigram_entropy']:.3f} nats, "
             f"bigram {get('eval_bigram_entropy') or math.nan:.3f}"
         )
+    if own := [
+        f"{name.removeprefix('eval_')} {metrics[name]:.4g}" for name in of_callbacks if name in metrics
+    ]:
+        lines.append(f"callbacks: {', '.join(own)}")
     if apart := [name for name in metrics if name.startswith("eval_loss/")]:
         said = [f"{name.removeprefix('eval_loss/')} {metrics[name]:.3f}" for name in apart]
         lines.append(f"held-out loss of each source: {', '.join(said)}")

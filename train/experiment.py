@@ -18,6 +18,7 @@ from flaxmill.model.config import ModelConfig
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
 from flaxmill.train.checkpoint.config import CheckpointConfig
+from flaxmill.train.metrics.callbacks import find_callbacks_file, metrics_of_callbacks
 from flaxmill.train.metrics.trackers import TRACKERS
 from flaxmill.train.objectives.table import OBJECTIVES, Objective, objective_of
 from flaxmill.train.optimizer.config import OptimizerConfig
@@ -28,7 +29,7 @@ MAX_STEPS = 2**31 - 1  # the state counts them in 32 bits
 DERIVED_FIELDS = (
     *("model.vocab_size", "model.max_positions", "model.head", "model.causal"),
     *("model.num_labels", "model.problem_type", "model.pooling", "data.labels"),
-    *("objective_file", "objective_sha256", "model.bidirectional_prefix"),
+    *("objective_file", "objective_sha256", "callbacks_file", "model.bidirectional_prefix"),
 )
 """Fields that `resolve` fills in where they are None or empty."""
 REMOVED_FIELDS = ("tensorboard",)
@@ -100,6 +101,11 @@ class Experiment:
     """Add to each row a digest of its step's batch and the random key in use, for comparing runs."""
     trackers: tuple[str, ...] = ()
     """Where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, aim."""
+    callbacks: tuple[str, ...] = ()
+    """Functions of your own that are called after each evaluation, by the names that the config file defines
+    them with; what they return is reported with the evaluation."""
+    callbacks_file: str | None = None
+    """The file that defines them; training fills it in."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -149,6 +155,8 @@ class Experiment:
         # A run of a user's own objective may be read without the file that defines it.
         if self.objective in OBJECTIVES or self.objective_file is None:
             _check_objective(self, self.definition)
+        if self.callbacks_file is None:  # else it may be read without that file, too
+            metrics_of_callbacks(self.callbacks)
         _check_local(self)
 
     @property
@@ -225,6 +233,17 @@ def with_definition(experiment: Experiment) -> Experiment:
     """The experiment with the file that defines its objective, if it is a user's own, and its digest."""
     definition = experiment.definition
     return dataclasses.replace(experiment, objective_file=definition.file, objective_sha256=definition.sha256)
+
+
+def with_callbacks(experiment: Experiment) -> Experiment:
+    """The experiment with the file that defines its callbacks.
+
+    Raises:
+      ValueError: that file has not been run, or the callbacks cannot be used together.
+    """
+    file = find_callbacks_file(experiment.callbacks, experiment.callbacks_file)
+    metrics_of_callbacks(experiment.callbacks)
+    return dataclasses.replace(experiment, callbacks_file=file)
 
 
 def describe_changed_objective(experiment: Experiment) -> str | None:

@@ -39,6 +39,7 @@ from flaxmill.train.experiment import (
     from_dict,
     to_dict,
     with_absolute_paths,
+    with_callbacks,
     with_definition,
 )
 from flaxmill.train.input_pipeline import make_train_batches, prepare_data, with_steps
@@ -89,7 +90,7 @@ def prepare_all(
     what to compile meanwhile."""
     take_equal_threads(warn)
     check_installed(experiment.trackers)
-    experiment = adopt_source(with_definition(with_absolute_paths(experiment)))
+    experiment = adopt_source(with_callbacks(with_definition(with_absolute_paths(experiment))))
     cache = cache_directory()
     set_up_compilation(cache)
     set_float32_products(experiment.model.dtype)

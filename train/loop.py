@@ -28,10 +28,12 @@ from flaxmill.train.evaluation import (
 )
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.failures import DivergenceError
+from flaxmill.train.inference.evaluated import Evaluated, call_callbacks
 from flaxmill.train.inference.reference import REFERENCE_FILE, attach_reference
 from flaxmill.train.inference.samples import compile_continuation, sample_text
 from flaxmill.train.input_pipeline import HeldOut, make_held_out, make_train_batches, read_ahead
 from flaxmill.train.job import ChooseMesh, Job, describe_job, open_outputs, prepare_all, say_nothing
+from flaxmill.train.metrics.callbacks import CallbackError, metrics_of_callbacks
 from flaxmill.train.metrics.progress import ProgressLine, warn
 from flaxmill.train.objectives.table import CONTINUATION
 from flaxmill.train.optimizer.schedule import describe_jump
@@ -201,12 +203,12 @@ def _train_from(
     state, first = start.state, int(start.state.step)
     saver = Saver(job, recorder, progress, start.checkpoint_step)
     signals = Signals(job.mesh, job.stop, saver.is_overdue)
-    evaluate_at = functools.partial(_evaluate, job=job, steps=steps, recorder=recorder, signals=signals)
+    evaluate_at = functools.partial(_evaluate, job, steps, recorder, signals, saver)
 
     # If the run was stopped right after this step, its evaluation may be missing: do it now. A run that waits
     # for nothing better ends here, and with an evaluation.
     evaluates = first > 0 and (_evaluates_at(first, experiment) or best.is_waited_out)
-    evaluated = evaluate_at(first, state.params) if evaluates else None
+    evaluated = evaluate_at(first, state) if evaluates else None
 
     done, last = first, first if best.is_waited_out else experiment.steps
     job.peers.at(first, "compiling")
@@ -237,7 +239,7 @@ def _train_from(
 
             # The last step is evaluated too. An evaluation that a signal ends is made when the run continues.
             if evaluates:
-                evaluated = evaluate_at(done, state.params)
+                evaluated = evaluate_at(done, state)
                 if evaluated is None:
                     return _leave(done, state, saver, job)
                 if done < experiment.steps:
@@ -261,14 +263,29 @@ def _leave(step: int, state: TrainState, saver: Saver, job: Job) -> TrainResult:
 
 
 def _evaluate(
-    step: int, params: Params, job: Job, steps: _Steps, recorder: Recorder, signals: Signals
+    job: Job, steps: _Steps, recorder: Recorder, signals: Signals, saver: Saver, step: int, state: TrainState
 ) -> dict[str, float] | None:
-    """Measure the held-out rows and write what was found; None where a signal came first."""
+    """Measure the held-out rows and write what was found; None where a signal came first.
+
+    Raises:
+      CallbackError: a callback failed; the run is saved, so that it continues when the callback is mended.
+    """
+    experiment = job.experiment
     recorder.flush()
     tell = lambda number: job.peers.at(step, f"evaluating batch {number}")  # noqa: E731
     job.ahead.wait_for("eval_step")
     eval_step, held_out = steps.programs.eval_step, steps.held_out
-    metrics = evaluate_all(eval_step, params, held_out, job.experiment, job.mesh, signals, tell)
+    metrics = evaluate_all(eval_step, state.params, held_out, experiment, job.mesh, signals, tell)
+    if metrics is not None and experiment.callbacks:
+        job.peers.at(step, "calling callbacks")
+        tokenizer, rows = job.dataset.tokenizer, held_out.first
+        try:
+            metrics |= call_callbacks(
+                Evaluated(experiment, state.params, job.mesh, tokenizer, rows, job.directory, step, metrics)
+            )
+        except CallbackError:
+            saver.leave(step, state)
+            raise
     recorder.record_evaluation(step, metrics)
     return metrics
 
@@ -279,7 +296,8 @@ def _conclude(
     """Print the last evaluation, or the best, beside what counting reaches, and a sample."""
     experiment, dataset = job.experiment, job.dataset
     compared = compare_with_counting(evaluated, experiment.objective, dataset.statistics["valid"])
-    progress.say(describe_evaluation(compared))
+    of_callbacks = metrics_of_callbacks(experiment.callbacks)
+    progress.say(describe_evaluation(compared, of_callbacks))
     # A sample is decoded on one host; for labelled examples `flaxmill eval` writes the predictions.
     if jax.process_count() == 1 and experiment.definition.sample is not None:
         job.ahead.wait_for("sample")

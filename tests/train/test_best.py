@@ -48,6 +48,13 @@ def test_without_a_metric_nothing_is_followed():
     assert (best.is_followed, best.step, best.metadata()) == (False, None, {})
 
 
+@pytest.mark.parametrize("metric", [None, "eval_f1"])
+def test_a_run_that_follows_something_else_now_forgets_the_best(metric):
+    before = follow({1: 0.5, 2: 0.4}, patience=2)
+    now = Best(BestConfig(metric=metric), before.metadata())
+    assert (now.step, now.metrics) == (None, {})
+
+
 def test_the_best_step_is_found_among_those_that_still_have_checkpoints():
     rows = [{"step": s, "eval_loss": v} for s, v in ((1, 3.0), (2, 1.0), (3, 2.0), (3, 0.5))]
     rows += [{"step": 9, "loss": 0.0}]

@@ -35,7 +35,7 @@ def resolved(**fields) -> Experiment:
 
 
 OF_CLASSES = ("model.num_labels", "model.problem_type", "model.pooling", "data.labels")
-OF_OTHERS = ("objective_file", "objective_sha256", "model.bidirectional_prefix")
+OF_OTHERS = ("objective_file", "objective_sha256", "callbacks_file", "model.bidirectional_prefix")
 
 
 def test_resolve_leaves_nothing_to_derive():

@@ -64,6 +64,7 @@ def test_lists_append_to_those_of_the_config():
 
 LISTS = {
     "trackers": ("wandb", "aim"),
+    "callbacks": ("first", "second"),
     "model.layer-pattern": ("local", "global"),
     "model.lora-targets": ("query",),
     "model.remat-tensors": ("mlp_up=save", "query=save"),
@@ -84,6 +85,7 @@ LISTS = {
 # What a list needs beside it: held-out files need other files to train on, changes need sources, and tensors
 # are kept from being computed again.
 COMPANIONS = {
+    "callbacks": ("--callbacks-file", "x.py"),
     "model.remat-tensors": ("--model.remat", "full"),
     "data.valid-files": ("--data.files", "x"),
     "data.valid-sources": ("--data.sources", "x:x"),

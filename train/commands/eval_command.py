@@ -50,7 +50,7 @@ class EvalArguments:
     json: bool = False
     """Print one JSON object instead of a table."""
     config: str | None = None
-    """The file that defines RUN's objective, if that is one of your own."""
+    """The file that defines RUN's objective, if that is one of your own, or its callbacks."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices to evaluate on; by default as many as divide the rows of an evaluation step."""
 

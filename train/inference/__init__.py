@@ -13,7 +13,9 @@ conversation     what was said to a model, and its next answer
 gap_filling      words for the gaps of a text
 reference        how likely answers were before training on preferences
 samples          the text that a run shows when it ends
+evaluated        what callbacks of a user's own are given after an evaluation
 run_evaluation   `flaxmill eval` in Python
+measured_experiment  the experiment that measures a model
 other_data       other data, read as a run reads its own
 predictions      the answer for each held-out example
 row_predictions  answers for rows in memory

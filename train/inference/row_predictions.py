@@ -12,9 +12,9 @@ from flaxmill.data.examples.corpus import read_examples
 from flaxmill.data.json_text import dump_json
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.inference.loaded_model import LoadedModel
+from flaxmill.train.inference.measured_experiment import read_experiment
 from flaxmill.train.inference.other_data import OtherData
 from flaxmill.train.inference.predictions import Model, Prediction, predict
-from flaxmill.train.inference.run_evaluation import read_experiment
 from flaxmill.train.input_pipeline import make_held_out, prepare_data
 from flaxmill.train.resolution import resolve
 

@@ -9,37 +9,31 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from flaxmill.data.config import MIN_SEQUENCE_LENGTH, DataConfig
 from flaxmill.data.mixture.mixed_dataset import AnyDataset
 from flaxmill.data.prepared.dataset import Dataset
-from flaxmill.data.tokenization import Tokenizer
-from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
-from flaxmill.model.config import ModelConfig
-from flaxmill.model.huggingface.directory import load_huggingface, read_huggingface_config
+from flaxmill.model.huggingface.directory import load_huggingface
 from flaxmill.model.params import Params
 from flaxmill.sharding.mesh import MeshConfig, make_mesh
 from flaxmill.train.caches import cache_directory
 from flaxmill.train.compilation.settings import set_up_compilation
 from flaxmill.train.evaluation import compare_with_counting, evaluate_all
-from flaxmill.train.experiment import Experiment, describe_changed_objective
-from flaxmill.train.inference.other_data import OtherData, folder_name, on_other_data
+from flaxmill.train.experiment import Experiment, with_callbacks
+from flaxmill.train.inference.evaluated import Evaluated, call_callbacks
+from flaxmill.train.inference.measured_experiment import read_experiment
+from flaxmill.train.inference.other_data import OtherData, folder_name
 from flaxmill.train.inference.predictions import Model
 from flaxmill.train.inference.reference import REFERENCE_FILE, attach_held_out_reference
 from flaxmill.train.inference.task_evaluation import evaluate_examples, is_labelled
-from flaxmill.train.input_pipeline import eval_batch_size, make_held_out, prepare_data
+from flaxmill.train.input_pipeline import HeldOut, eval_batch_size, make_held_out, prepare_data
 from flaxmill.train.jax_environment import set_float32_products
 from flaxmill.train.metrics.progress import warn
 from flaxmill.train.resolution import resolve
-from flaxmill.train.run.directory import IMPORTED_STEP, TOKENIZER_FILE, read_trained_config
-from flaxmill.train.run.importing import imported_experiment
+from flaxmill.train.run.directory import IMPORTED_STEP
 from flaxmill.train.run.mesh_fit import check_mesh
 from flaxmill.train.run.provenance import describe_other_data
 from flaxmill.train.run.restoring import load_params
 from flaxmill.train.run.source import is_huggingface
 from flaxmill.train.step import make_eval_step
-
-# For a Hugging Face model, which says nothing about its training; the last two as in transformers' examples.
-LONGEST_ROW, TARGET_LENGTH, STRIDE = 1024, 128, 128
 
 
 def evaluate_run(
@@ -83,7 +77,13 @@ def evaluate_run(
     with jax.set_mesh(mesh):
         if experiment.definition.has_reference:
             _attach_reference(source, experiment, mesh, dataset)
-        measured = _measure(experiment, params, dataset, mesh, output, counts_itself=other is not None)
+        held_out = make_held_out(dataset, experiment)
+        measured = _measure(experiment, params, dataset, held_out, mesh, output, other is not None)
+        if experiment.callbacks and _has_callbacks(experiment):
+            rows, tokenizer = held_out.first, dataset.tokenizer
+            measured |= call_callbacks(
+                Evaluated(experiment, params, mesh, tokenizer, rows, source, step, measured)
+            )
     return ({} if is_huggingface(source) else {"step": step}) | measured
 
 
@@ -120,12 +120,12 @@ def _measure(
     experiment: Experiment,
     params: Params,
     dataset: AnyDataset,
+    held_out: HeldOut,
     mesh: Mesh,
     output: Path,
     counts_itself: bool,
 ) -> dict[str, Any]:
     """Losses or scores; `counts_itself`: what counting reaches was counted on the very data measured."""
-    held_out = make_held_out(dataset, experiment)
     is_task = experiment.definition.is_task
     measured: dict[str, Any] = {}
     if not is_task or is_labelled(experiment.data, experiment.objective):
@@ -144,53 +144,16 @@ def _measure(
     return measured
 
 
-def read_experiment(source: Path, other: OtherData | None, lengths: Mapping[str, Any]) -> Experiment:
-    """The experiment that measures a run or a Hugging Face model on its own data or on other data; raises
-    ValueError as `evaluate_run` does."""
-    if not is_huggingface(source):
-        experiment, tokenizer = read_trained_config(source), source / TOKENIZER_FILE
-        if changed := describe_changed_objective(experiment):
-            warn(changed)
-        data = dataclasses.replace(experiment.data, **lengths)
-        experiment = dataclasses.replace(experiment, data=data)
-        _check_lengths(experiment.model, data, lengths)
-    else:
-        if other is None:
-            raise ValueError(f"{source} is not a run, so it has no held-out data; add --data FILE")
-        tokenizer = find_tokenizer(source)
-        if tokenizer is None:
-            raise ValueError(f"{source} {LACKS_TOKENIZER}; put the model's own there")
-        model = read_huggingface_config(source)
-        own = _own_lengths(model, Tokenizer.load(tokenizer))
-        experiment = imported_experiment(source, model, tokenizer, {**own, **lengths})
-        _check_lengths(model, experiment.data, lengths)
-    return experiment if other is None else on_other_data(experiment, other, tokenizer)
-
-
-def _check_lengths(model: ModelConfig, data: DataConfig, lengths: Mapping[str, Any]) -> None:
-    """Raise ValueError where a length that was asked for is more than the model, or a row, has."""
-    longest = model.max_positions if model.positions == "learned" else None
-    for name in ("sequence_length", "target_length"):
-        if longest is not None and lengths.get(name, 0) > longest:
-            raise ValueError(
-                f"{name}={lengths[name]} is longer than the {longest} tokens that this model reads; lower it"
-            )
-    if model.head == "qa" and lengths.get("stride", 0) >= data.sequence_length:
-        raise ValueError(
-            f"stride={data.stride} leaves nothing new in a window of sequence_length={data.sequence_length}; "
-            f"lower stride, for example to {data.sequence_length // 3}"
-        )
-
-
-def _own_lengths(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """How much a Hugging Face model reads of a text unless told otherwise, if any machine can compute it."""
-    known = [model.max_positions, tokenizer.max_length, LONGEST_ROW]
-    longest = max(MIN_SEQUENCE_LENGTH, min(length for length in known if length is not None))
-    return {
-        "sequence_length": longest,
-        "target_length": min(TARGET_LENGTH, longest),
-        "stride": min(STRIDE, longest // 3),
-    }
+def _has_callbacks(experiment: Experiment) -> bool:
+    """Whether the file that defines the callbacks has been run; says it if not, since all else can be
+    measured without them."""
+    try:
+        with_callbacks(experiment)
+    except ValueError:
+        names, file = ", ".join(experiment.callbacks), experiment.callbacks_file
+        warn(f"the callbacks {names} are defined in {file}: add --config {file} to call them, too")
+        return False
+    return True
 
 
 def _load(source: Path, experiment: Experiment, mesh: Mesh) -> tuple[Params, dict[str, Any], int]:

@@ -26,6 +26,7 @@ FREE_FIELDS = frozenset(
     {
         *("name", "run_dir", "log_every", "log_digests", "eval_every", "eval_batches", "trackers", "prompt"),
         *("max_skipped_steps", "spike.max_rollbacks"),  # where it gives up
+        *("callbacks", "callbacks_file"),
         "epochs",  # the steps that it comes to say what it computes
         *("optimizer.offload", "pipeline_microbatches", "pipeline_rounds"),
         "objective_file",  # its digest says what it computes

@@ -3,7 +3,7 @@
 from flaxmill.data.files.sources import refuse_missing
 from flaxmill.sharding.mesh import fill_free_axis
 from flaxmill.train.caches import cache_directory
-from flaxmill.train.experiment import Experiment, with_absolute_paths, with_definition
+from flaxmill.train.experiment import Experiment, with_absolute_paths, with_callbacks, with_definition
 from flaxmill.train.jax_environment import count_cpu_devices
 from flaxmill.train.metrics.trackers import check_installed
 from flaxmill.train.run.directory import check_writable
@@ -16,11 +16,12 @@ def refuse_early(experiment: Experiment, *, has_mesh: bool) -> None:
       has_mesh: the experiment's mesh is the run's.
 
     Raises:
-      ValueError: a tracker that is not installed, a cache or a run_dir that cannot be written, files that are
-        missing, a mesh of more devices than the CPU has, or parts of the experiment that contradict each
-        other whatever its data are.
+      ValueError: a tracker that is not installed, callbacks that are not defined, a cache or a run_dir that
+        cannot be written, files that are missing, a mesh of more devices than the CPU has, or parts of the
+        experiment that contradict each other whatever its data are.
     """
     check_installed(experiment.trackers)
+    with_callbacks(experiment)
     cache_directory()
     check_writable(experiment)
     data = experiment.data

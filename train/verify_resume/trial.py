@@ -96,6 +96,7 @@ def trial(arguments: list[str], run_dir: str, save_every: int, on_mesh_after: bo
         best=BestConfig(),  # without evaluations on the way there is none to follow
         eval_batches=min(config.eval_batches or MAX_EVAL_BATCHES, MAX_EVAL_BATCHES),
         trackers=(),
+        callbacks=(),
         mesh=parsed.mesh_after if on_mesh_after else config.mesh,
         # A checkpoint that is not whole is a finding here: nothing may fall back on an older one.
         checkpoint=dataclasses.replace(
