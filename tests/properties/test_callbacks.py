@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -160,7 +161,7 @@ def labels(tmp_path_factory):
 def test_predictions_are_those_of_eval(labels, tmp_path, flaxmill, defined):
     found = {}
 
-    def keep(evaluated: Evaluated) -> dict[str, float]:
+    def keep(evaluated: Evaluated) -> dict[str, Any]:
         found["rows"] = [
             (example.columns, example.wanted, prediction)
             for example, prediction in zip(evaluated.examples, evaluated.predictions, strict=True)
@@ -322,7 +323,7 @@ config = replace(config, callbacks=(define_callback("norm", norm, metrics=["norm
 
 
 def test_processes_of_a_job_call_them_together(corpus, tmp_path):
-    settings = dict(steps=6, batch_size=8, eval_every=2, eval_batches=2)
+    settings: dict[str, Any] = dict(steps=6, batch_size=8, eval_every=2, eval_batches=2)
     file = write_experiment(
         tmp_path / "job.py", "causal", corpus, data_axis=None, checkpoint=dict(every=100), **settings
     )

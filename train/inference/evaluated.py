@@ -125,7 +125,7 @@ def call_callbacks(evaluated: Evaluated) -> dict[str, float]:
     return found
 
 
-def _numbers(callback: Callback, returned: Mapping[str, float] | None) -> dict[str, float]:
+def _numbers(callback: Callback, returned: Mapping[str, Any] | None) -> dict[str, float]:
     """What the callback returned, if that is what it was defined with."""
     if not isinstance(returned, Mapping | None):
         raise TypeError(f"it returned {returned!r:.60}; return a dict of numbers, or nothing")
@@ -135,7 +135,7 @@ def _numbers(callback: Callback, returned: Mapping[str, float] | None) -> dict[s
         raise ValueError(f"it returned the metrics {given}, and was defined with {wanted}")
     numbers = {}
     for name, value in returned.items():
-        number: Any = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy or JAX
+        number = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy or JAX
         if not isinstance(number, int | float):
             raise TypeError(f"{name}={value!r:.60} is not a number")
         numbers[f"eval_{name}"] = float(number)

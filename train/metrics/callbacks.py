@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-CallbackFunction = Callable[[Any], Mapping[str, float] | None]
-"""Is given an `Evaluated` of train/inference/evaluated.py."""
+CallbackFunction = Callable[[Any], Mapping[str, Any] | None]
+"""Is given an `Evaluated` of train/inference/evaluated.py; returns numbers, of Python, NumPy or JAX."""
 
 _NAME = re.compile(r"[A-Za-z]\w*([/.-]\w+)*")
 
