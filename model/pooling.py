@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from flaxmill.model.fields import TextPooling
 from flaxmill.model.layers.dtypes import sum_dtype
+from flaxmill.sharding.local_tokens import greatest_part, sum_parts
 
 LEAST_LENGTH = 1e-12
 """Vectors shorter than this are divided by it, as PyTorch's `normalize` does."""
@@ -27,21 +28,28 @@ def pool(hidden_BTD: jax.Array, mask_BT: jax.Array, how: TextPooling = "mean") -
 
 
 def pool_documents(
-    hidden_BTD: jax.Array, documents_BT: jax.Array, num_documents: int, how: TextPooling = "mean"
+    hidden_BTD: jax.Array,
+    documents_BT: jax.Array,
+    num_documents: int,
+    how: TextPooling = "mean",
+    positions_BT: jax.Array | None = None,
 ) -> jax.Array:
     """float32 [B,G,D]: a vector for each of the documents 1 to `num_documents` that share a row.
 
     Args:
       documents_BT: int32; the document of each token, 0 at padding. A document that a row lacks has the
         vector 0.
+      positions_BT: int32; the place of each token in its document, from 0; needed where several devices
+        share a row. None: the tokens of a document are counted.
     """
     hidden_BTD = hidden_BTD.astype(sum_dtype(hidden_BTD))
     is_in_BGT = documents_BT[:, None] == jnp.arange(1, num_documents + 1)[None, :, None]
     if how == "max":
-        greatest_BGD = jnp.where(is_in_BGT[..., None], hidden_BTD[:, None], -jnp.inf).max(2)
-        return jnp.where(is_in_BGT.any(-1, keepdims=True), greatest_BGD, 0)
-    weights_BGT = _weights(is_in_BGT, how).astype(hidden_BTD.dtype)
-    return jnp.einsum("BGT,BTD->BGD", weights_BGT, hidden_BTD)
+        return _greatest(hidden_BTD, is_in_BGT)
+    counted_BGT = jnp.cumsum(is_in_BGT, -1) if positions_BT is None else positions_BT[:, None] + 1
+    number_BGT = jnp.where(is_in_BGT, counted_BGT, 0)  # 1 at a document's first token
+    weights_BGT = _weights(is_in_BGT, number_BGT, how).astype(hidden_BTD.dtype)
+    return sum_parts(jnp.einsum("BGT,BTD->BGD", weights_BGT, hidden_BTD))
 
 
 def normalize(vectors: jax.Array) -> jax.Array:
@@ -51,10 +59,19 @@ def normalize(vectors: jax.Array) -> jax.Array:
     return vectors * jax.lax.rsqrt(jnp.maximum(squares, LEAST_LENGTH**2))
 
 
-def _weights(is_in_BGT: jax.Array, how: TextPooling) -> jax.Array:
-    """[B,G,T]: how much each token counts in each document's vector."""
-    number_BGT = jnp.where(is_in_BGT, jnp.cumsum(is_in_BGT, -1), 0)  # 1 at a document's first token
-    count_BG1 = jnp.maximum(is_in_BGT.sum(-1, keepdims=True), 1)
+def _greatest(hidden_BTD: jax.Array, is_in_BGT: jax.Array) -> jax.Array:
+    """[B,G,D]: the greatest of each dimension over a document's tokens."""
+    own_BGD = jnp.where(is_in_BGT[..., None], hidden_BTD[:, None], -jnp.inf).max(2)
+    # Of devices that share a row those with the greatest give it, and get the gradient, in equal parts.
+    gives_BGD = own_BGD == greatest_part(jax.lax.stop_gradient(own_BGD))
+    shares_BGD = jnp.where(gives_BGD, own_BGD, 0) / sum_parts(gives_BGD.astype(own_BGD.dtype))
+    exists_BG1 = greatest_part(is_in_BGT.any(-1, keepdims=True).astype(jnp.int32)) > 0
+    return jnp.where(exists_BG1, sum_parts(shares_BGD), 0)
+
+
+def _weights(is_in_BGT: jax.Array, number_BGT: jax.Array, how: TextPooling) -> jax.Array:
+    """[B,G,T]: how much each token counts in each document's vector, from its number in the document."""
+    count_BG1 = jnp.maximum(sum_parts(is_in_BGT.sum(-1, keepdims=True)), 1)
     match how:
         case "cls":
             return number_BGT == 1
@@ -65,5 +82,5 @@ def _weights(is_in_BGT: jax.Array, how: TextPooling) -> jax.Array:
         case "mean_sqrt_len":
             return is_in_BGT / jnp.sqrt(count_BG1)
         case "weighted_mean":
-            return number_BGT / jnp.maximum(number_BGT.sum(-1, keepdims=True), 1)
+            return number_BGT / jnp.maximum(sum_parts(number_BGT.sum(-1, keepdims=True)), 1)
     raise ValueError(f"pooling={how!r} is not known; use one of {', '.join(get_args(TextPooling))}")

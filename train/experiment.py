@@ -15,6 +15,7 @@ from flaxmill.data.messages import require
 from flaxmill.data.source import parse_source, with_specs
 from flaxmill.data.tokenizer.failures import half_character
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import TextPooling
 from flaxmill.sharding.mesh import MeshConfig
 from flaxmill.train.best import BestConfig
 from flaxmill.train.checkpoint.config import CheckpointConfig
@@ -91,6 +92,9 @@ class Experiment:
     be the wrong way round (conservative DPO, Mitchell 2023)."""
     beta: float = 0.1
     """DPO: how strongly the model is held to what it was before training (Rafailov et al. 2023, eq. 7)."""
+    pooling: TextPooling | None = None
+    """contrastive: how the tokens of a text become its vector; None: as the files of sentence-transformers
+    in `init_from` say, or else their mean."""
     temperature: float = 0.05
     """Contrastive: what cosines are divided by; the smaller, the more the nearest wrong texts count."""
     max_skipped_steps: int = 10
@@ -160,6 +164,11 @@ class Experiment:
         _check_local(self)
 
     @property
+    def text_pooling(self) -> TextPooling:
+        """How the tokens of a text become its vector."""
+        return self.pooling or "mean"
+
+    @property
     def definition(self) -> Objective:
         """The row of its objective. Raises ValueError if the file that defines it has not been run."""
         return objective_of(self.objective, self.objective_file)
@@ -194,6 +203,11 @@ def _check_objective(experiment: "Experiment", definition: Objective) -> None:
         experiment.accumulate == 1 or not definition.compares_rows,
         f"accumulate={experiment.accumulate} would change what objective={experiment.objective} learns: it "
         "compares the rows of a batch; leave it 1, and save memory with --model.remat full",
+    )
+    require(
+        experiment.pooling is None or definition.gives_vectors,
+        f"pooling={experiment.pooling} makes a vector of a text, and objective={experiment.objective} learns "
+        "none; leave it None (a classifier reads what model.pooling says)",
     )
     share, data = experiment.label_smoothing, experiment.data
     require(0 <= share < 1, f"label_smoothing={share} must be in [0, 1)")

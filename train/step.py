@@ -164,6 +164,7 @@ def make_eval_step(experiment: Experiment, mesh: Mesh, max_predictions: int | No
                 max_predictions=max_predictions,
                 beta=experiment.beta,
                 temperature=experiment.temperature,
+                pooling=experiment.text_pooling,
             )
             return sum_over_rows(sums)
 
@@ -250,6 +251,7 @@ def _make_loss(experiment: Experiment, totals: Sums, max_predictions: int | None
             num_sources=len(experiment.data.sources),
             beta=experiment.beta,
             temperature=experiment.temperature,
+            pooling=experiment.text_pooling,
         )
         return combine(experiment.objective, experiment.z_loss, sums, totals)["loss"], sums
 

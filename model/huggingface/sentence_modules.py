@@ -92,12 +92,14 @@ def read_sentence_modules(directory: Path) -> SentenceModules:
     return SentenceModules(body, poolings, tuple(after), *_read_body(body), _read_prompt(directory))
 
 
-def write_sentence_modules(directory: Path, num_dimensions: int, max_length: int | None) -> None:
-    """Write beside a model without a head what makes it one of sentence-transformers: a text's vector is the
-    mean over its tokens.
+def write_sentence_modules(
+    directory: Path, num_dimensions: int, max_length: int | None, pooling: TextPooling = "mean"
+) -> None:
+    """Write beside a model without a head what makes it one of sentence-transformers.
 
     Args:
       max_length: the most tokens that are read of a text; None: as many as it has.
+      pooling: how its tokens become a vector.
     """
     package = "sentence_transformers.models."
     modules = [("", "Transformer"), (_POOLING_FOLDER, "Pooling")]
@@ -105,14 +107,13 @@ def write_sentence_modules(directory: Path, num_dimensions: int, max_length: int
         {"idx": number, "name": str(number), "path": path, "type": package + kind}
         for number, (path, kind) in enumerate(modules)
     ]
-    pooling = {"word_embedding_dimension": num_dimensions} | {
-        flag: mode == "mean" for flag, mode in _FLAGS.items()
-    }
+    flags = {flag: _POOLINGS[mode] == pooling for flag, mode in _FLAGS.items()}
+    modes = {"word_embedding_dimension": num_dimensions} | flags
     body = {"do_lower_case": False} | ({} if max_length is None else {"max_seq_length": max_length})
     (directory / _POOLING_FOLDER).mkdir(exist_ok=True)
     for name, content in (
         (_BODY_FILE, body),
-        (f"{_POOLING_FOLDER}/config.json", pooling),
+        (f"{_POOLING_FOLDER}/config.json", modes),
         (MODULES_FILE, entries),
     ):
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

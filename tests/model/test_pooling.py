@@ -9,6 +9,9 @@ import pytest
 
 from flaxmill.model.fields import TextPooling
 from flaxmill.model.pooling import normalize, pool, pool_documents
+from flaxmill.sharding.local_rows import on_local_rows, rows_spec
+from flaxmill.sharding.local_tokens import share_of_row
+from flaxmill.sharding.mesh import MeshConfig, make_mesh
 
 HOWS = get_args(TextPooling)
 THEIRS = {"mean_sqrt_len": "mean_sqrt_len_tokens", "weighted_mean": "weightedmean", "last": "lasttoken"}
@@ -80,6 +83,33 @@ def test_gradients_reach_the_tokens_that_count_and_no_others(how):
     assert gradient_BTD[0, :3].any()
     assert not gradient_BTD[0, 3:].any()
     assert not gradient_BTD[1].any(), "a row without tokens has the vector 0"
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_devices_that_share_rows_pool_them_together(how):
+    x_BTD = hidden(2, 8, 3)
+    documents_BT = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0], [1, 3, 3, 3, 3, 3, 3, 3]])
+    positions_BT = jnp.array([[0, 1, 2, 0, 1, 2, 3, 0], [0, 0, 1, 2, 3, 4, 5, 6]])
+    order = jnp.array([0, 1, 6, 7, 2, 3, 4, 5])  # a device may have the beginning and the end
+
+    def loss(x_BTD, documents_BT, positions_BT):
+        pooled_BGD = pool_documents(x_BTD, documents_BT, 3, how, positions_BT)
+        return (share_of_row() * jnp.sin(pooled_BGD)).sum(), pooled_BGD
+
+    expected_BTD, whole_BGD = jax.grad(loss, has_aux=True)(x_BTD, documents_BT, None)
+    mesh = make_mesh(MeshConfig(data=1, context=2))
+    spec = rows_spec(mesh, with_tokens=True)
+    outputs = spec, rows_spec(mesh)
+    shared = on_local_rows(jax.grad(loss, has_aux=True), mesh, (spec, spec, spec), outputs)
+    with jax.set_mesh(mesh):
+        arrays = (array[:, order] for array in (x_BTD, documents_BT, positions_BT))
+        gradient_BTD, pooled_BGD = jax.jit(shared)(*arrays)
+    np.testing.assert_allclose(pooled_BGD, whole_BGD, atol=1e-6)
+    np.testing.assert_allclose(gradient_BTD, expected_BTD[:, order], atol=1e-6)
+
+
+def test_what_is_not_a_number_stays_one():
+    assert np.isnan(pool(hidden(1, 2, 3).at[0, 0, 0].set(np.nan), jnp.ones((1, 2)), "max")[0, 0])
 
 
 def test_vectors_of_bfloat16_are_summed_in_float32():

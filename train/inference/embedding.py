@@ -107,9 +107,10 @@ def make_embedder(
 
     Args:
       modules: what the files of sentence-transformers say.
-      options: `pooling` and `normalize` change what the files say; without files the mean over all real
-        tokens is taken, [CLS] and [SEP] included, and left as long as it is. `prompt` is put before each
-        text; None: what the files say. `batch_size`: rows of 64 tokens that are computed together.
+      options: `pooling` and `normalize` change what the files say; without files texts are pooled as a run
+        has learned to, or else by the mean over all real tokens, [CLS] and [SEP] included, and vectors are as
+        long as they come. `prompt` is put before each text; None: what the files say. `batch_size`: rows of
+        64 tokens that are computed together.
 
     Raises:
       ValueError: the model is an encoder-decoder, or the weights of a module are missing or misshapen.
@@ -118,7 +119,8 @@ def make_embedder(
         raise _two_stacks(model.source)
     if options.batch_size < 1:
         raise ValueError(f"batch_size={options.batch_size} must be at least 1")
-    poolings = (options.pooling,) if options.pooling else modules.poolings or ("mean",)
+    trained = "mean" if model.experiment is None else model.experiment.text_pooling
+    poolings = (options.pooling,) if options.pooling else modules.poolings or (trained,)
     after = list(modules.after)
     if options.normalize is not None:
         after = [step for step in after if step != "normalize"] + ["normalize"] * options.normalize

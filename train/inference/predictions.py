@@ -180,8 +180,9 @@ def predict_similarities(model: Model, batches: Batches, examples: Sequence[Exam
 
 
 def _pair_vectors(model: Model, params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    hidden_BTD = apply(model.experiment.model, params, batch)["hidden"]
-    return {"vectors": normalize(pool_documents(hidden_BTD, batch["documents"], 2))}
+    experiment = model.experiment
+    hidden_BTD = apply(experiment.model, params, batch)["hidden"]
+    return {"vectors": normalize(pool_documents(hidden_BTD, batch["documents"], 2, experiment.text_pooling))}
 
 
 def predict_texts(model: Model, batches: Batches, examples: Sequence[Example]) -> list[Prediction]:

@@ -5,20 +5,17 @@
 import jax
 import jax.numpy as jnp
 
-from flaxmill.model.pooling import normalize
+from flaxmill.model.pooling import normalize, pool_documents
 from flaxmill.model.transformer import Batch, Transformer
 from flaxmill.sharding.local_rows import rows_of_all_devices
-from flaxmill.sharding.local_tokens import share_of_row, sum_parts
+from flaxmill.sharding.local_tokens import share_of_row
 from flaxmill.train.objectives.losses import SumOptions, Sums
 
 
 def pair_vectors(model: Transformer, batch: Batch, options: SumOptions) -> jax.Array:
-    """float32 [B,2,D]: the mean over the tokens of each text, with length 1."""
-    hidden_BTD = model(batch, options.key).astype(jnp.float32)
-    is_in_B2T = (batch["documents"][:, None] == jnp.array([1, 2])[:, None]).astype(jnp.float32)
-    sums_B2D = jnp.einsum("BGT,BTD->BGD", is_in_B2T, hidden_BTD)
-    sums_B2D, counts_B2 = sum_parts((sums_B2D, is_in_B2T.sum(-1)))
-    return normalize(sums_B2D / jnp.maximum(counts_B2[..., None], 1))
+    """float32 [B,2,D]: the tokens of each text, pooled, with length 1."""
+    hidden_BTD, pooling = model(batch, options.key), options.pooling
+    return normalize(pool_documents(hidden_BTD, batch["documents"], 2, pooling, batch["positions"]))
 
 
 def contrastive_sums(model: Transformer, batch: Batch, options: SumOptions) -> Sums:

@@ -15,6 +15,7 @@ import optax
 
 from flaxmill.data.objectives import find_function
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import TextPooling
 from flaxmill.model.functional import bind
 from flaxmill.model.layers.router import hear_routing
 from flaxmill.model.layers.tables import VOCABULARY, open_table
@@ -49,6 +50,8 @@ class SumOptions(NamedTuple):
     """Experiment.beta."""
     temperature: float = 0.05
     """Experiment.temperature."""
+    pooling: TextPooling = "mean"
+    """Experiment.pooling."""
 
 
 def denominators(objective: str, batch: Batch, num_sources: int = 0) -> Sums:
@@ -79,11 +82,12 @@ def numerators(
     num_sources: int = 0,
     beta: float = 0.1,
     temperature: float = 0.05,
+    pooling: TextPooling = "mean",
 ) -> Sums:
     """Weighted sums of losses and of right answers over these rows; SumOptions explains the options."""
     row = objective_of(objective)
     options = SumOptions(
-        row, max_predictions, keys, chunk_tokens, label_smoothing, num_sources, beta, temperature
+        row, max_predictions, keys, chunk_tokens, label_smoothing, num_sources, beta, temperature, pooling
     )
     with hear_routing() as heard:
         sums = find_function(row.sums)(bind(config, params), complete_batch(config, batch), options)

@@ -62,6 +62,11 @@ class Objective(NamedTuple):
     """The digest of that file."""
 
     @property
+    def gives_vectors(self) -> bool:
+        """Whether it learns a vector of each text, which no head reads."""
+        return self.head == "none"
+
+    @property
     def is_task(self) -> bool:
         """Whether it learns from labelled examples."""
         return self.data.examples is not None

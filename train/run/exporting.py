@@ -95,7 +95,7 @@ def export_run(
             labels=experiment.data.labels,
         )
         if model.head == "none" and model.encoder_layers is None:
-            write_sentence_modules(target, model.embed_dim, model.max_positions)
+            write_sentence_modules(target, model.embed_dim, model.max_positions, experiment.text_pooling)
         for name in kept:
             if (run / HUGGINGFACE / name).is_file():
                 shutil.copyfile(run / HUGGINGFACE / name, target / name)

@@ -7,9 +7,11 @@ from typing import NamedTuple
 from flaxmill.data.config import TRAINED
 from flaxmill.data.tokenizer.reading import LACKS_TOKENIZER, find_tokenizer
 from flaxmill.model.config import ModelConfig
+from flaxmill.model.fields import TextPooling
 from flaxmill.model.huggingface.directory import read_huggingface_config
 from flaxmill.model.huggingface.family_fit import describe_config
 from flaxmill.model.huggingface.files import read_json
+from flaxmill.model.huggingface.sentence_modules import read_sentence_modules
 from flaxmill.train.experiment import Experiment
 from flaxmill.train.run.directory import (
     CHECKPOINTS,
@@ -32,6 +34,8 @@ class ModelSource(NamedTuple):
 
     model: ModelConfig
     tokenizer: Path | None
+    poolings: tuple[TextPooling, ...] = ()
+    """How it makes vectors of texts, if it says so."""
 
 
 def is_huggingface(directory: Path) -> bool:
@@ -51,7 +55,8 @@ def read_source(experiment: Experiment) -> ModelSource:
     assert experiment.init_from is not None
     path, head = Path(experiment.init_from), experiment.definition.head
     if is_huggingface(path):
-        return ModelSource(read_huggingface_config(path, head), find_tokenizer(path))
+        poolings = read_sentence_modules(path).poolings if experiment.definition.gives_vectors else ()
+        return ModelSource(read_huggingface_config(path, head), find_tokenizer(path), poolings)
     if not (path / CONFIG_FILE).is_file():
         raise ValueError(
             f"init_from={path} is neither a run nor a Hugging Face model: it has no {CONFIG_FILE}; "
@@ -59,18 +64,21 @@ def read_source(experiment: Experiment) -> ModelSource:
         )
     file = path / TOKENIZER_FILE
     # What their head reads does not matter to ours.
-    model = dataclasses.replace(read_trained_config(path).model, head=head, pooling=None, pooler=None)
-    return ModelSource(model, file if file.is_file() else None)
+    trained = read_trained_config(path)
+    model = dataclasses.replace(trained.model, head=head, pooling=None, pooler=None)
+    return ModelSource(model, file if file.is_file() else None, _poolings(trained))
 
 
 def adopt_source(experiment: Experiment) -> Experiment:
     """The experiment, with what it leaves open taken from `init_from`.
 
-    If no field of the model's body is set, the model takes the source's body. A tokenizer that would be
+    If no field of the model's body is set, the model takes the source's body, and texts are pooled as its
+    files say. A tokenizer that would be
     trained is replaced by the source's, because it must index the source's embeddings. A run that has begun
     has both in its own config, so the source may be gone.
 
-    Raises ValueError as `read_source` does, and where the tokenizer is open and the source has none.
+    Raises ValueError as `read_source` does, where the tokenizer is open and the source has none, and where
+    the pooling is and the source has several.
     """
     if experiment.init_from is None:
         return experiment
@@ -87,7 +95,21 @@ def adopt_source(experiment: Experiment) -> Experiment:
             f"init_from={experiment.init_from} {LACKS_TOKENIZER}; its weights do not know a newly "
             "trained one: put the model's own there, or name it as data.tokenizer"
         )
-    return dataclasses.replace(experiment, model=model, data=data)
+    pooling = experiment.pooling
+    if pooling is None and experiment.definition.gives_vectors:
+        pooling = _only(source.poolings, experiment.init_from)
+    return dataclasses.replace(experiment, model=model, data=data, pooling=pooling)
+
+
+def _only(poolings: tuple[TextPooling, ...], source: str) -> TextPooling | None:
+    """The pooling that the source says, if it says one."""
+    if len(poolings) > 1:
+        names = ", ".join(poolings)
+        raise ValueError(
+            f"init_from={source} joins {len(poolings)} poolings of a text ({names}), and one is trained; "
+            f"choose it with --pooling {poolings[0]}"
+        )
+    return next(iter(poolings), None)
 
 
 def check_body(ours: ModelConfig, theirs: ModelConfig, source: Path) -> None:
@@ -116,7 +138,11 @@ def _begun(experiment: Experiment) -> ModelSource | None:
     stored = read_config(Path(experiment.run_dir))
     if stored.init_from != experiment.init_from:
         return None
-    return ModelSource(stored.model, Path(stored.data.tokenizer))
+    return ModelSource(stored.model, Path(stored.data.tokenizer), _poolings(stored))
+
+
+def _poolings(run: Experiment) -> tuple[TextPooling, ...]:
+    return () if run.pooling is None else (run.pooling,)
 
 
 def _body(model: ModelConfig) -> ModelConfig:
