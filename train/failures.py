@@ -1,5 +1,7 @@
 """Failures that end a run in one line and exit code 1: neither a user's mistake nor a defect to trace."""
 
+import traceback
+
 EXIT_DONE, EXIT_FAILURE, EXIT_MISTAKE = 0, 1, 2
 
 
@@ -27,3 +29,10 @@ class DamagedCheckpointError(CheckpointError):
         super().__init__(f"{damage}; {advice}")
         self.damage = damage
         self.advice = advice
+
+
+def describe_error_in(file: str, error: Exception) -> str:
+    """`FILE:LINE: TypeError: ...`, with the last line of a user's file that led to the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f":{frame.lineno}" for frame in frames if frame.filename == file]
+    return f"{file}{lines[-1] if lines else ''}: {type(error).__name__}: {error}"

@@ -6,13 +6,13 @@ import importlib.util
 import itertools
 import pkgutil
 import runpy
-import traceback
 from pathlib import Path
 from typing import Any
 
 from flaxmill.data.files.local_paths import local_path
 from flaxmill.data.messages import did_you_mean
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.failures import describe_error_in
 from flaxmill.train.run.directory import CONFIG_FILE, read_config
 
 DEFAULT_CONFIG = "gpt_tiny"
@@ -104,8 +104,4 @@ def _run_file(path: Path) -> dict[str, Any]:
     except SyntaxError as error:
         raise ValueError(f"{path}:{error.lineno}: {error.msg}; correct the file") from None
     except Exception as error:
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
-        ]
-        place = f"{path}:{lines[-1]}" if lines else str(path)
-        raise ValueError(f"{place}: {type(error).__name__}: {error}; correct the file") from None
+        raise ValueError(f"{describe_error_in(str(path), error)}; correct the file") from None

@@ -1,7 +1,6 @@
 """A run as it stands after an evaluation, and the callbacks of a user's own that are given it."""
 
 import json
-import traceback
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from flaxmill.model.huggingface.sentence_modules import SentenceModules
 from flaxmill.model.params import Params
 from flaxmill.sharding.processes.coordination import agree_on, texts_of_all
 from flaxmill.train.experiment import Experiment
+from flaxmill.train.failures import describe_error_in
 from flaxmill.train.inference.loaded_model import LoadedModel
 from flaxmill.train.inference.model import Model
 from flaxmill.train.inference.predictions import Model as Predictor
@@ -111,7 +111,7 @@ def call_callbacks(evaluated: Evaluated) -> dict[str, float]:
         try:
             numbers = _numbers(callback, callback.function(evaluated))
         except Exception as error:
-            problem = _describe(error, callback)
+            problem = describe_error_in(callback.file, error)
             if jax.process_count() > 1:  # at once: the others may wait in a computation for this process
                 warn(f"callback {name}: {problem}")
         if problem := next(filter(None, texts_of_all(problem)), ""):
@@ -140,11 +140,3 @@ def _numbers(callback: Callback, returned: Mapping[str, Any] | None) -> dict[str
             raise TypeError(f"{name}={value!r:.60} is not a number")
         numbers[f"eval_{name}"] = float(number)
     return numbers
-
-
-def _describe(error: Exception, callback: Callback) -> str:
-    """The error with the last line of the user's file that led to it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == callback.file]
-    place = f"{callback.file}:{lines[-1]}" if lines else callback.file
-    return f"{place}: {type(error).__name__}: {error}"
