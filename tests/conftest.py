@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import tempfile
+from pathlib import Path
 
 from flaxmill.sharding.processes.processor import spare_threads
 
@@ -15,19 +16,27 @@ if not _ON_GPU:
     os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 spare_threads(os.environ)
+_IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 _CACHE = tempfile.TemporaryDirectory(prefix="flaxmill-tests-")
+# A process that xdist starts has the variables of the one that starts it, and shares its compiled programs.
+_PROGRAMS = Path(os.environ.get("FLAXMILL_CACHE", "") if _IS_WORKER else _CACHE.name, "compiled")
+_PROGRAMS.mkdir(exist_ok=True)
+if _IS_WORKER:
+    Path(_CACHE.name, "compiled").symlink_to(_PROGRAMS)
 os.environ["FLAXMILL_CACHE"] = _CACHE.name
 # LLVM does less work, and fusions are plain loops: the same programs compile in a quarter of the time.
 _QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions have no other loops
     _QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
+    # Parts that threads compile side by side are more work, and each core has a process of tests already.
+    _QUICK_TO_COMPILE += " --xla_cpu_parallel_codegen_split_count=1"
 # On a GPU that option would change the kernels under test, and measuring kernels takes most of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0" if _ON_GPU else _QUICK_TO_COMPILE)
 
 import dataclasses  # noqa: E402
+import gc  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Generator, Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
@@ -76,12 +85,23 @@ def _reason(name: str) -> str:
     return f"compares with {name}, which is not installed"
 
 
+def pytest_collection_finish() -> None:
+    """Tracing makes objects by the million, and looking for garbage among them took a quarter of the time.
+
+    What the imports made is passed over, and the rest looked at seldom, and at the end of each module.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 10, 10)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
     """Thousands of compiled programs take gigabytes: a process drops a module's programs after its tests."""
     yield
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

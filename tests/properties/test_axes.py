@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parameters import each, in_turn
+from parameters import in_turn
 from small_steps import ROWS, VOCABULARY, take_steps
 
 from flaxmill.model.config import ModelConfig
@@ -191,8 +191,8 @@ def assert_same_steps(name: str, mesh: dict[str, Any], schedule: Any = None, **c
 @pytest.mark.parametrize(
     ("name", "mesh"),
     [
-        *each(["gpt", "bert"], PARTS + WHOLE),
-        *each(["experts"], PARTS),
+        *in_turn(["gpt", "bert", "experts"], PARTS),
+        *in_turn(["gpt", "bert"], WHOLE),
         *in_turn(["gpt", "bert", "experts"], PARTS_TOGETHER),
     ],
 )
@@ -203,8 +203,8 @@ def test_parts_of_rows_make_the_steps_of_one_device(name, mesh):
 @pytest.mark.parametrize(
     ("name", "mesh"),
     [
-        *each(["experts", "encoder-decoder"], WHOLE),
-        *in_turn(["experts", "encoder-decoder"], WHOLE_TOGETHER),
+        *in_turn(["experts", "encoder-decoder"], WHOLE),
+        *in_turn(["encoder-decoder", "experts"], WHOLE_TOGETHER),
     ],
 )
 def test_other_models_train_alike_on_whole_rows(name, mesh):
@@ -213,7 +213,7 @@ def test_other_models_train_alike_on_whole_rows(name, mesh):
 
 @pytest.mark.parametrize(
     ("name", "mesh"),
-    [*each(DEEP, STAGES), *in_turn(DEEP, STAGES_TOGETHER)],
+    in_turn(DEEP, STAGES + STAGES_TOGETHER),
 )
 def test_stages_of_layers_make_the_steps_of_one_device(name, mesh):
     assert_same_steps(name, mesh)

@@ -1,7 +1,6 @@
 """Jobs of several processes: killed, stopped and continued with fewer or more, they make the same run."""
 
 import itertools
-import os
 import random
 import re
 import signal
@@ -13,8 +12,8 @@ import pytest
 from groups import HEARTBEAT_SECONDS, Group, count_steps
 from launching import (
     assert_same_end,
-    environment,
     leftovers,
+    quick_environment,
     run_to_end,
     step_rows,
     values_of,
@@ -75,7 +74,7 @@ def straight(config):
 @pytest.fixture(scope="module")
 def alone(config):
     """The run of one process that is told of no others."""
-    env = environment(config.parent / "cache", JAX_NUM_CPU_DEVICES="2", XLA_FLAGS=os.environ["XLA_FLAGS"])
+    env = quick_environment(config.parent / "cache", JAX_NUM_CPU_DEVICES="2")
     run_dir = config.parent / "alone"
     run_to_end(
         "train", config, "--run-dir", run_dir, "--log-digests", output=config.parent / "alone.out", env=env

@@ -1,6 +1,5 @@
 """Jobs of several processes, as a launcher starts them."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -8,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from launching import PATIENCE, Job, environment, free_port, step_rows
+from launching import PATIENCE, Job, free_port, quick_environment, step_rows
 
 HEARTBEAT_SECONDS = 10
 
@@ -28,8 +27,8 @@ class Group:
     ) -> None:
         """Start the processes, each after the program `before`; `own_flags` adds flags for some of them."""
         self.port = free_port()
-        env = environment(config.parent / "cache", JAX_NUM_CPU_DEVICES=str(devices))
-        env["XLA_FLAGS"] = os.environ["XLA_FLAGS"]  # quick to compile: only the processes matter here
+        # Quick to compile: only the processes matter here.
+        env = quick_environment(config.parent / "cache", JAX_NUM_CPU_DEVICES=str(devices))
         flags += ("--num-processes", number, "--heartbeat-seconds", HEARTBEAT_SECONDS, "--log-digests")
         flags += ("--coordinator", f"localhost:{self.port}")
         self.run_dir = run_dir

@@ -1,7 +1,6 @@
 """What every small experiment must show: it resumes bit for bit, and has the same losses on any mesh."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from groups import Group
 from launching import (
     assert_same_end,
-    environment,
+    quick_environment,
     run_to_end,
     step_rows,
     values_of,
@@ -71,7 +70,7 @@ def assert_processes_make_the_run_of_one(
     config = write_experiment(directory / "job.py", "causal", corpus, checkpoint=dict(every=3), **settings)
     with Group(config, directory / "shared", number, *mesh, *flags) as group:
         assert group.wait() == [0] * number, group.errors
-    env = environment(directory / "cache", XLA_FLAGS=os.environ["XLA_FLAGS"])
+    env = quick_environment(directory / "cache")
     alone = ("train", config, "--run-dir", directory / "alone", *flags, "--log-digests")
     run_to_end(*alone, output=directory / "alone.out", env=env)
     found, expected = step_rows(directory / "shared"), step_rows(directory / "alone")
