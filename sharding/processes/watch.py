@@ -188,7 +188,9 @@ class Peers:
 
     def _post(self, verdict: PeerVerdict) -> None:
         """Make it the job's verdict unless there is one, and see that all have read it."""
-        expected = {str(index) for index in self._beats} - {"0", str(verdict.index)}
+        # Of the process that it is about, only one that hangs is sure to read.
+        absent = {"0"} if verdict.kind == "stuck" else {"0", str(verdict.index)}
+        expected = {str(index) for index in self._beats} - absent
 
         def post() -> None:
             with suppress(RuntimeError):  # there is one already, or nobody to read it
