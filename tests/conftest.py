@@ -86,7 +86,7 @@ def _reason(name: str) -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Tracing makes objects by the million, and looking for garbage among them took up to a fifth of the time.
+    """Tracing makes objects by the million, and looking for garbage among them took a fifth of some modules.
 
     What the imports made is passed over, and the rest looked at seldom, and at the end of each module.
     """
