@@ -86,7 +86,7 @@ def _reason(name: str) -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Tracing makes objects by the million, and looking for garbage among them took a fifth of some modules.
+    """Tracing makes millions of objects, and looking for garbage among them takes up to a fifth of the time.
 
     What the imports made is passed over, and the rest looked at seldom, and at the end of each module.
     """
