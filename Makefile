@@ -45,10 +45,9 @@ texts:
 	@$(FORTUNES) || { $(AS_ROOT) apt-get -qq update >/dev/null 2>&1; $(FORTUNES); } || \
 	  { echo "apt cannot download fortunes: give it a mirror of Debian's packages, then make texts again"; exit 1; }
 
-# A test module stays in one of the two processes, with the models that its tests share. In their own order: else the
-# modules with the fewest tests, which are the longest, come last, and one process waits for the other.
+# A test module stays in one of the two processes, with the models that its tests share.
 test: $(TESTABLE)
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 lint: $(TESTABLE)
 	$(BIN)/ruff format --check .
