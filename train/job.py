@@ -44,6 +44,7 @@ from flaxmill.train.experiment import (
 )
 from flaxmill.train.input_pipeline import make_train_batches, prepare_data, with_steps
 from flaxmill.train.jax_environment import set_float32_products
+from flaxmill.train.metrics.callbacks import metrics_of_callbacks
 from flaxmill.train.metrics.metrics_file import MetricsWriter
 from flaxmill.train.metrics.progress import short_number, warn
 from flaxmill.train.metrics.trackers import Trackers, check_installed
@@ -154,8 +155,14 @@ def check_host_memory(experiment: Experiment, mesh: Mesh) -> None:
 
 
 def _check_model(experiment: Experiment) -> None:
-    """Refuse patterns of optimizer.freeze that fit nothing, and a best.metric that no evaluation gives."""
+    """Refuse patterns of optimizer.freeze that fit nothing, a best.metric that no evaluation gives, and a
+    callback's metric that evaluations have already."""
     count_trained(experiment.optimizer.freeze, experiment.model)
+    for name, callback in metrics_of_callbacks(experiment.callbacks).items():
+        if evaluation_names(experiment).count(name) > 1:
+            raise ValueError(
+                f"callback {callback} measures {name}, which evaluations have already; rename it"
+            )
     if experiment.best.metric is not None:
         check_best(experiment.best, evaluation_names(experiment), experiment.eval_every)
 

@@ -42,13 +42,10 @@ def file(tmp_path_factory):
 @pytest.fixture
 def defined():
     """The callbacks that a test defines are gone after it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, callback in dict(CALLBACKS).items():
-            patch.setitem(CALLBACKS, name, callback)
-        before = set(CALLBACKS)
-        yield
-        for name in set(CALLBACKS) - before:
-            del CALLBACKS[name]
+    before = dict(CALLBACKS)
+    yield
+    CALLBACKS.clear()
+    CALLBACKS.update(before)
 
 
 def shrunk(config, corpus, **changes):
@@ -286,6 +283,18 @@ def test_two_callbacks_have_different_metrics_and_one_file(experiment, tmp_path,
     )
     with pytest.raises(ValueError, match=r"are defined in several files \(one in .*; define all of a run's"):
         train(several)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_evaluations_have_already_is_refused(experiment, tmp_path, defined):
+    define_callback("same", print, metrics=["loss"], file=__file__)
+    same = dataclasses.replace(
+        experiment, callbacks=("same",), best=BestConfig(), run_dir=str(tmp_path / "run")
+    )
+    with pytest.raises(
+        ValueError, match=r"^callback same measures eval_loss, which evaluations have already"
+    ):
+        train(same)
     assert not (tmp_path / "run").exists()
 
 
