@@ -116,11 +116,7 @@ def test_a_run_continues_with_its_file_or_without_them(straight, file, flaxmill,
     assert json.loads((run_dir / "config.json").read_text())["callbacks_file"] is None
 
 
-MESHES = [
-    dict(data=2, fsdp=2, tensor=2),
-    dict(data=1, context=2),
-    dict(data=2, stage=2),
-]
+MESHES = [dict(data=2, fsdp=2, tensor=2), dict(data=1, context=2), dict(data=2, stage=2)]
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
@@ -131,18 +127,10 @@ def test_the_model_is_that_of_the_run_on_any_mesh(mesh, experiment, straight, co
     def look(evaluated):
         found[evaluated.step] = evaluated.model.score(texts), evaluated.model.embed(texts)
 
+    run_dir, shape = tmp_path / "run", dataclasses.replace(experiment.model, scan_layers=True)
     callbacks = (define_callback("look", look, file=__file__),)
-    run_dir = tmp_path / "run"
-    train(
-        dataclasses.replace(
-            experiment,
-            callbacks=callbacks,
-            best=BestConfig(),
-            run_dir=str(run_dir),
-            mesh=MeshConfig(**mesh),
-            model=dataclasses.replace(experiment.model, scan_layers=True),
-        )
-    )
+    changes = dict(callbacks=callbacks, best=BestConfig(), mesh=MeshConfig(**mesh), model=shape)
+    train(dataclasses.replace(experiment, run_dir=str(run_dir), **changes))
     model = Model.load(run_dir)
     scores, vectors = found[8]
     for score, expected in zip(scores, model.score(texts), strict=True):
